@@ -1,0 +1,193 @@
+"""The words of the design as types: what plugins get, and what they give back."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from harness.calibration import Calibration
+
+Goal = Literal["min", "max", "none"]
+Kind = Literal["causal_lm", "classifier", "seq2seq", "any"]
+
+
+class BenchError(Exception):
+    """A mistake that a person can fix; printed without a traceback, exit status 2.
+
+    Args:
+        *mistakes: One sentence for each mistake, all of them at once.
+    """
+
+    def __init__(self, *mistakes: str) -> None:
+        super().__init__("\n".join(mistakes))
+        self.mistakes = list(mistakes)
+
+
+class Unsupported(Exception):
+    """This method cannot treat this model or task; the trial's row says why."""
+
+
+class NotFinite(Exception):
+    """A loss, an activation or a metric is NaN or infinite; the trial ends at once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """One measured number.
+
+    Args:
+        metric: Its name in the field's words (``perplexity``, ``accuracy``).
+        value: The number; never NaN (a hole is no measurement).
+        unit: ``1`` for a pure number, else ``s``, ``B``, ``tokens/s`` ...
+        goal: ``min`` or ``max`` is better; ``none`` ranks nothing.
+        stderr: Standard error of ``value`` over the samples, where there is one.
+        n: How many samples ``value`` is over.
+        values: The per-sample values, for paired tests; stored apart in ``samples``.
+        step: Epoch or step of a training curve; None for a final number.
+    """
+
+    metric: str
+    value: float
+    unit: str = "1"
+    goal: Goal = "none"
+    stderr: float | None = None
+    n: int | None = None
+    values: Sequence[float] | None = None
+    step: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A network with what a method or a task must know of it.
+
+    Args:
+        name: As the grid names it.
+        net: The network, in ``eval`` mode. Shared by a bundle: never change it.
+        kind: What it does; a task says which kind it can measure.
+        roles: Regular expression over module names -> role (``query``, ``key``,
+            ``value``, ``output``, ``gate``, ``up``, ``down``, ``qkv``, ``conv``,
+            ``linear``, ``exit_point`` ...); the first full match counts.
+        example: Builds the keyword arguments of one forward pass, for counting MACs
+            and for checking shapes: one image, or one window of tokens.
+        encode: Text -> token ids of shape ``(tokens,)``; None unless a language model.
+        tokenizer: The Hugging Face tokenizer behind ``encode``, for lm-eval.
+        max_length: Longest window in tokens, None where there is no limit.
+    """
+
+    name: str
+    net: nn.Module
+    kind: Kind
+    roles: Mapping[str, str]
+    example: Callable[[], dict[str, Any]]
+    encode: Callable[[str], Tensor] | None = None
+    tokenizer: Any = None
+    max_length: int | None = None
+
+    def role(self, name: str) -> str | None:
+        """The role of the module called ``name``, or None."""
+        for pattern, role in self.roles.items():
+            if re.fullmatch(pattern, name):
+                return role
+        return None
+
+    def modules(self, *roles: str) -> Iterator[tuple[str, nn.Module]]:
+        """Modules that have one of ``roles`` (any role when none is given), in order."""
+        for name, module in self.net.named_modules():
+            role = self.role(name)
+            if role is not None and (not roles or role in roles):
+                yield name, module
+
+    def with_net(self, net: nn.Module) -> Model:
+        """The same model around another network, a compressed one say."""
+        return Model(
+            **{f: getattr(self, f) for f in self.__slots__ if f != "net"}, net=net
+        )
+
+
+@dataclass(slots=True, kw_only=True)
+class Context:
+    """What a method gets beside the model; made by the engine, one a bundle.
+
+    Args:
+        model: The dense model: pretrained, or trained here and read from its artifact.
+        seed: Of the trial.
+        device: Where to compute.
+        data: The task's training data (``Task.data()``), None for pretrained models.
+        scratch: A folder that outlives a killed attempt, for training checkpoints.
+        calibrate: Gives the calibration data of the trial; see ``calibration``.
+        checkpoint_key: Prefix of checkpoint names, so that ratios do not mix.
+    """
+
+    model: Model
+    seed: int
+    device: torch.device
+    data: Any = None
+    scratch: Path | None = None
+    calibrate: Callable[[], Calibration] | None = None
+    checkpoint_key: str = "fit"
+    recorded: list[Measurement] = field(default_factory=list)
+
+    def dense(self) -> nn.Module:
+        """A fresh copy of the dense network, yours to change."""
+        return copy.deepcopy(self.model.net)
+
+    def stream(self, name: str) -> torch.Generator:
+        """A random stream of its own for each purpose: same seed and name, same numbers.
+
+        Args:
+            name: What the numbers are for; streams of other names are independent.
+
+        Returns:
+            A CPU generator.
+        """
+        import torch
+
+        digest = hashlib.sha256(f"{self.seed}/{name}".encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+    def calibration(self) -> Calibration:
+        """Calibration tokens and statistics of the dense model.
+
+        Returns:
+            The calibration that the grid names, built once for all methods.
+
+        Raises:
+            Unsupported: If the model has none (it reads no text).
+        """
+        if self.calibrate is None:
+            raise Unsupported(f"{self.model.name} has no calibration data")
+        return self.calibrate()
+
+    def record(self, *measurements: Measurement) -> None:
+        """Store measurements with the trial: a training curve, an error, a rank."""
+        self.recorded.extend(measurements)
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """Where training in hand may save itself and find itself after a kill."""
+        if self.scratch is None:
+            return None
+        return self.scratch / f"{self.checkpoint_key}.safetensors"
+
+
+class Method(Protocol):
+    """Compresses a model; see ``harness.registry.method`` for what it declares."""
+
+    def compress(self, fitted: Any, ratio: float, ctx: Context) -> nn.Module:
+        """A compressed network; ``fitted`` is left as it was found."""
+
+
+class Task(Protocol):
+    """Data, a protocol and a measurement; see ``harness.registry.task``."""
+
+    def evaluate(self, model: Model) -> Iterator[Measurement]:
+        """Measure ``model``."""

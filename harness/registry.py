@@ -1,0 +1,297 @@
+"""Plugins are found, not listed: the name in a grid is the module that holds it."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any, TypeVar
+
+from harness.core import BenchError, Kind
+from harness.options import build, nearest
+
+T = TypeVar("T", bound=type)
+PACKAGES = {"method": "methods", "task": "tasks", "model": "harness.models"}
+RATIO_OF = (
+    "weights",  # of the compressed matrices
+    "tracked_weights",
+    "parameters",
+    "zeros",  # a masked weight still counts as a parameter
+    "macs",
+    "bits",
+    "none",  # the method takes no ratio
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plugin:
+    """What a decorator recorded of a plugin class.
+
+    Args:
+        kind: ``method``, ``task`` or ``model``.
+        name: As grids write it.
+        cls: The dataclass whose fields are the options.
+        version: Raised by hand when a change alters the numbers; part of identity.
+        facts: What the plugin declares (``needs``, ``gives``, ``ratio_of`` ...).
+    """
+
+    kind: str
+    name: str
+    cls: type
+    version: int
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def build(self, options: Mapping[str, Any]) -> Any:
+        """The plugin with these options; BenchError lists every mistake in them."""
+        return build(self.kind, self.name, self.cls, options)
+
+    @property
+    def summary(self) -> str:
+        """The first line of the class docstring."""
+        return (self.cls.__doc__ or "").strip().splitlines()[0]
+
+
+_plugins: dict[tuple[str, str], Plugin] = {}
+
+
+def _register(plugin: Plugin) -> None:
+    old = _plugins.get((plugin.kind, plugin.name))
+    if old is not None and old.cls.__module__ != plugin.cls.__module__:
+        raise BenchError(
+            f"two {plugin.kind}s are called {plugin.name!r}: "
+            f"{old.cls.__module__} and {plugin.cls.__module__}"
+        )
+    _plugins[plugin.kind, plugin.name] = plugin
+
+
+def method(
+    name: str,
+    *,
+    ratio_of: str,
+    needs: Iterable[str] = (),
+    kinds: Iterable[Kind] = ("causal_lm", "classifier", "seq2seq"),
+    random: bool = False,
+    exact: float = 0.05,
+    version: int = 1,
+) -> Callable[[T], T]:
+    """Declare a compression method.
+
+    Args:
+        name: As grids write it.
+        ratio_of: What the ratio is a share of; one of ``RATIO_OF``. ``none`` means
+            that the method has the single ratio 0.
+        needs: What it reads: ``calibration`` (tokens and Gram statistics of a
+            language model), ``training_data``, and roles that the model must have
+            (``linears``, ``convs``, ``exits``, ``recurrent``).
+        kinds: The kinds of model that it can treat.
+        random: Whether the seed changes its result on a pretrained model.
+        exact: How far the achieved ratio may stay from the asked one.
+        version: Raise when a change alters the numbers.
+
+    Returns:
+        The class decorator; the class becomes a dataclass of its options.
+    """
+    if ratio_of not in RATIO_OF:
+        raise BenchError(nearest("ratio_of", ratio_of, RATIO_OF))
+    facts = {
+        "ratio_of": ratio_of,
+        "needs": frozenset(needs),
+        "kinds": frozenset(kinds),
+        "random": random,
+        "exact": exact,
+    }
+    return _decorator("method", name, version, facts)
+
+
+def task(
+    name: str, *, kind: Kind, gives: Iterable[str] = (), version: int = 1, **facts: Any
+) -> Callable[[T], T]:
+    """Declare a task.
+
+    Args:
+        name: As grids write it, protocol included (``wikitext2-2048``).
+        kind: The kind of model that it measures; ``any`` for speed and memory.
+        gives: What a method may read from it: ``training_data``.
+        version: Raise when a change alters the numbers.
+        **facts: ``exclusive=True`` for a measurement that needs the device alone.
+
+    Returns:
+        The class decorator; the class becomes a dataclass of its options.
+    """
+    return _decorator(
+        "task", name, version, {"kind": kind, "gives": frozenset(gives), **facts}
+    )
+
+
+def model(
+    name: str,
+    *,
+    kind: Kind,
+    gives: Iterable[str] = (),
+    trained: bool = False,
+    version: int = 1,
+    **facts: Any,
+) -> Callable[[T], T]:
+    """Declare a model family.
+
+    Args:
+        name: As grids write it.
+        kind: What its networks do.
+        gives: Roles that methods may need (``linears``, ``convs``, ``exits`` ...), and
+            ``calibration`` for language models.
+        trained: Whether it is trained here (then its dense checkpoint is an artifact).
+        version: Raise when a change alters the numbers.
+        **facts: ``fallback=True`` for a family that claims names; see ``resolve``.
+
+    Returns:
+        The class decorator; the class becomes a dataclass of its options.
+    """
+    given = frozenset(gives)
+    return _decorator(
+        "model",
+        name,
+        version,
+        {"kind": kind, "gives": given, "trained": trained, **facts},
+    )
+
+
+def _decorator(
+    kind: str, name: str, version: int, facts: Mapping[str, Any]
+) -> Callable[[T], T]:
+    def register(cls: T) -> T:
+        made: T = dataclass(frozen=True, kw_only=True)(cls)  # type: ignore[assignment]
+        _register(Plugin(kind=kind, name=name, cls=made, version=version, facts=facts))
+        return made
+
+    return register
+
+
+@cache
+def discover(kind: str) -> Mapping[str, Plugin]:
+    """Every plugin of a kind, by name; imports them all.
+
+    Args:
+        kind: ``method``, ``task`` or ``model``.
+
+    Returns:
+        Name -> plugin, sorted by name.
+
+    Raises:
+        BenchError: Naming every plugin that fails to import.
+    """
+    broken: list[str] = []
+    package = importlib.import_module(PACKAGES[kind])
+    modules = [
+        f"{PACKAGES[kind]}.{info.name}"
+        for info in pkgutil.iter_modules(package.__path__)
+        if not info.name.startswith("_")
+    ]
+    for name in modules:
+        try:
+            importlib.import_module(name)
+        except Exception as why:  # turned into the list that is raised below
+            broken.append(f"{kind} {name} does not import: {type(why).__name__}: {why}")
+    for point in entry_points(group=f"shrinkgrid.{kind}s"):
+        try:
+            point.load()
+        except Exception as why:  # as above
+            broken.append(f"{kind} {point.value} does not import: {why}")
+    if broken:
+        raise BenchError(*broken)
+    found = {name: p for (k, name), p in _plugins.items() if k == kind}
+    return dict(sorted(found.items()))
+
+
+def find(kind: str, name: str) -> Plugin:
+    """One plugin by name, importing only its own module where the name says which.
+
+    Args:
+        kind: ``method``, ``task`` or ``model``.
+        name: As a grid writes it.
+
+    Returns:
+        The plugin.
+
+    Raises:
+        BenchError: If there is none; offers the nearest name.
+    """
+    if (kind, name) not in _plugins:
+        module = f"{PACKAGES[kind]}.{_module_name(name)}"
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as why:
+            if why.name != module:
+                raise BenchError(f"{kind} {name!r} does not import: {why}") from why
+    if (kind, name) in _plugins:
+        return _plugins[kind, name]
+    everything = discover(kind)
+    if name not in everything:
+        raise BenchError(nearest(kind, name, everything))
+    return everything[name]
+
+
+def resolve(kind: str, name: str) -> tuple[Plugin, dict[str, Any]]:
+    """The plugin for a name in a grid, and the options that the name itself implies.
+
+    A plugin declared with ``fallback=True`` has a static method ``claim(name)`` that
+    returns the options implied by a name that no module carries (a Hugging Face id, a
+    task of lm-eval), or None.
+
+    Args:
+        kind: ``method``, ``task`` or ``model``.
+        name: As a grid writes it.
+
+    Returns:
+        The plugin and the implied options.
+
+    Raises:
+        BenchError: If no plugin has or claims the name; offers the nearest.
+    """
+    try:
+        return find(kind, name), {}
+    except BenchError:
+        for plugin in discover(kind).values():
+            if plugin.facts.get("fallback"):
+                options = plugin.cls.claim(name)
+                if options is not None:
+                    return plugin, options
+        raise
+
+
+def facts(plugin: Plugin, instance: Any) -> Mapping[str, Any]:
+    """What a configured plugin declares; a chain's facts depend on its members."""
+    own = getattr(instance, "facts", None)
+    return own() if own is not None else plugin.facts
+
+
+def _module_name(name: str) -> str:
+    """The module that a plugin name points at first.
+
+    >>> _module_name("smollm2-135m")
+    'smollm2_135m'
+    """
+    return re.sub(r"\W", "_", name)
+
+
+def unmet(method_: Plugin, model_: Plugin, task_: Plugin) -> str | None:
+    """Why this method, model and task do not go together, or None."""
+    kind = model_.facts["kind"]
+    if task_.facts["kind"] not in (kind, "any"):
+        return (
+            f"task {task_.name} measures a {task_.facts['kind']}, "
+            f"and model {model_.name} is a {kind}"
+        )
+    if kind not in method_.facts["kinds"]:
+        wanted = " or ".join(sorted(method_.facts["kinds"]))
+        return f"method {method_.name} treats a {wanted}, not a {kind}"
+    missing = method_.facts["needs"] - model_.facts["gives"] - task_.facts["gives"]
+    if missing:
+        return (
+            f"method {method_.name} needs {', '.join(sorted(missing))}, which neither "
+            f"model {model_.name} nor task {task_.name} gives"
+        )
+    return None

@@ -1,0 +1,24 @@
+"""Fixtures that several test modules share."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real data and reference arrays; tests that need them are skipped elsewhere."""
+    default = Path(__file__).parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("SHRINKGRID_TEST_DATA", default))
+    if not (folder / "reference").is_dir():
+        pytest.skip(f"no test data in {folder} (set SHRINKGRID_TEST_DATA)")
+    return folder.resolve()
+
+
+@pytest.fixture
+def offline_datasets(shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Point Hugging Face's clients at the prepared cache, without a network."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(shared_data / "hf_datasets"))
+    return shared_data / "hf_datasets"
