@@ -100,7 +100,7 @@ class Model:
         return None
 
     def modules(self, *roles: str) -> Iterator[tuple[str, nn.Module]]:
-        """Modules that have one of ``roles`` (any role when none is given), in order."""
+        """Modules whose role is one of ``roles`` (any when none is given), in order."""
         for name, module in self.net.named_modules():
             role = self.role(name)
             if role is not None and (not roles or role in roles):
@@ -141,7 +141,7 @@ class Context:
         return copy.deepcopy(self.model.net)
 
     def stream(self, name: str) -> torch.Generator:
-        """A random stream of its own for each purpose: same seed and name, same numbers.
+        """A random stream for one purpose: same seed and name, same numbers.
 
         Args:
             name: What the numbers are for; streams of other names are independent.

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import os
 import pkgutil
 import re
-from collections.abc import Callable, Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any, TypeVar
 
 from harness.core import BenchError, Kind
@@ -68,7 +72,7 @@ def _register(plugin: Plugin) -> None:
     _plugins[plugin.kind, plugin.name] = plugin
 
 
-def method(
+def method(  # noqa: PLR0913 - what a method declares, all by keyword
     name: str,
     *,
     ratio_of: str,
@@ -170,6 +174,29 @@ def _decorator(
     return register
 
 
+def _external() -> Iterator[Path]:
+    """The plugin files named by SHRINKGRID_PLUGINS (files or folders)."""
+    for name in filter(
+        None, os.environ.get("SHRINKGRID_PLUGINS", "").split(os.pathsep)
+    ):
+        path = Path(name)
+        yield from sorted(path.glob("[!_]*.py")) if path.is_dir() else (path,)
+
+
+@cache
+def _load_external() -> None:
+    """Import the plugin files named by the environment, once a process."""
+    for path in _external():
+        spec = importlib.util.spec_from_file_location(f"plugin_{path.stem}", path)
+        if spec is None or spec.loader is None or not path.is_file():
+            raise BenchError(
+                f"SHRINKGRID_PLUGINS names {path}, which is no Python file"
+            )
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        spec.loader.exec_module(module)
+
+
 @cache
 def discover(kind: str) -> Mapping[str, Plugin]:
     """Every plugin of a kind, by name; imports them all.
@@ -184,6 +211,7 @@ def discover(kind: str) -> Mapping[str, Plugin]:
         BenchError: Naming every plugin that fails to import.
     """
     broken: list[str] = []
+    _load_external()
     package = importlib.import_module(PACKAGES[kind])
     modules = [
         f"{PACKAGES[kind]}.{info.name}"
@@ -219,6 +247,7 @@ def find(kind: str, name: str) -> Plugin:
     Raises:
         BenchError: If there is none; offers the nearest name.
     """
+    _load_external()
     if (kind, name) not in _plugins:
         module = f"{PACKAGES[kind]}.{_module_name(name)}"
         try:
@@ -256,7 +285,7 @@ def resolve(kind: str, name: str) -> tuple[Plugin, dict[str, Any]]:
     except BenchError:
         for plugin in discover(kind).values():
             if plugin.facts.get("fallback"):
-                options = plugin.cls.claim(name)
+                options = plugin.cls.claim(name)  # type: ignore[attr-defined]
                 if options is not None:
                     return plugin, options
         raise
@@ -277,18 +306,34 @@ def _module_name(name: str) -> str:
     return re.sub(r"\W", "_", name)
 
 
-def unmet(method_: Plugin, model_: Plugin, task_: Plugin) -> str | None:
-    """Why this method, model and task do not go together, or None."""
+def unmet(
+    method_: Plugin,
+    model_: Plugin,
+    task_: Plugin,
+    declared: Mapping[str, Any] | None = None,
+) -> str | None:
+    """Why this method, model and task do not go together, or None.
+
+    Args:
+        method_: The method.
+        model_: The model family.
+        task_: The task.
+        declared: The configured method's own facts, where they differ (a chain).
+
+    Returns:
+        One sentence, or None if they fit.
+    """
+    wants = method_.facts if declared is None else declared
     kind = model_.facts["kind"]
     if task_.facts["kind"] not in (kind, "any"):
         return (
             f"task {task_.name} measures a {task_.facts['kind']}, "
             f"and model {model_.name} is a {kind}"
         )
-    if kind not in method_.facts["kinds"]:
-        wanted = " or ".join(sorted(method_.facts["kinds"]))
+    if kind not in wants["kinds"]:
+        wanted = " or ".join(sorted(wants["kinds"]))
         return f"method {method_.name} treats a {wanted}, not a {kind}"
-    missing = method_.facts["needs"] - model_.facts["gives"] - task_.facts["gives"]
+    missing = wants["needs"] - model_.facts["gives"] - task_.facts["gives"]
     if missing:
         return (
             f"method {method_.name} needs {', '.join(sorted(missing))}, which neither "

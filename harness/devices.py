@@ -1,0 +1,105 @@
+"""Every question about a device goes through here; a test puts a fake one in place."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import platform
+import socket
+from functools import cache
+from pathlib import Path
+
+import torch
+
+
+def pick() -> torch.device:
+    """The device of this process: the GPU that Ray gave it, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def name(device: torch.device) -> str:
+    """What the hardware calls itself."""
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    return _processor()
+
+
+@cache
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def host() -> str:
+    """The name of this machine."""
+    return socket.gethostname()
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done what it was told; the CPU always has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """What is free on an accelerator now; None on a CPU."""
+    if device.type != "cuda":
+        return None
+    return int(torch.cuda.mem_get_info(device)[0])
+
+
+def set_threads(count: int) -> None:
+    """Let torch and BLAS use ``count`` threads in this process."""
+    torch.set_num_threads(max(1, count))
+    os.environ["OMP_NUM_THREADS"] = str(max(1, count))
+
+
+def threads() -> int:
+    """How many threads torch uses."""
+    return torch.get_num_threads()
+
+
+def reset_peaks(device: torch.device) -> None:
+    """Start a new measurement of peak memory."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    # Linux keeps the peak of resident memory for a process's whole life; 5 resets it.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory() -> int | None:
+    """Peak resident bytes of this process since ``reset_peaks``; None if unknown."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return None
+
+
+def peak_device(device: torch.device) -> int | None:
+    """Peak allocated bytes of the accelerator since ``reset_peaks``; None on a CPU."""
+    if device.type != "cuda":
+        return None
+    return int(torch.cuda.max_memory_allocated(device))
+
+
+def release(device: torch.device) -> None:
+    """Give back what a finished or failed trial held."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out, on the host or a device."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    said = str(error)
+    return isinstance(error, RuntimeError) and (
+        "can't allocate memory" in said or "out of memory" in said
+    )

@@ -1,0 +1,89 @@
+"""What a network really weighs: parameters, non-zeros, bytes, multiply-adds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from harness import structure
+from harness.core import Model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """The size of one network.
+
+    Args:
+        params: Parameters and stored weight buffers, a shared one counted once.
+        nonzero: Those that are not zero.
+        bytes: Of the saved artifact.
+        macs: Multiply-adds of one example's forward pass (FLOPs are twice as many).
+    """
+
+    params: int
+    nonzero: int
+    bytes: int
+    macs: int
+
+
+def size(model: Model) -> Size:
+    """Weigh a model's network.
+
+    Args:
+        model: Its ``net`` is counted, its ``example`` runs once.
+
+    Returns:
+        The four counts.
+    """
+    weights = list(_weights(model.net))
+    return Size(
+        params=sum(w.numel() for w in weights),
+        nonzero=sum(int(torch.count_nonzero(w)) for w in weights),
+        bytes=structure.saved_bytes(model.net),
+        macs=macs(model),
+    )
+
+
+def _weights(net: nn.Module) -> list[torch.Tensor]:
+    """Parameters once each, and what layers store instead of them."""
+    found: dict[int, torch.Tensor] = {}
+    for module in net.modules():
+        own = dict(module.named_parameters(recurse=False))
+        stored = getattr(module, "weights", None)
+        if callable(stored):  # a layer of ours that stores integers or k of n values
+            own = stored()
+        for tensor in own.values():
+            found[id(tensor)] = tensor
+    return list(found.values())
+
+
+@torch.no_grad()
+def macs(model: Model) -> int:
+    """Multiply-adds of one forward pass of ``model.example()``.
+
+    Counted by torch at the level of its operators, so that matrix products inside
+    attention count and no layer can be forgotten; biases and element-wise work don't.
+    A network whose work depends on the input (early exits) reports its own average
+    through a method ``average_macs()``.
+
+    Args:
+        model: The model.
+
+    Returns:
+        Whole multiply-adds.
+    """
+    own = getattr(model.net, "average_macs", None)
+    if own is not None:
+        return int(own())
+    device = next((p.device for p in model.net.parameters()), torch.device("cpu"))
+    example = {
+        k: v.to(device) if isinstance(v, torch.Tensor) else v
+        for k, v in model.example().items()
+    }
+    counter = FlopCounterMode(display=False)
+    with counter:
+        model.net(**example)
+    return int(counter.get_total_flops()) // 2

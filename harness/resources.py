@@ -1,0 +1,141 @@
+"""What a bundle may use: processors, devices, memory, time."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from typing import Any
+
+from harness.core import BenchError
+from harness.options import build
+
+_BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_BYTES |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What one bundle asks for.
+
+    Args:
+        cpus: Processor threads; torch and BLAS get as many.
+        gpus: Devices, fractions allowed.
+        memory: Host memory in bytes (``4GB`` in a grid); None asks for nothing.
+        time: Limit of one trial in seconds (``30m`` in a grid); None is no limit.
+    """
+
+    cpus: float = 1.0
+    gpus: float = 0.0
+    memory: int | str | None = None
+    time: float | str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "memory", size(self.memory))
+        object.__setattr__(self, "time", duration(self.time))
+        if self.cpus <= 0 or self.gpus < 0:
+            raise ValueError("cpus must be above 0 and gpus at least 0")
+
+    @property
+    def seconds(self) -> float | None:
+        """The time limit of one trial in seconds."""
+        return None if self.time is None else float(self.time)
+
+    @property
+    def bytes(self) -> int | None:
+        """The host memory asked for."""
+        return None if self.memory is None else int(self.memory)
+
+
+def size(value: int | str | None) -> int | None:
+    """Bytes of ``4GB``, ``512MiB`` or a plain number.
+
+    Args:
+        value: As a grid writes it.
+
+    Returns:
+        Whole bytes.
+
+    Raises:
+        ValueError: If it is no size.
+
+    >>> size("4GB"), size("1.5KiB"), size(7)
+    (4000000000, 1536, 7)
+    """
+    if value is None:
+        return None
+    found = re.fullmatch(r"\s*([\d.]+)\s*([KMGT]?I?B)?\s*", str(value).upper())
+    if not found:
+        raise ValueError(f"{value!r} is no size; write 4GB or 512MiB")
+    return int(float(found[1]) * _BYTES[found[2] or "B"])
+
+
+def duration(value: float | str | None) -> float | None:
+    """Seconds of ``90s``, ``30m``, ``2h`` or a plain number.
+
+    Args:
+        value: As a grid writes it.
+
+    Returns:
+        Seconds.
+
+    Raises:
+        ValueError: If it is no duration above 0.
+
+    >>> duration("30m"), duration(2)
+    (1800.0, 2.0)
+    """
+    if value is None:
+        return None
+    found = re.fullmatch(r"\s*([\d.]+)\s*([smhd])?\s*", str(value))
+    if not found or float(found[1]) <= 0:
+        raise ValueError(f"{value!r} is no duration; write 90s, 30m or 2h")
+    return float(found[1]) * _SECONDS[found[2] or "s"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The ``resources`` of a grid: a default, and rules for models or methods."""
+
+    default: dict[str, Any]
+    rules: tuple[dict[str, Any], ...] = ()
+
+    def of(self, method: str, model: str) -> Resources:
+        """What a bundle of this method and model gets; later rules win."""
+        asked = dict(self.default)
+        for rule in self.rules:
+            if fnmatch(model, rule.get("model", "*")) and fnmatch(
+                method, rule.get("method", "*")
+            ):
+                asked |= {k: v for k, v in rule.items() if k not in ("model", "method")}
+        return Resources(**asked)
+
+
+def read(value: Any) -> tuple[Rules, list[str]]:
+    """The resources of a grid file.
+
+    Args:
+        value: What stands under ``resources``.
+
+    Returns:
+        The rules, and the mistakes found.
+    """
+    if value is None:
+        return Rules({}), []
+    if not isinstance(value, dict):
+        return Rules({}), [f"resources {value!r} is not a mapping like {{cpus: 1}}"]
+    default = {k: v for k, v in value.items() if k != "for"}
+    rules = value.get("for", [])
+    if not isinstance(rules, list) or not all(isinstance(r, dict) for r in rules):
+        return Rules({}), ["resources: 'for' is a list of {model: ..., gpus: ...}"]
+    mistakes = []
+    for asked in (default, *rules):
+        plain = {k: v for k, v in asked.items() if k not in ("model", "method")}
+        if asked is default and len(plain) < len(asked):
+            mistakes.append("resources: 'model' and 'method' belong under 'for'")
+        try:
+            build("resource", "resources", Resources, plain)
+        except BenchError as why:
+            mistakes.extend(f"resources: {m}" for m in why.mistakes)
+    return Rules(default, tuple(rules)), mistakes
