@@ -1,0 +1,314 @@
+"""DuckDB over a store: the views of results/sql, and queries that can only read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import duckdb
+
+from results.errors import StoreError
+from results.schema import TABLES
+from results.store import Store
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+T = TypeVar("T")
+# Errors that a damaged file, or one that a compaction has just replaced, can cause.
+_READ_ERRORS = (
+    duckdb.IOException,
+    duckdb.InvalidInputException,
+    duckdb.ConversionException,
+    duckdb.SerializationException,
+)
+_TYPES = {
+    "string": "VARCHAR",
+    "double": "DOUBLE",
+    "int64": "BIGINT",
+    "bool": "BOOLEAN",
+    "timestamp[us, tz=UTC]": "TIMESTAMPTZ",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """Rows of a query.
+
+    Args:
+        columns: Their names.
+        types: DuckDB's names of their types.
+        rows: One tuple a row, in the query's order.
+    """
+
+    columns: tuple[str, ...]
+    types: tuple[str, ...]
+    rows: list[tuple[Any, ...]]
+
+    def dicts(self) -> list[dict[str, Any]]:
+        """The rows by column name."""
+        return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
+
+
+def connect(store: Store) -> duckdb.DuckDBPyConnection:
+    """A fresh in-memory database with every view over a store.
+
+    The views read the files that the store lists at this moment, where they lie.
+    Times are UTC without a zone. An empty store gives empty, typed views.
+
+    Args:
+        store: Local, or in a bucket; the rows of the latter are read into memory.
+
+    Returns:
+        The connection, yours to close.
+    """
+    return reading(store, _connect)
+
+
+def reading(store: Store, read: Callable[[Store], T]) -> T:
+    """What ``read`` returns, once nothing damaged is in its way.
+
+    A file that cannot be read is set aside with a warning, and one that a compaction
+    has replaced meanwhile is listed anew; then ``read`` is called again.
+
+    Args:
+        store: Handed to ``read``.
+        read: Reads the store from the beginning; may be called several times.
+
+    Returns:
+        Its result.
+    """
+    while True:
+        listed = _listing(store)
+        try:
+            return read(store)
+        except _READ_ERRORS as why:
+            _set_damaged_aside(store, str(why))
+            if _listing(store) == listed:
+                raise
+
+
+def ask(store: Store, query: str, parameters: Sequence[Any] = ()) -> Answer:
+    """Rows of one of the project's own queries, over views as they stand now.
+
+    Args:
+        store: Where to read.
+        query: Trusted SQL; a person's goes through ``query``.
+        parameters: Values of ``?`` and ``$n``.
+
+    Returns:
+        The answer.
+    """
+
+    def read(store: Store) -> Answer:
+        with _connect(store) as connection:
+            return _answer(connection, query, parameters)
+
+    return reading(store, read)
+
+
+def query(store: Store, sql: str) -> Answer:
+    """Rows of a person's query; nothing can be written, and no other file read.
+
+    Args:
+        store: Where to read.
+        sql: One SELECT statement (or DESCRIBE, SHOW, SUMMARIZE).
+
+    Returns:
+        The answer.
+
+    Raises:
+        StoreError: If the statement is anything else, reaches for another file, or is
+            no SQL; the message says what is allowed.
+    """
+
+    def read(store: Store) -> Answer:
+        with _connect(store) as connection:
+            _require_select(connection, sql)
+            _lock(connection, store)
+            return _answer(connection, sql)
+
+    try:
+        return reading(store, read)
+    except duckdb.PermissionException as why:
+        raise StoreError(
+            f"this reaches outside the store: {_first_line(why)}; a query reads the "
+            "store's views only"
+        ) from why
+    except duckdb.Error as why:
+        raise StoreError(
+            f"{_first_line(why)} (`shrinkgrid sql 'show tables'` lists "
+            "the views, `describe VIEW` their columns)"
+        ) from why
+
+
+def _connect(store: Store) -> duckdb.DuckDBPyConnection:
+    connection = duckdb.connect(
+        config={
+            "autoinstall_known_extensions": "false",
+            "autoload_known_extensions": "false",
+            "python_enable_replacements": "false",
+        }
+    )
+    try:
+        connection.execute("CREATE SCHEMA empty; CREATE SCHEMA fetched")
+        connection.execute("CREATE SCHEMA stored")
+        for table, schema in TABLES.items():
+            _create_stored(connection, store, table, schema)
+        create_views(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def create_views(connection: duckdb.DuckDBPyConnection) -> None:
+    """Create the views of ``results/sql``, in the order of their numbers.
+
+    Args:
+        connection: Has ``stored.trials``, ``stored.samples`` and ``stored.plans``.
+    """
+    scripts = [f for f in files("results.sql").iterdir() if f.name.endswith(".sql")]
+    for script in sorted(scripts, key=lambda f: f.name):
+        connection.execute(script.read_text(encoding="utf-8"))
+
+
+def _create_stored(
+    connection: duckdb.DuckDBPyConnection, store: Store, table: str, schema: pa.Schema
+) -> None:
+    """A view ``stored.TABLE`` over the files of a table, whatever wrote them."""
+    connection.execute(f"CREATE TABLE empty.{table} ({_columns(schema)})")
+    source = f"empty.{table}"
+    paths = store.files(table)
+    if paths and store.folder.local is None:
+        _read_remote(connection, store, table)
+        source = f"fetched.{table}"
+    elif paths:
+        listed = ", ".join(quoted(f"{store.folder.local}/{p}") for p in paths)
+        mixed = "true" if store.mixed else "false"
+        source = f"read_parquet([{listed}], union_by_name = {mixed})"
+        if store.mixed:  # older files lack columns, which are then NULL
+            source = f"(FROM empty.{table} UNION ALL BY NAME FROM {source})"
+    times = [f.name for f in schema if str(f.type).startswith("timestamp")]
+    naive = ", ".join(f"make_timestamp(epoch_us({t})) AS {t}" for t in times)
+    replaced = f" REPLACE ({naive})" if times else ""
+    connection.execute(
+        f"CREATE VIEW stored.{table} AS SELECT *{replaced} FROM {source}"
+    )
+
+
+def _read_remote(
+    connection: duckdb.DuckDBPyConnection, store: Store, table: str
+) -> None:
+    """Read a table that lies in a bucket into memory, through pyarrow."""
+    from pyarrow import dataset
+
+    place: Any = store.folder
+    found = dataset.dataset(
+        [f"{place.root}/{path}" for path in store.files(table)],
+        schema=TABLES[table],
+        format="parquet",
+        filesystem=place.filesystem,
+    )
+    connection.register("arrow_rows", found.to_table())
+    connection.execute(f"CREATE TABLE fetched.{table} AS FROM arrow_rows")
+    connection.unregister("arrow_rows")
+
+
+def _columns(fields: Iterable[Any]) -> str:
+    return ", ".join(f'"{field.name}" {_type(field.type)}' for field in fields)
+
+
+def _type(kind: Any) -> str:
+    """DuckDB's name of an Arrow type."""
+    import pyarrow as pa
+
+    if pa.types.is_list(kind):
+        return f"{_type(kind.value_type)}[]"
+    if pa.types.is_struct(kind):
+        return f"STRUCT({_columns(kind.field(i) for i in range(kind.num_fields))})"
+    return _TYPES[str(kind)]
+
+
+def _require_select(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
+    """Refuse everything but one SELECT, by DuckDB's own parser."""
+    statements = connection.extract_statements(sql)
+    if len(statements) != 1:
+        raise StoreError(f"one SELECT statement at a time, not {len(statements)}")
+    try:
+        kind = statements[0].type.name
+    except ValueError:  # a type that DuckDB's Python client has no name for
+        kind = "OTHER"
+    if kind != "SELECT":
+        raise StoreError(
+            f"a query of the store only reads, and this is a statement of type "
+            f"{kind}; write one SELECT "
+            "(`shrinkgrid export FILE.duckdb` gives a database of your own to change)"
+        )
+
+
+def _lock(connection: duckdb.DuckDBPyConnection, store: Store) -> None:
+    """From here on the connection reads the store's own files, and nothing else."""
+    allowed = (
+        f"{store.folder.local}/{path}"
+        for table in TABLES
+        for path in store.files(table)
+        if store.folder.local
+    )
+    paths = ", ".join(quoted(path) for path in allowed)
+    connection.execute(f"SET allowed_paths = [{paths}]")
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
+    connection.execute("BEGIN TRANSACTION READ ONLY")
+
+
+def _answer(
+    connection: duckdb.DuckDBPyConnection, sql: str, parameters: Sequence[Any] = ()
+) -> Answer:
+    done = connection.execute(sql, list(parameters))
+    described = done.description or []
+    return Answer(
+        columns=tuple(str(column[0]) for column in described),
+        types=tuple(str(column[1]) for column in described),
+        rows=done.fetchall(),
+    )
+
+
+def _listing(store: Store) -> list[str]:
+    return [path for table in TABLES for path in store.files(table)]
+
+
+def _set_damaged_aside(store: Store, message: str) -> None:
+    """Move what is not Parquet out of the readers' way; first what DuckDB names."""
+    listed = _listing(store)
+    named = [path for path in listed if path in message]
+    for path in named or listed:
+        reason = _damage(store, path)
+        if reason is not None:
+            store.set_aside(path, reason)
+
+
+def _damage(store: Store, path: str) -> str | None:
+    """Why a file cannot be read whole, or None."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    content = store.folder.read(path)
+    if content is None:
+        return None  # a compaction has replaced it
+    try:
+        pq.ParquetFile(pa.BufferReader(content)).read()
+    except (pa.ArrowException, OSError) as why:
+        return str(why).strip().partition("\n")[0]
+    return None
+
+
+def quoted(text: str) -> str:
+    """``text`` as an SQL literal."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _first_line(why: Exception) -> str:
+    return str(why).strip().partition("\n")[0]

@@ -1,0 +1,17 @@
+-- trials: one row an attempt, every one that was ever stored; no row is ever changed.
+-- Columns: results/schema.py. NULL is "not known" or "does not apply", never zero.
+CREATE VIEW trials AS
+SELECT * EXCLUDE (measurements) FROM stored.trials;
+
+-- measurements: one row a number that a trial measured.
+-- step is the epoch or step of a training curve, NULL for a final number.
+CREATE VIEW measurements AS
+SELECT attempt, m.metric, m.value, m.unit, m.goal, m.stderr, m.n, m.step
+FROM (SELECT attempt, unnest(measurements) AS m FROM stored.trials)
+WHERE isfinite(m.value);
+
+-- samples: one row an attempt and metric, with the per-sample values in a list.
+CREATE VIEW samples AS SELECT * FROM stored.samples;
+
+-- plans: one row a trial that a run intended; a trial may stand in many plans.
+CREATE VIEW plans AS SELECT * FROM stored.plans;

@@ -1,0 +1,83 @@
+-- leaderboard: one row per task, protocol, metric, model, ratio and method (each with
+-- its options), best first; metrics that nothing ranks (goal 'none') are left out.
+-- mean      over the seeds that are stored.
+-- stderr    standard error over seeds where there are two or more (stderr_over is
+--           'seeds'), else that of the one trial over its samples ('samples').
+-- recovery  share of the dense model's quality that is kept, on the same protocol:
+--           mean/dense where more is better, dense/mean where less is; 1 keeps all.
+--           NULL where no dense trial is stored.
+-- ok, planned  trials that ended well, of those that are planned or stored.
+-- place     ties share one.
+CREATE VIEW leaderboard AS
+WITH counting AS MATERIALIZED (  -- one pass over the files
+    SELECT trial, status, method, method_options, model, model_options, task,
+           task_options, protocol, ratio, ratio_of, calibration, dtype, achieved_ratio,
+           achieved_params, params, params_nonzero, bytes, macs, seconds,
+           list_filter(measurements, lambda m: m.goal IN ('min', 'max')
+                       AND m.step IS NULL AND isfinite(m.value)) AS ranked
+    FROM stored.newest
+), ranked AS (
+    SELECT * EXCLUDE (ranked, m),
+           m.metric, m.value, m.unit, m.goal, m.stderr AS sample_stderr
+    FROM (SELECT *, unnest(ranked) AS m FROM counting WHERE status = 'ok')
+), wanted AS (
+    SELECT method, method_options, model, task, task_options, ratio FROM counting
+    UNION ALL
+    SELECT method, method_options, model, task, task_options, ratio
+    FROM (SELECT DISTINCT ON (trial) * FROM plans) AS p
+    ANTI JOIN counting USING (trial)
+), coverage AS (
+    SELECT method, method_options, model, task, task_options, ratio,
+           count(*) AS planned
+    FROM wanted GROUP BY ALL
+), grouped AS (
+    SELECT task, task_options, protocol, metric, unit, goal, model, model_options,
+           ratio, ratio_of, method, method_options, calibration, dtype,
+           avg(value)           AS mean,
+           stddev_samp(value)   AS deviation,
+           count(*)             AS seeds,
+           avg(sample_stderr)   AS sample_stderr,
+           avg(achieved_ratio)  AS achieved,
+           avg(achieved_params) AS achieved_params,
+           avg(params)          AS params,
+           avg(params_nonzero)  AS params_nonzero,
+           avg(bytes)           AS bytes,
+           avg(macs)            AS macs,
+           avg(seconds)         AS seconds
+    FROM ranked
+    GROUP BY ALL
+), dense AS (
+    SELECT task, task_options, protocol, metric, model, model_options, dtype,
+           avg(mean) AS dense
+    FROM grouped WHERE method = 'dense'
+    GROUP BY ALL
+)
+SELECT g.task, g.task_options, g.protocol, g.metric, g.unit, g.goal,
+       g.model, g.model_options, g.ratio, g.ratio_of, g.method, g.method_options,
+       g.calibration, g.dtype, g.mean,
+       CASE WHEN g.seeds > 1 THEN g.deviation / sqrt(g.seeds)
+            ELSE g.sample_stderr END AS stderr,
+       CASE WHEN g.seeds > 1 THEN 'seeds'
+            WHEN g.sample_stderr IS NOT NULL THEN 'samples' END AS stderr_over,
+       g.seeds, d.dense,
+       CASE g.goal WHEN 'max' THEN g.mean / nullif(d.dense, 0)
+                   ELSE d.dense / nullif(g.mean, 0) END AS recovery,
+       g.achieved, g.achieved_params, g.params, g.params_nonzero, g.bytes, g.macs,
+       g.seconds, g.seeds AS ok, c.planned,
+       rank() OVER (
+           PARTITION BY g.task, g.task_options, g.protocol, g.metric, g.model,
+                        g.model_options, g.ratio
+           ORDER BY CASE g.goal WHEN 'max' THEN -g.mean ELSE g.mean END
+       ) AS place
+FROM grouped AS g
+LEFT JOIN dense AS d
+    ON  (g.task, g.metric, g.model) = (d.task, d.metric, d.model)
+    AND g.task_options IS NOT DISTINCT FROM d.task_options
+    AND g.protocol IS NOT DISTINCT FROM d.protocol
+    AND g.model_options IS NOT DISTINCT FROM d.model_options
+    AND g.dtype IS NOT DISTINCT FROM d.dtype
+LEFT JOIN coverage AS c
+    ON  (g.method, g.model, g.task, g.ratio) = (c.method, c.model, c.task, c.ratio)
+    AND g.method_options IS NOT DISTINCT FROM c.method_options
+    AND g.task_options IS NOT DISTINCT FROM c.task_options
+ORDER BY g.model, g.task, g.metric, g.method <> 'dense', g.ratio, place, g.method;

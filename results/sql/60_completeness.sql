@@ -1,0 +1,14 @@
+-- completeness: one row a plan: how many of its trials stand, and how many do not.
+-- done     'ok', or 'unsupported' (also those that the plan itself ruled out)
+-- failed   the attempt that counts ended in any other way
+-- missing  never attempted
+CREATE VIEW completeness AS
+SELECT p.plan, p.grid, min(p.planned_at) AS planned_at, count(*) AS trials,
+       count(*) FILTER (p.unsupported IS NOT NULL
+                        OR n.status IN ('ok', 'unsupported')) AS done,
+       count(*) FILTER (p.unsupported IS NULL
+                        AND n.status NOT IN ('ok', 'unsupported')) AS failed,
+       count(*) FILTER (p.unsupported IS NULL AND n.status IS NULL) AS missing
+FROM plans AS p LEFT JOIN newest AS n USING (trial)
+GROUP BY p.plan, p.grid
+ORDER BY planned_at DESC, p.plan;
