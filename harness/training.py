@@ -146,8 +146,7 @@ def train(
         objective: What to minimise; cross-entropy by default.
         data: Splits ``train`` and ``validation``; ``ctx.data`` by default.
 
-    Raises:
-        NotFinite: At the first loss that is NaN or infinite, with its step.
+    The first loss that is NaN or infinite raises ``NotFinite`` with its step.
     """
     if objective is None:
         objective = Objective(label_smoothing=recipe.label_smoothing)

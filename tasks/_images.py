@@ -85,11 +85,10 @@ class ImageTask:
     def data(self) -> ImageData:
         """The splits; read once a process.
 
+        Data that cannot be learnt from is a BenchError; see ``ImageData.check``.
+
         Returns:
             Training images with augmentation, validation and test without.
-
-        Raises:
-            BenchError: If the data cannot be learnt from; see ``ImageData.check``.
         """
         if self not in _loaded:
             _loaded.clear()  # one data set in memory at a time

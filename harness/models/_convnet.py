@@ -1,0 +1,180 @@
+"""Building blocks of the convolutional families."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+def conv_stack(
+    plan: Sequence[int | str | float], channels: int, *, bias: bool, norm: bool = True
+) -> dict[str, nn.Module]:
+    """3 x 3 convolutions with batch normalisation and ReLU, and what lies between.
+
+    Args:
+        plan: Widths of the convolutions; ``M`` for a 2 x 2 max-pooling; a share
+            below 1 for dropout.
+        channels: Of the input.
+        bias: Whether the convolutions have one.
+        norm: Whether batch normalisation follows them.
+
+    Returns:
+        Name -> layer: ``conv1``, ``norm1``, ``relu1``, ``pool1``, ``dropout1`` ...
+    """
+    stack: dict[str, nn.Module] = {}
+    convs = pools = drops = 0
+    for item in plan:
+        if item == "M":
+            pools += 1
+            stack[f"pool{pools}"] = nn.MaxPool2d(2)
+        elif isinstance(item, float):
+            drops += 1
+            stack[f"dropout{drops}"] = nn.Dropout(item)
+        else:
+            convs += 1
+            stack[f"conv{convs}"] = nn.Conv2d(
+                channels, int(item), 3, padding=1, bias=bias
+            )
+            if norm:
+                stack[f"norm{convs}"] = nn.BatchNorm2d(int(item))
+            stack[f"relu{convs}"] = nn.ReLU()
+            channels = int(item)
+    return stack
+
+
+class ZeroPadShortcut(nn.Module):
+    """Every second pixel, and zero channels on both sides: no parameters (option A).
+
+    Args:
+        extra: Channels to add, half before and half after.
+    """
+
+    def __init__(self, extra: int) -> None:
+        super().__init__()
+        self.extra = extra
+
+    def forward(self, images: Tensor) -> Tensor:
+        """``(batch, c, h, w)`` to ``(batch, c + extra, h / 2, w / 2)``."""
+        half = self.extra // 2
+        return functional.pad(
+            images[:, :, ::2, ::2], (0, 0, 0, 0, half, self.extra - half)
+        )
+
+
+class BasicBlock(nn.Module):
+    """Two 3 x 3 convolutions around an identity (He et al., arXiv:1512.03385).
+
+    Args:
+        channels: Of the input.
+        width: Of the output.
+        stride: Of the first convolution.
+    """
+
+    def __init__(self, channels: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, width, 3, stride, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(width)
+        self.relu1 = nn.ReLU()
+        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(width)
+        self.relu2 = nn.ReLU()
+        same = channels == width and stride == 1
+        self.shortcut = nn.Identity() if same else ZeroPadShortcut(width - channels)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The block's output, ``(batch, width, h / stride, w / stride)``."""
+        out = self.relu1(self.norm1(self.conv1(images)))
+        out = self.norm2(self.conv2(out))
+        return self.relu2(out + self.shortcut(images))
+
+
+class Bottleneck(nn.Module):
+    """1 x 1, 3 x 3 and 1 x 1 convolutions; the output is four times as wide.
+
+    Args:
+        channels: Of the input.
+        width: Of the inner convolutions.
+        stride: Of the 3 x 3 convolution.
+    """
+
+    def __init__(self, channels: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, width, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(width)
+        self.relu1 = nn.ReLU()
+        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(width)
+        self.relu2 = nn.ReLU()
+        self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
+        self.norm3 = nn.BatchNorm2d(4 * width)
+        self.relu3 = nn.ReLU()
+        same = channels == 4 * width and stride == 1
+        self.shortcut: nn.Module = nn.Identity()
+        if not same:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(channels, 4 * width, 1, stride, bias=False),
+                nn.BatchNorm2d(4 * width),
+            )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The block's output, ``(batch, 4 * width, h / stride, w / stride)``."""
+        out = self.relu1(self.norm1(self.conv1(images)))
+        out = self.relu2(self.norm2(self.conv2(out)))
+        out = self.norm3(self.conv3(out))
+        return self.relu3(out + self.shortcut(images))
+
+
+class PreActivationBlock(nn.Module):
+    """Normalise before each convolution (Zagoruyko & Komodakis, arXiv:1605.07146).
+
+    Args:
+        channels: Of the input.
+        width: Of the output.
+        stride: Of the first convolution.
+        dropout: Between the convolutions.
+    """
+
+    def __init__(self, channels: int, width: int, stride: int, dropout: float) -> None:
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(channels)
+        self.relu1 = nn.ReLU()
+        self.conv1 = nn.Conv2d(channels, width, 3, stride, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(width)
+        self.relu2 = nn.ReLU()
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        self.shortcut: nn.Module | None = None
+        if channels != width or stride != 1:
+            self.shortcut = nn.Conv2d(channels, width, 1, stride, bias=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The block's output, ``(batch, width, h / stride, w / stride)``."""
+        active = self.relu1(self.norm1(images))
+        out = self.relu2(self.norm2(self.conv1(active)))
+        out = self.conv2(self.dropout(out))
+        return out + (images if self.shortcut is None else self.shortcut(active))
+
+
+class DenseLayer(nn.Module):
+    """Appends ``growth`` channels to its input (Huang et al., arXiv:1608.06993).
+
+    Args:
+        channels: Of the input.
+        growth: Channels to add.
+        dropout: Of the added channels.
+    """
+
+    def __init__(self, channels: int, growth: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU()
+        self.conv = nn.Conv2d(channels, growth, 3, padding=1)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """``(batch, channels + growth, h, w)``."""
+        added = self.dropout(self.conv(self.relu(self.norm(images))))
+        return torch.cat([images, added], dim=1)
