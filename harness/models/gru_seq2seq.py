@@ -1,0 +1,136 @@
+"""Encoder and decoder of GRU layers, as the gloss-to-text papers train them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import field
+from typing import Any, Literal
+
+import torch
+
+from harness.core import Context, Model
+from harness.models._seq2seq import Seq2Seq
+from harness.recipe import Recipe
+from harness.registry import model
+from harness.sequences import SPECIAL
+from harness.translation_training import train_translation
+
+EXAMPLE = (10, 15)  # words of source and target of the sentence that MACs count for
+
+
+@model("gru_seq2seq", kind="seq2seq", gives={"linears", "recurrent"}, trained=True)
+class GruSeq2Seq:
+    """Words in, words out; no attention, source reversed, residual from layer 2 on.
+
+    The role ``candidate`` marks the two halves of the candidate matrix of the last
+    encoder layer, which is what arXiv:2102.06143 compresses; ``recurrent`` marks every
+    other matrix of the GRU layers, ``head`` the projection onto the vocabulary.
+
+    Args:
+        layers: Of the encoder, and of the decoder; 4 in the paper.
+        units: Size of a state; 1,000 in the paper.
+        embedding: Size of a word's vector; None for ``units``.
+        dropout: While training, on the input of every layer and on the last output.
+        residual: Add a layer's input to its output, from the second layer on.
+        reverse: Read the source from its end.
+        attention: ``luong`` for dot-product attention over the encoder's outputs.
+        recipe: How the network is trained; ``batch_size`` counts sentences.
+    """
+
+    layers: int = 2
+    units: int = 128
+    embedding: int | None = None
+    dropout: float = 0.2
+    residual: bool = True
+    reverse: bool = True
+    attention: Literal["none", "luong"] = "none"
+    recipe: Recipe = field(
+        default_factory=lambda: Recipe(
+            epochs=30, batch_size=64, optimizer="adam", lr=2e-3, clip=5.0, keep="best"
+        )
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that build no network.
+
+        Raises:
+            ValueError: With every option that is out of range.
+        """
+        rules = {
+            "layers": (self.layers >= 1, "at least 1"),
+            "units": (self.units >= 1, "at least 1"),
+            "embedding": (self.embedding is None or self.embedding >= 1, "at least 1"),
+            "dropout": (0 <= self.dropout < 1, "in [0, 1)"),
+        }
+        wrong = [
+            f"{name} is {getattr(self, name)!r}; it must be {allowed}"
+            for name, (fine, allowed) in rules.items()
+            if not fine
+        ]
+        if wrong:
+            raise ValueError("; ".join(wrong))
+
+    def revision(self) -> str:
+        """Raised by hand when the architecture changes."""
+        return "1"
+
+    def build(self, shape: Mapping[str, Any], seed: int) -> Model:
+        """A fresh network for the vocabularies of a task.
+
+        Args:
+            shape: ``source_words`` and ``target_words``: sizes of the vocabularies.
+            seed: Same seed, same initial weights.
+
+        Returns:
+            The model, in ``eval`` mode; its network remembers the recipe, so that a
+            method that trains it anew does as the dense one did.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            net = Seq2Seq(
+                source_words=shape["source_words"],
+                target_words=shape["target_words"],
+                layers=self.layers,
+                units=self.units,
+                embedding=self.embedding or self.units,
+                dropout=self.dropout,
+                residual=self.residual,
+                reverse=self.reverse,
+                attention=self.attention == "luong",
+            )
+        net.recipe = self.recipe
+        return Model(
+            name="gru_seq2seq",
+            net=net.eval(),
+            kind="seq2seq",
+            roles=_roles(self.layers),
+            example=lambda: _example(shape),
+        )
+
+    def train(self, model: Model, ctx: Context) -> None:
+        """Train ``model.net`` in place on ``ctx.data``, a ``ParallelText``."""
+        train_translation(model.net, self.recipe, ctx)
+
+
+def _roles(layers: int) -> dict[str, str]:
+    gates = r"layers\.\d+\.(?:input|hidden)\.(?:reset|update|candidate)"
+    return {
+        rf"encoder\.layers\.{layers - 1}\.(?:input|hidden)\.candidate": "candidate",
+        rf"(?:encoder|decoder)\.{gates}": "recurrent",
+        r"output": "head",
+    }
+
+
+def _example(shape: Mapping[str, Any]) -> dict[str, Any]:
+    """One sentence pair of typical length, of words that every vocabulary has."""
+    sides = zip(
+        ("source", "target"),
+        EXAMPLE,
+        (shape["source_words"], shape["target_words"]),
+        strict=True,
+    )
+    first = len(SPECIAL)
+    return {
+        side: (torch.arange(length) % max(1, words - first) + first)[None] % words
+        for side, length, words in sides
+    }

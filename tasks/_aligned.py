@@ -1,0 +1,92 @@
+"""Two files whose lines translate each other: read whole, or refused in words."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+from harness.core import BenchError
+
+Words = list[list[str]]
+
+
+def read_aligned(source: Path, target: Path) -> tuple[Words, Words]:
+    """Two files whose lines translate each other, split at white space.
+
+    Args:
+        source: UTF-8, one sentence a line.
+        target: As many lines.
+
+    Returns:
+        The words of both sides.
+
+    Raises:
+        BenchError: With every empty line, byte that is not UTF-8, and if the numbers
+            of lines differ.
+    """
+    sides, mistakes = [], []
+    for path in (source, target):
+        lines, wrong = _lines(path)
+        sides.append(lines)
+        mistakes += wrong
+    if not mistakes and len(sides[0]) != len(sides[1]):
+        mistakes.append(
+            f"{source} has {len(sides[0])} lines and {target} has {len(sides[1])}; "
+            "line n of one must translate line n of the other"
+        )
+    if mistakes:
+        raise BenchError(*mistakes)
+    return sides[0], sides[1]
+
+
+def content(paths: Sequence[Path]) -> str:
+    """Identity of files by their bytes.
+
+    Args:
+        paths: The files, in an order that matters.
+
+    Returns:
+        ``sha256:`` and 16 hexadecimal digits.
+
+    Raises:
+        BenchError: Naming every file that is missing.
+    """
+    missing = [p for p in paths if not p.is_file()]
+    if missing:
+        raise BenchError(*(f"no file {p}" for p in missing))
+    return _digest(tuple((p, p.stat().st_mtime_ns, p.stat().st_size) for p in paths))
+
+
+@cache
+def _digest(files: tuple[tuple[Path, int, int], ...]) -> str:
+    digest = hashlib.sha256()
+    for path, _, size in files:
+        digest.update(f"{size}:".encode() + path.read_bytes())
+    return f"sha256:{digest.hexdigest()[:16]}"
+
+
+def _lines(path: Path) -> tuple[Words, list[str]]:
+    """Words of every line, and what is wrong with the file."""
+    if not path.is_file():
+        return [], [f"no file {path}"]
+    words: Words = []
+    empty: list[int] = []
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        try:
+            words.append(line.decode("utf-8").split())
+        except UnicodeDecodeError as why:
+            return [], [
+                f"{path}, line {number}: byte {why.object[why.start]:#04x} at column "
+                f"{why.start + 1} is not UTF-8; convert the file (iconv -t utf-8)"
+            ]
+        if not words[-1]:
+            empty.append(number)
+    if empty:
+        shown = ", ".join(map(str, empty[:5])) + (" ..." if len(empty) > 5 else "")
+        return words, [
+            f"{path} has {len(empty)} empty lines (line {shown}); remove them, and the "
+            "lines that they translate"
+        ]
+    return words, [] if words else [f"{path} is empty"]
