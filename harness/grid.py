@@ -276,10 +276,10 @@ class _Reader:
 
     def calibration(self, value: Any) -> str:
         """The calibration as canonical JSON."""
-        from harness.calibration import CalibrationSpec
-
         if value is None:
             return "{}"
+        from harness.calibration import CalibrationSpec
+
         if not isinstance(value, dict):
             self.mistakes.append(f"{self.where}calibration {value!r} is not a mapping")
             return "{}"

@@ -54,6 +54,7 @@ TRIALS = pa.schema(
         ("ratio", _REAL),
         ("ratio_of", _TEXT),
         ("seed", _INT),
+        ("identity", _TEXT),  # canonical JSON of what the trial id hashes
         ("status", _TEXT),
         ("error_class", _TEXT),  # infra | oom | timeout | nan | bug | unsupported
         ("reason", _TEXT),
@@ -109,6 +110,7 @@ PLANS = pa.schema(
         ("task_options", _TEXT),
         ("ratio", _REAL),
         ("seed", _INT),
+        ("identity", _TEXT),
         ("unsupported", _TEXT),  # the reason, NULL for a trial that can run
     ]
 )

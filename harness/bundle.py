@@ -1,0 +1,390 @@
+"""One bundle: load once, fit once, compress once a ratio, evaluate, append at once."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from torch import nn
+
+from harness import clock, devices, measure, provenance
+from harness.artifacts import calibration, load_model, seed_everything, task_data
+from harness.core import Context, Measurement, Model, NotFinite
+from harness.events import Built, Event, Job
+from harness.failures import ArtifactFailed, Failure, TimedOut, classify
+from harness.options import dumps
+from harness.plan import Artifact, configured, find
+from harness.registry import facts
+from harness.trial import Part, Trial, digest
+from results.errors import StoreError
+from results.running import draining, in_hand
+from results.store import Store, open_store
+
+
+def run(job: Job, built: Sequence[Built] = ()) -> Iterator[Event]:
+    """Run a job's trials one after the other, each committed before the next starts.
+
+    Args:
+        job: The bundle, its attempts and the store.
+        built: How building the bundle's artifacts ended.
+
+    Yields:
+        ``started`` and ``ended`` for each trial; ``stopped`` if the store refused a
+        row, after which nothing of the job runs.
+    """
+    devices.set_threads(int(job.bundle.resources.cpus))
+    store = open_store(job.store)
+    worker = _Worker(job=job, store=store, built=tuple(built))
+    attempts = [(job.attempts[t.id], t.id) for t in job.bundle.trials]
+    with in_hand(store, job.run, job.bundle.id, attempts):
+        for trial in job.bundle.trials:
+            if draining(store, job.run):
+                return
+            yield Event(what="started", trial=trial.id)
+            try:
+                yield worker.attempt(trial)
+            except StoreError as why:
+                yield Event(what="stopped", headline=str(why))
+                return
+
+
+@dataclass(slots=True, kw_only=True)
+class _Compressed:
+    """A network at one ratio, measured."""
+
+    ratio: float
+    net: nn.Module
+    size: measure.Size
+    seconds: float
+    recorded: tuple[Measurement, ...]
+
+
+@dataclass(slots=True, kw_only=True)
+class _Worker:
+    """The state that a bundle's trials share; each part is made when first needed."""
+
+    job: Job
+    store: Store
+    built: tuple[Built, ...]
+    broken: BaseException | None = None  # loading or fitting failed: all trials fail
+    model: Model | None = None
+    dense: measure.Size | None = None
+    fitted: Any = None
+    is_fitted: bool = False
+    fit_seconds: float = 0.0
+    fit_recorded: tuple[Measurement, ...] = ()
+    current: _Compressed | None = None
+    refused: dict[float, BaseException] = field(default_factory=dict)
+
+    def attempt(self, trial: Trial) -> Event:
+        """Execute one trial and commit its row, whatever happens in it."""
+        device = devices.pick()
+        devices.reset_peaks(device)
+        started, began = datetime.now(UTC), time.perf_counter()
+        row: dict[str, Any] = {}
+        found: list[Measurement] = []
+        failure = None
+        try:
+            with clock.limit(self.job.bundle.resources.seconds):
+                found = self._execute(trial, row)
+        except (Exception, TimedOut) as error:  # every failure of a trial is a row
+            failure = classify(error)
+            devices.release(device)
+        row |= {
+            "started_at": started,
+            "seconds": time.perf_counter() - began,
+            "peak_memory_bytes": devices.peak_memory(),
+            "peak_device_bytes": devices.peak_device(device),
+        }
+        return self._commit(trial, row, found, failure)
+
+    def _execute(self, trial: Trial, row: dict[str, Any]) -> list[Measurement]:
+        if self.broken is not None:
+            raise self.broken
+        try:
+            self._ready(trial)
+        except (Exception, TimedOut) as error:
+            self.broken = error
+            raise
+        row["fit_seconds"] = self.fit_seconds
+        row |= _dense_columns(self.dense)
+        made = self._compressed(trial)
+        row["compress_seconds"] = made.seconds
+        row |= _size_columns(made.size, self.dense)
+        row["achieved_ratio"] = self._achieved(trial, made)
+        began = time.perf_counter()
+        found = self._evaluate(trial, made.net)
+        row["evaluate_seconds"] = time.perf_counter() - began
+        return [*self.fit_recorded, *made.recorded, *found]
+
+    def _ready(self, trial: Trial) -> None:
+        """Load and fit, the first time."""
+        if self.model is None:
+            for built in self.built:
+                if built.error is not None:
+                    raise ArtifactFailed(
+                        f"{built.artifact} could not be built: {built.error}",
+                        built.error_class or "bug",
+                    )
+            self.model = load_model(
+                trial.model, trial.dtype, self.store, self._artifact("dense")
+            )
+            self.dense = measure.size(self.model)
+        if self.is_fitted:
+            return
+        method = configured("method", trial.method)
+        if hasattr(method, "fit"):
+            seed_everything(trial.seed, "fit")
+            ctx = self._context(trial, "fit")
+            began = time.perf_counter()
+            self.fitted = method.fit(self.model, ctx)
+            devices.synchronize(ctx.device)
+            self.fit_seconds = time.perf_counter() - began
+            self.fit_recorded = tuple(ctx.recorded)
+        self.is_fitted = True
+
+    def _artifact(self, kind: str) -> Artifact | None:
+        return next((a for a in self.job.bundle.artifacts if a.kind == kind), None)
+
+    def _context(self, trial: Trial, key: str) -> Context:
+        assert self.model is not None
+        statistics, dense = self._artifact("calibration"), self._artifact("dense")
+        scratch = (
+            f"{digest([trial.identity()[k] for k in ('method', 'model', 'seed')])}"
+        )
+        return Context(
+            model=self.model,
+            seed=trial.seed,
+            device=devices.pick(),
+            data=None if dense is None else task_data(trial.task),
+            scratch=self.store.scratch(f"{trial.method.name}-{scratch}"),
+            calibrate=(
+                None
+                if statistics is None
+                else lambda: calibration(statistics, self.store)
+            ),
+            checkpoint_key=key,
+        )
+
+    def _compressed(self, trial: Trial) -> _Compressed:
+        """The network at the trial's ratio; the one before it is let go."""
+        if trial.ratio in self.refused:
+            raise self.refused[trial.ratio]
+        if self.current is not None and self.current.ratio == trial.ratio:
+            return self.current
+        self.current = None
+        try:
+            self.current = self._compress(trial)
+        except (Exception, TimedOut) as error:
+            self.refused[trial.ratio] = error
+            raise
+        return self.current
+
+    def _compress(self, trial: Trial) -> _Compressed:
+        assert self.model is not None
+        seed_everything(trial.seed, f"compress {trial.ratio!r}")
+        ctx = self._context(trial, f"ratio-{trial.ratio!r}")
+        method = configured("method", trial.method)
+        began = time.perf_counter()
+        net = method.compress(self.fitted, trial.ratio, ctx).to(ctx.device).eval()
+        devices.synchronize(ctx.device)
+        seconds = time.perf_counter() - began
+        return _Compressed(
+            ratio=trial.ratio,
+            net=net,
+            size=measure.size(self.model.with_net(net)),
+            seconds=seconds,
+            recorded=tuple(ctx.recorded),
+        )
+
+    def _achieved(self, trial: Trial, made: _Compressed) -> float | None:
+        assert self.model is not None
+        assert self.dense is not None
+        own = [m.value for m in made.recorded if m.metric == "achieved_ratio"]
+        if own:
+            return own[-1]
+        plugin = find("method", trial.method.plugin)
+        method = configured("method", trial.method)
+        ratio_of = facts(plugin, method)["ratio_of"]
+        return achieved(ratio_of, self.model, self.dense, made.size)
+
+    def _evaluate(self, trial: Trial, net: nn.Module) -> list[Measurement]:
+        assert self.model is not None
+        seed_everything(trial.seed, f"evaluate {trial.task.label}")
+        found = list(configured("task", trial.task).evaluate(self.model.with_net(net)))
+        for one in found:
+            if not math.isfinite(one.value):
+                raise NotFinite(f"{one.metric} is {one.value}")
+        return found
+
+    def _commit(
+        self,
+        trial: Trial,
+        row: dict[str, Any],
+        found: Sequence[Measurement],
+        failure: Failure | None,
+    ) -> Event:
+        status = "ok" if failure is None else failure.status
+        row |= base_row(self.job, trial) | {"status": status}
+        if failure is not None:
+            row |= asdict(failure)
+        row["measurements"] = [_stored(m) for m in found]
+        samples = [
+            {"attempt": row["attempt"], "metric": m.metric, "values": list(m.values)}
+            for m in found
+            if m.values is not None
+        ]
+        self.store.append(row, samples)
+        final = [m for m in found if m.step is None]
+        return Event(
+            what="ended",
+            trial=trial.id,
+            status=status,
+            seconds=row["seconds"],
+            error_class=None if failure is None else failure.error_class,
+            headline=failure.reason if failure else headline(final),
+        )
+
+
+def headline(found: Sequence[Measurement]) -> str:
+    """The first measurement that ranks, as a person reads it."""
+    for one in found:
+        if one.goal != "none":
+            return f"{one.metric} {one.value:.4g}"
+    return ""
+
+
+def achieved(
+    ratio_of: str, dense_model: Model, dense: measure.Size, size: measure.Size
+) -> float | None:
+    """What share a method really removed of what its ratio speaks of.
+
+    Args:
+        ratio_of: As the method declares it.
+        dense_model: Names the treated matrices by their roles.
+        dense: The dense network's size.
+        size: The compressed network's.
+
+    Returns:
+        The share; None where only the method can know (tracked weights).
+    """
+    if ratio_of in ("weights", "zeros"):
+        treated = sum(
+            p.numel()
+            for _, module in dense_model.modules()
+            for n, p in module.named_parameters(recurse=False)
+            if n.startswith("weight")
+        )
+        before, after = dense.params, size.params
+        if ratio_of == "zeros":
+            before, after = dense.nonzero, size.nonzero
+        return (before - after) / treated if treated else None
+    pairs = {
+        "parameters": (dense.params, size.params),
+        "macs": (dense.macs, size.macs),
+        "bits": (dense.bytes, size.bytes),
+        "none": (dense.params, size.params),
+    }
+    if ratio_of not in pairs:
+        return None
+    before, after = pairs[ratio_of]
+    return 1 - after / before if before else None
+
+
+def _stored(one: Measurement) -> dict[str, Any]:
+    return {
+        "metric": one.metric,
+        "value": float(one.value),
+        "unit": one.unit,
+        "goal": one.goal,
+        "stderr": None if one.stderr is None else float(one.stderr),
+        "n": one.n,
+        "step": one.step,
+    }
+
+
+def _dense_columns(dense: measure.Size | None) -> dict[str, Any]:
+    if dense is None:
+        return {}
+    return {
+        "params_dense": dense.params,
+        "bytes_dense": dense.bytes,
+        "macs_dense": dense.macs,
+    }
+
+
+def _size_columns(size: measure.Size, dense: measure.Size | None) -> dict[str, Any]:
+    columns: dict[str, Any] = {
+        "params": size.params,
+        "params_nonzero": size.nonzero,
+        "bytes": size.bytes,
+        "macs": size.macs,
+    }
+    for name in ("params", "bytes", "macs"):
+        before = getattr(dense, name, 0)
+        if before:
+            columns[f"achieved_{name}"] = 1 - getattr(size, name) / before
+    return columns
+
+
+def base_row(job: Job, trial: Trial) -> dict[str, Any]:
+    """The columns that are known before anything runs.
+
+    Args:
+        job: Gives the attempt, the grid and the commit.
+        trial: The trial.
+
+    Returns:
+        Columns of ``results.schema.TRIALS``.
+    """
+    plugin = find("method", trial.method.plugin)
+    commit, dirty = job.commit
+    return {
+        "attempt": job.attempts[trial.id],
+        "trial": trial.id,
+        "grid": job.grid,
+        "bundle": job.bundle.id,
+        "method": trial.method.name,
+        "method_options": trial.method.options,
+        "model": trial.model.name,
+        "model_options": trial.model.options,
+        "model_revision": trial.model.revision,
+        "task": trial.task.name,
+        "task_options": trial.task.options,
+        "calibration": trial.calibration,
+        "protocol": digest(protocol(trial.task), 12),
+        "protocol_fields": dumps(protocol(trial.task)),
+        "data_fingerprint": trial.task.revision,
+        "ratio": trial.ratio,
+        "ratio_of": facts(plugin, configured("method", trial.method))["ratio_of"],
+        "seed": trial.seed,
+        "identity": dumps(trial.identity()),
+        "dtype": trial.dtype,
+        "code_digest": code_digest(trial.method, trial.task),
+        "commit": commit,
+        "dirty": dirty,
+        "versions": dumps(provenance.versions()),
+        "host": devices.host(),
+        "device": devices.name(devices.pick()),
+        "threads": devices.threads(),
+    }
+
+
+def protocol(task: Part) -> dict[str, Any]:
+    """What must be equal for two numbers of a task to be comparable."""
+    fields: dict[str, Any] = json.loads(task.protocol)
+    return {"task": task.name, "version": task.version, **fields, "data": task.revision}
+
+
+def code_digest(method: Part, task: Part) -> str:
+    """Digest of the code of a method and a task together."""
+    modules = [
+        find(kind, part.plugin).cls.__module__
+        for kind, part in (("method", method), ("task", task))
+    ]
+    return "".join(provenance.code_digest(m)[:8] for m in modules)

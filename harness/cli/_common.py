@@ -1,0 +1,158 @@
+"""What several verbs share: options, the store, the plan of a grid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from harness.grid import Grid
+    from harness.plan import Plan
+    from results.store import Store
+
+RETRIES = {
+    "failed": ("failed",),
+    "oom": ("out_of_memory",),
+    "timeout": ("timed_out",),
+    "all": ("failed", "out_of_memory", "timed_out", "unsupported"),
+}
+
+store_option = click.option(
+    "--store",
+    envvar="SHRINKGRID_STORE",
+    default="store",
+    show_default=True,
+    help="Folder or object-store URI of the results.",
+)
+
+
+def grid_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The argument and options that choose trials: GRID, --only, --retry, --refresh."""
+    for decorate in (
+        click.option(
+            "--refresh",
+            type=click.Choice(["stale"]),
+            help="Also run finished trials whose code has changed since.",
+        ),
+        click.option(
+            "--retry",
+            multiple=True,
+            type=click.Choice(list(RETRIES)),
+            help="Also run trials that ended so; may be given several times.",
+        ),
+        click.option(
+            "--only",
+            metavar="EXPR",
+            help="SQL over method, model, task, ratio, seed: \"method = 'svd'\".",
+        ),
+        click.argument("grid"),
+    ):
+        command = decorate(command)
+    return command
+
+
+def make_plan(
+    name: str,
+    store: Store | None,
+    *,
+    only: str | None = None,
+    retry: tuple[str, ...] = (),
+    refresh: str | None = None,
+) -> tuple[Plan, dict[str, str]]:
+    """Read a grid and plan it against a store.
+
+    Args:
+        name: A path or the name of a packaged grid.
+        store: What is finished; None where there is no store yet.
+        only: SQL condition on the trials.
+        retry: Keys of ``RETRIES``.
+        refresh: ``stale`` to run trials again whose code changed.
+
+    Returns:
+        The plan, and finished trial -> label for those whose code changed.
+    """
+    from harness import grid as grids
+    from harness import plan as plans
+
+    grid = grids.read(grids.locate(name))
+    statuses: Mapping[str, str] = {} if store is None else store.statuses()
+    old = {} if store is None else stale(grid, store, statuses)
+    plan = plans.make(
+        grid,
+        statuses=statuses,
+        only=None if only is None else chosen(grid, only),
+        retry=[status for key in retry for status in RETRIES[key]],
+        again=old if refresh == "stale" else (),
+    )
+    return plan, old
+
+
+def chosen(grid: Grid, condition: str) -> set[str]:
+    """Ids of the trials that a SQL condition picks.
+
+    Args:
+        grid: The grid.
+        condition: Over the columns of ``plans``; ``==`` is understood too.
+
+    Returns:
+        Trial ids.
+
+    Raises:
+        BenchError: If the condition is no SQL or picks nothing.
+    """
+    from harness.core import BenchError
+    from results.selection import select
+
+    rows = [plan_row(p.trial, p.unsupported) for p in grid.points()]
+    found = select(rows, condition)
+    if not found:
+        raise BenchError(f"--only {condition!r} picks none of {len(rows)} trials")
+    return found
+
+
+def plan_row(trial: Any, unsupported: str | None) -> dict[str, Any]:
+    """A trial in the columns of ``results.schema.PLANS`` that do not need a plan."""
+    from harness.options import dumps
+
+    return {
+        "trial": trial.id,
+        "method": trial.method.name,
+        "method_options": trial.method.options,
+        "model": trial.model.name,
+        "task": trial.task.name,
+        "task_options": trial.task.options,
+        "ratio": trial.ratio,
+        "seed": trial.seed,
+        "identity": dumps(trial.identity()),
+        "unsupported": unsupported,
+    }
+
+
+def stale(grid: Grid, store: Store, statuses: Mapping[str, str]) -> dict[str, str]:
+    """Finished trials of a grid whose rows were made by other code than today's.
+
+    Args:
+        grid: The grid.
+        store: Has the digests.
+        statuses: Trial id -> status.
+
+    Returns:
+        Trial id -> what it is.
+    """
+    from harness.bundle import code_digest
+
+    if not statuses:
+        return {}
+    made = {
+        trial: attempts[-1].code_digest for trial, attempts in store.attempts().items()
+    }
+    found = {}
+    for point in grid.points():
+        trial = point.trial
+        if statuses.get(trial.id) != "ok":
+            continue
+        if made.get(trial.id) not in (None, code_digest(trial.method, trial.task)):
+            found[trial.id] = str(trial)
+    return found

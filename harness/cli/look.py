@@ -1,0 +1,177 @@
+"""`status`, `list`, `why` and `doctor`: look at a run, the plugins, a trial, a machine."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from harness.cli._common import make_plan, store_option
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from results.store import Store
+
+format_option = click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "csv", "json", "md"]),
+    default="table",
+    show_default=True,
+)
+
+
+@click.command()
+@click.argument("grid", required=False)
+@store_option
+@format_option
+def status(grid: str | None, store: str, form: str) -> int:
+    """Say what is done, running, failed and missing, of GRID or of every grid."""
+    from harness.cli import COMPLETE
+    from results.render import show
+    from results.store import open_store
+
+    opened = open_store(store)
+    if grid is not None:
+        return _status_of(grid, opened, form)
+    from results.db import query
+
+    show(query(opened, "SELECT * FROM completeness"), form)
+    show(query(opened, "SELECT * FROM failures LIMIT 20"), form)
+    return COMPLETE
+
+
+def _status_of(name: str, store: Store, form: str) -> int:
+    """The status of one grid, counted from its plan, not from what claims to be done."""
+    from harness.cli import COMPLETE, TRIALS_FAILED
+    from results.db import query
+    from results.render import show
+
+    plan, old = make_plan(name, store)
+    failed = {t.id for t, _ in plan.failed}
+    running = _running(store)
+    missing = {t.id for b in plan.bundles for t in b.trials}
+    counts = {
+        "done": len(plan.done),
+        "running": len(running & missing),
+        "failed": len(failed),
+        "missing": len(missing - running),
+        "unsupported": len(plan.unsupported),
+        "stale": len(old),
+    }
+    if form == "json":
+        click.echo(json.dumps({"grid": plan.grid.name, **counts}))
+        return TRIALS_FAILED if failed else COMPLETE
+    click.echo(
+        f"{plan.grid.name}: " + ", ".join(f"{n} {word}" for word, n in counts.items())
+    )
+    if failed:
+        ids = ", ".join(f"'{t}'" for t in sorted(failed))
+        columns = "trial, method, model, task, ratio, status, error_class, reason"
+        show(query(store, f"SELECT {columns} FROM newest WHERE trial IN ({ids})"), form)
+    return TRIALS_FAILED if failed else COMPLETE
+
+
+def _running(store: Store) -> set[str]:
+    """Trials that living workers have in hand or next."""
+    from results import running
+
+    return {
+        trial
+        for marker in running.markers(store)
+        if marker.alive() is not False
+        for _, trial in marker.attempts
+    }
+
+
+@click.command("list")
+@click.argument(
+    "what", type=click.Choice(["methods", "models", "tasks", "grids", "papers"])
+)
+@format_option
+def list_(what: str, form: str) -> None:
+    """List the methods, models, tasks, grids or papers that there are."""
+    from results.render import show_rows
+
+    rows = {"grids": _grids, "papers": _papers}.get(what, lambda: _plugins(what[:-1]))()
+    show_rows(rows, form)
+
+
+def _plugins(kind: str) -> list[dict[str, Any]]:
+    from harness.options import fields
+    from harness.registry import discover
+
+    keys = {
+        "method": ("ratio_of", "needs", "kinds"),
+        "task": ("kind", "gives"),
+        "model": ("kind", "gives", "trained"),
+    }[kind]
+    rows = []
+    for name, plugin in discover(kind).items():
+        facts = {k: _words(plugin.facts[k]) for k in keys}
+        options = ", ".join(fields(plugin.cls)) or "-"
+        rows.append({kind: name, "what": plugin.summary, **facts, "options": options})
+    return rows
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, frozenset):
+        return ", ".join(sorted(value)) or "-"
+    return str(value)
+
+
+def _grids() -> list[dict[str, Any]]:
+    from harness import _yaml
+    from harness.grid import packaged
+
+    rows = []
+    for name, path in packaged().items():
+        about = _yaml.read(path).get("description", "")
+        rows.append({"grid": name, "what": " ".join(str(about).split())})
+    return rows
+
+
+def _papers() -> list[dict[str, Any]]:
+    from results.papers import catalogue
+
+    return catalogue()
+
+
+@click.command()
+@click.argument("trial")
+@click.option("--grid", help="Look for the trial in this grid, not in the store.")
+@store_option
+def why(trial: str, grid: str | None, store: str) -> None:
+    """Say why TRIAL (an id, or its beginning) will run or will not."""
+    from harness.explain import explain
+    from results.store import open_store
+
+    for line in explain(trial, grid, open_store(store)):
+        click.echo(line)
+
+
+@click.command()
+@store_option
+def doctor(store: str) -> int:
+    """Check this machine: packages, Ray, devices, disk, the store, offline data."""
+    from rich.console import Console
+
+    from harness.cli import COMPLETE, MISTAKE
+    from harness.health import checks
+
+    console = Console()
+    found = list(checks(store))
+    _print_checks(found, console)
+    return MISTAKE if any(c.state == "bad" for c in found) else COMPLETE
+
+
+def _print_checks(found: list[Any], console: Console) -> None:
+    from rich.table import Table
+
+    marks = {"good": "[green]ok[/]", "note": "[yellow]note[/]", "bad": "[red]bad[/]"}
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for check in found:
+        table.add_row(marks[check.state], f"[bold]{check.name}[/]", check.says)
+    console.print(table)

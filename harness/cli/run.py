@@ -1,0 +1,247 @@
+"""`run` and `plan`: do what is missing, or say what that is."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from harness.cli._common import grid_options, make_plan, plan_row, store_option
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from harness.driver import Outcome
+    from harness.plan import Plan
+    from results.store import Store
+
+
+@click.command()
+@grid_options
+@store_option
+@click.option(
+    "--address",
+    default="local",
+    show_default=True,
+    help="Ray: local, auto, HOST:PORT or ray://HOST:PORT; inline runs without Ray.",
+)
+@click.option("--cpus", type=int, help="Processors of a local Ray; all by default.")
+@click.option("--fail-fast", is_flag=True, help="Stop at the first failure.")
+@click.option("--max-failures", type=int, help="Stop after so many failures.")
+@click.option("--quiet", is_flag=True, help="No progress, no leaderboard.")
+def run(
+    grid: str,
+    store: str,
+    address: str,
+    cpus: int | None,
+    quiet: bool,
+    **options: Any,
+) -> int:
+    """Run what is missing of GRID; the same line again resumes.
+
+    Exit status: 0 complete, 2 a mistake in the input, 3 some trials failed.
+    """
+    from rich.console import Console
+
+    from harness.driver import reconcile
+    from results.store import open_store
+
+    stop_after = 1 if options.pop("fail_fast") else options.pop("max_failures", None)
+    options.pop("max_failures", None)
+    opened = open_store(store, create=True)
+    reconcile(opened)
+    plan, old = make_plan(grid, opened, **options)
+    console = Console(stderr=True, quiet=quiet)
+    for warning in opened.warnings:
+        console.print(f"[yellow]warning:[/] {warning}")
+    summarise(plan, old, console)
+    outcome = None
+    if plan.bundles:
+        _record(plan, opened)
+        outcome = _execute(plan, opened, console, (address, cpus, stop_after))
+    return _finish(plan, opened, console, outcome)
+
+
+def _execute(
+    plan: Plan,
+    store: Store,
+    console: Console,
+    where: tuple[str, int | None, int | None],
+) -> Outcome:
+    from harness import provenance
+    from harness.driver import Driver
+    from harness.progress import View
+
+    address, cpus, max_failures = where
+    executor = _executor(address, cpus)
+    try:
+        with View(plan.trials, console) as view:
+            return Driver(
+                plan=plan,
+                store=store,
+                executor=executor,
+                watcher=view,
+                max_failures=max_failures,
+                commit=provenance.commit(),
+            ).run()
+    finally:
+        executor.close()
+
+
+def _executor(address: str, cpus: int | None) -> Any:
+    if address == "inline":
+        from harness.executors.inline import Inline
+
+        return Inline()
+    from harness.executors.on_ray import OnRay
+
+    return OnRay(address, cpus)
+
+
+def _record(plan: Plan, store: Store) -> None:
+    """Store what this run intends: every trial of the grid, also the finished ones."""
+    from datetime import UTC, datetime
+
+    from results.store import new_attempt
+
+    here = {
+        "plan": new_attempt(),
+        "planned_at": datetime.now(UTC),
+        "grid": plan.grid.name,
+    }
+    known = [(t, None) for b in plan.bundles for t in b.trials]
+    known += [(t, None) for t in plan.done] + [(t, None) for t, _ in plan.failed]
+    rows = [plan_row(trial, why) for trial, why in (*known, *plan.unsupported)]
+    store.record_plan([here | row for row in rows])
+
+
+def _finish(plan: Plan, store: Store, console: Console, outcome: Outcome | None) -> int:
+    from harness.cli import COMPLETE, TRIALS_FAILED
+    from harness.cli.ask import show_leaderboard
+
+    failed = len(plan.failed) + (outcome.failures if outcome else 0)
+    if not console.quiet:
+        show_leaderboard(store, grid=plan.grid.name)
+    for warning in store.warnings:
+        console.print(f"[yellow]warning:[/] {warning}")
+    if outcome is not None and outcome.stopped is not None:
+        console.print(
+            f"[yellow]stopped early:[/] {outcome.stopped}; run the same line to go on"
+        )
+    if failed:
+        console.print(
+            f"[red]{failed} trials failed[/]; `shrinkgrid status {plan.grid.name}` "
+            "says why, `--retry` runs them again"
+        )
+        return TRIALS_FAILED
+    stopped = outcome is not None and outcome.stopped is not None
+    return TRIALS_FAILED if stopped else COMPLETE
+
+
+@click.command()
+@grid_options
+@store_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a trial.")
+def plan(grid: str, store: str, as_json: bool, **options: Any) -> None:
+    """Show what GRID would run, what is shared, what is skipped and why."""
+    from rich.console import Console
+
+    from results.errors import StoreError
+    from results.store import open_store
+
+    try:
+        opened = open_store(store)
+    except StoreError as why:
+        if "no store at" not in why.mistakes[0]:
+            raise
+        opened = None
+    made, old = make_plan(grid, opened, **options)
+    if as_json:
+        for state, trial, why_not in states(made):
+            row = plan_row(trial, why_not)
+            click.echo(json.dumps({"state": state, **row}))
+        return
+    console = Console()
+    _table(made, console)
+    summarise(made, old, console)
+    if opened is not None:
+        from harness.estimate import sentence
+
+        console.print(sentence(made, opened))
+
+
+def states(made: Plan) -> list[tuple[str, Any, str | None]]:
+    """Every trial of a plan with what will become of it."""
+    found: list[tuple[str, Any, str | None]] = []
+    found += [("run", t, None) for b in made.bundles for t in b.trials]
+    found += [("done", t, None) for t in made.done]
+    found += [(status, t, None) for t, status in made.failed]
+    found += [("unsupported", t, why) for t, why in made.unsupported]
+    return found
+
+
+def summarise(made: Plan, old: dict[str, str], console: Console) -> None:
+    """Counts first: what runs, what is done, what is shared."""
+    reasons = len({why for _, why in made.unsupported})
+    parts = [f"[bold]{made.trials} to run[/] in {len(made.bundles)} bundles"]
+    if made.done:
+        parts.append(f"{len(made.done)} done")
+    if made.failed:
+        parts.append(f"[red]{len(made.failed)} failed[/]")
+    if made.unsupported:
+        parts.append(f"{len(made.unsupported)} unsupported ({reasons} reasons)")
+    console.print(f"[bold]{made.grid.name}[/]: " + ", ".join(parts), highlight=False)
+    if made.trials:
+        saved = [
+            f"{done} {step} instead of {alone}"
+            for step, (done, alone) in made.shared().items()
+            if alone > done
+        ]
+        if saved:
+            console.print(f"shared: {', '.join(saved)}", highlight=False)
+    if old:
+        console.print(
+            f"[yellow]{len(old)} finished trials were made by other code than this[/] "
+            "(--refresh stale runs them again)"
+        )
+    if not made.trials and not made.failed:
+        console.print("nothing to run: every trial is finished")
+
+
+def _table(made: Plan, console: Console) -> None:
+    """One line a bundle, then the artifacts and the pairs that make no sense."""
+    from rich.table import Table
+
+    from harness.progress import span
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("method", "model", "tasks", "ratios", "seed", "asks for"):
+        table.add_column(column, overflow="fold")
+    for bundle in made.bundles:
+        first = bundle.trials[0]
+        asked = bundle.resources
+        wants = f"{asked.cpus:g} cpu" + (f", {asked.gpus:g} gpu" if asked.gpus else "")
+        if asked.seconds:
+            wants += f", {span(asked.seconds)}"
+        table.add_row(
+            first.method.label,
+            first.model.label,
+            ", ".join(dict.fromkeys(t.task.label for t in bundle.trials)),
+            " ".join(f"{r:g}" for r in dict.fromkeys(t.ratio for t in bundle.trials)),
+            str(first.seed),
+            wants,
+        )
+    if made.bundles:
+        console.print(table)
+    for artifact in made.artifacts.values():
+        console.print(f"artifact  {artifact}", highlight=False)
+    seen = set()
+    for trial, why in made.unsupported:
+        if why not in seen:
+            seen.add(why)
+            console.print(
+                f"[yellow]unsupported[/]  {trial.method.label} on {trial.model.label}: "
+                f"{why}",
+                highlight=False,
+            )

@@ -1,0 +1,330 @@
+"""The run of a plan: hands out jobs, hears events, keeps going. Holds no truth."""
+
+from __future__ import annotations
+
+import heapq
+import random
+import signal
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from types import FrameType
+from typing import Any, Protocol
+
+from harness.bundle import base_row
+from harness.core import BenchError
+from harness.events import Event, Job
+from harness.plan import Bundle, Plan
+from harness.trial import Trial
+from results import running
+from results.store import Store, new_attempt
+
+# How often a trial is tried in one run, by the class of what ended it.
+TRIES = {"infra": 3, "oom": 2}
+BACKOFF = 1.0  # seconds before the first retry; doubles, with jitter
+
+
+class Executor(Protocol):
+    """Where bundles run."""
+
+    slots: int
+
+    def run(self, jobs: Iterator[Job]) -> Iterator[tuple[Job, list[Event]]]:
+        """Yield each job with its next events."""
+
+    def close(self) -> None:
+        """Let go of every process."""
+
+
+class Watcher(Protocol):
+    """Who shows progress."""
+
+    def event(self, job: Job, trial: Trial, event: Event) -> None:
+        """One trial started or ended."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Outcome:
+    """How a run ended.
+
+    Args:
+        counts: Attempts of this run by status.
+        stopped: Why it ended early, None if it did not.
+        drained: Whether a person asked it to stop.
+    """
+
+    counts: Counter[str] = field(default_factory=Counter)
+    stopped: str | None = None
+    drained: bool = False
+
+    @property
+    def failures(self) -> int:
+        """Attempts that ended neither well nor as unsupported."""
+        return (
+            sum(self.counts.values()) - self.counts["ok"] - self.counts["unsupported"]
+        )
+
+
+@dataclass(slots=True, kw_only=True)
+class Driver:
+    """One run of a plan.
+
+    Args:
+        plan: What to run.
+        store: Where rows go; workers open it by its URI.
+        executor: Where bundles run.
+        watcher: Who shows progress.
+        max_failures: Stop after so many failed trials; None never.
+        commit: Commit and dirty flag of this checkout.
+    """
+
+    plan: Plan
+    store: Store
+    executor: Executor
+    watcher: Watcher
+    max_failures: int | None = None
+    commit: tuple[str | None, bool | None] = (None, None)
+    run_id: str = field(default_factory=lambda: new_attempt()[-12:])
+    outcome: Outcome = field(default_factory=Outcome)
+    _queue: deque[Bundle] = field(default_factory=deque)
+    _retries: list[tuple[float, int, Bundle]] = field(default_factory=list)
+    _tries: Counter[str] = field(default_factory=Counter)
+    _ended: dict[str, set[str]] = field(default_factory=dict)
+
+    def run(self) -> Outcome:
+        """Run everything that the plan wants, whatever fails on the way.
+
+        Returns:
+            Counts of what ended how.
+        """
+        self._queue.extend(split(self.plan.bundles, self.executor))
+        with _DrainOnInterrupt(self.drain):
+            for job, events in self.executor.run(self._jobs()):
+                for event in events:
+                    self._hear(job, event)
+        running.forget(self.store, f"{self.run_id}.stop")
+        return self.outcome
+
+    def drain(self, why: str | None = None) -> None:
+        """Start nothing more; trials in hand finish and are stored."""
+        self._queue.clear()
+        self._retries.clear()
+        self.outcome.drained = self.outcome.drained or why is None
+        self.outcome.stopped = self.outcome.stopped or why or "asked to stop"
+        running.drain(self.store, self.run_id)
+
+    def _jobs(self) -> Iterator[Job]:
+        """The queue as jobs; an iterator that may give more after it gave none."""
+        driver = self
+
+        class _Jobs(Iterator[Job]):
+            def __next__(self) -> Job:
+                return driver._job(driver._next())
+
+        return _Jobs()
+
+    def _next(self) -> Bundle:
+        """A retry that is due, else a fresh bundle, else wait for the next retry."""
+        if self._retries and self._retries[0][0] <= time.monotonic():
+            return heapq.heappop(self._retries)[2]
+        if self._queue:
+            return self._queue.popleft()
+        if not self._retries:
+            raise StopIteration
+        due, _, bundle = heapq.heappop(self._retries)
+        time.sleep(max(0.0, due - time.monotonic()))
+        return bundle
+
+    def _job(self, bundle: Bundle) -> Job:
+        self._ended[bundle.id] = set()
+        return Job(
+            bundle=bundle,
+            attempts={t.id: new_attempt() for t in bundle.trials},
+            store=self.store.uri,
+            grid=self.plan.grid.name,
+            run=self.run_id,
+            commit=self.commit,
+        )
+
+    def _hear(self, job: Job, event: Event) -> None:
+        if event.what == "stopped":
+            raise BenchError(event.headline)
+        if event.what == "crashed":
+            self._bury(job, event)
+            return
+        trial = next(t for t in job.bundle.trials if t.id == event.trial)
+        if event.what == "ended":
+            self._count(job, trial, event)
+        self.watcher.event(job, trial, event)
+
+    def _count(self, job: Job, trial: Trial, event: Event) -> None:
+        ended = self._ended[job.bundle.id]
+        ended.add(trial.id)
+        if len(ended) == len(job.bundle.trials):
+            del self._ended[job.bundle.id]
+        retry = event.error_class and self._again(trial, event.error_class)
+        if retry:
+            self._requeue(job.bundle, [trial], event.error_class or "")
+        else:
+            self.outcome.counts[event.status] += 1
+        if (
+            self.max_failures is not None
+            and self.outcome.failures >= self.max_failures
+            and self.outcome.stopped is None
+        ):
+            self.drain(f"{self.outcome.failures} trials failed")
+
+    def _again(self, trial: Trial, error_class: str) -> bool:
+        """Whether this trial gets another try in this run."""
+        if error_class not in TRIES or self.outcome.stopped is not None:
+            return False
+        self._tries[trial.id] += 1
+        return self._tries[trial.id] < TRIES[error_class]
+
+    def _bury(self, job: Job, event: Event) -> None:
+        """A worker died: its trial in hand gets a row, the rest runs again."""
+        ended = self._ended.pop(job.bundle.id, set())
+        left = [t for t in job.bundle.trials if t.id not in ended]
+        for trial in list(left):  # committed, but the news died with the worker
+            if not self._stored(job.attempts[trial.id]):
+                break
+            left.remove(trial)
+            self.outcome.counts["ok"] += 1
+        running.forget(self.store, f"{job.run}-{job.bundle.id}.json")
+        if not left:
+            return
+        first = left[0]
+        self.store.append(
+            base_row(job, first)
+            | {
+                "status": event.status,
+                "error_class": event.error_class,
+                "reason": event.headline,
+                "started_at": datetime.now(UTC),
+                "measurements": [],
+            }
+        )
+        self.watcher.event(job, first, replace(event, what="ended", trial=first.id))
+        if self._again(first, event.error_class or "bug"):
+            self._requeue(job.bundle, left, event.error_class or "")
+            return
+        self.outcome.counts[event.status] += 1
+        if len(left) > 1 and self.outcome.stopped is None:
+            self._requeue(job.bundle, left[1:], "")
+
+    def _requeue(self, bundle: Bundle, trials: list[Trial], error_class: str) -> None:
+        wanted = {t.id for t in trials}
+        rest = bundle.without(t.id for t in bundle.trials if t.id not in wanted)
+        if rest is None:
+            return
+        if error_class == "oom" and rest.resources.bytes is not None:
+            bigger = replace(rest.resources, memory=2 * rest.resources.bytes)
+            rest = replace(rest, resources=bigger)
+        tries = max(self._tries[t.id] for t in trials)
+        wait = BACKOFF * 2.0**tries * random.uniform(0.5, 1.0) if error_class else 0.0
+        order = len(self._retries) + self._tries.total()
+        heapq.heappush(self._retries, (time.monotonic() + wait, order, rest))
+
+    def _stored(self, attempt: str) -> bool:
+        return self.store.folder.read(f"trials/{attempt}.parquet") is not None
+
+
+def reconcile(store: Store) -> int:
+    """Give a ``lost`` row to what dead workers of this machine had in hand.
+
+    Args:
+        store: The store.
+
+    Returns:
+        How many trials were found lost.
+    """
+    lost = 0
+    for marker in running.markers(store):
+        if marker.alive() is not False:
+            continue
+        for attempt, trial in marker.attempts:
+            if store.folder.read(f"trials/{attempt}.parquet") is None:
+                store.append(_lost_row(store, marker, attempt, trial))
+                lost += 1
+                break  # the ones behind it had not started
+        running.forget(store, marker.name)
+    return lost
+
+
+def _lost_row(
+    store: Store, marker: running.Marker, attempt: str, trial: str
+) -> dict[str, Any]:
+    from results.db import query
+
+    columns = (
+        "trial, grid, bundle, method, method_options, model, task, task_options, "
+        "ratio, seed, identity"
+    )
+    found = query(store, f"SELECT {columns} FROM plans WHERE trial = '{trial}' LIMIT 1")
+    planned = found.to_pylist()
+    return (planned[0] if planned else {"trial": trial}) | {
+        "attempt": attempt,
+        "status": "lost",
+        "error_class": "infra",
+        "reason": f"process {marker.pid} on {marker.host} died with the run",
+        "started_at": datetime.fromtimestamp(marker.started_at, UTC),
+        "host": marker.host,
+        "measurements": [],
+    }
+
+
+def split(bundles: list[Bundle], executor: Executor) -> list[Bundle]:
+    """Cut bundles by ratio, then by task, until there is one for each slot.
+
+    Args:
+        bundles: As planned, with the most sharing.
+        executor: Has ``slots``.
+
+    Returns:
+        At least as many bundles as slots where there are trials for it.
+    """
+    parts = list(bundles)
+    for axis in ("ratio", "task"):
+        while len(parts) < executor.slots:
+            widest = max(parts, key=lambda b: len(_values(b, axis)), default=None)
+            if widest is None or len(_values(widest, axis)) < 2:
+                break
+            parts.remove(widest)
+            parts.extend(_halves(widest, axis))
+    return parts
+
+
+def _values(bundle: Bundle, axis: str) -> list[Any]:
+    """The distinct ratios or tasks of a bundle, in order."""
+    return list(dict.fromkeys(getattr(t, axis) for t in bundle.trials))
+
+
+def _halves(bundle: Bundle, axis: str) -> Iterator[Bundle]:
+    values = _values(bundle, axis)
+    first = values[: len(values) // 2]
+    for keep in (True, False):
+        trials = (t for t in bundle.trials if (getattr(t, axis) in first) is keep)
+        yield replace(bundle, trials=tuple(trials))
+
+
+class _DrainOnInterrupt:
+    """The first Ctrl-C or SIGTERM drains, the second interrupts."""
+
+    def __init__(self, drain: Callable[[], None]) -> None:
+        self.drain = drain
+        self.before: dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self.before[number] = signal.signal(number, self._first)
+
+    def _first(self, number: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        self.drain()
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,42 @@
+"""Bundles one after the other in this process: for tests, and to debug a method."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from harness import artifacts, bundle
+from harness.events import ArtifactJob, Built, Event, Job
+
+
+class Inline:
+    """The executor without Ray; its rows equal those that Ray's workers write."""
+
+    slots = 1
+
+    def __init__(self) -> None:
+        self._built: dict[str, Built] = {}
+
+    def run(self, jobs: Iterator[Job]) -> Iterator[tuple[Job, list[Event]]]:
+        """Yield each job with its events, in order.
+
+        Args:
+            jobs: Drawn one at a time.
+
+        Yields:
+            The job, and its next events.
+        """
+        for job in jobs:
+            built = [self._artifact(job, a.id) for a in job.bundle.artifacts]
+            for event in bundle.run(job, built):
+                yield job, [event]
+
+    def _artifact(self, job: Job, key: str) -> Built:
+        if key not in self._built:
+            artifact = next(a for a in job.bundle.artifacts if a.id == key)
+            self._built[key] = artifacts.produce(
+                ArtifactJob(artifact=artifact, store=job.store)
+            )
+        return self._built[key]
+
+    def close(self) -> None:
+        """Nothing to close."""

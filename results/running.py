@@ -1,0 +1,107 @@
+"""Markers of the jobs in hand, so that a killed run's trials can be told from idle."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from results.store import Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Marker:
+    """One job that some worker has, or had, in hand.
+
+    Args:
+        name: The marker's file name.
+        run: The run that the job belongs to.
+        host: Where the worker runs.
+        pid: Its process.
+        started_at: Seconds since 1970.
+        attempts: Attempt and trial, in the order in which they run.
+    """
+
+    name: str
+    run: str
+    host: str
+    pid: int
+    started_at: float
+    attempts: tuple[tuple[str, str], ...]
+
+    def alive(self) -> bool | None:
+        """Whether the worker lives; None if it is on another machine."""
+        if self.host != socket.gethostname():
+            return None
+        with contextlib.suppress(OSError):
+            os.kill(self.pid, 0)
+            return True
+        return False
+
+
+@contextlib.contextmanager
+def in_hand(
+    store: Store, run: str, bundle: str, attempts: Sequence[tuple[str, str]]
+) -> Iterator[None]:
+    """Say in the store that this process works on these attempts.
+
+    Args:
+        store: The store.
+        run: The run's id.
+        bundle: The bundle's id.
+        attempts: Attempt and trial, in the order in which they run.
+    """
+    path = f"running/{run}-{bundle}.json"
+    marker = {
+        "run": run,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "started_at": time.time(),
+        "attempts": list(attempts),
+    }
+    store.folder.write(path, json.dumps(marker).encode())
+    try:
+        yield
+    finally:
+        store.folder.delete(path)
+
+
+def markers(store: Store) -> list[Marker]:
+    """Every marker in the store, also those whose worker died."""
+    found = []
+    for name in store.folder.names("running"):
+        text = store.folder.read(f"running/{name}")
+        if not text or not name.endswith(".json"):
+            continue
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            value = json.loads(text)
+            found.append(
+                Marker(
+                    name=name,
+                    run=str(value["run"]),
+                    host=str(value["host"]),
+                    pid=int(value["pid"]),
+                    started_at=float(value["started_at"]),
+                    attempts=tuple((str(a), str(t)) for a, t in value["attempts"]),
+                )
+            )
+    return found
+
+
+def drain(store: Store, run: str) -> None:
+    """Ask the workers of a run to stop after the trial in hand."""
+    store.folder.write(f"running/{run}.stop", b"")
+
+
+def draining(store: Store, run: str) -> bool:
+    """Whether a run was asked to stop."""
+    return store.folder.read(f"running/{run}.stop") is not None
+
+
+def forget(store: Store, name: str) -> None:
+    """Delete a marker whose worker is gone."""
+    store.folder.delete(f"running/{name}")
