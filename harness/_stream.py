@@ -1,0 +1,127 @@
+"""A language model run one block at a time, so that few activations are alive."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.core import Model, Unsupported
+from harness.roles import LANGUAGE_MODEL, blocks_path
+
+_BATCH = 4  # windows
+
+
+class _Stop(Exception):
+    """Ends a forward pass once the input of the first block is known."""
+
+
+@dataclass(slots=True)
+class Stream:
+    """The hidden states of all windows, before the block that is next.
+
+    Args:
+        blocks: The model's blocks, in order.
+        path: Module path of the list of blocks.
+        states: Hidden states, batches of shape ``(windows, T, width)``.
+        calls: For each block, the other arguments that the model gives it.
+    """
+
+    blocks: nn.ModuleList
+    path: str
+    states: list[Tensor]
+    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = field(repr=False)
+
+    def __iter__(self) -> Iterator[tuple[str, nn.Module]]:
+        """Path and module of each block; call ``run`` for it before the next."""
+        for index, block in enumerate(self.blocks):
+            yield f"{self.path}.{index}", block
+
+    @torch.no_grad()
+    def run(self, index: int, block: nn.Module) -> list[Tensor]:
+        """What ``block`` makes of the states, which stay as they are.
+
+        Args:
+            index: Of the block, for the arguments of its call.
+            block: The block itself, or a stand-in for it.
+
+        Returns:
+            The next states.
+        """
+        args, kwargs = self.calls[index]
+        made = [block(batch, *args, **kwargs) for batch in self.states]
+        return [m[0] if isinstance(m, tuple) else m for m in made]
+
+    def advance(self, index: int, block: nn.Module) -> None:
+        """Replace the states by what ``block`` makes of them, one batch at a time."""
+        args, kwargs = self.calls[index]
+        with torch.no_grad():
+            for i, batch in enumerate(self.states):
+                made = block(batch, *args, **kwargs)
+                self.states[i] = made[0] if isinstance(made, tuple) else made
+
+
+@torch.no_grad()
+def stream(model: Model, tokens: Tensor) -> Stream:
+    """Start a stream: embed the windows, and learn how the model calls its blocks.
+
+    Args:
+        model: A causal language model with its blocks in one list.
+        tokens: Windows, shape ``(N, L)``.
+
+    Returns:
+        The stream before the first block.
+
+    Raises:
+        Unsupported: If the model has no list of blocks.
+    """
+    path = blocks_path([name for name, _ in model.modules(*LANGUAGE_MODEL.values())])
+    blocks: Any = model.net.get_submodule(path) if path else None
+    if path is None or not isinstance(blocks, nn.ModuleList):
+        raise Unsupported(f"{model.name} does not hold its blocks in one list")
+    device = next(model.net.parameters()).device
+    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    states: list[Tensor] = []
+
+    def learn(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        calls.append(_split(args, kwargs)[1:])
+
+    def catch(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        states.append(_split(args, kwargs)[0].detach())
+        raise _Stop
+
+    handles = [b.register_forward_pre_hook(learn, with_kwargs=True) for b in blocks]
+    # One window is enough: all have one length and no padding, so masks and positions
+    # are the same for each and are broadcast over a batch.
+    _forward(model.net, tokens[:1].to(device))
+    _remove(handles)
+    handles = [blocks[0].register_forward_pre_hook(catch, with_kwargs=True)]
+    for batch in torch.split(tokens, _BATCH):
+        _forward(model.net, batch.to(device))
+    _remove(handles)
+    return Stream(blocks, path, states, calls)
+
+
+def _forward(net: nn.Module, ids: Tensor) -> None:
+    try:
+        net(input_ids=ids, use_cache=False)
+    except _Stop:
+        return
+
+
+def _remove(handles: list[Any]) -> None:
+    for handle in handles:
+        handle.remove()
+
+
+def _split(
+    args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Tensor, tuple[Any, ...], dict[str, Any]]:
+    """The hidden states, and the arguments beside them."""
+    if args:
+        return args[0], args[1:], kwargs
+    named = dict(kwargs)
+    return named.pop("hidden_states"), (), named

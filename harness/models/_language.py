@@ -1,0 +1,83 @@
+"""What every causal language model shares: encoding, examples, skeletons."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.core import BenchError, Model
+from harness.roles import LANGUAGE_MODEL
+
+EXAMPLE_TOKENS = 128  # multiply-adds are counted over one window of this length
+GIVES = ("linears", "calibration")
+
+
+def wrap(name: str, net: nn.Module, tokenizer: Any) -> Model:
+    """A causal language model of transformers as a ``Model``.
+
+    Args:
+        name: As the grid names it.
+        net: The network; its embeddings and head stay as they are.
+        tokenizer: Of transformers; None for a network without text.
+
+    Returns:
+        The model, its network in eval mode.
+
+    Raises:
+        BenchError: If no module of the network has a known role.
+    """
+    config: Any = net.config
+    longest = getattr(config, "max_position_embeddings", None)
+    length = min(EXAMPLE_TOKENS, longest or EXAMPLE_TOKENS)
+    vocabulary = int(config.vocab_size)
+
+    def example() -> dict[str, Any]:
+        ids = torch.arange(length).remainder(vocabulary).unsqueeze(0)  # (1, T)
+        return {"input_ids": ids, "use_cache": False}
+
+    def encode(text: str) -> Tensor:
+        # The tokenizer's own rule on special tokens: one BOS for LLaMA, none for GPT-2.
+        ids = tokenizer(text, return_tensors="pt", verbose=False).input_ids
+        return torch.as_tensor(ids[0])
+
+    model = Model(
+        name=name,
+        net=net.eval(),
+        kind="causal_lm",
+        roles=LANGUAGE_MODEL,
+        example=example,
+        encode=encode if tokenizer is not None else None,
+        tokenizer=tokenizer,
+        max_length=longest,
+    )
+    if next(model.modules(), None) is None:
+        raise BenchError(
+            f"model {name!r} ({config.model_type}) has no matrix whose role is known; "
+            "add its names to harness/roles.py. Known: LLaMA, Mistral, Qwen, OPT, "
+            "GPT-2 and Phi-3 names"
+        )
+    return model
+
+
+def save_skeleton(model: Model, folder: Path) -> None:
+    """Write the configuration and the tokenizer beside saved weights."""
+    config: Any = model.net.config
+    config.save_pretrained(folder)
+    if model.tokenizer is not None:
+        model.tokenizer.save_pretrained(folder)
+
+
+def skeleton(name: str, folder: Path) -> Model:
+    """The network that ``save_skeleton`` described, with no weights worth reading."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers.initialization import no_init_weights
+
+    config = AutoConfig.from_pretrained(folder)
+    with no_init_weights():
+        net = AutoModelForCausalLM.from_config(config)
+    has_tokenizer = (folder / "tokenizer_config.json").is_file()
+    tokenizer = AutoTokenizer.from_pretrained(folder) if has_tokenizer else None
+    return wrap(name, net, tokenizer)

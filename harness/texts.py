@@ -1,0 +1,138 @@
+"""Texts by name, for calibration and perplexity; each with a content hash."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from harness.core import BenchError
+from harness.options import nearest
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A text that a Hugging Face data set holds.
+
+    Args:
+        dataset: Its name on the hub.
+        config: Of the data set, None for the only one.
+        split: Which part.
+        column: Where the text stands in a row.
+        join: What stands between two rows.
+        files: One file of the repository, where the whole is too large.
+        rows: How many rows count, None for all.
+    """
+
+    dataset: str
+    config: str | None
+    split: str
+    column: str = "text"
+    join: str = "\n\n"
+    files: str | None = None
+    rows: int | None = None
+
+
+_WIKITEXT = "Salesforce/wikitext"
+_PTB = "ptb-text-only/ptb_text_only"
+SOURCES: Mapping[str, Source] = {
+    # The joins are those of locuslab/wanda and SVD-LLM, so that token streams agree.
+    "wikitext2-train": Source(_WIKITEXT, "wikitext-2-raw-v1", "train"),
+    "wikitext2-test": Source(_WIKITEXT, "wikitext-2-raw-v1", "test"),
+    # The tokenised form, with <unk>; its rows end in line feeds of their own.
+    "wikitext2-validation": Source(_WIKITEXT, "wikitext-2-v1", "validation", join=""),
+    "ptb-train": Source(_PTB, "penn_treebank", "train", "sentence"),
+    "ptb-test": Source(_PTB, "penn_treebank", "test", "sentence"),
+    # SparseGPT's shard, of which the papers read the first 2,000 documents.
+    "c4-validation": Source(
+        "allenai/c4",
+        None,
+        "validation",
+        files="en/c4-validation.00000-of-00008.json.gz",
+        rows=2000,
+    ),
+}
+
+
+def read(name: str) -> str:
+    """The text called ``name``.
+
+    Args:
+        name: ``pydoc`` (the manual that every Python carries), a key of ``SOURCES``, or
+            the path of a UTF-8 file.
+
+    Returns:
+        The whole text.
+
+    Raises:
+        BenchError: If there is no such text, or it cannot be had here.
+    """
+    if name == "pydoc":
+        return _pydoc()
+    if name in SOURCES:
+        return _hub(name, os.environ.get("HF_DATASETS_CACHE"))
+    path = Path(name).expanduser()
+    if not path.is_file():
+        known = ["pydoc", *SOURCES]
+        raise BenchError(nearest("text", name, known) + " Or the path of a file.")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as why:
+        raise BenchError(f"text {name}: not UTF-8 ({why}); convert the file") from why
+    except OSError as why:
+        raise BenchError(f"text {name} cannot be read: {why.strerror}") from why
+
+
+def fingerprint(name: str) -> str:
+    """The content hash of a text: two numbers over equal hashes are over equal texts.
+
+    Args:
+        name: As for ``read``.
+
+    Returns:
+        ``sha256:`` and 16 hexadecimal digits.
+
+    Raises:
+        BenchError: As ``read``.
+    """
+    return f"sha256:{hashlib.sha256(read(name).encode()).hexdigest()[:16]}"
+
+
+@cache
+def _pydoc() -> str:
+    """The language reference as pydoc shows it, in a fixed order."""
+    from pydoc_data.topics import topics
+
+    return "\n\n".join(topics[key] for key in sorted(topics))
+
+
+@cache
+def _hub(name: str, cache_dir: str | None) -> str:
+    source = SOURCES[name]
+    rows = _rows(name, source, cache_dir)
+    if source.rows is not None:
+        rows = rows.select(range(min(source.rows, len(rows))))
+    return source.join.join(rows[source.column])
+
+
+def _rows(name: str, source: Source, cache_dir: str | None) -> Any:
+    import datasets
+
+    options: dict[str, Any] = {"split": source.split, "cache_dir": cache_dir}
+    if source.files:
+        options["data_files"] = {source.split: source.files}
+    loaded: Callable[..., Any] = datasets.load_dataset
+    try:
+        return loaded(source.dataset, source.config, **options)
+    except (OSError, ValueError, RuntimeError) as why:
+        which = f"{source.dataset} {source.config or source.files}"
+        raise BenchError(
+            f"text {name!r} cannot be had: {which} is neither in the Hugging Face "
+            f"cache nor within reach ({str(why).splitlines()[0][:120]}). Run "
+            "`shrinkgrid prepare GRID` where there is a network, or set "
+            "HF_DATASETS_CACHE to a copy of a cache"
+        ) from why

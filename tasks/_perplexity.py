@@ -1,0 +1,164 @@
+"""Perplexity of causal language models over windows of a text, by named protocols."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from harness import texts
+from harness.core import BenchError, Measurement, Model, NotFinite, Unsupported
+
+Tail = Literal["dropped", "equal_weight"]
+_ROWS = 512  # of logits that are turned to float32 at a time
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowPerplexity:
+    """Windows side by side, each alone; the subclass names text, window and tail.
+
+    Args:
+        limit: Read only so many windows from the start; None reads all.
+    """
+
+    text: ClassVar[str]
+    window: ClassVar[int]
+    tail: ClassVar[Tail] = "dropped"
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(
+                f"limit {self.limit} is not 1 or more (leave it out for all)"
+            )
+        if self.window < 2:
+            raise ValueError(f"window {self.window} is not 2 or more tokens")
+
+    def protocol(self) -> dict[str, Any]:
+        """What must be equal for two numbers to be comparable."""
+        return {
+            "text": self.text,
+            "window": self.window,
+            "stride": self.window,
+            "tail": self.tail,
+            "mean": "tokens" if self.tail == "dropped" else "windows",
+            "special_tokens": "the tokenizer's own, once at the start",
+            "limit": self.limit,
+        }
+
+    def fingerprint(self) -> str:
+        """The content hash of the text."""
+        return texts.fingerprint(self.text)
+
+    def evaluate(self, model: Model) -> Iterator[Measurement]:
+        """Yield ``perplexity``, and ``loss`` with one value a window.
+
+        Args:
+            model: A causal language model.
+
+        Yields:
+            Perplexity (1 is perfect), and the loss in nats a token.
+
+        Raises:
+            BenchError: If the text is shorter than one window.
+            Unsupported: If the model cannot read a text or a window so long.
+        """
+        if model.encode is None:
+            raise Unsupported(f"{model.name} has no tokenizer to read {self.text} with")
+        if model.max_length is not None and self.window > model.max_length:
+            raise Unsupported(
+                f"{model.name} reads {model.max_length} tokens at most, "
+                f"and the window has {self.window}"
+            )
+        ids = model.encode(texts.read(self.text))
+        cut = windows(ids, self.window, tail=self.tail, limit=self.limit)
+        if not cut:
+            raise BenchError(
+                f"text {self.text} has {len(ids)} tokens, fewer than one window of "
+                f"{self.window}: take a longer text or a smaller window"
+            )
+        yield from _measurements([window_loss(model, w) for w in cut])
+
+
+def windows(
+    ids: Tensor, window: int, *, tail: Tail = "dropped", limit: int | None = None
+) -> list[Tensor]:
+    """Cut tokens into windows that do not overlap.
+
+    Args:
+        ids: Shape ``(tokens,)``.
+        window: Tokens a window.
+        tail: Whether the last, partial window is ``dropped`` or kept (it needs two
+            tokens to predict anything).
+        limit: Windows at most.
+
+    Returns:
+        Tensors of shape ``(window,)``, the last one shorter if it is a kept tail.
+
+    >>> [w.tolist() for w in windows(torch.arange(5), 2)]
+    [[0, 1], [2, 3]]
+    >>> [w.tolist() for w in windows(torch.arange(5), 3, tail="equal_weight")]
+    [[0, 1, 2], [3, 4]]
+    """
+    shortest = window if tail == "dropped" else 2
+    cut = [w for w in torch.split(ids, window) if len(w) >= shortest]
+    return cut[:limit]
+
+
+@torch.inference_mode()
+def window_loss(model: Model, window: Tensor) -> float:
+    """Mean cross-entropy in nats over the predictions of one window, in float32.
+
+    Args:
+        model: A causal language model.
+        window: Token ids, shape ``(T,)``; the first is context only.
+
+    Returns:
+        The mean over ``T - 1`` predictions.
+
+    Raises:
+        NotFinite: If it is NaN or infinite.
+    """
+    device = next(model.net.parameters()).device
+    ids = window.to(device)
+    logits = model.net(input_ids=ids[None], use_cache=False).logits[0, :-1]  # (T-1, V)
+    parts = [
+        cross_entropy(rows.float(), target, reduction="none").double().sum()
+        for rows, target in zip(
+            torch.split(logits, _ROWS), torch.split(ids[1:], _ROWS), strict=True
+        )
+    ]
+    loss = float(torch.stack(parts).sum()) / (len(ids) - 1)
+    if not math.isfinite(loss):
+        raise NotFinite(f"the loss of {model.name} is {loss} on a window of {len(ids)}")
+    return loss
+
+
+def _measurements(losses: list[float]) -> Iterator[Measurement]:
+    """The windows weigh the same: full ones hold equally many predictions."""
+    count = len(losses)
+    mean = math.fsum(losses) / count
+    spread = math.fsum((x - mean) ** 2 for x in losses)
+    stderr = math.sqrt(spread / (count - 1) / count) if count > 1 else None
+    value = math.exp(min(mean, 700.0))  # a collapsed model stays a finite number
+    yield Measurement(
+        metric="perplexity",
+        value=value,
+        goal="min",
+        stderr=None if stderr is None else value * stderr,  # first order
+        n=count,
+    )
+    yield Measurement(
+        metric="loss",
+        value=mean,
+        unit="nats/token",
+        goal="min",
+        stderr=stderr,
+        n=count,
+        values=losses,
+    )

@@ -1,0 +1,14 @@
+"""The Python manual inside every Python: English that needs no download."""
+
+from __future__ import annotations
+
+from harness.registry import task
+from tasks._perplexity import WindowPerplexity
+
+
+@task("pydoc-512", kind="causal_lm")
+class Pydoc(WindowPerplexity):
+    """Token perplexity over full windows of 512 tokens of pydoc's topics."""
+
+    text = "pydoc"
+    window = 512

@@ -1,0 +1,15 @@
+"""Perplexity of any text, by name or by the path of a local file."""
+
+from __future__ import annotations
+
+from harness.registry import task
+from tasks._perplexity import Tail, WindowPerplexity
+
+
+@task("text_perplexity", kind="causal_lm")
+class TextPerplexity(WindowPerplexity):
+    """Token perplexity of a UTF-8 file, or of a text that ``harness.texts`` names."""
+
+    text: str  # type: ignore[misc]
+    window: int = 2048  # type: ignore[misc]
+    tail: Tail = "dropped"  # type: ignore[misc]

@@ -1,0 +1,127 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from harness.core import BenchError, Model, NotFinite, Unsupported
+from harness.registry import discover, find
+from tasks import _perplexity
+
+VOCABULARY = 50
+
+
+class Unigram(nn.Module):
+    """Predicts the same distribution after every token."""
+
+    def __init__(self, logits):
+        super().__init__()
+        self.logits = nn.Parameter(torch.tensor(logits))
+
+    def forward(self, input_ids, use_cache=False):
+        shape = (*input_ids.shape, len(self.logits))
+        return type("Output", (), {"logits": self.logits.expand(shape)})
+
+
+def language_model(logits, **changes):
+    options = {
+        "name": "unigram",
+        "net": Unigram(logits),
+        "kind": "causal_lm",
+        "roles": {},
+        "example": dict,
+        "encode": lambda text: torch.tensor([int(c) for c in text]),
+    }
+    return Model(**{**options, **changes})
+
+
+def measured(model, text, tmp_path, **options):
+    path = tmp_path / "text.txt"
+    path.write_text(text)
+    task = find("task", "text_perplexity").build({"text": str(path), **options})
+    return {m.metric: m for m in task.evaluate(model)}
+
+
+def test_a_uniform_guess_over_fifty_tokens_has_perplexity_fifty(tmp_path):
+    found = measured(language_model([0.0] * VOCABULARY), "0123" * 9, tmp_path, window=4)
+    assert found["perplexity"].value == pytest.approx(VOCABULARY)
+    assert found["perplexity"].stderr == pytest.approx(0, abs=1e-6)
+    assert found["loss"].n == 9
+
+
+# p(0) = 3/4 and p(1) = 1/4. The text 0000 11 in windows of four: the full window
+# predicts 0 three times, loss ln(4/3); the tail of two predicts 1 once, loss ln 4.
+SKEWED = [math.log(3.0), 0.0]
+
+
+@pytest.mark.parametrize(
+    ("tail", "expected"),
+    [("dropped", 4 / 3), ("equal_weight", math.sqrt(4 / 3 * 4))],
+)
+def test_two_protocols_give_the_two_numbers_of_a_hand_worked_text(
+    tail, expected, tmp_path
+):
+    found = measured(language_model(SKEWED), "000011", tmp_path, window=4, tail=tail)
+    assert found["perplexity"].value == pytest.approx(expected)
+
+
+def test_the_loss_of_every_window_is_kept_and_the_error_is_over_windows(tmp_path):
+    # Windows 000, 011, 111: 0, 2 and 2 ones predicted after the first token.
+    found = measured(language_model(SKEWED), "000011111", tmp_path, window=3)
+    zero, one = math.log(4 / 3), math.log(4)
+    assert found["loss"].values == pytest.approx([zero, one, one])
+    mean = (zero + 2 * one) / 3
+    stderr = math.sqrt(
+        ((zero - mean) ** 2 + 2 * (one - mean) ** 2) / 2 / 3
+    )  # sample deviation over the root of n
+    assert found["loss"].stderr == pytest.approx(stderr)
+    assert found["perplexity"].stderr == pytest.approx(math.exp(mean) * stderr)
+
+
+def test_a_limit_reads_the_first_windows_only(tmp_path):
+    found = measured(language_model(SKEWED), "000111", tmp_path, window=3, limit=1)
+    assert found["perplexity"].value == pytest.approx(4 / 3)
+
+
+def test_a_loss_that_is_not_finite_fails(tmp_path):
+    with pytest.raises(NotFinite, match="loss of unigram is nan"):
+        measured(language_model([math.nan, 0.0]), "0101", tmp_path, window=2)
+
+
+def test_a_text_shorter_than_one_window_is_refused(tmp_path):
+    with pytest.raises(BenchError, match="has 3 tokens, fewer than one window of 4"):
+        measured(language_model(SKEWED), "010", tmp_path, window=4)
+
+
+def test_a_window_longer_than_the_model_reads_is_unsupported(tmp_path):
+    with pytest.raises(Unsupported, match="reads 3 tokens at most"):
+        measured(language_model(SKEWED, max_length=3), "0101", tmp_path, window=4)
+
+
+def test_a_model_without_a_tokenizer_is_unsupported(tmp_path):
+    with pytest.raises(Unsupported, match="no tokenizer"):
+        measured(language_model(SKEWED, encode=None), "0101", tmp_path, window=2)
+
+
+@pytest.mark.parametrize("options", [{"limit": 0}, {"window": 1}])
+def test_an_option_out_of_range_is_refused(options, tmp_path):
+    with pytest.raises(BenchError, match=r"is not (1|2) or more"):
+        measured(language_model(SKEWED), "0101", tmp_path, **{"window": 2} | options)
+
+
+def test_protocols_differ_wherever_two_numbers_do_not_compare():
+    tasks = [
+        plugin.build({}).protocol()
+        for plugin in discover("task").values()
+        if issubclass(plugin.cls, _perplexity.WindowPerplexity)
+        and plugin.name != "text_perplexity"
+    ]
+    assert len(tasks) == 6
+    assert all(one != two for i, one in enumerate(tasks) for two in tasks[:i])
+
+
+def test_logits_in_half_precision_are_summed_in_float32(tmp_path):
+    model = language_model([0.0] * VOCABULARY)
+    model.net.half()
+    found = measured(model, "01" * 600, tmp_path, window=1200)
+    assert found["perplexity"].value == pytest.approx(VOCABULARY, rel=1e-6)
