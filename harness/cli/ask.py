@@ -1,0 +1,152 @@
+"""Verbs that ask the store: leaderboard, sql, compact, export."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+if TYPE_CHECKING:
+    from results.store import Store
+
+FORMATS = ["table", "csv", "json", "md"]
+
+
+class Mistake(click.ClickException):
+    """What the user can fix: one readable message, exit status 2."""
+
+    exit_code = 2
+
+    def __init__(self, mistakes: list[str]) -> None:
+        super().__init__("\n".join(mistakes))
+        self.mistakes = mistakes
+
+    def show(self, file: Any = None) -> None:
+        """Print to stderr, all mistakes at once."""
+        if len(self.mistakes) == 1:
+            click.echo(f"error: {self.mistakes[0]}", err=True)
+            return
+        click.echo(f"error: {len(self.mistakes)} mistakes:", err=True)
+        for mistake in self.mistakes:
+            click.echo(f"  - {mistake}", err=True)
+
+
+def on_store(verb: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a verb the option ``--store``, opened, and readable errors.
+
+    What readers had to set aside is printed to stderr at the end.
+    """
+
+    @click.option(
+        "--store",
+        "uri",
+        envvar="SHRINKGRID_STORE",
+        default="store",
+        show_default=True,
+        help="Folder or URI of the store (or set SHRINKGRID_STORE).",
+    )
+    @functools.wraps(verb)
+    def opened(uri: str, **arguments: Any) -> None:
+        from results.errors import StoreError
+        from results.store import open_store
+
+        try:
+            store = open_store(uri)
+            try:
+                verb(store, **arguments)
+            finally:
+                for warning in store.warnings:
+                    click.echo(f"warning: {warning}", err=True)
+        except StoreError as why:
+            _stop(why.mistakes)
+
+    return opened
+
+
+def _stop(mistakes: list[str]) -> NoReturn:
+    raise Mistake(mistakes) from None
+
+
+_format = click.option(
+    "--format",
+    "form",
+    type=click.Choice(FORMATS),
+    default="table",
+    show_default=True,
+    help="How to print the rows.",
+)
+
+
+@click.command()
+@click.option("--model", multiple=True, help="Only this model; may be repeated.")
+@click.option("--task", multiple=True, help="Only this task; may be repeated.")
+@click.option("--metric", multiple=True, help="Only this metric; may be repeated.")
+@click.option("--method", multiple=True, help="Only this method; may be repeated.")
+@_format
+@on_store
+def leaderboard(store: Store, form: str, **only: tuple[str, ...]) -> None:
+    """Print which method keeps how much, at which ratio: dense first, best marked."""
+    from results import leaderboard as view
+    from results.formats import render, to_text
+
+    rows = view.read(store, **only)
+    if form == "table":
+        click.echo(to_text(*view.boards(rows)))
+    else:
+        click.echo(render(rows, form))
+
+
+@click.command()
+@click.argument("query")
+@_format
+@on_store
+def sql(store: Store, query: str, form: str) -> None:
+    """Ask the store one SELECT; nothing is ever written.
+
+    `shrinkgrid sql "show tables"` lists the views, `shrinkgrid sql "describe
+    leaderboard"` the columns of one. A QUERY of `-` is read from stdin.
+    """
+    from results import db
+    from results.formats import render
+
+    text = sys.stdin.read() if query == "-" else query
+    click.echo(render(db.query(store, text), form))
+
+
+@click.command()
+@on_store
+def compact(store: Store) -> None:
+    """Fold the store's small files into large ones; safe beside a run."""
+    from results.compaction import compact as fold
+
+    done = fold(store)
+    for one in done:
+        click.echo(f"{one.table}: {one.before} files -> 1, {one.rows} rows")
+    if not done:
+        click.echo("nothing to fold")
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["duckdb", "parquet", "csv"]),
+    help="By default what FILE's suffix says: .duckdb, else a folder of Parquet.",
+)
+@on_store
+def export(store: Store, file: Path, form: str | None) -> None:
+    """Copy the store to FILE: a database with all views, or a folder of tables.
+
+    A .duckdb file opens in the plain duckdb client; parquet and csv make a folder
+    with one file a view.
+    """
+    from results.export import export as copy
+
+    kind = form or ("duckdb" if file.suffix in (".duckdb", ".db") else "parquet")
+    copy(store, file, kind)
+    click.echo(f"wrote {file}", err=True)
