@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -183,14 +182,6 @@ def _mean(
         n=n,
         values=values.tolist() if keep else None,
     )
-
-
-def digest(*tensors: Tensor) -> str:
-    """A short hash of the bytes of ``tensors``."""
-    whole = hashlib.sha256()
-    for tensor in tensors:
-        whole.update(tensor.contiguous().numpy().tobytes())
-    return whole.hexdigest()[:16]
 
 
 def missing(name: str, package: str) -> BenchError:

@@ -14,9 +14,10 @@ from harness.registry import model
 
 @model("alexnet", kind="classifier", gives={"convs", "linears", "exits"}, trained=True)
 class AlexNet(Classifier):
-    """Five convolutions, 9216-4096-1024 linear units: 44,428,106 weights at ten classes.
+    """Five convolutions and 9216-4096-1024 linear units: 44,428,106 weights.
 
-    As in TUDa-HWAI/eece; smaller images are enlarged to 224 x 224 first.
+    That is with ten classes, as in TUDa-HWAI/eece; smaller images are enlarged to
+    224 x 224 first.
     """
 
     roles: ClassVar[Mapping[str, str]] = {

@@ -1,0 +1,121 @@
+"""ImageNet-1k, or any images sorted into one folder for each class."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from harness.core import BenchError
+from harness.images import Images
+from harness.registry import task
+from tasks import _decoded
+from tasks._images import ImageTask
+
+_TYPES = {".jpeg", ".jpg", ".png", ".bmp", ".webp"}
+_NAMED = 10  # broken files that a message lists
+
+
+@task("imagenet_folder", kind="classifier", gives={"training_data"})
+class ImageNetFolder(ImageTask):
+    """Top-1 and top-5 accuracy on ``path``/val, trained on ``path``/train.
+
+    Args:
+        path: Holds ``train/CLASS/*`` and ``val/CLASS/*``.
+        side: Images are scaled so that the shorter side is ``side * 8 / 7`` pixels
+            (256 at 224), and cropped in the middle to ``side`` x ``side``.
+    """
+
+    path: str
+    side: int = 224
+
+    name: ClassVar[str] = "imagenet_folder"
+
+    def fingerprint(self) -> str:
+        """A hash of the files' names and sizes."""
+        return f"folder:{_listing(self.path)[1]}"
+
+    def protocol(self) -> dict[str, Any]:
+        """How the numbers are made; the place of the folder is not part of it."""
+        return {**super().protocol(), "side": self.side, "crop": "center 7/8"}
+
+    def read(self) -> tuple[Images, Images, int]:
+        """Both splits, decoded once on this machine."""
+        files, _ = _listing(self.path)
+        classes = sorted({Path(f).parts[1] for f in files["train"]})
+        strange = sorted({Path(f).parts[1] for f in files["val"]} - set(classes))
+        if strange:
+            raise BenchError(
+                f"{self.path}/val has classes that train has not: {', '.join(strange)}"
+            )
+        return self._part("train", classes), self._part("val", classes), len(classes)
+
+    def _part(self, split: str, classes: list[str]) -> Images:
+        files = _listing(self.path)[0][split]
+        labels = [classes.index(Path(f).parts[1]) for f in files]
+        shape = (len(files), 3, self.side, self.side)
+        pixels, kept = _decoded.once(
+            f"{self.fingerprint()}/{split}/{shape}",
+            shape,
+            lambda: zip(self._pictures(files), labels, strict=True),
+        )
+        return Images(
+            pixels=pixels, labels=kept, mean=(0.485, 0.456, 0.406),
+            std=(0.229, 0.224, 0.225),
+        )  # fmt: skip
+
+    def _pictures(self, files: list[str]) -> Iterator[Any]:
+        broken: list[str] = []
+
+        def decode(name: str) -> Any:
+            from PIL import Image
+
+            try:
+                with Image.open(Path(self.path) / name) as image:
+                    return _crop(image.convert("RGB"), self.side)
+            except (OSError, SyntaxError, ValueError) as why:
+                broken.append(f"{Path(self.path) / name} cannot be read: {why}")
+                return np.zeros((3, self.side, self.side), dtype=np.uint8)
+
+        with ThreadPoolExecutor() as pool:
+            for start in range(0, len(files), 1024):  # bounds what waits in memory
+                yield from pool.map(decode, files[start : start + 1024])
+        if broken:
+            more = [f"and {len(broken) - _NAMED} more"] if len(broken) > _NAMED else []
+            raise BenchError(*sorted(broken)[:_NAMED], *more)
+
+
+def _crop(image: Any, side: int) -> Any:
+    width, height = image.size
+    scale = side * 8 / 7 / min(width, height)
+    wide, high = (max(side, round(n * scale)) for n in (width, height))
+    image = image.resize((wide, high))
+    left, top = (wide - side) // 2, (high - side) // 2
+    image = image.crop((left, top, left + side, top + side))
+    return np.asarray(image, dtype=np.uint8).transpose(2, 0, 1)
+
+
+@cache
+def _listing(path: str) -> tuple[dict[str, list[str]], str]:
+    """Image files of each split, relative to ``path``, and a hash of them."""
+    root = Path(path)
+    files: dict[str, list[str]] = {}
+    whole = hashlib.sha256()
+    for split in ("train", "val"):
+        found = sorted(
+            p for p in root.glob(f"{split}/*/*") if p.suffix.lower() in _TYPES
+        )
+        if not found:
+            raise BenchError(
+                f"{root / split} has no images: imagenet_folder wants "
+                f"PATH/{split}/CLASS/NAME.jpeg"
+            )
+        files[split] = [str(p.relative_to(root)) for p in found]
+        for name, file in zip(files[split], found, strict=True):
+            whole.update(f"{name}:{file.stat().st_size}\n".encode())
+    return files, whole.hexdigest()[:16]
