@@ -18,8 +18,8 @@ from harness.core import Context, Measurement, Model, NotFinite
 from harness.events import Built, Event, Job
 from harness.failures import ArtifactFailed, Failure, TimedOut, classify
 from harness.options import dumps
-from harness.plan import Artifact, configured, find
-from harness.registry import facts
+from harness.plan import Artifact, configured
+from harness.registry import facts, find
 from harness.trial import Part, Trial, digest
 from results.errors import StoreError
 from results.running import draining, in_hand

@@ -263,7 +263,7 @@ def _lost_row(
         "ratio, seed, identity"
     )
     found = query(store, f"SELECT {columns} FROM plans WHERE trial = '{trial}' LIMIT 1")
-    planned = found.to_pylist()
+    planned = found.dicts()
     return (planned[0] if planned else {"trial": trial}) | {
         "attempt": attempt,
         "status": "lost",

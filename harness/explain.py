@@ -117,9 +117,10 @@ def _difference(identity: dict[str, Any], store: Store) -> Iterator[str]:
     _, nearest, stored = best
     for field in [*wanted, *(k for k in stored if k not in wanted)]:
         if wanted.get(field) != stored.get(field):
+            there, here = (f.get(field, "nothing") for f in (stored, wanted))
             yield (
                 f"nearest finished trial {nearest} differs in {field}: "
-                f"{stored.get(field, 'nothing')} there, {wanted.get(field, 'nothing')} here"
+                f"{there} there, {here} here"
             )
             return
 

@@ -22,3 +22,17 @@ def offline_datasets(shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_DATASETS_CACHE", str(shared_data / "hf_datasets"))
     return shared_data / "hf_datasets"
+
+
+@pytest.fixture
+def toys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Make the toy plugins known, in this process and in workers; counts their steps."""
+    from harness import registry
+
+    monkeypatch.setenv("SHRINKGRID_PLUGINS", str(Path(__file__).parent / "toys"))
+    counts = tmp_path / "counts"
+    counts.mkdir()
+    monkeypatch.setenv("TOY_COUNTS", str(counts))
+    registry._load_external.cache_clear()
+    registry.discover.cache_clear()
+    return counts

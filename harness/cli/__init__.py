@@ -32,7 +32,6 @@ VERBS = {
     "compact": "ask",
     "gc": "tidy",
     "new": "new",
-    "submit": "submit",
 }
 
 _FUNCTIONS = {"list": "list_"}  # `list` is a builtin

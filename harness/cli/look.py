@@ -1,4 +1,4 @@
-"""`status`, `list`, `why` and `doctor`: look at a run, the plugins, a trial, a machine."""
+"""`status`, `list`, `why`, `doctor`: look at a run, plugins, a trial, a machine."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ format_option = click.option(
 def status(grid: str | None, store: str, form: str) -> int:
     """Say what is done, running, failed and missing, of GRID or of every grid."""
     from harness.cli import COMPLETE
-    from results.render import show
+    from results.formats import render
     from results.store import open_store
 
     opened = open_store(store)
@@ -38,16 +38,15 @@ def status(grid: str | None, store: str, form: str) -> int:
         return _status_of(grid, opened, form)
     from results.db import query
 
-    show(query(opened, "SELECT * FROM completeness"), form)
-    show(query(opened, "SELECT * FROM failures LIMIT 20"), form)
+    click.echo(render(query(opened, "FROM completeness"), form))
     return COMPLETE
 
 
 def _status_of(name: str, store: Store, form: str) -> int:
-    """The status of one grid, counted from its plan, not from what claims to be done."""
+    """The status of one grid, counted from its plan: completeness = plan - store."""
     from harness.cli import COMPLETE, TRIALS_FAILED
     from results.db import query
-    from results.render import show
+    from results.formats import render
 
     plan, old = make_plan(name, store)
     failed = {t.id for t, _ in plan.failed}
@@ -70,7 +69,8 @@ def _status_of(name: str, store: Store, form: str) -> int:
     if failed:
         ids = ", ".join(f"'{t}'" for t in sorted(failed))
         columns = "trial, method, model, task, ratio, status, error_class, reason"
-        show(query(store, f"SELECT {columns} FROM newest WHERE trial IN ({ids})"), form)
+        rows = query(store, f"SELECT {columns} FROM newest WHERE trial IN ({ids})")
+        click.echo(render(rows, form))
     return TRIALS_FAILED if failed else COMPLETE
 
 
@@ -93,10 +93,14 @@ def _running(store: Store) -> set[str]:
 @format_option
 def list_(what: str, form: str) -> None:
     """List the methods, models, tasks, grids or papers that there are."""
-    from results.render import show_rows
+    from results.db import Answer
+    from results.formats import render
 
     rows = {"grids": _grids, "papers": _papers}.get(what, lambda: _plugins(what[:-1]))()
-    show_rows(rows, form)
+    columns = tuple(rows[0]) if rows else ()
+    values = [tuple(row.values()) for row in rows]
+    answer = Answer(columns=columns, types=("VARCHAR",) * len(columns), rows=values)
+    click.echo(render(answer, form))
 
 
 def _plugins(kind: str) -> list[dict[str, Any]]:

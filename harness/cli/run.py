@@ -118,11 +118,10 @@ def _record(plan: Plan, store: Store) -> None:
 
 def _finish(plan: Plan, store: Store, console: Console, outcome: Outcome | None) -> int:
     from harness.cli import COMPLETE, TRIALS_FAILED
-    from harness.cli.ask import show_leaderboard
 
     failed = len(plan.failed) + (outcome.failures if outcome else 0)
     if not console.quiet:
-        show_leaderboard(store, grid=plan.grid.name)
+        _show_leaderboard(plan, store)
     for warning in store.warnings:
         console.print(f"[yellow]warning:[/] {warning}")
     if outcome is not None and outcome.stopped is not None:
@@ -137,6 +136,28 @@ def _finish(plan: Plan, store: Store, console: Console, outcome: Outcome | None)
         return TRIALS_FAILED
     stopped = outcome is not None and outcome.stopped is not None
     return TRIALS_FAILED if stopped else COMPLETE
+
+
+def _show_leaderboard(plan: Plan, store: Store) -> None:
+    """The numbers of this grid's models and tasks, also those of earlier runs."""
+    from results import leaderboard
+    from results.db import Answer
+    from results.errors import StoreError
+
+    done = [*plan.done, *(t for b in plan.bundles for t in b.trials)]
+    models, tasks = ({getattr(t, k).name for t in done} for k in ("model", "task"))
+    try:
+        everything = leaderboard.read(store)
+    except StoreError:  # nothing was measured: the failures are told below
+        return
+    at = {name: everything.columns.index(name) for name in ("model", "task")}
+    rows = [
+        row
+        for row in everything.rows
+        if row[at["model"]] in models and row[at["task"]] in tasks
+    ]
+    ours = Answer(columns=everything.columns, types=everything.types, rows=rows)
+    click.echo(leaderboard.boards(ours))
 
 
 @click.command()

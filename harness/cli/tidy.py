@@ -1,0 +1,63 @@
+"""`gc`: the only verb that deletes, and only when told twice."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from harness.cli._common import store_option
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from results.store import Store
+
+
+@click.command()
+@store_option
+@click.option("--artifacts", is_flag=True, help="Checkpoints and statistics too.")
+@click.option("--apply", is_flag=True, help="Delete; without it only list.")
+def gc(store: str, artifacts: bool, apply: bool) -> None:
+    """List what can be had again and is not needed; delete it with --apply.
+
+    That is: checkpoints of trainings, half-written folders, damaged files. Rows are
+    never touched.
+    """
+    import shutil
+
+    from harness.core import BenchError
+    from results import running
+    from results.store import open_store
+
+    opened = open_store(store)
+    if apply and any(m.alive() is not False for m in running.markers(opened)):
+        raise BenchError(
+            f"a run works on {opened.uri}; what it needs must stay: try again when it "
+            "has ended (`shrinkgrid status`)"
+        )
+    total = 0
+    for path in _litter(opened, artifacts=artifacts):
+        size = _size(path)
+        total += size
+        click.echo(f"{size / 1e6:10.1f} MB  {path}")
+        if apply and path.is_dir():
+            shutil.rmtree(path)
+        elif apply:
+            path.unlink()
+    word = "deleted" if apply else "would be deleted (--apply does it)"
+    click.echo(f"{total / 1e6:10.1f} MB  {word}")
+
+
+def _litter(store: Store, *, artifacts: bool) -> list[Path]:
+    """What a store can lose without losing a number."""
+    names = ["scratch", "damaged", *(["artifacts"] if artifacts else [])]
+    found = [p for name in names for p in sorted(store.here(name).iterdir())]
+    half = [p for p in store.here("artifacts").iterdir() if p.name.endswith(".tmp")]
+    return list(dict.fromkeys(found + half))
+
+
+def _size(path: Path) -> int:
+    if path.is_file():
+        return path.stat().st_size
+    return sum(p.stat().st_size for p in path.rglob("*") if p.is_file())

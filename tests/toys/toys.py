@@ -1,0 +1,165 @@
+"""Plugins that cost nothing or fail on purpose; loaded through SHRINKGRID_PLUGINS."""
+
+import math
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from harness.core import Context, Measurement, Model, Unsupported
+from harness.registry import method, model, task
+
+
+@model("toy", kind="classifier", gives={"linears"})
+class Toy:
+    """Eight inputs, four outputs, known weights."""
+
+    scale: float = 1.0
+
+    def revision(self) -> str:
+        return "1"
+
+    def load(self) -> Model:
+        count("load")
+        net = nn.Sequential()
+        net.add_module("fc", nn.Linear(8, 4, bias=False))
+        weights = torch.arange(1.0, 33.0).view(4, 8) * self.scale
+        net.load_state_dict({"fc.weight": weights})
+        return Model(
+            name="toy",
+            net=net,
+            kind="classifier",
+            roles={"fc": "linear"},
+            example=lambda: {"input": torch.ones(1, 8)},
+        )
+
+
+@task("toy_sum", kind="classifier")
+class ToySum:
+    """The sum of the weights, divided by ``by``."""
+
+    by: float = 1.0
+
+    def protocol(self) -> dict[str, Any]:
+        return {"by": self.by}
+
+    def fingerprint(self) -> str:
+        return "ones"
+
+    def evaluate(self, model: Model) -> Iterator[Measurement]:
+        count("evaluate")
+        total = model.net.fc.weight.detach().double().sum().item() / self.by
+        yield Measurement(metric="total", value=total, goal="max", values=[total, 1.0])
+
+
+@method("toy_drop", ratio_of="zeros", needs={"linears"})
+class ToyDrop:
+    """Zeroes the first weights."""
+
+    def fit(self, model: Model, ctx: Context) -> int:
+        count("fit")
+        return model.net.fc.weight.numel()
+
+    def compress(self, fitted: int, ratio: float, ctx: Context) -> nn.Module:
+        count("compress")
+        net = ctx.dense()
+        with torch.no_grad():
+            net.fc.weight.view(-1)[: int(ratio * fitted)] = 0
+        return net
+
+
+@method("toy_noop", ratio_of="zeros", random=True)
+class ToyNoop:
+    """Does nothing, for every seed anew."""
+
+    def compress(self, fitted: None, ratio: float, ctx: Context) -> nn.Module:
+        return ctx.model.net
+
+
+@method("toy_trouble", ratio_of="zeros")
+class ToyTrouble:
+    """Ends in ``how`` at ratio 0.5, well elsewhere; ``once`` only the first time.
+
+    Args:
+        how: What goes wrong.
+        once: A file that remembers that it did.
+    """
+
+    how: str = "raise"
+    once: str = ""
+
+    def compress(self, fitted: None, ratio: float, ctx: Context) -> nn.Module:
+        if ratio == 0.5 and not (self.once and Path(self.once).exists()):
+            if self.once:
+                Path(self.once).touch()
+            return _TROUBLE[self.how](ctx)
+        return ctx.dense()
+
+
+def _raise(ctx: Context) -> nn.Module:
+    secret = os.environ.get("TOY_API_TOKEN", "")
+    raise RuntimeError(f"broken on purpose {secret}")
+
+
+def _nan(ctx: Context) -> nn.Module:
+    net = ctx.dense()
+    with torch.no_grad():
+        net.fc.weight.fill_(math.nan)
+    return net
+
+
+def _oom(ctx: Context) -> nn.Module:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 7 PiB")
+
+
+def _unsupported(ctx: Context) -> nn.Module:
+    raise Unsupported("nothing here to compress")
+
+
+def _sleep(ctx: Context) -> nn.Module:
+    time.sleep(60)
+    return ctx.dense()
+
+
+def _kill(ctx: Context) -> nn.Module:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return ctx.dense()
+
+
+_TROUBLE = {
+    "raise": _raise,
+    "nan": _nan,
+    "oom": _oom,
+    "unsupported": _unsupported,
+    "sleep": _sleep,
+    "kill": _kill,
+}
+
+
+@task("toy_slow", kind="classifier")
+class ToySlow:
+    """Takes ``seconds``."""
+
+    seconds: float = 0.1
+
+    def protocol(self) -> dict[str, Any]:
+        return {}
+
+    def fingerprint(self) -> str:
+        return ""
+
+    def evaluate(self, model: Model) -> Iterator[Measurement]:
+        time.sleep(self.seconds)
+        yield Measurement(metric="seconds", value=self.seconds, goal="min")
+
+
+def count(what: str) -> None:
+    """Leave a mark for tests that count how often a step ran."""
+    folder = os.environ.get("TOY_COUNTS")
+    if folder:
+        Path(folder, f"{what}-{time.monotonic_ns()}-{os.getpid()}").touch()
