@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -74,7 +75,8 @@ def layer(name: str) -> Callable[[L], L]:
 
     The class has ``spec() -> dict``, the JSON keyword arguments of its constructor.
     It may have ``pack() -> dict[str, Tensor]`` and ``unpack(tensors)`` where what is
-    stored differs from its state dict.
+    stored differs from its state dict. A class method ``wrap(module, **spec)`` is
+    called instead of the constructor, with the module that stood at its place.
 
     Args:
         name: As ``structure.json`` writes it; never changed once files exist.
@@ -316,7 +318,11 @@ def _rebuilt(net: nn.Module, form: Mapping[str, Any]) -> nn.Module:
                     f"no layer called {entry['layer']!r} here: install the package "
                     "whose method made this network"
                 )
-            net = replace(net, path, _layers[entry["layer"]](**entry["spec"]))
+            cls = _layers[entry["layer"]]
+            make: Any = cls
+            if hasattr(cls, "wrap"):  # a layer around the module that stood there
+                make = partial(cls.wrap, net.get_submodule(path))
+            net = replace(net, path, make(**entry["spec"]))
             continue
         module = net.get_submodule(path)
         if _sizes(module) != entry:

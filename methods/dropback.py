@@ -1,0 +1,221 @@
+"""DropBack: train few weights, regenerate the others (arXiv:1806.06949)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from harness.core import Context, Measurement, Unsupported
+from harness.registry import method
+from harness.training import Objective, Recipe, train
+from methods._tracked import Initial, Tracked, flatten, initial_of
+
+# The script of compstruct/DropBack for MNIST.
+RELEASED = Recipe(
+    lr=0.4, momentum=0.0, schedule="steps", every=25, gamma=0.5, batch_size=100
+)
+_FADED = 1e-12  # a factor below this is 0: smaller numbers are slow and change nothing
+
+
+@method(
+    "dropback",
+    ratio_of="tracked_weights",
+    needs={"training_data"},
+    kinds={"classifier"},
+    random=True,
+    exact=0.001,
+)
+class DropBack:
+    """Train from scratch while only the ``k`` weights that moved furthest may differ.
+
+    After each step of plain SGD, the k weights with the largest distance from their
+    initial values, over the whole network, keep their new value; every other weight
+    falls back to its initial value, which is a function of a seed and its index. The
+    selection is exact (see ``Tracking``).
+
+    Args:
+        recipe: Of the training; SGD without momentum, since the distance from the
+            initial value must be the accumulated gradient.
+        gain: Standard deviation of initial weights times the root of the fan-in; 1 is
+            LeCun's normal distribution, as released.
+        freeze_epoch: From this epoch on the tracked set stays; None never freezes.
+        init_decay: Factor on the initial values after each step, so that untracked
+            weights fade to zero (Procrustes, arXiv:2009.10976); 1 leaves them.
+    """
+
+    recipe: Recipe = RELEASED
+    gain: float = 1.0
+    freeze_epoch: int | None = None
+    init_decay: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse what breaks the rule.
+
+        Raises:
+            ValueError: If the optimizer is not plain SGD, or a number is out of range.
+        """
+        if self.recipe.optimizer != "sgd" or self.recipe.momentum:
+            raise ValueError(
+                f"recipe has optimizer {self.recipe.optimizer} with momentum "
+                f"{self.recipe.momentum}; DropBack needs sgd with momentum 0"
+            )
+        if not 0 <= self.init_decay <= 1 or self.gain <= 0:
+            raise ValueError(
+                f"init_decay is {self.init_decay} and gain {self.gain}; init_decay "
+                "must be in [0, 1] and gain above 0"
+            )
+        if self.init_decay < 1 and self.recipe.keep == "best":
+            raise ValueError("init_decay below 1 needs keep: last")
+
+    def compress(self, fitted: None, ratio: float, ctx: Context) -> nn.Module:
+        """A network of which ``1 - ratio`` of the weights are stored."""
+        net = ctx.dense()
+        if ratio == 0:
+            return net
+        total = sum(p.numel() for p in net.parameters())
+        k = total - math.ceil(ratio * total - 1e-6)  # 0.9 of 10 is 9, not 9.0...01
+        if k < 1:
+            raise Unsupported(f"ratio {ratio} tracks none of {total} weights; lower it")
+        seed = ctx.stream("dropback").initial_seed()
+        net.to(ctx.device)
+        goal = Tracking(
+            name="dropback",
+            label_smoothing=self.recipe.label_smoothing,
+            initial=initial_of(net, seed, self.gain),
+            flat=flatten(net),
+            k=k,
+            freeze_epoch=self.freeze_epoch,
+            decay=self.init_decay,
+        )
+        goal.begin()
+        train(net, self.recipe, ctx, objective=goal)
+        indices, values = goal.moved()
+        made = Tracked(
+            net, seed=seed, gain=self.gain, factor=goal.factor, k=len(indices)
+        )
+        made.track(indices, values)
+        achieved = 1 - k / total
+        ctx.record(
+            Measurement(metric="achieved_ratio", value=achieved),
+            Measurement(metric="tracked_weights", value=float(k)),
+        )
+        return made.eval()
+
+
+@dataclass(kw_only=True)
+class Tracking(Objective):
+    """The rule of DropBack around a training.
+
+    Exact selection without sorting all weights: between steps an untracked weight
+    equals its initial value, so its score is the length of this one step. It enters
+    only if that is longer than the shortest distance in the tracked set. Each step
+    compares all weights with that one number, and ranks only the tracked weights and
+    the few that passed. The initial values of tracked weights are the only copies
+    held (k numbers); those of the others are the weights themselves.
+
+    Args:
+        initial: Initial values by index.
+        flat: The vector that the network's parameters are views of.
+        k: How many weights are tracked.
+        freeze_epoch: From this epoch on the set stays; None for never.
+        decay: Factor on the initial values after each step.
+    """
+
+    initial: Initial
+    flat: Tensor
+    k: int
+    freeze_epoch: int | None = None
+    decay: float = 1.0
+    factor: float = 1.0
+    frozen: bool = False
+    tracked: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
+    origin: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    def begin(self) -> None:
+        """Put every weight at its initial value; none is tracked."""
+        everything = torch.arange(len(self.flat), device=self.flat.device)
+        self.flat.copy_(self.initial.at(everything))
+        self.tracked = everything[:0]
+        self.origin = self.flat[:0].clone()
+
+    def before_epoch(self, net: nn.Module, epoch: int) -> None:
+        """Freeze the tracked set when its epoch has come."""
+        self.frozen = self.freeze_epoch is not None and epoch >= self.freeze_epoch
+
+    @torch.no_grad()
+    def step(self, net: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """One step of SGD, after which only tracked weights have moved."""
+        group = optimizer.param_groups[0]
+        move = torch.cat([_gradient(p) for p in net.parameters()])
+        if group["weight_decay"]:
+            move.add_(self.flat, alpha=group["weight_decay"])
+        move.mul_(-group["lr"])
+        values = self.flat[self.tracked] + move[self.tracked]
+        if self.decay < 1:
+            self._fade()
+        if self.frozen and len(self.tracked):
+            self.flat[self.tracked] = values
+        else:
+            self._select(move, values)
+
+    def _select(self, move: Tensor, values: Tensor) -> None:
+        length = move.abs()
+        length[self.tracked] = -1
+        distance = (values - self.origin).abs()
+        if len(self.tracked) < self.k:
+            entrants = length.topk(self.k, sorted=False).indices
+        else:
+            entrants = (length > distance.min()).nonzero().view(-1)
+        if not len(entrants):
+            self.flat[self.tracked] = values
+            return
+        self.flat[self.tracked] = self.origin  # those that stay are written below
+        origin = self.flat[entrants]
+        pool = torch.cat([self.tracked, entrants])
+        kept = (
+            torch.cat([distance, length[entrants]]).topk(self.k, sorted=False).indices
+        )
+        self.tracked = pool[kept]
+        self.origin = torch.cat([self.origin, origin])[kept]
+        self.flat[self.tracked] = torch.cat([values, origin + move[entrants]])[kept]
+
+    def _fade(self) -> None:
+        before, self.factor = self.factor, self.factor * self.decay
+        if self.factor < _FADED:
+            self.factor = 0.0
+        share = self.factor / before if before else 0.0
+        self.flat.mul_(share)
+        self.origin.mul_(share)
+
+    def moved(self) -> tuple[Tensor, Tensor]:
+        """Flat positions and values of the weights that differ, at most ``k``."""
+        order = self.tracked.sort().values
+        if self.decay == 1:  # the trainer may have put back the best epoch's weights
+            everything = torch.arange(len(self.flat), device=self.flat.device)
+            order = (self.flat != self.initial.at(everything)).nonzero().view(-1)
+        return order, self.flat[order].clone()
+
+    def state(self) -> dict[str, Tensor]:
+        """The tracked set."""
+        return {
+            "tracked": self.tracked,
+            "origin": self.origin,
+            "factor": torch.tensor(self.factor, dtype=torch.float64),
+        }
+
+    def restore(self, net: nn.Module, state: Mapping[str, Tensor]) -> None:
+        """Take the tracked set back."""
+        device = self.flat.device
+        self.tracked = state["tracked"].to(device)
+        self.origin = state["origin"].to(device)
+        self.factor = state["factor"].item()
+
+
+def _gradient(parameter: Tensor) -> Tensor:
+    if parameter.grad is None:
+        return torch.zeros_like(parameter).view(-1)
+    return parameter.grad.reshape(-1)
