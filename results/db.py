@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import duckdb
 
 from results.errors import StoreError
-from results.schema import TABLES
+from results.schema import TABLES, arrow, ddl
 from results.store import Store
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 T = TypeVar("T")
 # Errors that a damaged file, or one that a compaction has just replaced, can cause.
@@ -24,13 +21,6 @@ _READ_ERRORS = (
     duckdb.ConversionException,
     duckdb.SerializationException,
 )
-_TYPES = {
-    "string": "VARCHAR",
-    "double": "DOUBLE",
-    "int64": "BIGINT",
-    "bool": "BOOLEAN",
-    "timestamp[us, tz=UTC]": "TIMESTAMPTZ",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,20 +80,23 @@ def reading(store: Store, read: Callable[[Store], T]) -> T:
                 raise
 
 
-def ask(store: Store, query: str, parameters: Sequence[Any] = ()) -> Answer:
+def ask(
+    store: Store, query: str, parameters: Sequence[Any] = (), *, through: str = "~"
+) -> Answer:
     """Rows of one of the project's own queries, over views as they stand now.
 
     Args:
         store: Where to read.
         query: Trusted SQL; a person's goes through ``query``.
         parameters: Values of ``?`` and ``$n``.
+        through: Views of later scripts are left out, which saves their set-up.
 
     Returns:
         The answer.
     """
 
     def read(store: Store) -> Answer:
-        with _connect(store) as connection:
+        with _connect(store, through) as connection:
             return _answer(connection, query, parameters)
 
     return reading(store, read)
@@ -144,7 +137,7 @@ def query(store: Store, sql: str) -> Answer:
         ) from why
 
 
-def _connect(store: Store) -> duckdb.DuckDBPyConnection:
+def _connect(store: Store, through: str = "~") -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect(
         config={
             "autoinstall_known_extensions": "false",
@@ -155,31 +148,36 @@ def _connect(store: Store) -> duckdb.DuckDBPyConnection:
     try:
         connection.execute("CREATE SCHEMA empty; CREATE SCHEMA fetched")
         connection.execute("CREATE SCHEMA stored")
-        for table, schema in TABLES.items():
-            _create_stored(connection, store, table, schema)
-        create_views(connection)
+        for table in TABLES:
+            _create_stored(connection, store, table)
+        create_views(connection, through)
     except BaseException:
         connection.close()
         raise
     return connection
 
 
-def create_views(connection: duckdb.DuckDBPyConnection) -> None:
+def create_views(connection: duckdb.DuckDBPyConnection, through: str = "~") -> None:
     """Create the views of ``results/sql``, in the order of their numbers.
 
     Args:
         connection: Has ``stored.trials``, ``stored.samples`` and ``stored.plans``.
+        through: The last script by name, without its suffix; all by default.
     """
-    scripts = [f for f in files("results.sql").iterdir() if f.name.endswith(".sql")]
+    scripts = [
+        script
+        for script in files("results.sql").iterdir()
+        if script.name.endswith(".sql") and script.name <= f"{through}.sql"
+    ]
     for script in sorted(scripts, key=lambda f: f.name):
         connection.execute(script.read_text(encoding="utf-8"))
 
 
 def _create_stored(
-    connection: duckdb.DuckDBPyConnection, store: Store, table: str, schema: pa.Schema
+    connection: duckdb.DuckDBPyConnection, store: Store, table: str
 ) -> None:
     """A view ``stored.TABLE`` over the files of a table, whatever wrote them."""
-    connection.execute(f"CREATE TABLE empty.{table} ({_columns(schema)})")
+    connection.execute(f"CREATE TABLE empty.{table} ({ddl(table)})")
     source = f"empty.{table}"
     paths = store.files(table)
     if paths and store.folder.local is None:
@@ -191,7 +189,7 @@ def _create_stored(
         source = f"read_parquet([{listed}], union_by_name = {mixed})"
         if store.mixed:  # older files lack columns, which are then NULL
             source = f"(FROM empty.{table} UNION ALL BY NAME FROM {source})"
-    times = [f.name for f in schema if str(f.type).startswith("timestamp")]
+    times = [name for name, kind in TABLES[table].items() if kind == "TIMESTAMPTZ"]
     naive = ", ".join(f"make_timestamp(epoch_us({t})) AS {t}" for t in times)
     replaced = f" REPLACE ({naive})" if times else ""
     connection.execute(
@@ -208,28 +206,13 @@ def _read_remote(
     place: Any = store.folder
     found = dataset.dataset(
         [f"{place.root}/{path}" for path in store.files(table)],
-        schema=TABLES[table],
+        schema=arrow(table),
         format="parquet",
         filesystem=place.filesystem,
     )
     connection.register("arrow_rows", found.to_table())
     connection.execute(f"CREATE TABLE fetched.{table} AS FROM arrow_rows")
     connection.unregister("arrow_rows")
-
-
-def _columns(fields: Iterable[Any]) -> str:
-    return ", ".join(f'"{field.name}" {_type(field.type)}' for field in fields)
-
-
-def _type(kind: Any) -> str:
-    """DuckDB's name of an Arrow type."""
-    import pyarrow as pa
-
-    if pa.types.is_list(kind):
-        return f"{_type(kind.value_type)}[]"
-    if pa.types.is_struct(kind):
-        return f"STRUCT({_columns(kind.field(i) for i in range(kind.num_fields))})"
-    return _TYPES[str(kind)]
 
 
 def _require_select(connection: duckdb.DuckDBPyConnection, sql: str) -> None:

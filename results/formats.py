@@ -6,12 +6,10 @@ import csv
 import io
 import json
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from results.columns import Columns
 from results.db import Answer
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 FORMATS = ("table", "csv", "json", "md")
 DASH = "\N{EN DASH}"  # what stands where there is no number
@@ -33,7 +31,7 @@ def render(answer: Answer, form: str) -> str:
         return json.dumps(answer.dicts(), indent=1, default=str)
     if form == "md":
         return as_markdown(answer)
-    return to_text(plain_table(answer))
+    return as_columns(answer)
 
 
 def as_csv(answer: Answer) -> str:
@@ -68,41 +66,13 @@ def markdown(text: str) -> str:
     return " ".join(text.replace("&", "&amp;").replace("<", "&lt;").split())
 
 
-def plain_table(answer: Answer) -> Table:
-    """A rich table of any rows."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
-    for column, kind in zip(answer.columns, answer.types, strict=True):
-        justify: Any = "right" if _is_numeric(kind) else "left"
-        table.add_column(Text(column), justify=justify, overflow="fold")
+def as_columns(answer: Answer) -> str:
+    """Aligned columns for a terminal; numbers are shortened."""
+    numeric = [_is_numeric(kind) for kind in answer.types]
+    table = Columns(headings=answer.columns, left=[not right for right in numeric])
     for row in answer.rows:
-        table.add_row(*(Text(shown(value)) for value in row))
-    return table
-
-
-def to_text(*renderables: Any, width: int | None = None) -> str:
-    """What rich shows, as text: coloured on a terminal, plain in a pipe.
-
-    Args:
-        *renderables: Tables, texts ...
-        width: In characters; the terminal's by default, 100 in a pipe.
-
-    Returns:
-        The text, without a newline at its end.
-    """
-    from rich.console import Console
-
-    console = Console(width=width)
-    if width is None and not console.is_terminal:
-        console = Console(width=100)
-    with console.capture() as captured:
-        for renderable in renderables:
-            console.print(renderable)
-    lines = captured.get().split("\n")
-    return "\n".join(line.rstrip() for line in lines).rstrip("\n")
+        table.add(map(shown, row))
+    return str(table)
 
 
 def shown(value: Any) -> str:

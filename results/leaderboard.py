@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from results.columns import (
+    BOLD,
+    CYAN,
+    DIM,
+    GREEN,
+    ITALIC,
+    YELLOW,
+    Columns,
+    printable,
+    styled,
+)
 from results.db import Answer, ask
 from results.errors import StoreError, unknown
 from results.formats import DASH, number
 from results.store import Store
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-    from rich.table import Table
 
 BOARD = ("model", "model_options", "task", "task_options", "metric", "protocol")
 NARROWED_BY = ("model", "task", "metric", "method")
@@ -34,7 +41,7 @@ def read(store: Store, **only: Iterable[str]) -> Answer:
     Raises:
         StoreError: If a name stands nowhere in the store, or nothing does.
     """
-    answer = ask(store, "FROM leaderboard")
+    answer = ask(store, "FROM leaderboard", through="40_leaderboard")
     if not answer.rows:
         raise StoreError(
             f"the store {store.uri} has no ranked number yet; `shrinkgrid run GRID` "
@@ -54,37 +61,42 @@ def read(store: Store, **only: Iterable[str]) -> Answer:
     return Answer(columns=answer.columns, types=answer.types, rows=rows)
 
 
-def boards(answer: Answer) -> Iterator[RenderableType]:
+def boards(answer: Answer) -> str:
     """One heading and one table for each model, task, metric and protocol.
 
     Args:
         answer: Rows as ``read`` gives them.
 
-    Yields:
-        What rich can print, at most 100 columns wide.
+    Returns:
+        Text with ANSI colours, at most 100 columns wide.
     """
-    from rich.text import Text
 
     def board(row: Mapping[str, Any]) -> tuple[str, ...]:
         return tuple(row[column] or "" for column in BOARD)
 
     rows = sorted(answer.dicts(), key=board)  # stable: the view's order stays inside
-    titles = [_title(row) for row in rows]
+    protocols: dict[tuple[str, str], set[str]] = {}
+    for row in rows:
+        key = (_title(row), row["metric"])
+        protocols.setdefault(key, set()).add(row["protocol"])
+    parts = []
     for _, group in groupby(rows, key=board):
         listed = list(group)
         first = listed[0]
-        heading = Text(_title(first), style="bold cyan")
-        arrow = "higher is better" if first["goal"] == "max" else "lower is better"
-        heading.append(f"  {first['metric']}, {arrow}", style="dim")
-        protocols = {
-            row["protocol"]
-            for row, title in zip(rows, titles, strict=True)
-            if title == _title(first) and row["metric"] == first["metric"]
-        }
-        if len(protocols) > 1:  # two numbers compare only where these agree
-            heading.append(f"  protocol {first['protocol']}", style="yellow")
-        yield heading
-        yield _table(listed)
+        several = len(protocols[_title(first), first["metric"]]) > 1
+        parts.append(f"{_heading(first, several)}\n{_table(listed)}")
+    return "\n\n".join(parts)
+
+
+def _heading(row: Mapping[str, Any], several: bool) -> str:
+    arrow = "higher is better" if row["goal"] == "max" else "lower is better"
+    words = [
+        styled(printable(_title(row)), BOLD, CYAN),
+        styled(printable(f"{row['metric']}, {arrow}"), DIM),
+    ]
+    if several:  # two numbers compare only where the protocols agree
+        words.append(styled(f"protocol {row['protocol']}", YELLOW))
+    return "  ".join(words)
 
 
 def label(name: str, options: str | None) -> str:
@@ -109,46 +121,35 @@ def _title(row: Mapping[str, Any]) -> str:
     return f"{model} on {label(row['task'], row['task_options'])}"
 
 
-def _table(rows: list[dict[str, Any]]) -> Table:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
-    table.add_column("", width=1)
-    table.add_column("method", overflow="fold", min_width=14)
-    for heading in ("asked", "achieved"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("of", no_wrap=True)
-    for heading in (rows[0]["metric"], "± stderr", "recovery", "params", "seeds"):
-        table.add_column(Text(heading), justify="right", no_wrap=True)
+def _table(rows: list[dict[str, Any]]) -> Columns:
+    headings = ["", "method", "asked", "achieved", "of", rows[0]["metric"]]
+    headings += ["± stderr", "recovery", "params", "seeds"]
+    table = Columns(headings=headings, left=[i in (0, 1, 4) for i in range(10)])
+    table.width = min(table.width, 100)
     ratio = rows[0]["ratio"]
     for row in rows:
         if row["ratio"] != ratio:
-            table.add_section()
+            table.rule()
             ratio = row["ratio"]
-        table.add_row(*_cells(row), style=_style(row, rows))
+        table.add(_cells(row), *_style(row, rows))
     return table
 
 
-def _cells(row: Mapping[str, Any]) -> list[Any]:
-    from rich.text import Text
-
-    missing = row["ok"] < row["planned"]
+def _cells(row: Mapping[str, Any]) -> list[str]:
     name = label(row["method"], row["method_options"])
     if row["calibration"]:
         name = label(name, row["calibration"])
     return [
         "★" if _is_best(row) else "",
-        Text(name),
+        name,
         f"{row['ratio']:g}",
         _or_dash(row["achieved"], "{:.3f}"),
-        Text(_OF.get(row["ratio_of"], row["ratio_of"] or "")),
+        _OF.get(row["ratio_of"], row["ratio_of"] or ""),
         number(row["mean"]),
         _or_dash(row["stderr"], "{:.2g}"),
         _or_dash(row["recovery"], "{:.1%}"),
         magnitude(row["params"]),
-        Text(f"{row['ok']}/{row['planned']}", style="yellow" if missing else ""),
+        f"{row['ok']}/{row['planned']}",
     ]
 
 
@@ -173,12 +174,12 @@ def _is_best(row: Mapping[str, Any]) -> bool:
     return row["place"] == 1 and row["method"] != "dense"
 
 
-def _style(row: Mapping[str, Any], rows: list[dict[str, Any]]) -> str:
+def _style(row: Mapping[str, Any], rows: list[dict[str, Any]]) -> tuple[str, ...]:
     """The dense row is set apart; the best of each ratio is bold."""
     if row["method"] == "dense":
-        return "italic"
+        return (ITALIC,)
     contested = sum(other["ratio"] == row["ratio"] for other in rows) > 1
-    return "bold green" if _is_best(row) and contested else ""
+    return (BOLD, GREEN) if _is_best(row) and contested else ()
 
 
 def _or_dash(value: float | None, form: str) -> str:

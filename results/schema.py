@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-import pyarrow as pa
+from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 SCHEMA_VERSION = 1
 
@@ -18,101 +22,123 @@ STATUSES = (
 )
 FINISHED = ("ok", "unsupported")
 
-_TEXT, _REAL, _INT = pa.string(), pa.float64(), pa.int64()
-
-MEASUREMENT = pa.struct(
-    [
-        ("metric", _TEXT),
-        ("value", _REAL),
-        ("unit", _TEXT),
-        ("goal", _TEXT),  # min | max | none
-        ("stderr", _REAL),
-        ("n", _INT),
-        ("step", _INT),  # epoch or step of a training curve, NULL for a final number
-    ]
-)
+# Column -> type, in DuckDB's words.
+MEASUREMENT = {
+    "metric": "VARCHAR",
+    "value": "DOUBLE",
+    "unit": "VARCHAR",
+    "goal": "VARCHAR",  # min | max | none
+    "stderr": "DOUBLE",
+    "n": "BIGINT",
+    "step": "BIGINT",  # epoch or step of a training curve, NULL for a final number
+}
 
 # One row an attempt. `measurements` rides in the same row, so that one rename
 # commits the trial with its numbers; the view `measurements` unfolds it.
-TRIALS = pa.schema(
-    [
-        ("attempt", _TEXT),
-        ("trial", _TEXT),
-        ("grid", _TEXT),
-        ("bundle", _TEXT),
-        ("method", _TEXT),
-        ("method_options", _TEXT),  # canonical JSON of what differs from the defaults
-        ("model", _TEXT),
-        ("model_options", _TEXT),
-        ("model_revision", _TEXT),
-        ("task", _TEXT),
-        ("task_options", _TEXT),
-        ("calibration", _TEXT),  # canonical JSON, NULL where the method reads none
-        ("protocol", _TEXT),  # hash of protocol_fields
-        ("protocol_fields", _TEXT),  # canonical JSON
-        ("data_fingerprint", _TEXT),
-        ("ratio", _REAL),
-        ("ratio_of", _TEXT),
-        ("seed", _INT),
-        ("identity", _TEXT),  # canonical JSON of what the trial id hashes
-        ("status", _TEXT),
-        ("error_class", _TEXT),  # infra | oom | timeout | nan | bug | unsupported
-        ("reason", _TEXT),
-        ("traceback", _TEXT),
-        ("started_at", pa.timestamp("us", tz="UTC")),
-        ("seconds", _REAL),
-        ("fit_seconds", _REAL),
-        ("compress_seconds", _REAL),
-        ("evaluate_seconds", _REAL),
-        ("peak_memory_bytes", _INT),
-        ("peak_device_bytes", _INT),
-        ("params_dense", _INT),
-        ("params", _INT),
-        ("params_nonzero", _INT),
-        ("bytes_dense", _INT),
-        ("bytes", _INT),
-        ("macs_dense", _INT),
-        ("macs", _INT),
-        ("achieved_ratio", _REAL),  # in the method's own ratio_of
-        ("achieved_params", _REAL),  # 1 - params / params_dense
-        ("achieved_bytes", _REAL),
-        ("achieved_macs", _REAL),
-        ("dtype", _TEXT),
-        ("code_digest", _TEXT),
-        ("commit", _TEXT),
-        ("dirty", pa.bool_()),
-        ("versions", _TEXT),  # JSON: package -> version
-        ("host", _TEXT),
-        ("device", _TEXT),
-        ("threads", _INT),
-        ("node", _TEXT),
-        ("schema_version", _INT),
-        ("measurements", pa.list_(MEASUREMENT)),
-    ]
-)
+TRIALS = {
+    "attempt": "VARCHAR",
+    "trial": "VARCHAR",
+    "grid": "VARCHAR",
+    "bundle": "VARCHAR",
+    "method": "VARCHAR",
+    "method_options": "VARCHAR",  # canonical JSON of what differs from the defaults
+    "model": "VARCHAR",
+    "model_options": "VARCHAR",
+    "model_revision": "VARCHAR",
+    "task": "VARCHAR",
+    "task_options": "VARCHAR",
+    "calibration": "VARCHAR",  # canonical JSON, NULL where the method reads none
+    "protocol": "VARCHAR",  # hash of protocol_fields
+    "protocol_fields": "VARCHAR",  # canonical JSON
+    "data_fingerprint": "VARCHAR",
+    "ratio": "DOUBLE",
+    "ratio_of": "VARCHAR",
+    "seed": "BIGINT",
+    "identity": "VARCHAR",  # canonical JSON of what the trial id hashes
+    "status": "VARCHAR",
+    "error_class": "VARCHAR",  # infra | oom | timeout | nan | bug | unsupported
+    "reason": "VARCHAR",
+    "traceback": "VARCHAR",
+    "started_at": "TIMESTAMPTZ",
+    "seconds": "DOUBLE",
+    "fit_seconds": "DOUBLE",
+    "compress_seconds": "DOUBLE",
+    "evaluate_seconds": "DOUBLE",
+    "peak_memory_bytes": "BIGINT",
+    "peak_device_bytes": "BIGINT",
+    "params_dense": "BIGINT",
+    "params": "BIGINT",
+    "params_nonzero": "BIGINT",
+    "bytes_dense": "BIGINT",
+    "bytes": "BIGINT",
+    "macs_dense": "BIGINT",
+    "macs": "BIGINT",
+    "achieved_ratio": "DOUBLE",  # in the method's own ratio_of
+    "achieved_params": "DOUBLE",  # 1 - params / params_dense
+    "achieved_bytes": "DOUBLE",
+    "achieved_macs": "DOUBLE",
+    "dtype": "VARCHAR",
+    "code_digest": "VARCHAR",
+    "commit": "VARCHAR",
+    "dirty": "BOOLEAN",
+    "versions": "VARCHAR",  # JSON: package -> version
+    "host": "VARCHAR",
+    "device": "VARCHAR",
+    "threads": "BIGINT",
+    "node": "VARCHAR",
+    "schema_version": "BIGINT",
+    "measurements": "MEASUREMENT[]",
+}
 
-SAMPLES = pa.schema(
-    [("attempt", _TEXT), ("metric", _TEXT), ("values", pa.list_(_REAL))]
-)
+SAMPLES = {"attempt": "VARCHAR", "metric": "VARCHAR", "values": "DOUBLE[]"}
 
 # What each run intended, one row a trial, so that completeness is a query.
-PLANS = pa.schema(
-    [
-        ("plan", _TEXT),
-        ("planned_at", pa.timestamp("us", tz="UTC")),
-        ("grid", _TEXT),
-        ("trial", _TEXT),
-        ("bundle", _TEXT),
-        ("method", _TEXT),
-        ("method_options", _TEXT),
-        ("model", _TEXT),
-        ("task", _TEXT),
-        ("task_options", _TEXT),
-        ("ratio", _REAL),
-        ("seed", _INT),
-        ("identity", _TEXT),
-        ("unsupported", _TEXT),  # the reason, NULL for a trial that can run
-    ]
-)
+PLANS = {
+    "plan": "VARCHAR",
+    "planned_at": "TIMESTAMPTZ",
+    "grid": "VARCHAR",
+    "trial": "VARCHAR",
+    "bundle": "VARCHAR",
+    "method": "VARCHAR",
+    "method_options": "VARCHAR",
+    "model": "VARCHAR",
+    "task": "VARCHAR",
+    "task_options": "VARCHAR",
+    "ratio": "DOUBLE",
+    "seed": "BIGINT",
+    "identity": "VARCHAR",
+    "unsupported": "VARCHAR",  # the reason, NULL for a trial that can run
+}
 
 TABLES = {"trials": TRIALS, "samples": SAMPLES, "plans": PLANS}
+
+
+def ddl(table: str) -> str:
+    """The columns of a table as CREATE TABLE takes them.
+
+    >>> ddl("samples")
+    '"attempt" VARCHAR, "metric" VARCHAR, "values" DOUBLE[]'
+    """
+    inner = ", ".join(f"{name} {kind}" for name, kind in MEASUREMENT.items())
+    columns = ", ".join(f'"{name}" {kind}' for name, kind in TABLES[table].items())
+    return columns.replace("MEASUREMENT[]", f"STRUCT({inner})[]")
+
+
+@cache
+def arrow(table: str) -> pa.Schema:
+    """The columns of a table as the Parquet writer takes them."""
+    import pyarrow as pa
+
+    scalars = {
+        "VARCHAR": pa.string(),
+        "DOUBLE": pa.float64(),
+        "BIGINT": pa.int64(),
+        "BOOLEAN": pa.bool_(),
+        "TIMESTAMPTZ": pa.timestamp("us", tz="UTC"),
+        "DOUBLE[]": pa.list_(pa.float64()),
+    }
+    measurement = pa.struct(
+        [(name, scalars[kind]) for name, kind in MEASUREMENT.items()]
+    )
+    kinds = scalars | {"MEASUREMENT[]": pa.list_(measurement)}
+    return pa.schema([(name, kinds[kind]) for name, kind in TABLES[table].items()])

@@ -15,7 +15,7 @@ from typing import Any
 from results import folder as places
 from results.errors import StoreError, unknown
 from results.folder import Folder
-from results.schema import FINISHED, SCHEMA_VERSION, TABLES
+from results.schema import FINISHED, SCHEMA_VERSION, TABLES, arrow, ddl
 
 FORMAT = "format.json"
 # One row a file: dictionaries, statistics and compression cost more than they save.
@@ -142,7 +142,7 @@ class Store:
         columns = ", ".join(Attempt.__slots__)
         query = f"SELECT {columns} FROM trials ORDER BY started_at, attempt"
         found: dict[str, list[Attempt]] = {}
-        for values in ask(self, query).rows:
+        for values in ask(self, query, through="20_newest").rows:
             one = Attempt(**dict(zip(Attempt.__slots__, values, strict=True)))
             found.setdefault(one.trial, []).append(one)
         return found
@@ -185,7 +185,7 @@ class Store:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        schema = TABLES[table]
+        schema = arrow(table)
         _check_columns(table, rows)
         try:
             batch = pa.RecordBatch.from_pylist(list(rows), schema=schema)
@@ -278,7 +278,7 @@ def _read_format(text: bytes, uri: str) -> dict[str, Any]:
 
 
 def _check_columns(table: str, rows: Iterable[Mapping[str, Any]]) -> None:
-    known = set(TABLES[table].names)
+    known = set(TABLES[table])
     for row in rows:
         for column in row.keys() - known:
             raise unknown(f"column of {table}", column, known)
@@ -295,7 +295,7 @@ def _check_finite(row: Mapping[str, Any]) -> None:
 
 def _columns_digest() -> str:
     """Tells apart stores whose files may differ in their columns."""
-    text = "\n".join(f"{name}\n{schema}" for name, schema in TABLES.items())
+    text = "\n".join(map(ddl, TABLES))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

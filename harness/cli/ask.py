@@ -6,7 +6,7 @@ import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,27 +16,8 @@ if TYPE_CHECKING:
 FORMATS = ["table", "csv", "json", "md"]
 
 
-class Mistake(click.ClickException):
-    """What the user can fix: one readable message, exit status 2."""
-
-    exit_code = 2
-
-    def __init__(self, mistakes: list[str]) -> None:
-        super().__init__("\n".join(mistakes))
-        self.mistakes = mistakes
-
-    def show(self, file: Any = None) -> None:
-        """Print to stderr, all mistakes at once."""
-        if len(self.mistakes) == 1:
-            click.echo(f"error: {self.mistakes[0]}", err=True)
-            return
-        click.echo(f"error: {len(self.mistakes)} mistakes:", err=True)
-        for mistake in self.mistakes:
-            click.echo(f"  - {mistake}", err=True)
-
-
 def on_store(verb: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a verb the option ``--store``, opened, and readable errors.
+    """Give a verb the option ``--store``, opened.
 
     What readers had to set aside is printed to stderr at the end.
     """
@@ -51,24 +32,16 @@ def on_store(verb: Callable[..., Any]) -> Callable[..., Any]:
     )
     @functools.wraps(verb)
     def opened(uri: str, **arguments: Any) -> None:
-        from results.errors import StoreError
         from results.store import open_store
 
+        store = open_store(uri)
         try:
-            store = open_store(uri)
-            try:
-                verb(store, **arguments)
-            finally:
-                for warning in store.warnings:
-                    click.echo(f"warning: {warning}", err=True)
-        except StoreError as why:
-            _stop(why.mistakes)
+            verb(store, **arguments)
+        finally:
+            for warning in store.warnings:
+                click.echo(f"warning: {warning}", err=True)
 
     return opened
-
-
-def _stop(mistakes: list[str]) -> NoReturn:
-    raise Mistake(mistakes) from None
 
 
 _format = click.option(
@@ -91,11 +64,11 @@ _format = click.option(
 def leaderboard(store: Store, form: str, **only: tuple[str, ...]) -> None:
     """Print which method keeps how much, at which ratio: dense first, best marked."""
     from results import leaderboard as view
-    from results.formats import render, to_text
+    from results.formats import render
 
     rows = view.read(store, **only)
     if form == "table":
-        click.echo(to_text(*view.boards(rows)))
+        click.echo(view.boards(rows))
     else:
         click.echo(render(rows, form))
 
