@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -30,6 +30,8 @@ class ImageTask:
         split_seed: Fixes who is held out.
         limit: Train on so many images at most; None for all.
         augment: Of training batches: ``none``, ``flip_and_crop`` or ``shift``.
+        inputs: ``standardized`` has mean 0 and variance 1 over the training set;
+            ``unit`` leaves black at 0 and white at 1.
     """
 
     select_on: Literal["validation", "test"] = "validation"
@@ -37,6 +39,7 @@ class ImageTask:
     split_seed: int = 0
     limit: int | None = None
     augment: Literal["none", "flip_and_crop", "shift"] = "none"
+    inputs: Literal["standardized", "unit"] = "standardized"
 
     name: ClassVar[str]
 
@@ -67,6 +70,7 @@ class ImageTask:
             self.split_seed,
             self.limit,
             self.augment,
+            self.inputs,
         )
         return f"{self.name}:{self.fingerprint()}:{options}"
 
@@ -79,6 +83,7 @@ class ImageTask:
             "split_seed": self.split_seed,
             "train_limit": self.limit,
             "augment": self.augment,
+            "inputs": self.inputs,
         }
 
     def data(self) -> ImageData:
@@ -92,6 +97,8 @@ class ImageTask:
         if self not in _loaded:
             _loaded.clear()  # one data set in memory at a time
             train, test, classes = self.read()
+            if self.inputs == "unit":
+                train, test = _unit(train), _unit(test)
             _loaded[self] = self._split(train, test, classes).check(self.name)
         return _loaded[self]
 
@@ -108,7 +115,7 @@ class ImageTask:
         whole = len(kept) == len(train)  # a memory-mapped set is not copied for nothing
         part = train if whole else train.take(kept.sort()[0])
         return ImageData(
-            train=_augmented(part, self.augment),
+            train=replace(part, augment=AUGMENTS[self.augment]),
             validation=validation,
             test=test,
             classes=classes,
@@ -135,14 +142,9 @@ class ImageTask:
             yield from report()
 
 
-def _augmented(images: Images, name: str) -> Images:
-    return Images(
-        pixels=images.pixels,
-        labels=images.labels,
-        mean=images.mean,
-        std=images.std,
-        augment=AUGMENTS[name],
-    )
+def _unit(images: Images) -> Images:
+    channels = len(images.mean)
+    return replace(images, mean=(0.0,) * channels, std=(1.0,) * channels)
 
 
 def classification(logits: Tensor, labels: Tensor) -> Iterator[Measurement]:

@@ -48,6 +48,16 @@ def test_an_empty_split_is_refused(field, value):
         Digits(**{field: value})
 
 
+def test_unit_inputs_leave_black_at_0_and_white_at_1():
+    for task in (Digits(inputs="unit"), Digits()):
+        images, _ = task.data().train.batch(torch.arange(1293))
+        if task.inputs == "unit":
+            assert images.aminmax() == (0, 1)
+        else:
+            assert images.mean().item() == pytest.approx(0, abs=0.01)
+    assert Digits(inputs="unit").training() != Digits().training()
+
+
 class Constant(nn.Module):
     """Says class 3 whatever it sees."""
 
