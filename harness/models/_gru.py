@@ -45,8 +45,13 @@ class GruLayer(nn.Module):
         self.units = units
         self.input = Gates(inputs, units)
         self.hidden = Gates(units, units)
-        for parameter in self.parameters():  # as torch.nn.GRU does
-            nn.init.uniform_(parameter, -(units**-0.5), units**-0.5)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the weights as ``torch.nn.GRU`` does."""
+        bound = self.units**-0.5
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -bound, bound)
 
     def forward(
         self, sequence: PackedSequence, state: Tensor

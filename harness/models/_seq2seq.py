@@ -108,13 +108,23 @@ class Seq2Seq(nn.Module):
         self.recipe = Recipe()  # what it was trained by; see ``GruSeq2Seq.build``
         self.source_embedding = nn.Embedding(source_words, embedding, padding_idx=PAD)
         self.target_embedding = nn.Embedding(target_words, embedding, padding_idx=PAD)
-        for table in (self.source_embedding, self.target_embedding):
-            nn.init.normal_(table.weight, std=embedding**-0.5)
         sizes = {"inputs": embedding, "residual": residual, "dropout": dropout}
         self.encoder = Stack(layers, units, **sizes)  # type: ignore[arg-type]
         self.decoder = Stack(layers, units, **sizes)  # type: ignore[arg-type]
         self.mix = nn.Linear(2 * units, units) if attention else None
         self.output = nn.Linear(units, target_words)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw every weight anew, from torch's global generator."""
+        for module in self.modules():
+            if isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=module.embedding_dim**-0.5)
+            elif isinstance(module, GruLayer):
+                module.reset_parameters()
+        for linear in (self.mix, self.output):
+            if linear is not None:
+                linear.reset_parameters()
 
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
         """Scores of every next word under teacher forcing.

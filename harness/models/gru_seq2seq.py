@@ -22,9 +22,8 @@ EXAMPLE = (10, 15)  # words of source and target of the sentence that MACs count
 class GruSeq2Seq:
     """Words in, words out; no attention, source reversed, residual from layer 2 on.
 
-    The role ``candidate`` marks the two halves of the candidate matrix of the last
-    encoder layer, which is what arXiv:2102.06143 compresses; ``recurrent`` marks every
-    other matrix of the GRU layers, ``head`` the projection onto the vocabulary.
+    Only the matrices that ``treat`` names have a role, ``linear``, so that every method
+    compresses the same ones.
 
     Args:
         layers: Of the encoder, and of the decoder; 4 in the paper.
@@ -34,6 +33,9 @@ class GruSeq2Seq:
         residual: Add a layer's input to its output, from the second layer on.
         reverse: Read the source from its end.
         attention: ``luong`` for dot-product attention over the encoder's outputs.
+        treat: Which matrices methods compress: ``candidate``, the two halves of the
+            candidate matrix of the last encoder layer, as arXiv:2102.06143, or
+            ``recurrent``, all matrices of all GRU layers.
         recipe: How the network is trained; ``batch_size`` counts sentences.
     """
 
@@ -44,6 +46,7 @@ class GruSeq2Seq:
     residual: bool = True
     reverse: bool = True
     attention: Literal["none", "luong"] = "none"
+    treat: Literal["candidate", "recurrent"] = "candidate"
     recipe: Recipe = field(
         default_factory=lambda: Recipe(
             epochs=30, batch_size=64, optimizer="adam", lr=2e-3, clip=5.0, keep="best"
@@ -103,7 +106,7 @@ class GruSeq2Seq:
             name="gru_seq2seq",
             net=net.eval(),
             kind="seq2seq",
-            roles=_roles(self.layers),
+            roles=self._roles(),
             example=lambda: _example(shape),
         )
 
@@ -111,14 +114,12 @@ class GruSeq2Seq:
         """Train ``model.net`` in place on ``ctx.data``, a ``ParallelText``."""
         train_translation(model.net, self.recipe, ctx)
 
-
-def _roles(layers: int) -> dict[str, str]:
-    gates = r"layers\.\d+\.(?:input|hidden)\.(?:reset|update|candidate)"
-    return {
-        rf"encoder\.layers\.{layers - 1}\.(?:input|hidden)\.candidate": "candidate",
-        rf"(?:encoder|decoder)\.{gates}": "recurrent",
-        r"output": "head",
-    }
+    def _roles(self) -> dict[str, str]:
+        if self.treat == "candidate":
+            last = self.layers - 1
+            return {rf"encoder\.layers\.{last}\.(?:input|hidden)\.candidate": "linear"}
+        gates = r"(?:input|hidden)\.(?:reset|update|candidate)"
+        return {rf"(?:encoder|decoder)\.layers\.\d+\.{gates}": "linear"}
 
 
 def _example(shape: Mapping[str, Any]) -> dict[str, Any]:

@@ -235,13 +235,13 @@ def test_the_paper_s_network_has_the_size_that_its_text_implies():
     assert sum(p.numel() for p in net.parameters()) == expected
 
 
-def test_roles_name_the_papers_matrix_and_every_other():
-    model = GruSeq2Seq(layers=2, units=4).build(
-        {"source_words": 9, "target_words": 9}, 0
-    )
-    assert [name for name, _ in model.modules("candidate")] == [
+def test_roles_name_the_papers_matrix_or_every_one():
+    shape = {"source_words": 9, "target_words": 9}
+    model = GruSeq2Seq(layers=2, units=4).build(shape, 0)
+    assert [name for name, _ in model.modules()] == [
         "encoder.layers.1.input.candidate",
         "encoder.layers.1.hidden.candidate",
     ]
-    assert len(list(model.modules("recurrent"))) == 4 * 6 - 2
+    every = GruSeq2Seq(layers=2, units=4, treat="recurrent").build(shape, 0)
+    assert len(list(every.modules("linear"))) == 2 * 2 * 6
     assert model.net(**model.example()).shape == (1, 16, 9)

@@ -1,0 +1,334 @@
+"""Stick-breaking GRU: train a posterior over a matrix, store it in few bits."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from harness.core import Context, Measurement, Model, Unsupported
+from harness.recipe import Recipe
+from harness.registry import method
+from harness.structure import replace
+from harness.training import quiet_seed
+from harness.translation_training import Translating, train_translation
+from methods._fixed_point import (
+    FLOAT_BITS,
+    FixedPoint,
+    plan,
+    stored_bits,
+    unit_round_off_bits,
+)
+from methods._variational import (
+    Prior,
+    VariationalLinear,
+    make_variational,
+    total_kl,
+)
+
+_LEAST_VARIANCE = 1e-12  # what rounding in float32 would leave anyway
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Matrix:
+    """What training leaves of one treated matrix.
+
+    Args:
+        mean: Of each weight, utility times weight, shape ``(out, in)``.
+        variance: Of the same product.
+        utility: Posterior probability that each weight is of use.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    utility: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Posterior:
+    """A trained network, ready to be compressed at any ratio.
+
+    Args:
+        net: With plain linear layers in the place of the treated ones.
+        matrices: Layer name -> posterior.
+    """
+
+    net: nn.Module
+    matrices: Mapping[str, Matrix]
+
+
+@method(
+    "sb_gru",
+    ratio_of="bits",
+    needs={"training_data", "recurrent"},
+    kinds={"seq2seq"},
+    random=True,
+)
+class SbGru:
+    """Variational training of the model's treated matrices (arXiv:2102.06143).
+
+    The four systems of the paper's Table 1 are the four values of ``variant``.
+    ``ratio`` is the share of the bits of the treated matrices to remove, of 32 a
+    weight; 0.25 leaves float32's own 24 bits, so that it is the network as trained,
+    and 0.9375 leaves 2, the paper's factor of 16. What is left is spent row by row
+    where the posterior variance says that it matters, and packed.
+
+    Args:
+        variant: ``plain`` compresses the dense network, untrained; ``gaussian`` trains
+            a normal posterior of each weight, ``sticks`` utility indicators with a
+            stick-breaking prior, ``full`` both.
+        start: Train from fresh weights, as the paper, or from the dense network's.
+        cutoff: Weights whose utility is less probable become 0; 0 keeps all.
+        kl_weight: Of the divergence from the prior; 1 is the evidence lower bound.
+        warmup: Epochs over which that weight rises from 0.
+        alpha: Of the prior Beta(alpha, 1); None for the number of sticks.
+        truncation: Columns beyond this many have no utility; None for all.
+        temperature: Of the relaxed indicators at the start.
+        coldest: Where the temperature stops falling.
+        cooling: Rate a step at which it falls, exponentially.
+        sigma: Standard deviation that the posteriors start from.
+        posterior_rate: How much faster than the means the posterior's other numbers
+            learn; above 1 for short trainings.
+        rows: Give each row its own bits; false for the plain choice, equal variances.
+        recipe: Of the training; None for the one of the dense network.
+    """
+
+    variant: Literal["plain", "gaussian", "sticks", "full"] = "full"
+    start: Literal["scratch", "dense"] = "scratch"
+    cutoff: float = 0.01
+    kl_weight: float = 1.0
+    warmup: float = 0.0
+    alpha: float | None = None
+    truncation: int | None = None
+    temperature: float = 1.0
+    coldest: float = 0.5
+    cooling: float = 1e-5
+    sigma: float = 0.0067
+    posterior_rate: float = 1.0
+    rows: bool = True
+    recipe: Recipe | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained or stored.
+
+        Raises:
+            ValueError: With every option that is out of range.
+        """
+        rules = {
+            "cutoff": (0 <= self.cutoff < 1, "in [0, 1)"),
+            "kl_weight": (self.kl_weight >= 0, "at least 0"),
+            "warmup": (self.warmup >= 0, "at least 0"),
+            "alpha": (self.alpha is None or self.alpha > 0, "above 0"),
+            "truncation": (self.truncation is None or self.truncation > 0, "above 0"),
+            "temperature": (self.temperature > 0, "above 0"),
+            "coldest": (0 < self.coldest <= self.temperature, "in (0, temperature]"),
+            "cooling": (self.cooling >= 0, "at least 0"),
+            "sigma": (self.sigma > 0, "above 0"),
+            "posterior_rate": (self.posterior_rate > 0, "above 0"),
+        }
+        wrong = [
+            f"{name} is {getattr(self, name)!r}; it must be {allowed}"
+            for name, (fine, allowed) in rules.items()
+            if not fine
+        ]
+        if wrong:
+            raise ValueError("; ".join(wrong))
+
+    def fit(self, model: Model, ctx: Context) -> Posterior:
+        """Train the posterior; the one expensive step, shared by all ratios."""
+        names = treated(model)
+        net = ctx.dense()
+        if self.variant == "plain":
+            return Posterior(net=net, matrices=_settle(net, names))
+        recipe = self.recipe or net.recipe
+        assert isinstance(recipe, Recipe)
+        with quiet_seed(ctx, "sb_gru/initial weights"):
+            if self.start == "scratch":
+                net.reset_parameters()  # type: ignore[operator]
+            layers = make_variational(net, names, self._prior())
+        train_translation(net, recipe, ctx, Variational, method=self, layers=layers)
+        posterior = Posterior(net=net, matrices=_settle(net, names))
+        ctx.record(*_report(posterior.matrices.values(), self.cutoff))
+        return posterior
+
+    def compress(self, fitted: Posterior, ratio: float, ctx: Context) -> nn.Module:
+        """The trained network with its treated matrices in fixed point.
+
+        Args:
+            fitted: From ``fit``.
+            ratio: Share of the treated matrices' bits to remove; 0 gives the dense
+                network, with which everything is compared.
+            ctx: Receives the bits a weight.
+
+        Returns:
+            The network.
+
+        Raises:
+            Unsupported: If so few bits are left that not even the rows can be named.
+        """
+        if ratio == 0:
+            return ctx.dense()
+        net = copy.deepcopy(fitted.net)
+        matrices = fitted.matrices
+        means = {
+            name: torch.where(m.utility >= self.cutoff, m.mean, 0.0)
+            for name, m in matrices.items()
+        }
+        variances = [
+            (m.variance if self.rows else torch.ones_like(m.mean)).clamp_min(
+                _LEAST_VARIANCE
+            )
+            for m in matrices.values()
+        ]
+        whole = FLOAT_BITS * sum(m.mean.numel() for m in matrices.values())
+        try:
+            plans = plan(
+                list(means.values()), variances, math.floor(whole * (1 - ratio))
+            )
+        except ValueError as why:
+            raise Unsupported(f"ratio {ratio} of {ctx.model.name}: {why}") from why
+        for (name, mean), its_plan in zip(means.items(), plans, strict=True):
+            bias = net.get_submodule(name).bias
+            assert isinstance(bias, Tensor)
+            replace(net, name, FixedPoint.of(mean, bias, its_plan))
+        ctx.record(*_sizes(stored_bits(net), whole))
+        return net
+
+    def _prior(self) -> Prior:
+        return Prior(
+            gaussian=self.variant in ("gaussian", "full"),
+            sticks=self.variant in ("sticks", "full"),
+            alpha=self.alpha,
+            truncation=self.truncation,
+            sigma=self.sigma,
+            rate=self.posterior_rate,
+        )
+
+
+@dataclass(kw_only=True)
+class Variational(Translating):
+    """The negative evidence lower bound, a target word.
+
+    Args:
+        method: Its schedules.
+        layers: The matrices that have a posterior.
+        name: Of the checkpoints.
+        epoch: The running one.
+    """
+
+    method: SbGru
+    layers: list[VariationalLinear]
+    name: str = "sb_gru"
+    epoch: int = field(default=0, init=False)
+
+    def loss(self, net: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """Loss of the batch, and its share of the divergence from the prior."""
+        divergence = total_kl(self.layers) / self.buckets.pairs.target_words
+        return super().loss(net, batch) + self.weight() * divergence
+
+    def weight(self) -> float:
+        """What the divergence counts in this epoch."""
+        warmup = self.method.warmup
+        share = 1.0 if not warmup else min(1.0, self.epoch / warmup)
+        return self.method.kl_weight * share
+
+    def before_epoch(self, net: nn.Module, epoch: int) -> None:
+        """Deal the batches; cool the indicators."""
+        super().before_epoch(net, epoch)
+        self.epoch = epoch
+        fallen = math.exp(-self.method.cooling * epoch * len(self.buckets))
+        for layer in self.layers:
+            layer.temperature = max(
+                self.method.temperature * fallen, self.method.coldest
+            )
+
+    def validate(self, net: nn.Module, data: Any) -> dict[str, Measurement]:
+        """The loss of the mean weights on the dev pairs, and the divergence."""
+        points = super().validate(net, data)
+        with torch.no_grad():
+            value = float(total_kl(self.layers)) / self.buckets.pairs.target_words
+        points["divergence"] = Measurement(
+            metric="divergence", value=value, goal="none"
+        )
+        return points
+
+
+def treated(model: Model) -> list[str]:
+    """Names of the matrices that the model marks as ``linear``.
+
+    Args:
+        model: A GRU model.
+
+    Returns:
+        Names, in order.
+
+    Raises:
+        Unsupported: If there is none.
+    """
+    names = [n for n, m in model.modules("linear") if type(m) is nn.Linear]
+    if not names:
+        raise Unsupported(f"{model.name} marks no matrix as `linear`")
+    return names
+
+
+@torch.no_grad()
+def _settle(net: nn.Module, names: Iterable[str]) -> dict[str, Matrix]:
+    """Put the posterior means in place, as plain layers, and give the rest back."""
+    matrices = {}
+    for name in names:
+        layer = net.get_submodule(name)
+        if isinstance(layer, nn.Linear):
+            one = torch.ones_like(layer.weight)
+            matrices[name] = Matrix(
+                mean=layer.weight.detach(), variance=one, utility=one
+            )
+            continue
+        assert isinstance(layer, VariationalLinear)
+        matrices[name] = Matrix(
+            mean=layer.expected(), variance=layer.variance(), utility=layer.utility()
+        )
+        rows, columns = layer.mean.shape
+        plain = nn.Linear(columns, rows)
+        plain.weight.copy_(layer.expected())
+        plain.bias.copy_(layer.bias)
+        replace(net, name, plain.to(layer.mean.device))
+    return matrices
+
+
+def _report(matrices: Iterable[Matrix], cutoff: float) -> list[Measurement]:
+    """What the posterior says of itself: weights in use, and bits worth storing."""
+    utilities = torch.cat([m.utility.flatten() for m in matrices])
+    kept = utilities >= cutoff
+    variances = torch.cat([m.variance.flatten() for m in matrices])[kept]
+    significand = (
+        unit_round_off_bits(variances).double().mean() if len(variances) else 0
+    )
+    return [
+        Measurement(
+            metric="utilities_kept",
+            value=float(kept.double().mean()),
+            goal="none",
+            n=len(kept),
+        ),
+        Measurement(
+            metric="posterior_significand_bits", value=float(significand), goal="none"
+        ),
+    ]
+
+
+def _sizes(bits: int, whole: int) -> list[Measurement]:
+    return [
+        Measurement(metric="achieved_ratio", value=1 - bits / whole, n=whole),
+        Measurement(
+            metric="treated_bits_per_weight",
+            value=FLOAT_BITS * bits / whole,
+            unit="bit",
+            goal="min",
+            n=whole // FLOAT_BITS,
+        ),
+    ]

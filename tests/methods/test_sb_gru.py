@@ -1,0 +1,295 @@
+"""The stick-breaking GRU as a method: training, resuming, ratios, files, mistakes."""
+
+import json
+
+import pytest
+import torch
+
+from harness import measure, structure
+from harness.core import Context, Unsupported
+from harness.models.gru_seq2seq import GruSeq2Seq
+from harness.options import build
+from harness.recipe import Recipe
+from harness.registry import find, unmet
+from harness.sequences import Pairs, ParallelText, Vocabulary, pad
+from harness.translate import Search, translate
+from methods._fixed_point import FixedPoint
+from methods._variational import total_kl
+from methods.sb_gru import SbGru, Variational, treated
+from methods.svd import Svd
+
+RECIPE = Recipe(epochs=3, batch_size=8, optimizer="adam", lr=0.01, keep="best")
+VARIANTS = ("gaussian", "sticks", "full")
+
+
+def pairs(n, seed):
+    rng = torch.Generator().manual_seed(seed)
+    source = [
+        torch.randint(4, 12, (int(k),), generator=rng)
+        for k in torch.randint(1, 6, (n,), generator=rng)
+    ]
+    return Pairs(source=source, target=[s.flip(0) for s in source])
+
+
+def context(tmp_path=None, treat="recurrent", units=12):
+    words = Vocabulary(words=tuple("abcdefghijkl"))
+    text = ParallelText(
+        source=words, target=words, train=pairs(48, 0), dev=pairs(12, 1)
+    )
+    family = GruSeq2Seq(layers=2, units=units, treat=treat, recipe=RECIPE)
+    model = family.build(text.shape, 0)
+    return Context(
+        model=model,
+        seed=0,
+        device=torch.device("cpu"),
+        data=text,
+        scratch=tmp_path,
+    )
+
+
+def weights(net):
+    return torch.cat([p.detach().flatten() for p in net.state_dict().values()])
+
+
+def outputs(net, ctx):
+    return net(pad(ctx.data.dev.source), pad(ctx.data.dev.target))
+
+
+def curve(ctx, metric="validation_loss"):
+    return [m.value for m in ctx.recorded if m.metric == metric]
+
+
+def test_it_goes_with_this_model_and_a_task_that_gives_training_data():
+    plugins = (find("method", "sb_gru"), find("model", "gru_seq2seq"))
+    assert unmet(*plugins, find("task", "hsk_gloss")) is None
+
+
+@pytest.mark.parametrize("variant", ["plain", *VARIANTS])
+def test_ratio_0_is_the_dense_network(variant):
+    ctx = context()
+    method = SbGru(variant=variant, recipe=Recipe(epochs=1))
+    fitted = method.fit(ctx.model, ctx)
+    net = method.compress(fitted, 0.0, ctx)
+    assert torch.equal(outputs(net, ctx), outputs(ctx.model.net, ctx))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_learns_and_repeats_itself(variant):
+    runs = []
+    for _ in range(2):
+        ctx = context()
+        before = weights(ctx.model.net)
+        fitted = SbGru(variant=variant).fit(ctx.model, ctx)
+        assert torch.equal(weights(ctx.model.net), before)
+        runs.append((weights(fitted.net), curve(ctx)))
+    assert torch.equal(runs[0][0], runs[1][0])
+    assert len(runs[0][1]) == 3
+    assert runs[0][1][-1] < runs[0][1][0]
+
+
+def test_the_trained_network_is_that_of_the_posterior_means():
+    ctx = context()
+    fitted = SbGru().fit(ctx.model, ctx)
+    names = [name for name, _ in ctx.model.modules("linear")]
+    assert list(fitted.matrices) == names
+    for name, matrix in fitted.matrices.items():
+        assert torch.equal(fitted.net.get_submodule(name).weight, matrix.mean)
+        assert (matrix.variance > 0).all()
+        assert (matrix.utility < 1).all()
+
+
+def test_what_is_minimised_is_the_evidence_lower_bound_by_hand():
+    # One batch, no dropout: NLL a word, plus KL over all target words of training.
+    ctx = context(treat="candidate")
+    net = ctx.dense()
+    method = SbGru(kl_weight=0.5, warmup=4.0)
+    from harness.translation_training import Buckets
+    from methods._variational import make_variational
+
+    torch.manual_seed(0)
+    layers = make_variational(net, treated(ctx.model), method._prior())
+    assert len({id(layer.sticks) for layer in layers}) == 1  # one matrix, two halves
+    goal = Variational(
+        ctx=ctx, buckets=Buckets(ctx.data.train, 8), method=method, layers=layers
+    )
+    goal.before_epoch(net, 1)
+    batch = goal.buckets.batch(torch.tensor([0]))
+    net.eval()  # the mean weights: only the sticks are drawn
+    torch.manual_seed(5)
+    found = goal.loss(net, batch).item()
+    torch.manual_seed(5)
+    divergence = total_kl(layers).item()
+    words = sum(len(t) + 1 for t in ctx.data.train.target)
+    nll, count = net.log_loss(*batch)
+    # Epoch 1 of a warm-up of 4, at half weight: an eighth of the divergence.
+    expected = nll.item() / count + 0.125 * divergence / words
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_indicators_cool_down_to_a_floor():
+    ctx = context(treat="candidate")
+    method = SbGru(cooling=0.1, coldest=0.4)
+    from harness.translation_training import Buckets
+    from methods._variational import make_variational
+
+    net = ctx.dense()
+    layers = make_variational(net, treated(ctx.model), method._prior())
+    goal = Variational(
+        ctx=ctx, buckets=Buckets(ctx.data.train, 8), method=method, layers=layers
+    )
+    seen = []
+    for epoch in range(4):  # 6 steps each: exp(-0.6), exp(-1.2) = 0.30, ...
+        goal.before_epoch(net, epoch)
+        seen.append(layers[0].temperature)
+    assert seen == pytest.approx([1.0, 0.5488, 0.4, 0.4], abs=1e-4)
+
+
+@pytest.mark.parametrize("variant", ["plain", "full"])
+@pytest.mark.parametrize("ratio", [0.25, 0.5, 0.75, 0.85])
+def test_the_ratio_is_reached_and_the_file_translates_alike(variant, ratio, tmp_path):
+    ctx = context(units=32)
+    method = SbGru(variant=variant, recipe=Recipe(epochs=1))
+    fitted = method.fit(ctx.model, ctx)
+    net = method.compress(fitted, ratio, ctx)
+    (achieved,) = curve(ctx, "achieved_ratio")
+    assert ratio <= achieved <= ratio + 0.05
+    (bits,) = curve(ctx, "treated_bits_per_weight")
+    assert bits == pytest.approx(32 * (1 - achieved))
+
+    shape = dict(ctx.data.shape)
+    options = {"layers": 2, "units": 32, "treat": "recurrent"}
+    origin = {"model": "gru_seq2seq", "options": options, "revision": "1"}
+    compressed = ctx.model.with_net(net)
+    structure.save(compressed, {**origin, "shape": shape}, tmp_path)
+    again = structure.load(tmp_path).net
+    assert torch.equal(outputs(again, ctx), outputs(net, ctx))
+    search = Search(beam=2, max_length=8)
+    sources = ctx.data.dev.source
+    assert translate(again, sources, search) == translate(net, sources, search)
+    written = (tmp_path / "model.safetensors").stat().st_size
+    assert written == structure.saved_bytes(net) == measure.size(compressed).bytes
+    assert written < structure.saved_bytes(ctx.model.net)
+
+
+def test_float32_s_own_precision_changes_no_translation():
+    ctx = context()
+    method = SbGru(cutoff=0.0)
+    fitted = method.fit(ctx.model, ctx)
+    net = method.compress(fitted, 0.25, ctx)
+    assert torch.allclose(outputs(net, ctx), outputs(fitted.net, ctx), atol=1e-5)
+
+
+def test_cut_off_0_keeps_all_and_a_high_one_cuts():
+    ctx = context()
+    fitted = SbGru(variant="sticks").fit(ctx.model, ctx)
+
+    def zeros(cutoff):
+        net = SbGru(variant="sticks", cutoff=cutoff).compress(fitted, 0.25, ctx)
+        layers = [m for m in net.modules() if isinstance(m, FixedPoint)]
+        return sum(int((m.weight == 0).sum()) for m in layers)
+
+    utilities = torch.cat([m.utility.flatten() for m in fitted.matrices.values()])
+    middle = float(utilities.median())
+    assert zeros(0.0) == 0
+    assert zeros(middle) == int((utilities < middle).sum())
+
+
+def test_fitted_is_left_as_it_was():
+    ctx = context()
+    method = SbGru()
+    fitted = method.fit(ctx.model, ctx)
+    before = weights(fitted.net)
+    first = method.compress(fitted, 0.8, ctx)
+    method.compress(fitted, 0.9, ctx)
+    assert torch.equal(weights(fitted.net), before)
+    again = method.compress(fitted, 0.8, ctx)
+    assert torch.equal(outputs(first, ctx), outputs(again, ctx))
+
+
+def test_a_ratio_that_leaves_no_room_is_unsupported():
+    ctx = context(units=4)
+    method = SbGru(variant="plain")
+    with pytest.raises(Unsupported, match="do not hold the headers"):
+        method.compress(method.fit(ctx.model, ctx), 0.99, ctx)
+
+
+class _Killed(Exception):
+    pass
+
+
+def test_a_killed_training_goes_on_to_the_same_curve(tmp_path, monkeypatch):
+    whole = context()
+    expected = SbGru().fit(whole.model, whole)
+
+    monkeypatch.setattr("harness.training.SAVE_SECONDS", 0.0)
+    deal, dealt = Variational.after_step, []
+
+    def die(self, net):
+        dealt.append(1)
+        if len(dealt) == 10:  # in the middle of the second of three epochs
+            raise _Killed
+        deal(self, net)
+
+    monkeypatch.setattr(Variational, "after_step", die)
+    broken = context(tmp_path)
+    with pytest.raises(_Killed):
+        SbGru().fit(broken.model, broken)
+    monkeypatch.undo()
+
+    resumed = context(tmp_path)
+    found = SbGru().fit(resumed.model, resumed)
+    assert curve(resumed) == curve(whole)
+    assert curve(resumed, "train_loss") == curve(whole, "train_loss")
+    assert torch.equal(weights(found.net), weights(expected.net))
+
+
+def test_the_dense_network_resumes_too(tmp_path, monkeypatch):
+    whole = context()
+    family = GruSeq2Seq(layers=2, units=12, recipe=RECIPE)
+    family.train(whole.model, whole)
+    monkeypatch.setattr("harness.training.SAVE_SECONDS", 0.0)
+    from harness.translation_training import Translating
+
+    steps = []
+
+    def die(self, net):
+        steps.append(1)
+        if len(steps) == 8:
+            raise _Killed
+
+    monkeypatch.setattr(Translating, "after_step", die)
+    broken = context(tmp_path)
+    with pytest.raises(_Killed):
+        family.train(broken.model, broken)
+    monkeypatch.undo()
+    resumed = context(tmp_path)
+    family.train(resumed.model, resumed)
+    assert curve(resumed) == curve(whole)
+    assert torch.equal(weights(resumed.model.net), weights(whole.model.net))
+
+
+def test_a_network_compressed_by_svd_still_translates():
+    # Its recurrent products are low-rank layers without a matrix of their own.
+    ctx = context()
+    method = Svd()
+    net = method.compress(method.fit(ctx.model, ctx), 0.5, ctx).eval()
+    assert net.encoder.layers[0]._fused() is None
+    before, after = (measure.size(ctx.model.with_net(n)) for n in (ctx.model.net, net))
+    assert after.params < before.params
+    assert after.macs < before.macs
+    found = translate(net, ctx.data.dev.source, Search(max_length=8))
+    assert len(found) == len(ctx.data.dev)
+
+
+def test_multiply_adds_are_counted_through_the_fused_kernel():
+    # 2 + 2 layers of 12 units: 6 matrices of 12 x 12 a step; 10 source steps, 16 target
+    # steps, and the output of 12 x 12 words at each of those.
+    ctx = context()
+    assert measure.macs(ctx.model) == 2 * 6 * 144 * (10 + 16) + 16 * 12 * 12
+
+
+def test_options_that_cannot_be_are_refused_all_at_once():
+    with pytest.raises(ValueError, match=r"cutoff is 1.0.*sigma is 0.0"):
+        SbGru(cutoff=1.0, sigma=0.0)
+    made = build("method", "sb_gru", SbGru, json.loads('{"variant": "sticks"}'))
+    assert made.variant == "sticks"
