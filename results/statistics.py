@@ -1,0 +1,255 @@
+"""Intervals, paired tests, Holm's correction, Pareto probabilities, ranks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Reals = Sequence[float] | NDArray[Any]
+_CHUNK = 2_000_000  # numbers a bootstrap draws at once; bounds its memory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """A mean with its interval.
+
+    Args:
+        mean: The arithmetic mean.
+        low: Lower end; equal to the mean where one value says nothing of the spread.
+        high: Upper end.
+        n: Number of values.
+    """
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+
+def mean_interval(values: Reals, level: float = 0.95) -> Estimate:
+    """Mean and Student's t interval, over seeds say.
+
+    Args:
+        values: At least one.
+        level: Probability that the interval covers the mean of normal values.
+
+    Returns:
+        The estimate; with one value the interval has no width.
+    """
+    from scipy import stats
+
+    given = np.asarray(values, dtype=float)
+    mean = float(given.mean())
+    if len(given) < 2:
+        return Estimate(mean=mean, low=mean, high=mean, n=len(given))
+    error = float(given.std(ddof=1)) / math.sqrt(len(given))
+    reach = float(stats.t.ppf((1 + level) / 2, len(given) - 1)) * error
+    return Estimate(mean=mean, low=mean - reach, high=mean + reach, n=len(given))
+
+
+def paired_bootstrap(
+    a: Reals, b: Reals, *, draws: int = 10_000, seed: int = 0
+) -> float:
+    """Two-sided p value that two systems differ in their mean on the same samples.
+
+    Differences are shifted to have mean zero and resampled with replacement; the p
+    value is how often a resampled mean is as far from zero as the observed one
+    (Efron & Tibshirani 1993, An Introduction to the Bootstrap, section 16.4).
+
+    Args:
+        a: Values of one system, one a sample.
+        b: Values of the other, in the same order.
+        draws: Number of resamples.
+        seed: Of the resampling.
+
+    Returns:
+        In (0, 1]; never 0, since the observed data count as one draw.
+
+    Raises:
+        ValueError: If the lengths differ or are zero.
+    """
+    differences = _paired(a, b)
+    observed = abs(float(differences.mean()))
+    centred = differences - differences.mean()
+    random = np.random.default_rng(seed)
+    step = max(1, _CHUNK // len(centred))
+    extreme = 0
+    for start in range(0, draws, step):
+        shape = (min(step, draws - start), len(centred))
+        means = centred[random.integers(len(centred), size=shape)].mean(axis=1)
+        extreme += int((np.abs(means) >= observed - 1e-12).sum())
+    return (extreme + 1) / (draws + 1)
+
+
+def mcnemar(a: Reals, b: Reals) -> float:
+    """Exact two-sided p value that two classifiers differ on the same samples.
+
+    Of the samples that exactly one of the two gets right, each is as likely to be the
+    one's as the other's (McNemar 1947, doi:10.1007/BF02295996, exact binomial form).
+
+    Args:
+        a: 1 for each sample that is right, else 0.
+        b: The same of the other, in the same order.
+
+    Returns:
+        In (0, 1]; 1 where they are right on the same samples.
+
+    Raises:
+        ValueError: If the lengths differ or are zero.
+    """
+    from scipy import stats
+
+    differences = _paired(a, b)
+    ours, theirs = int((differences > 0).sum()), int((differences < 0).sum())
+    if ours + theirs == 0:
+        return 1.0
+    return float(stats.binomtest(ours, ours + theirs).pvalue)
+
+
+def compare(a: Reals, b: Reals) -> tuple[float, Literal["mcnemar", "bootstrap"]]:
+    """The paired test that fits the values, and its name.
+
+    Args:
+        a: Values of one system, one a sample.
+        b: Values of the other, in the same order.
+
+    Returns:
+        McNemar's p value where all values are 0 or 1, else the bootstrap's.
+    """
+    both = np.concatenate([np.asarray(a, dtype=float), np.asarray(b, dtype=float)])
+    if np.isin(both, (0.0, 1.0)).all():
+        return mcnemar(a, b), "mcnemar"
+    return paired_bootstrap(a, b), "bootstrap"
+
+
+def holm(p_values: Reals) -> list[float]:
+    """P values corrected for their number (Holm 1979, jstor:4615733).
+
+    Args:
+        p_values: Of the tests of one family.
+
+    Returns:
+        Corrected ones in the same order, at most 1: compare each with the level.
+
+    >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]
+    [0.03, 0.06, 0.06]
+    """
+    order = np.argsort(p_values, kind="stable")
+    corrected = [0.0] * len(order)
+    largest = 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, float(p_values[index]) * (len(order) - rank))
+        corrected[index] = min(1.0, largest)
+    return corrected
+
+
+def on_front(quality: Reals, size: Reals) -> NDArray[np.bool_]:
+    """Which points no other point beats: more quality is better, less size is.
+
+    Args:
+        quality: One a point, larger is better.
+        size: One a point, smaller is better.
+
+    Returns:
+        One truth value a point. Equal points are all on the front.
+    """
+    q, s = np.asarray(quality, dtype=float), np.asarray(size, dtype=float)
+    as_good = (q[None, :] >= q[:, None]) & (s[None, :] <= s[:, None])
+    better = (q[None, :] > q[:, None]) | (s[None, :] < s[:, None])
+    front: NDArray[np.bool_] = np.asarray(~(as_good & better).any(axis=1))
+    return front
+
+
+def front_probability(
+    quality: Reals, stderr: Reals, size: Reals, *, draws: int = 2_000, seed: int = 0
+) -> NDArray[np.float64]:
+    """How probable it is that each point is on the Pareto front.
+
+    Qualities are drawn from independent normals around their means; sizes are exact.
+
+    Args:
+        quality: Means, larger is better.
+        stderr: Their standard errors; 0 or NaN for one that is not known.
+        size: Smaller is better.
+        draws: Number of draws.
+        seed: Of the draws.
+
+    Returns:
+        Shares of the draws in which each point is on the front.
+    """
+    random = np.random.default_rng(seed)
+    means = np.asarray(quality, dtype=float)
+    errors = np.nan_to_num(np.asarray(stderr, dtype=float))
+    count = np.zeros(len(means))
+    for _ in range(draws):
+        count += on_front(random.normal(means, errors), size)
+    shares: NDArray[np.float64] = count / draws
+    return shares
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranks:
+    """Methods ranked over tasks.
+
+    Args:
+        mean: Mean rank of each method; 1 is best, ties share the mean of their ranks.
+        critical_difference: Two methods whose mean ranks differ by less are not told
+            apart (Nemenyi).
+        p_value: Friedman's, that all methods are equal.
+        tasks: Number of tasks.
+    """
+
+    mean: dict[str, float]
+    critical_difference: float
+    p_value: float
+    tasks: int
+
+
+def critical_difference(
+    scores: Mapping[str, Sequence[float]], *, level: float = 0.05
+) -> Ranks:
+    """Mean ranks over many tasks with Nemenyi's critical difference.
+
+    Demsar 2006, Statistical comparisons of classifiers over multiple data sets
+    (jmlr.org/papers/v7/demsar06a): CD = q sqrt(k (k + 1) / 6 N), q from the
+    studentised range.
+
+    Args:
+        scores: Method -> one score a task, larger is better, tasks in equal order.
+        level: Of the test.
+
+    Returns:
+        The ranks.
+
+    Raises:
+        ValueError: With fewer than two methods or two tasks.
+    """
+    from scipy import stats
+
+    table = np.array(list(scores.values()), dtype=float).T  # (tasks, methods)
+    if table.ndim != 2 or min(table.shape) < 2:
+        raise ValueError("ranks need two methods and two tasks at least")
+    tasks, methods = table.shape
+    ranks = stats.rankdata(-table, axis=1)
+    q = stats.studentized_range.ppf(1 - level, methods, np.inf) / math.sqrt(2)
+    equal = methods < 3 or bool((ranks == ranks[:, :1]).all())
+    p = 1.0 if equal else float(stats.friedmanchisquare(*table.T).pvalue)
+    if methods == 2:
+        p = float(stats.wilcoxon(table[:, 0], table[:, 1]).pvalue)
+    return Ranks(
+        mean=dict(zip(scores, map(float, ranks.mean(axis=0)), strict=True)),
+        critical_difference=float(q) * math.sqrt(methods * (methods + 1) / (6 * tasks)),
+        p_value=p,
+        tasks=tasks,
+    )
+
+
+def _paired(a: Reals, b: Reals) -> NDArray[np.float64]:
+    if len(a) != len(b) or not len(a):
+        raise ValueError(f"paired values need equal lengths, not {len(a)} and {len(b)}")
+    return np.asarray(a, dtype=float) - np.asarray(b, dtype=float)
