@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
-from harness.core import Model, Unsupported
+from harness.core import Model, NotFinite, Unsupported
 from harness.roles import LANGUAGE_MODEL, blocks_path
 
 _BATCH = 4  # windows
@@ -34,6 +37,7 @@ class Stream:
     path: str
     states: list[Tensor]
     calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = field(repr=False)
+    tokens: Tensor = field(repr=False)
 
     def __iter__(self) -> Iterator[tuple[str, nn.Module]]:
         """Path and module of each block; call ``run`` for it before the next."""
@@ -41,27 +45,45 @@ class Stream:
             yield f"{self.path}.{index}", block
 
     @torch.no_grad()
-    def run(self, index: int, block: nn.Module) -> list[Tensor]:
-        """What ``block`` makes of the states, which stay as they are.
+    def advance(self, index: int, block: nn.Module) -> None:
+        """Replace the states by what a block makes of them, one batch at a time.
 
         Args:
             index: Of the block, for the arguments of its call.
             block: The block itself, or a stand-in for it.
-
-        Returns:
-            The next states.
         """
         args, kwargs = self.calls[index]
-        made = [block(batch, *args, **kwargs) for batch in self.states]
-        return [m[0] if isinstance(m, tuple) else m for m in made]
+        for i, batch in enumerate(self.states):
+            made = block(batch, *args, **kwargs)
+            self.states[i] = made[0] if isinstance(made, tuple) else made
 
-    def advance(self, index: int, block: nn.Module) -> None:
-        """Replace the states by what ``block`` makes of them, one batch at a time."""
-        args, kwargs = self.calls[index]
-        with torch.no_grad():
-            for i, batch in enumerate(self.states):
-                made = block(batch, *args, **kwargs)
-                self.states[i] = made[0] if isinstance(made, tuple) else made
+    @torch.no_grad()
+    def loss(self, net: nn.Module, index: int) -> float:
+        """The mean loss of a whole network that takes over at block ``index``.
+
+        Args:
+            net: Of the same architecture; its blocks before ``index`` do not run.
+            index: Of the block that reads the states.
+
+        Returns:
+            Nats a token.
+
+        Raises:
+            NotFinite: If it is NaN or infinite.
+        """
+        blocks: Any = net.get_submodule(self.path)
+        total, count, done = 0.0, 0, 0
+        for batch in self.states:
+            ids = self.tokens[done : done + len(batch)].to(batch.device)
+            done += len(batch)
+            with _taking_over(blocks, index, batch):
+                logits = net(input_ids=ids, use_cache=False).logits[:, :-1].float()
+            wanted = ids[:, 1:].flatten()
+            total += float(cross_entropy(logits.flatten(0, 1), wanted, reduction="sum"))
+            count += len(wanted)
+        if not math.isfinite(total):
+            raise NotFinite(f"the loss from block {index} on is {total}")
+        return total / count
 
 
 @torch.no_grad()
@@ -102,7 +124,31 @@ def stream(model: Model, tokens: Tensor) -> Stream:
     for batch in torch.split(tokens, _BATCH):
         _forward(model.net, batch.to(device))
     _remove(handles)
-    return Stream(blocks, path, states, calls)
+    return Stream(blocks, path, states, calls, tokens)
+
+
+@contextmanager
+def _taking_over(blocks: Any, index: int, state: Tensor) -> Iterator[None]:
+    """Make blocks before ``index`` pass, and that one read ``state``."""
+
+    def skip(state: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return state
+
+    def read(
+        _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        _, rest, named = _split(args, kwargs)
+        return (state, *rest), named
+
+    handle = blocks[index].register_forward_pre_hook(read, with_kwargs=True)
+    for block in blocks[:index]:
+        block.forward = skip
+    try:
+        yield
+    finally:
+        handle.remove()
+        for block in blocks[:index]:
+            del block.forward
 
 
 def _forward(net: nn.Module, ids: Tensor) -> None:

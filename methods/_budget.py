@@ -1,0 +1,133 @@
+"""One budget of weights for many matrices, spent where it buys most."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from harness.core import Unsupported
+from methods._lowrank import kept
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What a group of matrices gives up at each rank, and what the rank costs.
+
+    Args:
+        label: For messages.
+        size: Weights of the dense group, at which its error is zero.
+        cost: Weights at rank 1, 2, ..., shape ``(r,)``.
+        error: What is lost at those ranks, in units that all groups share.
+    """
+
+    label: str
+    size: int
+    cost: Tensor
+    error: Tensor
+
+
+def offer(
+    label: str,
+    shape: tuple[int, int],
+    energy: Tensor,
+    cost: Callable[[int, int, int], int],
+) -> Offer:
+    """The ranks that cost less than the dense group.
+
+    Args:
+        label: For messages.
+        shape: Of the stacked weight, ``(out, in)``.
+        energy: What dropping each direction loses, strongest first.
+        cost: ``(out, in, rank)`` -> weights.
+
+    Returns:
+        The offer.
+    """
+    out, inner = shape
+    # Below rounding there is nothing to keep.
+    energy = energy.double().where(energy > 1e-14 * energy.max(), 0.0)
+    tail = energy.flip(0).cumsum(0).flip(0)
+    error = torch.cat([tail[1:], torch.zeros(1, dtype=torch.float64)])
+    costs = torch.tensor(
+        [cost(out, inner, rank) for rank in range(1, len(energy) + 1)],
+        dtype=torch.float64,
+    )
+    useful = costs < out * inner
+    return Offer(label, out * inner, costs[useful], error[useful].cpu())
+
+
+def allocate(offers: Sequence[Offer], ratio: float) -> list[int | None]:
+    """Ranks that lose least in sum, within ``1 - ratio`` of the weights of all groups.
+
+    Where errors fall ever more slowly with the cost, as singular values do, this is
+    water-filling: one price for a weight, at which each group chooses for itself, is
+    lowered until the budget is spent. What is left over then buys single ranks.
+
+    Args:
+        offers: One a group.
+        ratio: The share of all weights to remove.
+
+    Returns:
+        For each group its rank, or None where it stays dense.
+
+    Raises:
+        Unsupported: If even rank 1 everywhere is over the budget.
+    """
+    budget = kept(sum(o.size for o in offers), ratio)
+    least = sum(float(o.cost[0]) if len(o.cost) else o.size for o in offers)
+    if least > budget:
+        raise Unsupported(
+            f"ratio {ratio} leaves {budget} weights, and rank 1 in each of "
+            f"{len(offers)} groups takes {int(least)}: "
+            f"{1 - least / sum(o.size for o in offers):.3f} at most can go"
+        )
+    low, high = -200.0, 200.0  # of the price's logarithm: low overspends
+    for _ in range(100):
+        middle = (low + high) / 2
+        over = _spent(offers, _choice(offers, middle)) > budget
+        low, high = (middle, high) if over else (low, middle)
+    return _fill(offers, _choice(offers, high), budget)
+
+
+def _choice(offers: Sequence[Offer], log_price: float) -> list[int | None]:
+    price = torch.tensor(log_price, dtype=torch.float64).exp()
+    chosen: list[int | None] = []
+    for one in offers:
+        burden = one.error + price * one.cost
+        best = int(burden.argmin()) if len(burden) else 0
+        dense = not len(burden) or float(price) * one.size <= float(burden[best])
+        chosen.append(None if dense else best + 1)
+    return chosen
+
+
+def _cost(one: Offer, rank: int | None) -> int:
+    return one.size if rank is None else int(one.cost[rank - 1])
+
+
+def _spent(offers: Sequence[Offer], ranks: Sequence[int | None]) -> int:
+    return sum(_cost(o, r) for o, r in zip(offers, ranks, strict=True))
+
+
+def _fill(
+    offers: Sequence[Offer], ranks: list[int | None], budget: int
+) -> list[int | None]:
+    """Spend the rest on single ranks, the best bargain first."""
+    left = budget - _spent(offers, ranks)
+    while True:
+        best, gain = -1, 0.0
+        for i, (one, rank) in enumerate(zip(offers, ranks, strict=True)):
+            if rank is None or rank >= len(one.cost):
+                continue
+            price = float(one.cost[rank] - one.cost[rank - 1])
+            saved = float(one.error[rank - 1] - one.error[rank]) / price
+            if price <= left and saved > gain:
+                best, gain = i, saved
+        if best < 0:
+            return ranks
+        rank = ranks[best]
+        assert rank is not None
+        left -= int(offers[best].cost[rank] - offers[best].cost[rank - 1])
+        ranks[best] = rank + 1

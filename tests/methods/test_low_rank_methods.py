@@ -1,0 +1,91 @@
+"""What every low-rank method owes, on tiny models of five families."""
+
+import pytest
+import torch
+from tiny_llm import FAMILIES, context, logits, tiny
+
+from harness import structure
+from harness.registry import find
+from methods._lowrank import linears, matrix
+
+METHODS = {
+    "svd": {},
+    "joint_rank_k": {},
+    "joint_rank_k whitened": {"whiten": True, "extra_groups": "qkv"},
+    "fwsvd": {},
+    "asvd": {"search_samples": 2, "keep": [0.3, 0.6, 0.9]},
+    "asvd unsearched": {"search": False},
+    "svd_llm": {},
+    "svd_llm updated": {"update": True},
+    "svd_llm cholesky": {"whitening": "cholesky"},
+    "basis_sharing": {},
+    "basis_sharing refitted": {"refit": "own_gram"},
+    "basis_sharing updated": {"update": True},
+    "basis_sharing both": {"update": True, "refit": "own_gram"},
+    "water_filling": {"gradient_samples": 2},
+    "water_filling plain": {
+        "sensitivity": "output",
+        "spend": "uniform",
+        "pivot": False,
+        "join": "none",
+    },
+}
+
+
+def built(label):
+    return find("method", label.split()[0]).build(METHODS[label])
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def ctx(request, tmp_path_factory):
+    return context(tiny(request.param), tmp_path_factory.mktemp(request.param))
+
+
+def weights(net, ctx):
+    """Stored weights in the place of the matrices, a shared one once."""
+    found = {
+        id(value): value.numel()
+        for name in linears(ctx.model)
+        for key, value in net.get_submodule(name).named_parameters()
+        if not key.endswith("bias")
+    }
+    return sum(found.values())
+
+
+@pytest.mark.parametrize("label", METHODS)
+def test_every_method_keeps_its_budget_and_its_promises(label, ctx, tmp_path):
+    method = built(label)
+    before = {k: v.clone() for k, v in ctx.model.net.state_dict().items()}
+    fitted = method.fit(ctx.model, ctx)
+    dense = sum(matrix(m).numel() for m in linears(ctx.model).values())
+
+    assert torch.equal(logits(method.compress(fitted, 0, ctx)), logits(ctx.model.net))
+    sizes = []
+    for ratio in (0.2, 0.5):
+        net = method.compress(fitted, ratio, ctx).eval()
+        sizes.append(weights(net, ctx))
+        assert sizes[-1] <= (1 - ratio) * dense
+        # A rank of these tiny matrices is a twelfth of their weights.
+        assert sizes[-1] >= (1 - ratio) * dense - dense / 8
+        assert logits(net).shape == logits(ctx.model.net).shape
+    assert sizes[1] < sizes[0]
+    assert torch.equal(
+        logits(method.compress(fitted, 0.5, ctx).eval()), logits(net)
+    ), "compressing must not spoil what was fitted"
+    for name, value in ctx.model.net.state_dict().items():
+        assert torch.equal(value, before[name]), "the dense network was changed"
+
+
+@pytest.mark.parametrize("label", ["basis_sharing", "water_filling", "svd_llm"])
+def test_a_compressed_network_survives_its_file(label, ctx, tmp_path):
+    method = built(label)
+    net = method.compress(method.fit(ctx.model, ctx), 0.4, ctx).eval()
+    folder = tmp_path / "saved"
+    ctx.model.net.save_pretrained(tmp_path / "dense")
+    origin = {"model": str(tmp_path / "dense"), "options": {}, "shape": None}
+    structure.save(ctx.model.with_net(net), origin, folder)
+
+    again = structure.load(folder)
+    assert torch.equal(logits(again.net), logits(net))
+    size = (folder / "model.safetensors").stat().st_size
+    assert structure.saved_bytes(net) == structure.saved_bytes(again.net) == size
