@@ -1,0 +1,222 @@
+"""Class-aware pruning: filters that matter for few classes leave (arXiv:2312.05875)."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from harness.core import BenchError, Context, Measurement, Model, Unsupported
+from harness.registry import method
+from harness.training import Objective, Recipe, predict, train
+from methods import _filters
+from methods.taylor import activations_and_gradients
+
+Reduce = Literal["sum_then_max", "max_then_sum"]
+_TIE = 1e-6  # weight of what tells equal scores apart
+
+
+@method(
+    "class_aware_pruning", ratio_of="parameters", needs={"training_data", "convs"},
+    exact=0.1, kinds={"classifier"}, random=True,
+)  # fmt: skip
+class ClassAwarePruning:
+    """Score, remove, retrain, and again, until the asked share of parameters is gone.
+
+    The scores are those of HWAI-TUDa/Class-Aware-Pruning; its removal loop was not
+    released, so that ``class_threshold`` and ``max_fraction`` are ours.
+
+    Args:
+        train: Training with the modified cost before the first cut; None for none.
+        retrain: Training after each cut, with the plain cost; None for none.
+        orthogonality: Factor of the distance of each 3 x 3 convolution from
+            orthogonality in the modified cost.
+        l1: Factor of the L1 norm of all parameters in the modified cost.
+        images_per_class: Training images that score the filters, for each class.
+        reduce: ``sum_then_max`` adds up classes at each position and takes the best
+            position, as released; ``max_then_sum`` the other way round.
+        max_fraction: Share of the filters that one cut removes at most.
+        class_threshold: Remove only filters that matter for fewer classes; None lets
+            the ratio alone decide.
+        stop_accuracy: Stop when validation accuracy after retraining is below; None
+            goes on.
+    """
+
+    train: Recipe | None = None
+    retrain: Recipe | None = None
+    orthogonality: float = 0.01
+    l1: float = 1e-4
+    images_per_class: int = 10
+    reduce: Reduce = "sum_then_max"
+    max_fraction: float = 0.1
+    class_threshold: float | None = None
+    stop_accuracy: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse numbers out of range.
+
+        Raises:
+            ValueError: If there are no images to score with, or nothing to remove.
+        """
+        if self.images_per_class < 1 or not 0 < self.max_fraction <= 1:
+            raise ValueError(
+                f"images_per_class is {self.images_per_class} and max_fraction "
+                f"{self.max_fraction}; at least 1, and in (0, 1]"
+            )
+
+    def fit(self, model: Model, ctx: Context) -> nn.Module:
+        """The network trained with the modified cost, once for all ratios."""
+        net = ctx.dense().to(ctx.device)
+        if self.train is not None:
+            goal = Modified(
+                name="class-aware",
+                label_smoothing=self.train.label_smoothing,
+                orthogonality=self.orthogonality,
+                l1=self.l1,
+            )
+            train(net, self.train, ctx, objective=goal)
+        return net
+
+    def compress(self, fitted: nn.Module, ratio: float, ctx: Context) -> nn.Module:
+        """A narrower network, or ``Unsupported`` where a stop rule comes first."""
+        if ratio == 0:
+            return ctx.dense()
+        budget = _filters.budget_of(ctx.model, ratio)
+        net, cuts = copy.deepcopy(fitted).eval(), 0
+        while _filters.parameters(net) > budget:
+            net = self._cut(net, budget, ctx)
+            epoch = cuts * (self.retrain.epochs if self.retrain else 0)
+            _filters.retrain(net, self.retrain, ctx, name=f"cut-{cuts}", epoch=epoch)
+            cuts += 1
+            self._stop_if_bad(net, ctx)
+        ctx.record(Measurement(metric="cuts", value=float(cuts)))
+        _filters.record_widths(ctx.model, net, ctx)
+        return net
+
+    def _cut(self, net: nn.Module, budget: int, ctx: Context) -> nn.Module:
+        found = _filters.groups(ctx.model, net)
+        scores = class_scores(
+            net, found, ctx, images_per_class=self.images_per_class, reduce=self.reduce
+        )
+        most = max(1, int(self.max_fraction * sum(g.size for g in found)))
+        if self.class_threshold is not None:
+            below = [v for v, *_ in _filters.order(scores) if v < self.class_threshold]
+            if not below:
+                done = 1 - _filters.parameters(net) / _filters.parameters(ctx.model.net)
+                raise Unsupported(
+                    f"after {done:.3f} of the parameters every filter matters for "
+                    f"{self.class_threshold} classes; lower the ratio, or raise "
+                    "class_threshold"
+                )
+            most = min(most, len(below))
+        return _filters.prune_to(ctx.model, net, scores, budget, at_most=most)
+
+    def _stop_if_bad(self, net: nn.Module, ctx: Context) -> None:
+        if self.stop_accuracy is None:
+            return
+        split = ctx.data.validation
+        right = predict(net.to(ctx.device), split).argmax(1) == split.labels.cpu()
+        accuracy = right.double().mean().item()
+        if accuracy < self.stop_accuracy:
+            raise Unsupported(
+                f"validation accuracy fell to {accuracy:.4f}, below stop_accuracy "
+                f"{self.stop_accuracy}; lower the ratio or retrain longer"
+            )
+
+
+def class_scores(
+    net: nn.Module,
+    found: list[_filters.Group],
+    ctx: Context,
+    *,
+    images_per_class: int,
+    reduce: Reduce,
+) -> dict[str, Tensor]:
+    """For how many classes each filter matters.
+
+    An activation matters for an image where its product with the loss's gradient is
+    not zero (the released threshold, 1e-50, is zero in float32). Shares are over the
+    images of a class; classes are added up.
+
+    Args:
+        net: In ``eval`` mode.
+        found: Its filters.
+        ctx: Gives the training images and the random stream.
+        images_per_class: How many of each class are drawn.
+        reduce: See ``ClassAwarePruning``.
+
+    Returns:
+        By convolution, shape ``(filters,)``, float64, in [0, classes]. Equal scores
+        are told apart by the mean over positions, which has a weight of 1e-6.
+    """
+    net.to(ctx.device).eval()
+    convs: dict[str, nn.Module] = {g.name: g.conv for g in found}
+    sums: dict[str, Tensor] = {}
+    tops: dict[str, Tensor] = {}
+    for label in range(ctx.data.classes):
+        images, labels = _of_class(ctx, label, images_per_class)
+        pairs = activations_and_gradients(net, convs, images, labels)
+        for name, (activation, gradient) in pairs.items():
+            matters = (activation * gradient != 0).double().mean(0)  # (filters, h, w)
+            sums[name] = sums.get(name, torch.zeros(())) + matters.cpu()
+            top = matters.amax((1, 2)).cpu()
+            tops[name] = tops.get(name, torch.zeros(())) + top
+    scores = {}
+    for name, total in sums.items():
+        score = total.amax((1, 2)) if reduce == "sum_then_max" else tops[name]
+        scores[name] = (1 - _TIE) * score + _TIE * total.mean((1, 2))
+    return scores
+
+
+def _of_class(ctx: Context, label: int, count: int) -> tuple[Tensor, Tensor]:
+    data: Any = ctx.data.train.plain()
+    members = (data.labels == label).nonzero().view(-1).cpu()
+    if not len(members):
+        raise BenchError(f"no training image has class {label}; its score is unknown")
+    stream = ctx.stream(f"class-aware/{label}")
+    chosen = members[torch.randperm(len(members), generator=stream)[:count]]
+    images, labels = data.batch(chosen)
+    return images.to(ctx.device), labels.to(ctx.device)
+
+
+@dataclass(kw_only=True)
+class Modified(Objective):
+    """Cross-entropy + orthogonality of convolutions + L1 norm of parameters.
+
+    Args:
+        orthogonality: Factor of the second term.
+        l1: Factor of the third.
+    """
+
+    orthogonality: float = 0.0
+    l1: float = 0.0
+
+    def loss(self, net: nn.Module, batch: Any) -> Tensor:
+        """The modified cost of one batch."""
+        cost = super().loss(net, batch)
+        for module in net.modules():
+            if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3):
+                cost = cost + self.orthogonality * not_orthogonal(module.weight)
+        return cost + self.l1 * sum(p.abs().sum() for p in net.parameters())
+
+
+def not_orthogonal(kernel: Tensor) -> Tensor:
+    """Distance of a convolution's kernels from an orthogonal set.
+
+    ``|| conv2d(K, K, padding 1) - I ||_F``, with I the identity at the centre
+    (``deconv_orth_dist`` of Wang et al., arXiv:1911.12207, stride and padding 1).
+
+    Args:
+        kernel: Shape ``(out, in, 3, 3)``.
+
+    Returns:
+        A scalar.
+    """
+    products = functional.conv2d(kernel, kernel, padding=1)  # (out, out, 3, 3)
+    target = torch.zeros_like(products)
+    target[:, :, 1, 1] = torch.eye(len(kernel), device=kernel.device)
+    return torch.linalg.vector_norm(products - target)

@@ -1,0 +1,43 @@
+"""L1-norm filter pruning (Li et al. 2017, arXiv:1608.08710)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from harness.core import Context
+from harness.registry import method
+from harness.training import Recipe
+from methods import _filters
+
+
+@method(
+    "l1_filter", ratio_of="parameters", needs={"training_data", "convs"}, exact=0.1,
+    kinds={"classifier"},
+)  # fmt: skip
+class L1Filter:
+    """The filters with the smallest sums of absolute weights leave.
+
+    Every layer loses the same share of its filters.
+
+    Args:
+        finetune: Training afterwards; None for none.
+    """
+
+    finetune: Recipe | None = None
+
+    def compress(self, fitted: None, ratio: float, ctx: Context) -> nn.Module:
+        """A narrower network."""
+        net = ctx.dense()
+        if ratio == 0:
+            return net
+        scores = _filters.uniform(norms(_filters.groups(ctx.model, net)))
+        budget = _filters.budget_of(ctx.model, ratio)
+        small = _filters.prune_to(ctx.model, net, scores, budget)
+        _filters.retrain(small, self.finetune, ctx, name="l1_filter")
+        _filters.record_widths(ctx.model, small, ctx)
+        return small
+
+
+def norms(groups: list[_filters.Group]) -> dict[str, Tensor]:
+    """Sum of absolute weights of each filter, by convolution."""
+    return {g.name: g.conv.weight.detach().abs().sum((1, 2, 3)) for g in groups}
