@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from harness import structure
 from harness.core import Model
@@ -60,14 +63,45 @@ def _weights(net: nn.Module) -> list[torch.Tensor]:
     return list(found.values())
 
 
+class _Counter(TorchDispatchMode):
+    """Adds up torch's own formula of each operator that has one.
+
+    What ``torch.utils.flop_counter.FlopCounterMode`` counts, without its tracking of
+    modules and without the import of torch's compiler, which costs each worker 2 s.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        named = kwargs or {}
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is None:
+            with self:
+                parts = func.decompose(*args, **named)
+            if parts is not NotImplemented:
+                return parts
+        out = func(*args, **named)
+        if formula is not None:
+            self.flops += formula(*args, **named, out_val=out)
+        return out
+
+
 @torch.no_grad()
 def macs(model: Model) -> int:
     """Multiply-adds of one forward pass of ``model.example()``.
 
-    Counted by torch at the level of its operators, so that matrix products inside
-    attention count and no layer can be forgotten; biases and element-wise work don't.
-    A network whose work depends on the input (early exits) reports its own average
-    through a method ``average_macs()``.
+    Counted at the level of torch's operators, so that matrix products inside attention
+    count and no layer can be forgotten; biases and element-wise work don't. A network
+    whose work depends on the input (early exits) reports its own average through a
+    method ``average_macs()``.
 
     Args:
         model: The model.
@@ -83,7 +117,13 @@ def macs(model: Model) -> int:
         k: v.to(device) if isinstance(v, torch.Tensor) else v
         for k, v in model.example().items()
     }
-    counter = FlopCounterMode(display=False)
-    with counter:
-        model.net(**example)
-    return int(counter.get_total_flops()) // 2
+    counter = _Counter()
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # its one operator has no formula
+    try:
+        # The fused kernels have a formula on some devices only; plain products on all.
+        with sdpa_kernel(SDPBackend.MATH), counter:
+            model.net(**example)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+    return counter.flops // 2

@@ -17,7 +17,7 @@ models: [toy]
 methods: [{methods}]
 ratios: [0.25, 0.5, 0.75]
 tasks: [toy_sum, {{name: toy_sum, by: 2}}]
-resources: {{time: 2s}}
+resources: {{time: {limit}}}
 """
 
 
@@ -32,9 +32,9 @@ class Silent:
 def run(tmp_path: Path, toys: Path):
     """Run a grid of the given methods; returns the store and the outcome."""
 
-    def runs(methods: str, **options):
+    def runs(methods: str, limit: str = "2m", **options):
         path = tmp_path / "grid.yaml"
-        path.write_text(GRID.format(methods=methods))
+        path.write_text(GRID.format(methods=methods, limit=limit))
         store = open_store(tmp_path / "store", create=True)
         plan = plans.make(grids.read(path), statuses=store.statuses(), **options)
         driver = Driver(plan=plan, store=store, executor=Inline(), watcher=Silent())
@@ -112,7 +112,8 @@ def test_a_grid_that_grows_runs_only_what_is_new(run, toys):
 def test_a_trial_that_fails_is_a_row_and_the_rest_goes_on(
     run, how, status, error_class, reason
 ):
-    store, _, outcome = run(f"{{name: toy_trouble, how: {how}}}")
+    limit = "2s" if how == "sleep" else "2m"
+    store, _, outcome = run(f"{{name: toy_trouble, how: {how}}}", limit)
 
     rows = ask(store, "SELECT * FROM newest ORDER BY ratio, task_options").dicts()
     assert [r["status"] for r in rows] == ["ok"] * 2 + [status] * 2 + ["ok"] * 2
@@ -155,7 +156,8 @@ def test_secrets_of_the_environment_reach_no_row(run, monkeypatch):
 
 def test_stop_after_the_first_failure_leaves_the_rest_missing(tmp_path, toys):
     path = tmp_path / "grid.yaml"
-    path.write_text(GRID.format(methods="{name: toy_trouble, how: raise}, toy_drop"))
+    methods = "{name: toy_trouble, how: raise}, toy_drop"
+    path.write_text(GRID.format(methods=methods, limit="2m"))
     store = open_store(tmp_path / "store", create=True)
     plan = plans.make(grids.read(path))
     outcome = Driver(

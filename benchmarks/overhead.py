@@ -1,0 +1,109 @@
+"""Trials a second of the engine, against Ray Tune running the same no-op function.
+
+Both run here, one after the other, on the same processors: 2,000 no-op trials through
+plan, Ray, durable Parquet rows and the final leaderboard; and no-op trials of Ray Tune
+(fewer, since each takes it a second or more). Then 1,000 and 20,000 trials, for the
+growth of the driver's memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+TOYS = Path(__file__).parent / "_noop.py"
+TUNE = """
+import json, time, ray
+from ray import tune
+ray.init(address="local", num_cpus={cpus}, include_dashboard=False,
+         log_to_driver=False, logging_level="ERROR")
+began = time.perf_counter()
+grid = {{"seed": tune.grid_search(list(range({trials})))}}
+tune.Tuner(lambda config: {{"value": 1.0}}, param_space=grid).fit()
+print(json.dumps({{"seconds": time.perf_counter() - began}}))
+"""
+ENGINE = """
+import json, resource, sys
+from harness.cli import _status
+status = _status(["run", sys.argv[1], "--store", sys.argv[2], "--cpus", sys.argv[3]])
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print("\\n" + json.dumps({"status": status, "peak": peak * 1024}))
+"""
+
+
+def grid(folder: Path, trials: int) -> Path:
+    """A grid of no-op trials: ten ratios a seed, a bundle a seed."""
+    path = folder / f"noop-{trials}.yaml"
+    ratios = [round(0.05 * i, 2) for i in range(1, 11)]
+    seeds = list(range(trials // len(ratios)))
+    path.write_text(
+        json.dumps(
+            {
+                "models": ["noop"],
+                "methods": ["noop"],
+                "tasks": ["noop"],
+                "ratios": ratios,
+                "seeds": seeds,
+            }
+        )
+    )
+    return path
+
+
+def engine(folder: Path, trials: int, cpus: int) -> dict[str, float]:
+    """Run the whole command in a process of its own."""
+    store = folder / f"store-{trials}"
+    environment = os.environ | {"SHRINKGRID_PLUGINS": str(TOYS)}
+    line = [sys.executable, "-c", ENGINE, str(grid(folder, trials)), str(store)]
+    began = time.perf_counter()
+    done = subprocess.run(
+        [*line, str(cpus)], capture_output=True, text=True, env=environment, check=True
+    )
+    seconds = time.perf_counter() - began
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert said["status"] == 0, done.stderr
+    return {"seconds": seconds, "rate": trials / seconds, "peak": said["peak"]}
+
+
+def tune(trials: int, cpus: int) -> float:
+    """Seconds that Ray Tune takes for no-op function trials."""
+    done = subprocess.run(
+        [sys.executable, "-c", TUNE.format(trials=trials, cpus=cpus)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"RAY_AIR_NEW_OUTPUT": "0", "PYTHONWARNINGS": "ignore"},
+    )
+    return float(json.loads(done.stdout.splitlines()[-1])["seconds"])
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--trials", type=int, default=2000)
+    parser.add_argument("--tune-trials", type=int, default=20)
+    parser.add_argument("--memory", type=int, nargs=2, default=(1000, 20000))
+    parser.add_argument("--cpus", type=int, default=os.cpu_count() or 1)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        ours = engine(folder, asked.trials, asked.cpus)
+        print(f"engine    {asked.trials} trials, {ours['seconds']:.1f} s with start-up,")
+        print(f"          Ray and leaderboard: {ours['rate']:.0f} trials a second")
+        theirs = asked.tune_trials / tune(asked.tune_trials, asked.cpus)
+        print(f"Ray Tune  {asked.tune_trials} trials: {theirs:.2f} a second")
+        print(f"ratio     {ours['rate'] / theirs:.0f} times Ray Tune")
+        few, many = (engine(folder, n, asked.cpus) for n in asked.memory)
+        grown = (many["peak"] - few["peak"]) / 1e6
+        print(f"driver    peak memory grows by {grown:.0f} MB from {asked.memory[0]} to")
+        print(f"          {asked.memory[1]} trials ({many['rate']:.0f} trials a second)")
+
+
+if __name__ == "__main__":
+    main()
