@@ -54,18 +54,23 @@ class GruLayer(nn.Module):
             nn.init.uniform_(parameter, -bound, bound)
 
     def forward(
-        self, sequence: PackedSequence, state: Tensor
+        self,
+        sequence: PackedSequence,
+        state: Tensor,
+        weights: list[Tensor] | None = None,
     ) -> tuple[PackedSequence, Tensor]:
         """Every state of the sequence, and the last one of each sentence.
 
         Args:
             sequence: Steps of size ``inputs``.
             state: Shape ``(sentences, units)``, in the packed order.
+            weights: From ``fused``, where many calls follow each other; None to make
+                them.
 
         Returns:
             The states, packed alike, and the last states, shape ``(sentences, units)``.
         """
-        weights = self._fused()
+        weights = weights or self.fused()
         if weights is None:
             data, last = self._stepwise(sequence, state)
         else:
@@ -93,7 +98,7 @@ class GruLayer(nn.Module):
                         getattr(projection, kind).copy_(part)
         return self
 
-    def _fused(self) -> list[Tensor] | None:
+    def fused(self) -> list[Tensor] | None:
         """Weights for the fused kernel; None if a projection has no matrix."""
         weights, biases = [], []
         for gates in (self.input, self.hidden):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -31,23 +31,31 @@ class Stack(nn.Module):
             GruLayer(inputs if i == 0 else units, units) for i in range(layers)
         )
 
+    def fused(self) -> list[list[Tensor] | None]:
+        """Weights of every layer for the fused kernel; see ``GruLayer.fused``."""
+        return [layer.fused() for layer in self.layers]  # type: ignore[operator]
+
     def forward(
-        self, sequence: PackedSequence, states: Tensor
+        self,
+        sequence: PackedSequence,
+        states: Tensor,
+        fused: list[list[Tensor] | None],
     ) -> tuple[PackedSequence, Tensor]:
         """States of the top layer, and the last states of all.
 
         Args:
             sequence: The embedded words.
             states: Shape ``(layers, sentences, units)``, in the packed order.
+            fused: From ``fused``; made once for all steps of a search.
 
         Returns:
             The top layer's states, packed, and ``(layers, sentences, units)``.
         """
         last = []
-        for i, (layer, state) in enumerate(zip(self.layers, states, strict=True)):
+        for i, layer in enumerate(self.layers):
             below = sequence.data
             dropped = functional.dropout(below, self.dropout, self.training)
-            sequence, end = layer(sequence._replace(data=dropped), state)
+            sequence, end = layer(sequence._replace(data=dropped), states[i], fused[i])
             if self.residual and i > 0:
                 sequence = sequence._replace(data=sequence.data + below)
             last.append(end)
@@ -62,15 +70,22 @@ class Encoded:
         states: Shape ``(layers, sentences, units)``: the encoder's last states.
         outputs: Shape ``(sentences, source words, units)``, for attention.
         mask: Shape ``(sentences, source words)``, True at words.
+        fused: The decoder's weights.
     """
 
     states: Tensor
     outputs: Tensor
     mask: Tensor
+    fused: list[list[Tensor] | None]
 
     def select(self, rows: Tensor) -> Encoded:
         """The sentences ``rows``, in that order and as often as they are named."""
-        return Encoded(self.states[:, rows], self.outputs[rows], self.mask[rows])
+        return replace(
+            self,
+            states=self.states[:, rows],
+            outputs=self.outputs[rows],
+            mask=self.mask[rows],
+        )
 
 
 class Seq2Seq(nn.Module):
@@ -103,6 +118,7 @@ class Seq2Seq(nn.Module):
         attention: bool,
     ) -> None:
         super().__init__()
+        self.layers, self.units = layers, units
         self.reverse = reverse
         self.dropout = dropout
         self.recipe = Recipe()  # what it was trained by; see ``GruSeq2Seq.build``
@@ -168,11 +184,16 @@ class Seq2Seq(nn.Module):
         if self.reverse:
             source = _reversed(source, lengths)
         packed = self._packed(self.source_embedding(source), lengths)
-        shape = (len(self.encoder.layers), len(source), self._units)
+        shape = (self.layers, len(source), self.units)
         zeros = packed.data.new_zeros(shape)
-        outputs, states = self.encoder(packed, zeros)
+        outputs, states = self.encoder(packed, zeros, self.encoder.fused())
         padded, _ = pad_packed_sequence(outputs, batch_first=True)
-        return Encoded(states[:, outputs.unsorted_indices], padded, source != PAD)
+        return Encoded(
+            states=states[:, outputs.unsorted_indices],
+            outputs=padded,
+            mask=source != PAD,
+            fused=self.decoder.fused(),
+        )
 
     def step(
         self, words: Tensor, states: Tensor, encoded: Encoded
@@ -189,14 +210,9 @@ class Seq2Seq(nn.Module):
         """
         data = self.target_embedding(words)
         one = PackedSequence(data, torch.tensor([len(words)]), None, None)
-        top, states = self.decoder(one, states)
+        top, states = self.decoder(one, states, encoded.fused)
         outputs = self._attend(top.data[:, None], encoded)[:, 0]
         return functional.log_softmax(self.output(outputs).float(), dim=-1), states
-
-    @property
-    def _units(self) -> int:
-        units: int = self.encoder.layers[0].units  # type: ignore[assignment]
-        return units
 
     def _teach(self, source: Tensor, target: Tensor) -> tuple[PackedSequence, Tensor]:
         """Packed logits, and the words that they should give."""
@@ -207,7 +223,7 @@ class Seq2Seq(nn.Module):
         wanted.scatter_(1, lengths[:, None] - 1, END)
         packed = self._packed(self.target_embedding(given), lengths)
         order = packed.sorted_indices
-        steps, _ = self.decoder(packed, encoded.states[:, order])
+        steps, _ = self.decoder(packed, encoded.states[:, order], encoded.fused)
         rows, columns = _places(packed)
         data = steps.data
         if self.mix is not None:

@@ -49,7 +49,13 @@ class GruSeq2Seq:
     treat: Literal["candidate", "recurrent"] = "candidate"
     recipe: Recipe = field(
         default_factory=lambda: Recipe(
-            epochs=30, batch_size=64, optimizer="adam", lr=2e-3, clip=5.0, keep="best"
+            epochs=16,
+            batch_size=64,
+            optimizer="adam",
+            lr=2e-3,
+            schedule="linear",
+            clip=5.0,
+            keep="best",
         )
     )
 

@@ -273,7 +273,7 @@ def test_a_network_compressed_by_svd_still_translates():
     ctx = context()
     method = Svd()
     net = method.compress(method.fit(ctx.model, ctx), 0.5, ctx).eval()
-    assert net.encoder.layers[0]._fused() is None
+    assert net.encoder.layers[0].fused() is None
     before, after = (measure.size(ctx.model.with_net(n)) for n in (ctx.model.net, net))
     assert after.params < before.params
     assert after.macs < before.macs
