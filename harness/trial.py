@@ -49,7 +49,7 @@ class Part:
     @property
     def label(self) -> str:
         """The name, with the options in brackets where there are any."""
-        given = json.loads(self.options)
+        given = {k: v for k, v in json.loads(self.options).items() if v != self.name}
         if not given:
             return self.name
         if "chain" in given:

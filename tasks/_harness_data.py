@@ -1,0 +1,80 @@
+"""Which copy of a hub data set this machine has, without importing ``datasets``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def cache_folder() -> Path:
+    """The folder of prepared data sets, by the rules of ``datasets``."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
+    home = Path(os.environ.get("HF_HOME") or home)
+    return Path(os.environ.get("HF_DATASETS_CACHE") or home / "datasets").expanduser()
+
+
+def revision(facts: Mapping[str, Any]) -> str | None:
+    """The identity of the data that one task of lm-eval reads.
+
+    Args:
+        facts: ``dataset``, ``config`` and ``files``, as in a ``Card``.
+
+    Returns:
+        Commit and a hash over the sizes of the splits for a data set of the hub, a
+        content hash for local files, ``code`` where the task's own code makes its
+        data; None if this machine has no copy.
+
+    >>> revision({"version": 1.0})
+    'code'
+    """
+    if "dataset" not in facts:
+        return "code"
+    files = list(_listed(facts.get("files")))
+    if files and not any("://" in name for name in files):
+        return _content(files)
+    where = cache_folder() / str(facts["dataset"]).replace("/", "___")
+    config = facts.get("config")
+    # Without a configuration `datasets` calls it `default`, or by its only name; one
+    # with files or options of its own has a hash behind the name.
+    names = [config, f"{config}-*"] if config else ["default", "default-*", "*"]
+    for name in names:
+        found = sorted(
+            where.glob(f"{name}/*/*/dataset_info.json"), key=lambda p: p.stat().st_mtime
+        )
+        if found:
+            return _copy(found[-1])
+    return None
+
+
+def _listed(files: Any) -> list[str]:
+    if files is None:
+        return []
+    if isinstance(files, Mapping):
+        return [name for value in files.values() for name in _listed(value)]
+    return [str(name) for name in (files if isinstance(files, list) else [files])]
+
+
+def _content(files: list[str]) -> str | None:
+    """One hash over the content of local files; None if one is missing."""
+    digest = hashlib.sha256()
+    for name in files:
+        path = Path(name).expanduser()
+        if not path.is_file():
+            return None
+        digest.update(path.read_bytes())
+    return f"sha256:{digest.hexdigest()[:16]}"
+
+
+def _copy(info: Path) -> str:
+    """The commit that a prepared data set is of, with a hash over its splits."""
+    splits = json.loads(info.read_text()).get("splits") or {}
+    sizes = sorted(
+        (name, part.get("num_examples"), part.get("num_bytes"))
+        for name, part in splits.items()
+    )
+    digest = hashlib.sha256(json.dumps(sizes).encode()).hexdigest()[:8]
+    return f"{info.parent.name[:12]}-{digest}"

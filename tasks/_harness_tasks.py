@@ -1,0 +1,250 @@
+"""The tasks of the installed lm-eval: where they stand, and what data they read."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from harness.core import BenchError
+from harness.registry import discover
+
+_FORMAT = 1  # of the cards in the cache
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """What must be known of a task or group before lm-eval itself is imported.
+
+    Args:
+        name: As lm-eval knows it.
+        folders: Those that hold its YAML files, relative to lm-eval's, or absolute.
+        tasks: Each task in it -> its ``version`` and, where they are known, the
+            ``dataset`` it reads, the ``config`` of that and its ``files``.
+    """
+
+    name: str
+    folders: tuple[str, ...]
+    tasks: dict[str, dict[str, Any]] = field(hash=False)
+
+
+@cache
+def home() -> Path:
+    """The folder of lm-eval's own tasks."""
+    spec = find_spec("lm_eval")
+    if spec is None or spec.origin is None:
+        raise BenchError("tasks of lm-eval need the package: pip install lm-eval")
+    return Path(spec.origin).parent / "tasks"
+
+
+def release() -> str:
+    """The version of the installed lm-eval."""
+    return version("lm-eval")
+
+
+@cache
+def card(name: str) -> Card | None:
+    """The card of a task, group or tag, or of a YAML file of the user's own.
+
+    lm-eval reads 14,000 files to learn its names, which takes it 20 seconds; here only
+    the folders that hold this name are read, and the card is kept in the user's cache.
+
+    Args:
+        name: A name of lm-eval, or the path of a file ``*.yaml``.
+
+    Returns:
+        The card, or None if lm-eval has no such task.
+    """
+    if Path(name).suffix == ".yaml":
+        return _own(Path(name).expanduser())
+    if not re.fullmatch(r"[\w.+\-]+", name):
+        return None
+    kept = _cache() / f"{name}.json"
+    if kept.is_file():
+        value = json.loads(kept.read_text())
+        return Card(**value | {"folders": tuple(value["folders"])})
+    made = _search(name)
+    if made is not None:
+        _keep(made, kept)
+    return made
+
+
+def unknown(name: str) -> str:
+    """One sentence that says that neither we nor lm-eval have this task.
+
+    Args:
+        name: As a grid writes it.
+
+    Returns:
+        The sentence, with the nearest names of both.
+    """
+    own = list(discover("task"))
+    theirs = {n for text in _files().values() for n in _NAME.findall(text)}
+    near = difflib.get_close_matches(name, {*own, *theirs}, n=3)
+    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    return (
+        f"no task called {name!r}.{hint} Known: {', '.join(own)}, and the "
+        f"{len(theirs)} names of lm-eval {release()} (`lm-eval ls tasks` lists them)"
+    )
+
+
+def manager(known: Card) -> Any:
+    """lm-eval's task manager over the folders of one card.
+
+    Args:
+        known: The card.
+
+    Returns:
+        An ``lm_eval.tasks.TaskManager`` that knows the names of these folders only.
+    """
+    from lm_eval.tasks import TaskManager
+
+    folders = [str(home() / folder) for folder in known.folders]
+    managers = [TaskManager(include_path=f, include_defaults=False) for f in folders]
+    merged = managers[0].task_index
+    for other in managers[1:]:  # given all at once, a tag would forget all but the last
+        for name, entry in other.task_index.items():
+            merged.setdefault(name, entry).tags.update(entry.tags)
+    return managers[0]
+
+
+_INCLUDE = re.compile(r"^include:[ \t]*[\"']?([^\s\"']+)", re.MULTILINE)
+_NAME = re.compile(r"^(?:task|group):[ \t]*[\"']?([\w.+\-]+)", re.MULTILINE)
+
+
+def _cache() -> Path:
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "shrinkgrid" / f"lm-eval-{release()}-{_FORMAT}"
+
+
+def _keep(made: Card, path: Path) -> None:
+    """Write a card beside and rename; a cache that cannot be written is none."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
+            json.dump(asdict(made), file)
+        Path(file.name).replace(path)
+    except OSError:
+        return
+
+
+@cache
+def _files() -> dict[Path, str]:
+    """The text of every YAML file of lm-eval; its templates have no suffix."""
+    return {
+        path: path.read_text(encoding="utf-8", errors="replace")
+        for path in home().rglob("*")
+        if path.suffix in (".yaml", "") and path.is_file()
+    }
+
+
+@cache
+def _includes() -> dict[Path, list[Path]]:
+    """Template -> the files that include it."""
+    found: dict[Path, list[Path]] = {}
+    for path, text in _files().items():
+        for said in _INCLUDE.findall(text):
+            template = Path(os.path.normpath(path.parent / said))
+            found.setdefault(template, []).append(path)
+    return found
+
+
+def _folders(names: Iterable[str]) -> set[str]:
+    """The folders whose files say one of ``names``, themselves or by a template."""
+    words = "|".join(re.escape(name) for name in names)
+    said = re.compile(rf"(?<![\w.+\-])(?:{words})(?![\w+\-])")
+    found = [path for path, text in _files().items() if said.search(text)]
+    for path in found:  # grows while it is read
+        found.extend(p for p in _includes().get(path, ()) if p not in found)
+    return {str(path.parent.relative_to(home())) for path in found}
+
+
+def _search(name: str) -> Card | None:
+    """Look for a name, and for what its group names in turn."""
+    folders: set[str] = set()
+    wanted = {name}
+    index: Any = {}
+    while wanted:
+        found = _folders(wanted) - folders
+        if not found:
+            break
+        folders |= found
+        index = manager(
+            Card(name=name, folders=_outermost(folders), tasks={})
+        ).task_index
+        if name not in index:
+            return None
+        wanted = {leaf for leaf in _leaves(index, name) if leaf not in index}
+    if name not in index:
+        return None
+    tasks = {n: _facts(index[n]) for n in sorted(_leaves(index, name)) if n in index}
+    return Card(name=name, folders=_outermost(folders), tasks=tasks)
+
+
+def _outermost(folders: Iterable[str]) -> tuple[str, ...]:
+    """``folders`` without those inside another: lm-eval reads folders to the bottom.
+
+    >>> _outermost(["mmlu/default", "arc", "mmlu"])
+    ('arc', 'mmlu')
+    """
+    given = set(folders)
+    return tuple(
+        sorted(f for f in given if not given & {str(p) for p in Path(f).parents})
+    )
+
+
+def _own(path: Path) -> Card | None:
+    """The card of a task that stands in a file of the user's."""
+    if not path.is_file():
+        return None
+    folder = str(path.resolve().parent)
+    index = manager(Card(name="", folders=(folder,), tasks={})).task_index
+    for name, entry in index.items():
+        if entry.yaml_path is not None and Path(entry.yaml_path) == path.resolve():
+            tasks = {n: _facts(index[n]) for n in _leaves(index, name) if n in index}
+            return Card(name=name, folders=(folder,), tasks=tasks)
+    raise BenchError(f"{path} holds no task of lm-eval: it needs the key 'task'")
+
+
+def _leaves(index: Any, name: str) -> Iterator[str]:
+    """The tasks below a name; those that the index lacks too."""
+    entry = index.get(name)
+    if entry is None or entry.kind.name in ("TASK", "PY_TASK"):
+        yield name
+    elif entry.kind.name == "TAG":
+        yield from entry.tags
+    else:
+        yield from _members(index, entry.cfg["task"])
+
+
+def _members(index: Any, members: Any) -> Iterator[str]:
+    """The tasks of a group's list: names, tasks with changes, groups in place."""
+    for member in [members] if isinstance(members, str | dict) else members or []:
+        if isinstance(member, str):
+            yield from _leaves(index, member)
+        elif isinstance(member.get("task"), list):
+            yield from _members(index, member["task"])
+        else:
+            yield from _leaves(index, str(member.get("group") or member.get("task")))
+
+
+def _facts(entry: Any) -> dict[str, Any]:
+    """What a task's YAML says of its version and its data."""
+    said = entry.cfg
+    facts: dict[str, Any] = {"version": (said.get("metadata") or {}).get("version")}
+    if "dataset_path" in said and "custom_dataset" not in said:
+        facts["dataset"] = said["dataset_path"]
+        facts["config"] = said.get("dataset_name")
+        files = (said.get("dataset_kwargs") or {}).get("data_files")
+        if files is not None:
+            facts["files"] = files
+    return facts

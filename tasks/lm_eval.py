@@ -1,0 +1,89 @@
+"""Any task or group of the installed lm-eval, by its own name (arXiv:2405.14782)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from harness.core import BenchError
+from harness.registry import task
+from tasks import _harness_data, _harness_tasks
+from tasks._zero_shot import ZeroShot, digest
+
+
+@task("lm_eval", kind="causal_lm", fallback=True)
+class LmEval(ZeroShot):
+    """A task, group or tag of lm-eval, or a YAML file that declares one.
+
+    A grid writes the name itself: ``arc_easy``, ``{name: piqa, limit: 100}``, ``mmlu``,
+    ``./my_task.yaml``.
+    """
+
+    id: str
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if _harness_tasks.card(self.id) is None:
+            raise ValueError(_harness_tasks.unknown(self.id))
+
+    @staticmethod
+    def claim(name: str) -> dict[str, Any] | None:
+        """Every name that lm-eval knows, and every path of a YAML file.
+
+        Args:
+            name: As a grid writes it.
+
+        Returns:
+            The options that the name implies.
+
+        Raises:
+            BenchError: If there is no such task; offers the nearest names.
+        """
+        if _harness_tasks.card(name) is None:
+            raise BenchError(_harness_tasks.unknown(name))
+        return {"id": name}
+
+    @property
+    def card(self) -> _harness_tasks.Card:
+        """Where the task stands and what it reads."""
+        known = _harness_tasks.card(self.id)
+        if known is None:
+            raise BenchError(_harness_tasks.unknown(self.id))
+        return known
+
+    def task(self) -> tuple[str, Any]:
+        """The task's name, twice."""
+        return self.card.name, self.card.name
+
+    def versions(self) -> dict[str, Any]:
+        """Each task below this name, with its version."""
+        return {name: facts["version"] for name, facts in self.card.tasks.items()}
+
+    def manager(self) -> Any:
+        """lm-eval's task manager over the folders of this task."""
+        return _harness_tasks.manager(self.card)
+
+    def reads(self) -> str:
+        """The data sets of the hub, with their configurations."""
+        known = [f for f in self.card.tasks.values() if "dataset" in f]
+        names = [f"{f['dataset']} {f['config'] or ''}".strip() for f in known]
+        return ", ".join(dict.fromkeys(names)) or "which its code makes"
+
+    def fingerprint(self) -> str:
+        """The commit of the data set, or one hash over those of a group.
+
+        Returns:
+            The identity of the data on this machine; what is missing is fetched.
+
+        Raises:
+            BenchError: If a data set is missing and cannot be fetched.
+        """
+        missing = [n for n, f in self.card.tasks.items() if _revision(f) is None]
+        if missing:
+            self.fetch()
+        return digest(
+            {n: _revision(f) or "unknown" for n, f in self.card.tasks.items()}
+        )
+
+
+def _revision(facts: dict[str, Any]) -> str | None:
+    return _harness_data.revision(facts)

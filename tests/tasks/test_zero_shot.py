@@ -1,0 +1,276 @@
+import json
+import math
+
+import datasets
+import huggingface_hub.constants
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import nn
+from transformers import PreTrainedTokenizerFast
+from transformers.models.llama import LlamaConfig
+
+from harness.core import BenchError, Model, NotFinite, Unsupported
+from harness.registry import resolve
+from tasks import _harness_data, _harness_tasks
+
+# A letter is a token; p(a) = 1/2, p(b) = 1/4, p(c) = 1/8, the rest is the end token's.
+PROBABILITIES = {"</s>": 1 / 8, "a": 1 / 2, "b": 1 / 4, "c": 1 / 8}
+
+TASK = """
+task: letters
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {data}}}}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{{{question}}}}"
+doc_to_choice: "{{{{choices}}}}"
+doc_to_target: answer
+target_delimiter: ""
+metric_list: [{{metric: acc}}, {{metric: acc_norm}}]
+metadata: {{version: 3}}
+"""
+# Bits of each answer, and bits a letter (the first answer is the right one):
+#   b 2 (2)   against aaa 3 (1):     acc takes b, acc_norm takes aaa
+#   cc 6 (3)  against ab 3 (1.5):    both take ab
+#   a 1 (1)   against b 2 (2):       both take a
+DOCUMENTS = [
+    {"question": "a", "choices": ["b", "aaa"], "answer": 0},
+    {"question": "b", "choices": ["cc", "ab"], "answer": 0},
+    {"question": "c", "choices": ["a", "b"], "answer": 0},
+]
+
+
+class Unigram(nn.Module):
+    """Predicts the same distribution after every token."""
+
+    def __init__(self, probabilities=PROBABILITIES):
+        super().__init__()
+        self.config = LlamaConfig(max_position_embeddings=32)
+        logits = [math.log(p) for p in probabilities.values()]
+        self.logits = nn.Parameter(torch.tensor(logits))
+
+    def forward(self, ids):
+        shape = (*ids.shape, len(self.logits))
+        return type("Output", (), {"logits": self.logits.expand(shape)})
+
+
+def letters(order="abc", **tokens):
+    words = {w: i for i, w in enumerate(["</s>", *order])}
+    made = Tokenizer(models.WordLevel(words, unk_token="</s>"))
+    made.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    options = {"eos_token": "</s>", "bos_token": None, **tokens}
+    return PreTrainedTokenizerFast(tokenizer_object=made, **options)
+
+
+def language_model(net=None, tokenizer="letters", **changes):
+    options = {
+        "name": "unigram",
+        "net": Unigram() if net is None else net,
+        "kind": "causal_lm",
+        "roles": {},
+        "example": dict,
+        "tokenizer": letters() if tokenizer == "letters" else tokenizer,
+    }
+    return Model(**{**options, **changes})
+
+
+def written(folder, text=TASK, name="letters", documents=DOCUMENTS):
+    data = folder / f"{name}.jsonl"
+    data.write_text("\n".join(json.dumps(d) for d in documents))
+    path = folder / f"{name}.yaml"
+    path.write_text(text.format(data=data))
+    return str(path)
+
+
+@pytest.fixture(autouse=True)
+def own_caches(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "datasets"))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+
+
+@pytest.fixture
+def task(tmp_path):
+    def build(name=None, **options):
+        plugin, implied = resolve("task", name or written(tmp_path))
+        return plugin.build(implied | options)
+
+    return build
+
+
+def measured(task, model):
+    return {m.metric: m for m in task.evaluate(model)}
+
+
+def test_accuracies_are_those_of_hand_worked_likelihoods(task):
+    found = measured(task(), language_model())
+    # acc is right on 1 and 3; acc_norm, by the letter, on 3 alone.
+    assert found["acc"].values == [1.0, 0.0, 1.0]
+    assert found["acc_norm"].values == [0.0, 0.0, 1.0]
+    assert found["acc"].value == pytest.approx(2 / 3)
+    assert found["acc"].goal == "max"
+    assert found["acc"].n == 3
+    # The sample deviation of 1, 0, 1 is sqrt(1/3); its mean's error is that / sqrt(3).
+    assert found["acc"].stderr == pytest.approx(1 / 3)
+
+
+def test_a_limit_reads_the_first_examples_only(task):
+    assert measured(task(limit=2), language_model())["acc"].values == [1.0, 0.0]
+
+
+def test_the_batch_size_changes_no_number(task):
+    one = measured(task(batch_size=1), language_model())
+    many = measured(task(batch_size=100), language_model())
+    assert one == many
+
+
+def test_requests_are_tokenised_once_for_all_networks_of_a_tokenizer(task, monkeypatch):
+    tokenizer, asked = letters(), []
+    encode = tokenizer.encode
+    monkeypatch.setattr(
+        tokenizer, "encode", lambda *a, **k: asked.append(a) or encode(*a, **k)
+    )
+    chosen = task()
+    dense = measured(chosen, language_model(tokenizer=tokenizer))
+    before = len(asked)
+    flat = Unigram(dict.fromkeys(PROBABILITIES, 1 / 4))
+    other = measured(chosen, language_model(flat, tokenizer))
+    assert before > 0
+    assert len(asked) == before
+    # All tokens alike: the shorter answer wins, and of two as long the first.
+    assert other["acc"].values == [1.0, 1.0, 1.0]
+    again = measured(chosen, language_model(tokenizer=tokenizer))
+    assert again == dense
+
+
+def test_another_tokenizer_does_not_read_what_the_first_has_made(task):
+    chosen = task()
+    assert measured(chosen, language_model())["acc"].values == [1.0, 0.0, 1.0]
+    # Now c is likelier than b is likelier than a.
+    swapped = measured(chosen, language_model(tokenizer=letters("cba")))
+    assert swapped["acc"].values == [1.0, 1.0, 0.0]
+
+
+def test_nothing_is_printed_and_the_loggers_are_as_before(task, capfd, caplog):
+    import logging
+
+    level = logging.getLogger("datasets").level
+    measured(task(), language_model())
+    assert capfd.readouterr() == ("", "")
+    assert caplog.records == []
+    assert logging.getLogger("datasets").level == level
+
+
+def test_a_group_gives_its_mean_and_the_metrics_of_each_member(tmp_path, task):
+    written(tmp_path)
+    second = TASK.replace("task: letters", "task: more")
+    written(tmp_path, second, "more", [DOCUMENTS[2]] * 3)
+    (tmp_path / "both.yaml").write_text(
+        "group: both\ntask: [letters, more]\naggregate_metric_list: "
+        "[{metric: acc, weight_by_size: true}]\nmetadata: {version: 1}\n"
+    )
+    chosen = task(str(tmp_path / "both.yaml"))
+    found = measured(chosen, language_model())
+    assert found["acc"].value == pytest.approx((2 + 3) / 6)
+    assert found["letters/acc"].value == pytest.approx(2 / 3)
+    assert found["more/acc"].values == [1.0, 1.0, 1.0]
+    assert chosen.protocol()["tasks"] == {"letters": 3, "more": 3}
+
+
+def test_a_likelihood_that_is_not_finite_fails(task):
+    net = Unigram()
+    net.logits.data[1] = math.nan
+    with pytest.raises(NotFinite, match="not finite"):
+        measured(task(), language_model(net))
+
+
+def test_a_batch_that_does_not_fit_says_so(task):
+    class Big(Unigram):
+        def forward(self, ids):
+            raise RuntimeError("[enforce fail] can't allocate memory: 1 TB")
+
+    with pytest.raises(
+        torch.OutOfMemoryError, match="batch of 8 .* smaller batch_size"
+    ):
+        measured(task(), language_model(Big()))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "said"),
+    [
+        ({"tokenizer": None}, Unsupported, "has no tokenizer"),
+        ({"net": nn.Linear(2, 2)}, Unsupported, "no network of transformers"),
+        ({"tokenizer": letters(eos_token=None)}, BenchError, "no end token"),
+    ],
+)
+def test_a_model_that_lm_eval_cannot_ask_is_refused(changes, error, said, task):
+    with pytest.raises(error, match=said):
+        measured(task(), language_model(**changes))
+
+
+def test_add_bos_needs_a_begin_token(task):
+    with pytest.raises(BenchError, match="no begin token"):
+        measured(task(add_bos=True), language_model())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"limit": 0}, {"batch_size": 0}, {"batch_size": "auto"}, {"num_fewshot": -1}],
+)
+def test_an_option_out_of_range_is_refused(options, task):
+    with pytest.raises(BenchError, match=rf"{next(iter(options))}"):
+        task(**options)
+
+
+def test_an_unknown_name_is_answered_with_the_nearest_of_both():
+    with pytest.raises(BenchError, match="'arc_easy'"):
+        resolve("task", "arc_eazy")
+    with pytest.raises(BenchError, match="'wikitext2-2048'"):
+        resolve("task", "wikitext2-2049")
+
+
+def test_data_that_is_missing_offline_is_named_with_the_way_to_get_it(task):
+    with pytest.raises(BenchError, match=r"allenai/ai2_arc ARC-Easy.*prepare"):
+        task("arc_easy").fingerprint()
+
+
+def test_a_card_names_the_tasks_of_a_tag_and_is_kept(tmp_path, monkeypatch):
+    made = _harness_tasks._search("ai2_arc")
+    assert list(made.tasks) == ["arc_challenge", "arc_easy"]
+    assert made.tasks["arc_easy"]["config"] == "ARC-Easy"
+    kept = tmp_path / "cache" / "card.json"
+    _harness_tasks._keep(made, kept)
+    assert json.loads(kept.read_text())["tasks"] == made.tasks
+    assert _harness_tasks._search("no_such_task") is None
+
+
+def prepared(folder, *, commit="1" * 40, rows=5, config="ARC-Easy"):
+    where = folder / "datasets" / "allenai___ai2_arc" / config / "0.0.0" / commit
+    where.mkdir(parents=True)
+    splits = {"test": {"num_examples": rows, "num_bytes": 99}}
+    (where / "dataset_info.json").write_text(json.dumps({"splits": splits}))
+
+
+def test_the_fingerprint_of_hub_data_is_its_commit_and_its_sizes(tmp_path, task):
+    prepared(tmp_path, rows=5)
+    prepared(tmp_path, commit="2" * 40, config="ARC-Challenge")
+    first = task("arc_easy").fingerprint()
+    assert first.startswith("1" * 12)
+    (info,) = tmp_path.glob("datasets/*/ARC-Easy/*/*/dataset_info.json")
+    info.write_text(info.read_text().replace("5", "6"))
+    assert task("arc_easy").fingerprint() != first
+
+
+def test_local_data_is_identified_by_its_content(tmp_path):
+    path = tmp_path / "data.jsonl"
+    path.write_text("{}")
+    facts = {"dataset": "json", "config": None, "files": {"test": str(path)}}
+    first = _harness_data.revision(facts)
+    path.write_text("{ }")
+    assert first.startswith("sha256:")
+    assert _harness_data.revision(facts) != first
+    path.unlink()
+    assert _harness_data.revision(facts) is None
