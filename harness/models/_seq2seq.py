@@ -54,8 +54,10 @@ class Stack(nn.Module):
         last = []
         for i, layer in enumerate(self.layers):
             below = sequence.data
-            dropped = functional.dropout(below, self.dropout, self.training)
-            sequence, end = layer(sequence._replace(data=dropped), states[i], fused[i])
+            if i > 0:  # the words come with dropout already
+                dropped = functional.dropout(below, self.dropout, self.training)
+                sequence = sequence._replace(data=dropped)
+            sequence, end = layer(sequence, states[i], fused[i])
             if self.residual and i > 0:
                 sequence = sequence._replace(data=sequence.data + below)
             last.append(end)

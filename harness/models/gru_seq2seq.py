@@ -49,7 +49,7 @@ class GruSeq2Seq:
     treat: Literal["candidate", "recurrent"] = "candidate"
     recipe: Recipe = field(
         default_factory=lambda: Recipe(
-            epochs=16,
+            epochs=14,
             batch_size=64,
             optimizer="adam",
             lr=2e-3,
