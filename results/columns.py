@@ -50,6 +50,9 @@ class Columns:
         """Add an empty line."""
         self._rows.append(None)
 
+    def __post_init__(self) -> None:
+        self.headings = [printable(heading) for heading in self.headings]
+
     def __str__(self) -> str:
         widths = self._widths()
         lines = [styled(self._line(self.headings, widths)[0], BOLD)]

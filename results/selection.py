@@ -30,7 +30,9 @@ def select(rows: Sequence[Mapping[str, Any]], condition: str) -> set[str]:
     {'a'}
     """
     with duckdb.connect(config={"python_enable_replacements": "false"}) as connection:
-        connection.register("arrow_rows", pa.Table.from_pylist(list(rows), arrow("plans")))
+        connection.register(
+            "arrow_rows", pa.Table.from_pylist(list(rows), arrow("plans"))
+        )
         connection.execute("CREATE TABLE plan AS FROM arrow_rows")
         connection.unregister("arrow_rows")
         connection.execute("SET enable_external_access = false")

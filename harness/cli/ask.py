@@ -31,12 +31,12 @@ def on_store(verb: Callable[..., Any]) -> Callable[..., Any]:
         help="Folder or URI of the store (or set SHRINKGRID_STORE).",
     )
     @functools.wraps(verb)
-    def opened(uri: str, **arguments: Any) -> None:
+    def opened(uri: str, **arguments: Any) -> Any:
         from results.store import open_store
 
         store = open_store(uri)
         try:
-            verb(store, **arguments)
+            return verb(store, **arguments)
         finally:
             for warning in store.warnings:
                 click.echo(f"warning: {warning}", err=True)

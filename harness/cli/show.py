@@ -1,0 +1,107 @@
+"""Verbs that show results: table, verify, report, plot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from harness.cli.ask import on_store
+
+if TYPE_CHECKING:
+    from results.store import Store
+
+_PLOTS = ["pareto", "curves"]
+
+
+@click.command()
+@click.argument("paper", required=False)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["rich", "md", "latex", "csv", "html"]),
+    default="rich",
+    show_default=True,
+    help="How to print; md, latex and html carry keys that `verify` reads.",
+)
+@click.option("--model", help="Show this model of the store in place of the paper's.")
+@click.option(
+    "--substitute",
+    multiple=True,
+    metavar="THEIRS=OURS",
+    help="Show OURS where the paper has THEIRS; may be repeated.",
+)
+@click.option("--rows", multiple=True, help="A table of your own: method, model ...")
+@click.option("--cols", multiple=True, help="What its columns are: task, ratio ...")
+@click.option("--metric", help="What its cells are.")
+@click.option("--where", default="true", help="SQL condition on the view `scores`.")
+@click.option("--allow-mixed", is_flag=True, help="Let a column mix protocols.")
+@on_store
+def table(store: Store, paper: str | None, form: str, **options: Any) -> None:
+    """Print the table PAPER, its published numbers beside the measured ones.
+
+    PAPER is a name that `shrinkgrid list papers` gives, or a YAML file of that kind.
+    Without it, --rows, --cols and --metric make a table of your own.
+    """
+    from results.papers import read
+    from results.tables import own_table, paper_table
+    from results.tables_text import render
+
+    if paper is None:
+        made = own_table(
+            store,
+            rows=options["rows"] or ("method",),
+            cols=options["cols"] or ("task",),
+            metric=_required(options["metric"]),
+            where=options["where"],
+            allow_mixed=options["allow_mixed"],
+        )
+    else:
+        made = paper_table(
+            store,
+            read(paper),
+            substitutes=_pairs(options["substitute"]),
+            every_model=options["model"],
+        )
+    click.echo(render(made, form))
+
+
+def _required(metric: str | None) -> str:
+    if metric is None:
+        raise click.UsageError(
+            "name a paper (`shrinkgrid list papers`), or a --metric for a table of "
+            "your own"
+        )
+    return metric
+
+
+def _pairs(given: tuple[str, ...]) -> dict[str, str]:
+    pairs = {}
+    for text in given:
+        theirs, equals, ours = text.partition("=")
+        if not (theirs and equals and ours):
+            raise click.UsageError(f"--substitute {text!r} is not THEIRS=OURS")
+        pairs[theirs] = ours
+    return pairs
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@on_store
+def verify(store: Store, file: Path) -> int:
+    """Check the numbers of the written table FILE against the store.
+
+    Exit status 1 if any number drifted or its trials are gone.
+    """
+    from results.verify import verify as check
+
+    checked, drifted = check(store, file)
+    for drift in drifted:
+        given = drift.computed or "nothing: its trials are not in the store"
+        click.echo(
+            f"{file}:{drift.written.line}: {drift.written.printed} is written, "
+            f"the store gives {given}"
+        )
+    click.echo(f"{checked} numbers checked, {len(drifted)} drifted", err=True)
+    return 1 if drifted else 0

@@ -1,0 +1,90 @@
+"""Best, second, and who cannot be told from the best, by paired tests."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from results.cells import Cell
+from results.db import ask, quoted
+from results.statistics import compare, holm
+from results.store import Store
+
+LEVEL = 0.05  # of the tests
+_REACH = 1.959964  # half a 95 % interval of a normal, in standard errors
+_NOTE = (
+    "† not distinguishable from the best at 5 %: paired test over the samples "
+    "(McNemar, bootstrap), else over the standard errors; Holm's correction"
+)
+Samples = Mapping[tuple[str, str], Sequence[float]]
+
+
+def place(
+    store: Store, rows: Sequence[Sequence[Cell]], groups: Sequence[str | None]
+) -> list[str]:
+    """Mark the cells of each column that compete: ``place`` and ``like_best``.
+
+    Args:
+        store: Holds the per-sample values.
+        rows: Cells, row by row.
+        groups: Of each row; rows of one group compete, those of None with nobody.
+
+    Returns:
+        Notes for the reader, where a mark needs one.
+    """
+    samples = _samples(store, rows)
+    marked = False
+    for column in zip(*rows, strict=True):
+        for group in {group for group in groups if group is not None}:
+            rivals = [
+                cell
+                for cell, own in zip(column, groups, strict=True)
+                if own == group and cell.measured is not None
+            ]
+            if len(rivals) > 1:
+                marked |= _rank(rivals, samples)
+    return [_NOTE] if marked else []
+
+
+def _rank(rivals: Sequence[Cell], samples: Samples) -> bool:
+    """Place the cells by what is printed, so that equal prints tie."""
+    sign = 1.0 if rivals[0].goal == "max" else -1.0
+    printed = [sign * float(cell.text or "nan") for cell in rivals]
+    distinct = sorted(set(printed), reverse=True)
+    for cell, value in zip(rivals, printed, strict=True):
+        cell.place = 1 + distinct.index(value)
+    best = rivals[printed.index(distinct[0])]
+    others = [cell for cell in rivals if cell is not best]
+    known = [(c, p) for c in others if (p := _p_value(best, c, samples)) is not None]
+    for (cell, _), p in zip(known, holm([p for _, p in known]), strict=True):
+        cell.like_best = p > LEVEL
+    return any(cell.like_best for cell in others)
+
+
+def _p_value(best: Cell, other: Cell, samples: Samples) -> float | None:
+    """Of the hypothesis that two cells measure the same; None where nothing tells."""
+    ours, theirs = _values(best, samples), _values(other, samples)
+    if ours and len(ours) == len(theirs):
+        return compare(ours, theirs)[0]
+    errors = [((c.high or 0.0) - (c.low or 0.0)) / (2 * _REACH) for c in (best, other)]
+    spread = math.hypot(*errors)
+    if spread == 0:
+        return None
+    gap = abs((best.measured or 0.0) - (other.measured or 0.0))
+    return math.erfc(gap / spread / math.sqrt(2))
+
+
+def _values(cell: Cell, samples: Samples) -> list[float]:
+    """Per-sample values of a cell's trials, seed after seed."""
+    metric = str(cell.key.get("metric"))
+    return [v for a in cell.attempts for v in samples.get((a, metric), ())]
+
+
+def _samples(store: Store, rows: Sequence[Sequence[Cell]]) -> Samples:
+    attempts = {a for row in rows for cell in row for a in cell.attempts}
+    if not attempts:
+        return {}
+    listed = ", ".join(map(quoted, sorted(attempts)))
+    sql = f"SELECT attempt, metric, values FROM samples WHERE attempt IN ({listed})"
+    found = ask(store, sql, through="10_trials").rows
+    return {(attempt, metric): values for attempt, metric, values in found}

@@ -1,0 +1,324 @@
+"""Tables: a paper's with the measured numbers beside, or one of one's own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from results import cells as make
+from results.cells import DIFFERS, NO_CLAIM, NOT_RUN, PROTOCOL, Cell
+from results.db import Answer, ask, query, quoted
+from results.errors import StoreError, unknown
+from results.papers import PaperTable, model_ids
+from results.placing import place
+from results.store import Store
+
+_READ = """
+SELECT n.trial, n.attempt, n.status, n.reason, n.method, n.method_options, n.model,
+       n.model_options, n.task, n.task_options, n.protocol, n.protocol_fields,
+       n.calibration, n.dtype, n.ratio, n.seed, n.params, n.achieved_params,
+       n.achieved_macs, n.achieved_bytes, s.metric, s.value, s.sample_stderr, s.goal
+FROM newest AS n LEFT JOIN scores AS s USING (attempt)
+"""
+AXES = ("method", "model", "task", "ratio", "seed", "dtype", "calibration", "grid")
+
+
+@dataclass(slots=True, kw_only=True)
+class Row:
+    """One row of a table.
+
+    Args:
+        labels: Texts on the left, one for each of the table's ``labels``.
+        cells: One a column.
+        group: Rows of one group compete; the dense row is in none.
+    """
+
+    labels: list[str]
+    cells: list[Cell]
+    group: str | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Table:
+    """A table to print.
+
+    Args:
+        title: What it shows.
+        labels: Headings of the columns on the left.
+        columns: Headings of the cells.
+        rows: The dense row first.
+        warnings: What a reader must see before the numbers.
+        notes: Sources, tests, what the marks mean.
+    """
+
+    title: str
+    labels: list[str]
+    columns: list[str]
+    rows: list[Row]
+    warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def verdicts(self) -> dict[str, int]:
+        """How many cells have each verdict."""
+        count = dict.fromkeys(make.VERDICTS, 0)
+        for row in self.rows:
+            for cell in row.cells:
+                if cell.verdict != NO_CLAIM and cell.published is not None:
+                    count[cell.verdict] += 1
+        return count
+
+
+def paper_table(
+    store: Store,
+    paper: PaperTable,
+    *,
+    substitutes: Mapping[str, str] | None = None,
+    every_model: str | None = None,
+) -> Table:
+    """A paper's table, measured numbers beside the published ones.
+
+    Args:
+        store: Where the numbers are.
+        paper: The table.
+        substitutes: Model of the table -> one of the store to show in its place.
+        every_model: One of the store to show in place of every model.
+
+    Returns:
+        The table; its warnings say if the dense row disagrees.
+
+    Raises:
+        StoreError: If a substituted model is not in the table.
+    """
+    table_models = {
+        str(part["model"])
+        for part in [*paper.columns, *paper.rows]
+        if part.get("model") is not None
+    }
+    stands_for = dict(substitutes or {})
+    for model in stands_for:
+        if model not in table_models:
+            raise unknown(f"model of {paper.name}", model, table_models)
+    if every_model is not None:
+        stands_for = dict.fromkeys(table_models, every_model)
+    models = {name for m in table_models for name in model_ids(m)}
+    scores = _scores(store, models | set(stands_for.values()))
+    labels = ["method"]
+    for printed, heading in (("printed_model", "model"), ("printed_data", "data")):
+        if len({row.get(printed) for row in paper.rows}) > 1:
+            labels.append(heading)
+    if any(row.get("printed_ratio") for row in paper.rows):
+        labels.append("ratio")
+    rows = [_paper_row(paper, row, labels, scores, stands_for) for row in paper.rows]
+    rows.sort(key=lambda row: row.group is not None)  # stable: the paper's order
+    title = " ".join(part for part in (paper.paper, paper.table) if part)
+    table = Table(
+        title=f"{title}: {paper.title}" if title else paper.title,
+        labels=labels,
+        columns=[str(column["name"]) for column in paper.columns],
+        rows=rows,
+        notes=[paper.note] if paper.note else [],
+    )
+    if stands_for:
+        pairs = (f"{ours} stands for {theirs}" for theirs, ours in stands_for.items())
+        table.warnings.append(
+            f"Not the paper's models: {', '.join(sorted(pairs))}; "
+            "the measured numbers are no reproduction, and no verdict is given"
+        )
+    _warn_of_dense(table)
+    table.notes += [f"Source: {source}" for source in paper.sources]
+    table.notes += place(store, [row.cells for row in table.rows], groups(table))
+    return table
+
+
+def own_table(
+    store: Store,
+    *,
+    rows: Sequence[str],
+    cols: Sequence[str],
+    metric: str,
+    where: str = "true",
+    allow_mixed: bool = False,
+) -> Table:
+    """A table over the store: rows by columns, each cell a mean over seeds.
+
+    Args:
+        store: Where the numbers are.
+        rows: Columns of the view ``scores`` whose values make the rows.
+        cols: Those whose values make the columns.
+        metric: Which numbers.
+        where: An SQL condition on ``scores``; read-only, as in ``shrinkgrid sql``.
+        allow_mixed: Whether one cell, or one column, may mix protocols.
+
+    Returns:
+        The table.
+
+    Raises:
+        StoreError: If a name is not known, nothing fits, protocols are mixed, or a
+            cell would mix trials that are no seeds of one another.
+    """
+    for name in (*rows, *cols):
+        if name not in AXES:
+            raise unknown("column to arrange a table by", name, AXES)
+    answer = query(store, f"SELECT * FROM scores WHERE ({where}\n)")
+    known = {row["metric"] for row in answer.dicts()}
+    if metric not in known:
+        if not answer.rows:
+            raise StoreError(f"no trial in {store.uri} ended well and fits {where!r}")
+        raise unknown("metric", metric, known)
+    scores = [row for row in answer.dicts() if row["metric"] == metric]
+    if not allow_mixed:
+        _refuse_mixed(scores, cols)
+    down = _values(scores, rows)
+    across = _values(scores, cols)
+    table = Table(
+        title=f"{metric} by {', '.join(rows)} and {', '.join(cols)}",
+        labels=list(rows),
+        columns=[" ".join(_shown(value) for value in values) for values in across],
+        rows=[],
+    )
+    for values in down:
+        made = [
+            _own_cell(scores, dict(zip((*rows, *cols), (*values, *other), strict=True)))
+            for other in across
+        ]
+        labels = [_shown(value) for value in values]
+        at = dict(zip(rows, labels, strict=True))
+        group = " ".join(v for k, v in at.items() if k not in ("method", "seed"))
+        dense = at.get("method") == "dense"
+        table.rows.append(
+            Row(labels=labels, cells=made, group=None if dense else group)
+        )
+    table.rows.sort(key=lambda row: row.group is not None)
+    table.notes += place(store, [row.cells for row in table.rows], groups(table))
+    return table
+
+
+def _scores(store: Store, models: Iterable[str]) -> list[dict[str, Any]]:
+    listed = ", ".join(quoted(model) for model in sorted(models))
+    if not listed:
+        return []
+    return ask(store, f"{_READ} WHERE n.model IN ({listed})").dicts()
+
+
+def _paper_row(
+    paper: PaperTable,
+    row: Mapping[str, Any],
+    labels: Sequence[str],
+    scores: Sequence[Mapping[str, Any]],
+    stands_for: Mapping[str, str],
+) -> Row:
+    filled: dict[str, Cell] = {}
+    for column, printed in zip(paper.columns, row["cells"], strict=True):
+        if "mean_of" not in column:
+            wanted = {**row, **column}
+            cell = make.fill(wanted, printed, scores, substitutes=stands_for)
+            filled[column["name"]] = cell
+    for column, printed in zip(paper.columns, row["cells"], strict=True):
+        if "mean_of" in column:
+            parts = [filled[name] for name in column["mean_of"]]
+            filled[column["name"]] = make.average(parts, printed)
+    printed_keys = {"method": "label", "model": "printed_model"}
+    printed_keys |= {"data": "printed_data", "ratio": "printed_ratio"}
+    dense = row.get("method") == "dense"
+    group = f"{row.get('model')} {row.get('ratio')} {row.get('printed_data')}"
+    return Row(
+        labels=[str(row.get(printed_keys[label]) or "") for label in labels],
+        cells=[filled[column["name"]] for column in paper.columns],
+        group=None if dense else group,
+    )
+
+
+def _warn_of_dense(table: Table) -> None:
+    """If the dense row disagrees, nothing below it means anything; say so on top."""
+    for row in table.rows:
+        if row.group is not None:
+            continue
+        for heading, cell in zip(table.columns, row.cells, strict=True):
+            if cell.verdict in (DIFFERS, PROTOCOL):
+                table.warnings.append(
+                    f"The dense row disagrees in {heading}: measured {cell.text}, "
+                    f"published {cell.published} ({cell.verdict}"
+                    f"{': ' + cell.reason if cell.reason else ''}); the numbers "
+                    "below it cannot be compared"
+                )
+
+
+def _refuse_mixed(scores: Sequence[Mapping[str, Any]], cols: Sequence[str]) -> None:
+    """A column over several protocols compares what cannot be compared."""
+    protocols: dict[tuple[Any, ...], dict[str, Mapping[str, Any]]] = {}
+    for score in scores:
+        column = (score["task"], *(score[name] for name in cols))
+        fields = json.loads(score["protocol_fields"] or "{}")
+        protocols.setdefault(column, {})[str(score["protocol"])] = fields
+    for column, found in protocols.items():
+        if len(found) > 1:
+            every = {key for fields in found.values() for key in fields}
+            differing = sorted(
+                key
+                for key in every
+                if len({json.dumps(f.get(key)) for f in found.values()}) > 1
+            )
+            raise StoreError(
+                f"task {column[0]} was measured with {len(found)} protocols, which "
+                f"differ in {', '.join(differing) or 'fields that are not stored'}; "
+                "narrow them with --where, or say --allow-mixed"
+            )
+
+
+def _values(scores: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[Any]:
+    found = {tuple(score[name] for name in names) for score in scores}
+
+    def order(values: tuple[Any, ...]) -> list[tuple[bool, float, str]]:
+        numbers = [v if isinstance(v, int | float) else 0.0 for v in values]
+        named = zip(values, numbers, strict=True)
+        return [(v is None, n, str(v)) for v, n in named]
+
+    return sorted(found, key=order)
+
+
+def _own_cell(scores: Sequence[Mapping[str, Any]], at: Mapping[str, Any]) -> Cell:
+    group = [s for s in scores if all(s[name] == value for name, value in at.items())]
+    if not group:
+        return Cell(verdict=NOT_RUN, reason="no such trial in the store")
+    for name in ("model", "task", "method", "method_options", "task_options", "ratio"):
+        mixed = {str(score[name]) for score in group}
+        if len(mixed) > 1:
+            raise StoreError(
+                f"one cell ({', '.join(map(_shown, at.values()))}) would be a mean "
+                f"over {name} {', '.join(sorted(mixed))}; narrow it with --where, or "
+                f"put {name} into --rows or --cols"
+            )
+    values = {"metric": group[0]["metric"], "goal": group[0]["goal"]}
+    return make.of_trials(group, values)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def groups(table: Table) -> list[str | None]:
+    """The group of each row; rows of one group compete."""
+    return [row.group for row in table.rows]
+
+
+def as_answer(table: Table) -> Answer:
+    """The table in long form, one row a cell, for CSV and JSON.
+
+    Args:
+        table: Any.
+
+    Returns:
+        Rows with every digit of the measured numbers.
+    """
+    columns = (*table.labels, "column", "published", "measured", "low", "high", "seeds")
+    columns += ("verdict", "reason", "place", "like_best", "key")
+    rows: list[tuple[Any, ...]] = []
+    for row in table.rows:
+        for heading, cell in zip(table.columns, row.cells, strict=True):
+            values = (cell.published, cell.measured, cell.low, cell.high, cell.seeds)
+            marks = (cell.verdict, cell.reason, cell.place or None, cell.like_best)
+            key = json.dumps(cell.key) if cell.key else None
+            rows.append((*row.labels, heading, *values, *marks, key))
+    return Answer(columns=columns, types=("VARCHAR",) * len(columns), rows=rows)
