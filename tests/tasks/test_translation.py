@@ -92,6 +92,21 @@ def test_the_bootstrap_error_is_the_spread_over_fresh_corpora():
     assert error == pytest.approx(spread, rel=0.35)
 
 
+def test_two_systems_are_compared_by_paired_bootstrap_from_what_is_stored():
+    # One system errs in 3 words of 10, the other in 3.5; each sentence is drawn for both.
+    def stored(error):
+        found = scores(*random_corpus(0, error=error))
+        return {name: m.values for name, m in found.items() if name[:5] == "bleu_"}
+
+    better, worse = stored(0.30), stored(0.35)
+    rng = np.random.default_rng(0)
+    wins = 0
+    for _ in range(200):
+        times = rng.multinomial(60, np.full(60, 1 / 60))
+        wins += corpus_bleu(better, times) > corpus_bleu(worse, times)
+    assert wins / 200 > 0.95
+
+
 def test_a_mean_has_its_textbook_error():
     values = scores(*random_corpus(1))["rouge_l"]
     textbook = np.std(values.values, ddof=1) / np.sqrt(60)
