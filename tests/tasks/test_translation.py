@@ -93,7 +93,7 @@ def test_the_bootstrap_error_is_the_spread_over_fresh_corpora():
 
 
 def test_two_systems_are_compared_by_paired_bootstrap_from_what_is_stored():
-    # One system errs in 3 words of 10, the other in 3.5; each sentence is drawn for both.
+    # One errs in 30 % of the words, the other in 35; a sentence is drawn for both.
     def stored(error):
         found = scores(*random_corpus(0, error=error))
         return {name: m.values for name, m in found.items() if name[:5] == "bleu_"}
