@@ -15,6 +15,8 @@ from harness.sequences import Pairs, ParallelText, Vocabulary, pad
 from harness.translate import Search, translate
 from methods._fixed_point import FixedPoint
 from methods._variational import total_kl
+from methods.magnitude import Magnitude
+from methods.round_to_nearest import RoundToNearest
 from methods.sb_gru import SbGru, Variational, treated
 from methods.svd import Svd
 
@@ -279,6 +281,30 @@ def test_a_network_compressed_by_svd_still_translates():
     assert after.macs < before.macs
     found = translate(net, ctx.data.dev.source, Search(max_length=8))
     assert len(found) == len(ctx.data.dev)
+
+
+@pytest.mark.parametrize(
+    ("method", "ratio"),
+    [
+        (Svd(), 0.5),
+        (Magnitude(), 0.5),
+        (RoundToNearest(bits=4), 0.875),
+        (SbGru(variant="plain"), 0.875),
+    ],
+)
+def test_the_baselines_treat_the_same_matrices_and_no_other(method, ratio):
+    ctx = context(treat="candidate")
+    fitted = method.fit(ctx.model, ctx) if hasattr(method, "fit") else None
+    net = method.compress(fitted, ratio, ctx).eval()
+    names = treated(ctx.model)
+    for name, before in ctx.model.net.named_modules():
+        if isinstance(before, torch.nn.Linear):
+            after = net.get_submodule(name)
+            same = type(after) is torch.nn.Linear and torch.equal(
+                after.weight, before.weight
+            )
+            assert same == (name not in names)
+    assert not torch.equal(outputs(net, ctx), outputs(ctx.model.net, ctx))
 
 
 def test_multiply_adds_are_counted_through_the_fused_kernel():
