@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +19,8 @@ from methods._tracked import Initial, Tracked, flatten, initial_of
 RELEASED = Recipe(
     lr=0.4, momentum=0.0, schedule="steps", every=25, gamma=0.5, batch_size=100
 )
+# The next scan's bound, as a share of the k-th largest score of this step.
+_SLACK = 0.8
 _FADED = 1e-12  # a factor below this is 0: smaller numbers are slow and change nothing
 
 
@@ -110,12 +113,15 @@ class DropBack:
 class Tracking(Objective):
     """The rule of DropBack around a training.
 
-    Exact selection without sorting all weights: between steps an untracked weight
-    equals its initial value, so its score is the length of this one step. It enters
-    only if that is longer than the shortest distance in the tracked set. Each step
-    compares all weights with that one number, and ranks only the tracked weights and
-    the few that passed. The initial values of tracked weights are the only copies
-    held (k numbers); those of the others are the weights themselves.
+    Selection is exact at every step, and costs a scan instead of a sort. Between steps
+    an untracked weight equals its initial value, so its score is the length of this
+    one step; a tracked weight's is its accumulated step. The k-th largest score moves
+    little from step to step: a scan with a bound somewhat below the last one leaves
+    few candidates, and only those are ranked. Where fewer than k pass, the bound is
+    halved and the scan repeated, so that the k largest are always among them.
+
+    Beside the weights, k accumulated steps and k initial values are held; the initial
+    values of the other weights are the weights themselves.
 
     Args:
         initial: Initial values by index.
@@ -132,8 +138,10 @@ class Tracking(Objective):
     decay: float = 1.0
     factor: float = 1.0
     frozen: bool = False
+    bound: float = 0.0
     tracked: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
     origin: Tensor = field(default_factory=lambda: torch.empty(0))
+    shift: Tensor = field(default_factory=lambda: torch.empty(0))
 
     def begin(self) -> None:
         """Put every weight at its initial value; none is tracked."""
@@ -141,6 +149,7 @@ class Tracking(Objective):
         self.flat.copy_(self.initial.at(everything))
         self.tracked = everything[:0]
         self.origin = self.flat[:0].clone()
+        self.shift = self.flat[:0].clone()
 
     def before_epoch(self, net: nn.Module, epoch: int) -> None:
         """Freeze the tracked set when its epoch has come."""
@@ -154,34 +163,31 @@ class Tracking(Objective):
         if group["weight_decay"]:
             move.add_(self.flat, alpha=group["weight_decay"])
         move.mul_(-group["lr"])
-        values = self.flat[self.tracked] + move[self.tracked]
         if self.decay < 1:
             self._fade()
         if self.frozen and len(self.tracked):
-            self.flat[self.tracked] = values
+            self.shift.add_(move.index_select(0, self.tracked))
         else:
-            self._select(move, values)
+            self._select(move)
+        self.flat.index_copy_(0, self.tracked, self.origin + self.shift)
 
-    def _select(self, move: Tensor, values: Tensor) -> None:
-        length = move.abs()
-        length[self.tracked] = -1
-        distance = (values - self.origin).abs()
-        if len(self.tracked) < self.k:
-            entrants = length.topk(self.k, sorted=False).indices
-        else:
-            entrants = (length > distance.min()).nonzero().view(-1)
-        if not len(entrants):
-            self.flat[self.tracked] = values
-            return
-        self.flat[self.tracked] = self.origin  # those that stay are written below
-        origin = self.flat[entrants]
-        pool = torch.cat([self.tracked, entrants])
-        kept = (
-            torch.cat([distance, length[entrants]]).topk(self.k, sorted=False).indices
-        )
-        self.tracked = pool[kept]
-        self.origin = torch.cat([self.origin, origin])[kept]
-        self.flat[self.tracked] = torch.cat([values, origin + move[entrants]])[kept]
+    def _select(self, move: Tensor) -> None:
+        """Choose the tracked set anew, given this step of every weight."""
+        move.index_add_(0, self.tracked, self.shift)
+        self.flat.index_copy_(0, self.tracked, self.origin)
+        score = move.abs()
+        candidates = _above(score, self.bound)
+        while len(candidates) < self.k and self.bound > 0:
+            self.bound = self.bound / 2 if self.bound > _FADED else 0.0
+            candidates = _above(score, self.bound)
+        if len(candidates) < self.k:  # steps of exactly 0 do not pass the bound 0
+            candidates = torch.arange(len(score), device=score.device)
+        scores = score.index_select(0, candidates)
+        largest = scores.topk(self.k, sorted=False)
+        self.bound = _SLACK * float(largest.values.min())
+        self.tracked = candidates.index_select(0, largest.indices)
+        self.origin = self.flat.index_select(0, self.tracked)
+        self.shift = move.index_select(0, self.tracked)
 
     def _fade(self) -> None:
         before, self.factor = self.factor, self.factor * self.decay
@@ -204,7 +210,8 @@ class Tracking(Objective):
         return {
             "tracked": self.tracked,
             "origin": self.origin,
-            "factor": torch.tensor(self.factor, dtype=torch.float64),
+            "shift": self.shift,
+            "factor": torch.tensor([self.factor, self.bound], dtype=torch.float64),
         }
 
     def restore(self, net: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -212,7 +219,15 @@ class Tracking(Objective):
         device = self.flat.device
         self.tracked = state["tracked"].to(device)
         self.origin = state["origin"].to(device)
-        self.factor = state["factor"].item()
+        self.shift = state["shift"].to(device)
+        self.factor, self.bound = state["factor"].tolist()
+
+
+def _above(score: Tensor, bound: float) -> Tensor:
+    """Positions of scores above ``bound``."""
+    if score.device.type == "cpu":  # NumPy scans twice as fast here
+        return torch.from_numpy(np.flatnonzero(score.numpy() > bound))
+    return (score > bound).nonzero().view(-1)
 
 
 def _gradient(parameter: Tensor) -> Tensor:

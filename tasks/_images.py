@@ -135,11 +135,14 @@ class ImageTask:
         """
         data = self.data()
         device = next(model.net.parameters()).device
-        logits = predict(model.net, data.test.to(device))
+        net: Any = model.net
+        reports = hasattr(net, "report")
+        if reports:
+            net.begin_report()
+        logits = predict(net, data.test.to(device))
         yield from classification(logits, data.test.labels.cpu())
-        report = getattr(model.net, "report", None)
-        if report is not None:
-            yield from report()
+        if reports:
+            yield from net.report()
 
 
 def _unit(images: Images) -> Images:
@@ -159,10 +162,12 @@ def classification(logits: Tensor, labels: Tensor) -> Iterator[Measurement]:
     """
     right = (logits.argmax(1) == labels).double()
     yield _mean("accuracy", right, "max", keep=True)
-    if logits.shape[1] > 5:
+    # An excluded class has no rank among the others, and no finite loss.
+    whole = not logits.isinf().any()
+    if whole and logits.shape[1] > 5:
         top5 = (logits.topk(5).indices == labels[:, None]).any(1).double()
         yield _mean("top5_accuracy", top5, "max")
-    if not logits.isinf().any():  # an excluded true class has no finite loss
+    if whole:
         losses = functional.cross_entropy(logits.double(), labels, reduction="none")
         yield _mean("loss", losses, "min")
     if logits.shape[1] <= _PER_CLASS_UP_TO:

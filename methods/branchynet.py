@@ -1,0 +1,39 @@
+"""BranchyNet: early exit where the entropy is low (arXiv:1709.01686)."""
+
+from __future__ import annotations
+
+from dataclasses import field
+from typing import ClassVar, Literal
+
+from harness.registry import method
+from harness.training import Recipe
+from methods._early_exit import EarlyExit
+from methods._exits import Rule
+
+
+@method(
+    "branchynet", ratio_of="macs", needs={"training_data", "exits"}, exact=1.0,
+    kinds={"classifier"}, random=True,
+)  # fmt: skip
+class BranchyNet(EarlyExit):
+    """Exits with a convolution of their own, trained on from the dense network by Adam.
+
+    Args:
+        early_weight: Weight of the first exit's loss; those behind weigh
+            ``late_weight``, as the network itself does.
+        late_weight: See ``early_weight``; 1.0 and 0.3 were the paper's best.
+    """
+
+    train: Recipe = field(
+        default_factory=lambda: Recipe(optimizer="adam", lr=1e-3, schedule="constant")
+    )
+    start: Literal["scratch", "dense"] = "dense"
+    early_weight: float = 1.0
+    late_weight: float = 0.3
+
+    rule: ClassVar[Rule] = "entropy"
+    conv: ClassVar[bool] = True
+
+    def weights(self, exits: int) -> list[float]:
+        """Weight of each exit's loss, and last of the network's own."""
+        return [self.early_weight] + [self.late_weight] * exits

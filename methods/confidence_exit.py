@@ -1,0 +1,23 @@
+"""Early exit where the softmax is confident: the conventional way."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from harness.registry import method
+from methods._early_exit import EarlyExit
+from methods._exits import Rule
+
+
+@method(
+    "confidence_exit", ratio_of="macs", needs={"training_data", "exits"}, exact=1.0,
+    kinds={"classifier"}, random=True,
+)  # fmt: skip
+class ConfidenceExit(EarlyExit):
+    """The same heads, weights and search as class exclusion, with softmax losses.
+
+    The baseline ``CR`` of TUDa-HWAI/eece (arXiv:2309.13443): a sample leaves where the
+    probability of its best class is above the exit's threshold.
+    """
+
+    rule: ClassVar[Rule] = "confidence"
