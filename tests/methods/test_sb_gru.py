@@ -61,6 +61,12 @@ def curve(ctx, metric="validation_loss"):
     return [m.value for m in ctx.recorded if m.metric == metric]
 
 
+@pytest.fixture(scope="module")
+def trained():
+    ctx = context()
+    return SbGru().fit(ctx.model, ctx)
+
+
 def test_it_goes_with_this_model_and_a_task_that_gives_training_data():
     plugins = (find("method", "sb_gru"), find("model", "gru_seq2seq"))
     assert unmet(*plugins, find("task", "hsk_gloss")) is None
@@ -89,13 +95,11 @@ def test_every_variant_learns_and_repeats_itself(variant):
     assert runs[0][1][-1] < runs[0][1][0]
 
 
-def test_the_trained_network_is_that_of_the_posterior_means():
-    ctx = context()
-    fitted = SbGru().fit(ctx.model, ctx)
-    names = [name for name, _ in ctx.model.modules("linear")]
-    assert list(fitted.matrices) == names
-    for name, matrix in fitted.matrices.items():
-        assert torch.equal(fitted.net.get_submodule(name).weight, matrix.mean)
+def test_the_trained_network_is_that_of_the_posterior_means(trained):
+    names = [name for name, _ in context().model.modules("linear")]
+    assert list(trained.matrices) == names
+    for name, matrix in trained.matrices.items():
+        assert torch.equal(trained.net.get_submodule(name).weight, matrix.mean)
         assert (matrix.variance > 0).all()
         assert (matrix.utility < 1).all()
 
@@ -173,12 +177,10 @@ def test_the_ratio_is_reached_and_the_file_translates_alike(variant, ratio, tmp_
     assert written < structure.saved_bytes(ctx.model.net)
 
 
-def test_float32_s_own_precision_changes_no_translation():
+def test_float32_s_own_precision_changes_no_translation(trained):
     ctx = context()
-    method = SbGru(cutoff=0.0)
-    fitted = method.fit(ctx.model, ctx)
-    net = method.compress(fitted, 0.25, ctx)
-    assert torch.allclose(outputs(net, ctx), outputs(fitted.net, ctx), atol=1e-5)
+    net = SbGru(cutoff=0.0).compress(trained, 0.25, ctx)
+    assert torch.allclose(outputs(net, ctx), outputs(trained.net, ctx), atol=1e-5)
 
 
 def test_cut_off_0_keeps_all_and_a_high_one_cuts():
@@ -196,15 +198,13 @@ def test_cut_off_0_keeps_all_and_a_high_one_cuts():
     assert zeros(middle) == int((utilities < middle).sum())
 
 
-def test_fitted_is_left_as_it_was():
-    ctx = context()
-    method = SbGru()
-    fitted = method.fit(ctx.model, ctx)
-    before = weights(fitted.net)
-    first = method.compress(fitted, 0.8, ctx)
-    method.compress(fitted, 0.9, ctx)
-    assert torch.equal(weights(fitted.net), before)
-    again = method.compress(fitted, 0.8, ctx)
+def test_fitted_is_left_as_it_was(trained):
+    ctx, method = context(), SbGru()
+    before = weights(trained.net)
+    first = method.compress(trained, 0.8, ctx)
+    method.compress(trained, 0.9, ctx)
+    assert torch.equal(weights(trained.net), before)
+    again = method.compress(trained, 0.8, ctx)
     assert torch.equal(outputs(first, ctx), outputs(again, ctx))
 
 
@@ -222,7 +222,6 @@ class _Killed(Exception):
 def test_a_killed_training_goes_on_to_the_same_curve(tmp_path, monkeypatch):
     whole = context()
     expected = SbGru().fit(whole.model, whole)
-
     monkeypatch.setattr("harness.training.SAVE_SECONDS", 0.0)
     deal, dealt = Variational.after_step, []
 
