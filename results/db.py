@@ -14,6 +14,13 @@ from results.schema import TABLES, arrow, ddl
 from results.store import Store
 
 T = TypeVar("T")
+# The columns of the views `published` and `comparison`.
+_COMPARISON = """
+paper_table VARCHAR, paper VARCHAR, source VARCHAR, label VARCHAR, heading VARCHAR,
+method VARCHAR, model VARCHAR, ratio DOUBLE, task VARCHAR, metric VARCHAR,
+printed VARCHAR, value DOUBLE, measured DOUBLE, low DOUBLE, high DOUBLE, seeds BIGINT,
+verdict VARCHAR, reason VARCHAR
+"""
 # Errors that a damaged file, or one that a compaction has just replaced, can cause.
 _READ_ERRORS = (
     duckdb.IOException,
@@ -120,6 +127,8 @@ def query(store: Store, sql: str) -> Answer:
     def read(store: Store) -> Answer:
         with _connect(store) as connection:
             _require_select(connection, sql)
+            if "published" in sql.lower() or "comparison" in sql.lower():
+                fill_comparison(connection, store)  # takes a second; only on demand
             _lock(connection, store)
             return _answer(connection, sql)
 
@@ -148,6 +157,7 @@ def _connect(store: Store, through: str = "~") -> duckdb.DuckDBPyConnection:
     try:
         connection.execute("CREATE SCHEMA empty; CREATE SCHEMA fetched")
         connection.execute("CREATE SCHEMA stored")
+        connection.execute(f"CREATE TABLE stored.comparison ({_COMPARISON})")
         for table in TABLES:
             _create_stored(connection, store, table)
         create_views(connection, through)
@@ -171,6 +181,20 @@ def create_views(connection: duckdb.DuckDBPyConnection, through: str = "~") -> N
     ]
     for script in sorted(scripts, key=lambda f: f.name):
         connection.execute(script.read_text(encoding="utf-8"))
+
+
+def fill_comparison(connection: duckdb.DuckDBPyConnection, store: Store) -> None:
+    """Put every published number, with what the store measured, into the views."""
+    import pyarrow as pa
+
+    from results import compared
+
+    columns = [line.split()[0] for line in _COMPARISON.strip().split(",")]
+    values = zip(*compared.rows(store), strict=True)
+    rows = pa.table(dict(zip(columns, map(list, values), strict=True)))
+    connection.register("arrow_rows", rows)
+    connection.execute("INSERT INTO stored.comparison FROM arrow_rows")
+    connection.unregister("arrow_rows")
 
 
 def _create_stored(

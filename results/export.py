@@ -8,7 +8,7 @@ from pathlib import Path
 
 import duckdb
 
-from results.db import connect, create_views, quoted, reading
+from results.db import connect, create_views, fill_comparison, quoted, reading
 from results.errors import StoreError
 from results.schema import TABLES
 from results.store import Store
@@ -46,9 +46,10 @@ def _database(store: Store, path: Path, form: str) -> None:
     del form
     path.unlink(missing_ok=True)
     with connect(store) as connection:
+        fill_comparison(connection, store)
         connection.execute(f"ATTACH {quoted(str(path))} AS copy")
         connection.execute("CREATE SCHEMA copy.stored")
-        for table in TABLES:
+        for table in (*TABLES, "comparison"):
             connection.execute(
                 f"CREATE TABLE copy.stored.{table} AS FROM memory.stored.{table}"
             )
@@ -63,6 +64,7 @@ def _tables(store: Store, path: Path, form: str) -> None:
     path.mkdir()
     options = "FORMAT parquet" if form == "parquet" else "FORMAT csv, HEADER"
     with connect(store) as connection:
+        fill_comparison(connection, store)
         views = connection.execute(
             "SELECT view_name FROM duckdb_views() "
             "WHERE schema_name = 'main' AND NOT internal ORDER BY view_name"

@@ -35,12 +35,39 @@ class Marker:
 
     def alive(self) -> bool | None:
         """Whether the worker lives; None if it is on another machine."""
-        if self.host != socket.gethostname():
-            return None
-        with contextlib.suppress(OSError):
-            os.kill(self.pid, 0)
-            return True
-        return False
+        return _lives(self.host, self.pid)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holder:
+    """A driver that runs a plan, or ran it until it died.
+
+    Args:
+        run: Its run.
+        host: Where it runs.
+        pid: Its process.
+        started_at: Seconds since 1970.
+        plan: The plan in the table ``plans``.
+    """
+
+    run: str
+    host: str
+    pid: int
+    started_at: float
+    plan: str
+
+    def alive(self) -> bool | None:
+        """Whether the driver lives; None if it is on another machine."""
+        return _lives(self.host, self.pid)
+
+
+def _lives(host: str, pid: int) -> bool | None:
+    if host != socket.gethostname():
+        return None
+    with contextlib.suppress(OSError):
+        os.kill(pid, 0)
+        return True
+    return False
 
 
 @contextlib.contextmanager
@@ -68,6 +95,63 @@ def in_hand(
         yield
     finally:
         store.folder.delete(path)
+
+
+@contextlib.contextmanager
+def hold(store: Store, run: str, plan: str) -> Iterator[None]:
+    """Say in the store that this process drives a run of a plan.
+
+    Args:
+        store: The store.
+        run: The run's id.
+        plan: The plan's id.
+    """
+    path = f"running/{run}.driver"
+    holder = {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "started_at": time.time(),
+        "plan": plan,
+    }
+    store.folder.write(path, json.dumps(holder).encode())
+    try:
+        yield
+    finally:
+        store.folder.delete(path)
+
+
+def holders(store: Store) -> list[Holder]:
+    """Every driver that says it runs; those of this machine that died are cleared."""
+    found = []
+    for name in store.folder.names("running"):
+        text = store.folder.read(f"running/{name}")
+        if not text or not name.endswith(".driver"):
+            continue
+        value = json.loads(text)
+        holder = Holder(run=name.removesuffix(".driver"), **value)
+        if holder.alive() is False:
+            forget(store, name)
+        else:
+            found.append(holder)
+    return found
+
+
+def await_orphans(store: Store, seconds: float = 60.0) -> None:
+    """Wait until workers of this machine whose driver died have died too.
+
+    Ray ends them within seconds; a run that started meanwhile could repeat what they
+    are about to commit.
+
+    Args:
+        store: The store.
+        seconds: How long to wait at most.
+    """
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        held = {holder.run for holder in holders(store)}
+        if not any(m.alive() and m.run not in held for m in markers(store)):
+            return
+        time.sleep(0.5)
 
 
 def markers(store: Store) -> list[Marker]:

@@ -33,11 +33,13 @@ class Row:
         labels: Texts on the left, one for each of the table's ``labels``.
         cells: One a column.
         group: Rows of one group compete; the dense row is in none.
+        given: The row of the paper's file, where there is one.
     """
 
     labels: list[str]
     cells: list[Cell]
     group: str | None = None
+    given: Mapping[str, Any] | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -76,6 +78,7 @@ def paper_table(
     *,
     substitutes: Mapping[str, str] | None = None,
     every_model: str | None = None,
+    known: Sequence[Mapping[str, Any]] | None = None,
 ) -> Table:
     """A paper's table, measured numbers beside the published ones.
 
@@ -84,6 +87,7 @@ def paper_table(
         paper: The table.
         substitutes: Model of the table -> one of the store to show in its place.
         every_model: One of the store to show in place of every model.
+        known: What ``scores`` gave for these models; read again where left out.
 
     Returns:
         The table; its warnings say if the dense row disagrees.
@@ -91,26 +95,22 @@ def paper_table(
     Raises:
         StoreError: If a substituted model is not in the table.
     """
-    table_models = {
-        str(part["model"])
-        for part in [*paper.columns, *paper.rows]
-        if part.get("model") is not None
-    }
+    table_models = models_of(paper)
     stands_for = dict(substitutes or {})
     for model in stands_for:
         if model not in table_models:
             raise unknown(f"model of {paper.name}", model, table_models)
     if every_model is not None:
         stands_for = dict.fromkeys(table_models, every_model)
-    models = {name for m in table_models for name in model_ids(m)}
-    scores = _scores(store, models | set(stands_for.values()))
+    if known is None:
+        known = scores(store, table_models | set(stands_for.values()))
     labels = ["method"]
     for printed, heading in (("printed_model", "model"), ("printed_data", "data")):
         if len({row.get(printed) for row in paper.rows}) > 1:
             labels.append(heading)
     if any(row.get("printed_ratio") for row in paper.rows):
         labels.append("ratio")
-    rows = [_paper_row(paper, row, labels, scores, stands_for) for row in paper.rows]
+    rows = [_paper_row(paper, row, labels, known, stands_for) for row in paper.rows]
     rows.sort(key=lambda row: row.group is not None)  # stable: the paper's order
     title = " ".join(part for part in (paper.paper, paper.table) if part)
     table = Table(
@@ -167,11 +167,11 @@ def own_table(
         if not answer.rows:
             raise StoreError(f"no trial in {store.uri} ended well and fits {where!r}")
         raise unknown("metric", metric, known)
-    scores = [row for row in answer.dicts() if row["metric"] == metric]
+    found = [row for row in answer.dicts() if row["metric"] == metric]
     if not allow_mixed:
-        _refuse_mixed(scores, cols)
-    down = _values(scores, rows)
-    across = _values(scores, cols)
+        _refuse_mixed(found, cols)
+    down = _values(found, rows)
+    across = _values(found, cols)
     table = Table(
         title=f"{metric} by {', '.join(rows)} and {', '.join(cols)}",
         labels=list(rows),
@@ -180,7 +180,7 @@ def own_table(
     )
     for values in down:
         made = [
-            _own_cell(scores, dict(zip((*rows, *cols), (*values, *other), strict=True)))
+            _own_cell(found, dict(zip((*rows, *cols), (*values, *other), strict=True)))
             for other in across
         ]
         labels = [_shown(value) for value in values]
@@ -195,8 +195,25 @@ def own_table(
     return table
 
 
-def _scores(store: Store, models: Iterable[str]) -> list[dict[str, Any]]:
-    listed = ", ".join(quoted(model) for model in sorted(models))
+def models_of(paper: PaperTable) -> set[str]:
+    """The models that a table names."""
+    parts = [*paper.columns, *paper.rows]
+    return {str(p["model"]) for p in parts if p.get("model") is not None}
+
+
+def scores(store: Store, models: Iterable[str]) -> list[dict[str, Any]]:
+    """What the store holds of some models, also under their other names.
+
+    Args:
+        store: Where to read.
+        models: As tables name them.
+
+    Returns:
+        One row a trial and final metric; one with ``metric`` None for a trial that
+        has no number.
+    """
+    ids = {name for model in models for name in model_ids(model)}
+    listed = ", ".join(quoted(model) for model in sorted(ids))
     if not listed:
         return []
     return ask(store, f"{_READ} WHERE n.model IN ({listed})").dicts()
@@ -227,6 +244,7 @@ def _paper_row(
         labels=[str(row.get(printed_keys[label]) or "") for label in labels],
         cells=[filled[column["name"]] for column in paper.columns],
         group=None if dense else group,
+        given=row,
     )
 
 

@@ -1,0 +1,149 @@
+"""Cold queries over stores of 10^4 to 10^6 trials: `python benchmarks/query.py`.
+
+Each verb runs in a fresh process, as a user types it; stores are made by the
+project's own writer, with ten measurements a trial, and kept under --folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import itertools
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from results.store import Store, open_store
+
+METHODS = [f"method_{i:02d}" for i in range(19)]
+SQL = (
+    "SELECT method, ratio, avg(recovery) AS kept FROM recovery "
+    "WHERE task = 'task_0' GROUP BY ALL ORDER BY kept DESC LIMIT 10"
+)
+VERBS = {
+    "leaderboard": ["leaderboard", "--format", "csv"],
+    "sql": ["sql", SQL],
+    "status": ["status"],
+    "compact": ["compact"],
+}
+TOLD = {(1_000_000, "leaderboard"): "to reach: 2 s, 1,500 MB"}
+
+
+def trials(count: int) -> Iterator[dict[str, Any]]:
+    """Rows of a grid of methods x ratios x models x tasks x seeds."""
+    draw = random.Random(0)
+    start = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+    seeds = -(-count // (20 * 10 * 5 * 4))
+    points = itertools.product(
+        range(seeds), range(5), range(4), ["dense", *METHODS], range(10)
+    )
+    for i, (seed, model, task, method, tenth) in enumerate(points):
+        if i == count:
+            return
+        ratio = 0.0 if method == "dense" else 0.05 + tenth * 0.09
+        value = 0.9 - ratio * draw.random()
+        names = ("accuracy", "perplexity", *(f"diagnostic_{j}" for j in range(8)))
+        goals = ("max", "min", *["none"] * 8)
+        yield {
+            "attempt": f"a{i:08d}",
+            "trial": f"t{i:08d}",
+            "grid": "bench",
+            "bundle": f"b{i // 10:07d}",
+            "method": method,
+            "method_options": "{}" if method != "dense" else f'{{"again":{tenth}}}',
+            "model": f"model_{model}",
+            "model_options": "{}",
+            "task": f"task_{task}",
+            "task_options": "{}",
+            "protocol": f"p{task}",
+            "protocol_fields": '{"window":2048}',
+            "ratio": round(ratio, 4),
+            "ratio_of": "weights",
+            "seed": seed,
+            "dtype": "float32",
+            "status": "failed" if i % 97 == 0 else "ok",
+            "started_at": start + dt.timedelta(seconds=i),
+            "seconds": 1.5,
+            "params": int(1e6 * (1 - ratio)),
+            "achieved_ratio": ratio,
+            "measurements": [
+                {"metric": n, "value": value + j, "unit": "1", "goal": g, "n": 100}
+                for j, (n, g) in enumerate(zip(names, goals, strict=True))
+            ],
+        }
+
+
+def fill(store: Store, count: int, batch: int) -> float:
+    """Write ``count`` trials and their plan; rows a second."""
+    start = time.perf_counter()
+    rows = trials(count)
+    keys = ("grid", "trial", "bundle", "method", "method_options", "model", "task")
+    keys += ("task_options", "ratio", "seed")
+    number = 0
+    while chunk := list(itertools.islice(rows, max(batch, 1000))):
+        plan = {"plan": f"plan{number:05d}", "planned_at": chunk[0]["started_at"]}
+        store.record_plan([plan | {k: row[k] for k in keys} for row in chunk])
+        for i in range(0, len(chunk), batch):
+            store.append_all(chunk[i : i + batch])
+        number += 1
+    return count / (time.perf_counter() - start)
+
+
+def measure(words: list[str], store: Path) -> tuple[float, float]:
+    """Seconds and peak resident MB of one verb in a fresh process."""
+    code = (
+        "import resource, sys\n"
+        "from harness.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "finally: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,"
+        " file=sys.stderr)"
+    )
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words, "--store", str(store)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    seconds = time.perf_counter() - start
+    return seconds, int(done.stderr.strip().splitlines()[-1]) / 1024
+
+
+def main() -> None:
+    """Print one line a store and verb."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[10**4, 10**5, 10**6])
+    parser.add_argument("--folder", type=Path, help="keep the stores here")
+    given = parser.parse_args()
+    folder = given.folder or Path(tempfile.mkdtemp(prefix="shrinkgrid-query-"))
+    print(f"{'trials':>9}  {'files':11}  {'verb':11}  {'seconds':>8}  {'MB':>6}")
+    for size in given.sizes:
+        path = folder / str(size)
+        if not path.exists():
+            # One file a trial up to 10^4, as `run` writes them; more in batches.
+            batch = 1 if size <= 10**4 else 5_000
+            rate = fill(open_store(path, create=True), size, batch)
+            print(f"{size:9,}  {rate:,.0f} rows/s appended, {batch} a file")
+        for verb in ("leaderboard", "compact", "leaderboard", "sql", "status"):
+            small = any((path / "trials").glob("*.parquet"))
+            if verb == "compact" and not small:
+                continue
+            seconds, megabytes = measure(VERBS[verb], path)
+            kind = "uncompacted" if small else "compacted"
+            told = "" if small else TOLD.get((size, verb), "")
+            print(
+                f"{size:9,}  {kind:11}  {verb:11}  {seconds:8.2f}  {megabytes:6,.0f}"
+                f"  {told}"
+            )
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"the writer's own peak: {peak:,.0f} MB")
+
+
+if __name__ == "__main__":
+    main()
