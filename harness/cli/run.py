@@ -30,14 +30,10 @@ if TYPE_CHECKING:
 @click.option("--fail-fast", is_flag=True, help="Stop at the first failure.")
 @click.option("--max-failures", type=int, help="Stop after so many failures.")
 @click.option("--quiet", is_flag=True, help="No progress, no leaderboard.")
-def run(
-    grid: str,
-    store: str,
-    address: str,
-    cpus: int | None,
-    quiet: bool,
-    **options: Any,
-) -> int:
+@click.option(
+    "--take-over", is_flag=True, help="Though a driver on another machine holds it."
+)
+def run(grid: str, store: str, quiet: bool, **options: Any) -> int:
     """Run what is missing of GRID; the same line again resumes.
 
     Exit status: 0 complete, 2 a mistake in the input, 3 some trials failed.
@@ -45,46 +41,69 @@ def run(
     from rich.console import Console
 
     from harness.driver import reconcile
+    from results import running
     from results.store import open_store
 
-    stop_after = 1 if options.pop("fail_fast") else options.pop("max_failures", None)
-    options.pop("max_failures", None)
     opened = open_store(store, create=True)
+    running.await_orphans(opened)
     reconcile(opened)
-    plan, old = make_plan(grid, opened, **options)
+    picked = {key: options.pop(key) for key in ("only", "retry", "refresh")}
+    plan, old = make_plan(grid, opened, **picked)
+    if not options.pop("take_over"):
+        _refuse_held(plan, opened)
     console = Console(stderr=True, quiet=quiet)
     for warning in opened.warnings:
         console.print(f"[yellow]warning:[/] {warning}")
     summarise(plan, old, console)
     outcome = None
     if plan.bundles:
-        _record(plan, opened)
-        outcome = _execute(plan, opened, console, (address, cpus, stop_after))
+        outcome = _execute(plan, opened, console, options)
     return _finish(plan, opened, console, outcome)
 
 
+def _refuse_held(plan: Plan, store: Store) -> None:
+    """Two drivers must not run one trial: say who has it."""
+    from datetime import UTC, datetime
+
+    from harness.core import BenchError
+    from results import running
+    from results.db import ask
+
+    wanted = {t.id for b in plan.bundles for t in b.trials}
+    for holder in running.holders(store):
+        rows = ask(store, "SELECT trial FROM plans WHERE plan = ?", [holder.plan]).rows
+        both = wanted & {trial for (trial,) in rows}
+        if both:
+            since = datetime.fromtimestamp(holder.started_at, UTC)
+            raise BenchError(
+                f"process {holder.pid} on {holder.host} has been running {len(both)} "
+                f"of these trials since {since:%Y-%m-%d %H:%M} UTC: wait for it, or "
+                "stop it; --take-over goes on where that machine is gone"
+            )
+
+
 def _execute(
-    plan: Plan,
-    store: Store,
-    console: Console,
-    where: tuple[str, int | None, int | None],
+    plan: Plan, store: Store, console: Console, options: dict[str, Any]
 ) -> Outcome:
     from harness import provenance
     from harness.driver import Driver
     from harness.progress import View
+    from results import running
 
-    address, cpus, max_failures = where
-    executor = _executor(address, cpus)
+    recorded = _record(plan, store)
+    executor = _executor(options["address"], options["cpus"])
     try:
         with View(plan.trials, console) as view:
-            return Driver(
+            driver = Driver(
                 plan=plan,
                 store=store,
                 executor=executor,
                 watcher=view,
-                max_failures=max_failures,
+                max_failures=1 if options["fail_fast"] else options["max_failures"],
                 commit=provenance.commit(),
-            ).run()
+            )
+            with running.hold(store, driver.run_id, recorded):
+                return driver.run()
     finally:
         executor.close()
 
@@ -99,13 +118,13 @@ def _executor(address: str, cpus: int | None) -> Any:
     return OnRay(address, cpus)
 
 
-def _record(plan: Plan, store: Store) -> None:
-    """Store what this run intends: every trial of the grid, also the finished ones."""
+def _record(plan: Plan, store: Store) -> str:
+    """Store what this run intends, finished trials too; returns the plan's id."""
     from datetime import UTC, datetime
 
     from results.store import new_attempt
 
-    here = {
+    here: dict[str, Any] = {
         "plan": new_attempt(),
         "planned_at": datetime.now(UTC),
         "grid": plan.grid.name,
@@ -114,6 +133,7 @@ def _record(plan: Plan, store: Store) -> None:
     known += [(t, None) for t in plan.done] + [(t, None) for t, _ in plan.failed]
     rows = [plan_row(trial, why) for trial, why in (*known, *plan.unsupported)]
     store.record_plan([here | row for row in rows])
+    return str(here["plan"])
 
 
 def _finish(plan: Plan, store: Store, console: Console, outcome: Outcome | None) -> int:
