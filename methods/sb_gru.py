@@ -78,7 +78,7 @@ class SbGru:
     and 0.9375 leaves 2, the paper's factor of 16. What is left is spent row by row
     where the posterior variance says that it matters, and packed.
 
-    The defaults suit trainings of tens of epochs, in which a posterior that learns at
+    The defaults suit trainings of ten epochs or so, in which a posterior that learns at
     the means' rate gets nowhere; the paper's 150,000 steps want ``warmup: 0`` and
     ``posterior_rate: 1``.
 
@@ -106,7 +106,7 @@ class SbGru:
     start: Literal["scratch", "dense"] = "scratch"
     cutoff: float = 0.01
     kl_weight: float = 1.0
-    warmup: float = 5.0
+    warmup: float = 3.0
     alpha: float | None = None
     truncation: int | None = None
     temperature: float = 1.0

@@ -49,8 +49,8 @@ class GruSeq2Seq:
     treat: Literal["candidate", "recurrent"] = "candidate"
     recipe: Recipe = field(
         default_factory=lambda: Recipe(
-            epochs=14,
-            batch_size=64,
+            epochs=8,
+            batch_size=32,
             optimizer="adam",
             lr=2e-3,
             schedule="linear",
