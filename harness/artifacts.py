@@ -73,6 +73,8 @@ def load_model(part: Part, dtype: str, store: Store, dense: Artifact | None) -> 
     """
     family = configured("model", part)
     if dense is None:
+        if hasattr(family, "at"):  # the plan's revision, whatever is newest here
+            family = family.at(part.revision)
         model: Model = family.load()
     else:
         folder = shelf.find(store, dense.id)

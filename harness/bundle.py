@@ -376,8 +376,14 @@ def base_row(job: Job, trial: Trial) -> dict[str, Any]:
 
 
 def protocol(task: Part) -> dict[str, Any]:
-    """What must be equal for two numbers of a task to be comparable."""
+    """What must be equal for two numbers of a task to be comparable.
+
+    A task whose numbers depend on where they are measured has a ``place``, which is no
+    part of the trial's identity.
+    """
     fields: dict[str, Any] = json.loads(task.protocol)
+    place = getattr(configured("task", task), "place", None)
+    fields |= {} if place is None else place()
     return {"task": task.name, "version": task.version, **fields, "data": task.revision}
 
 

@@ -11,11 +11,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from harness import _yaml, resources
+from harness import _yaml, lock, resources
+from harness.chosen import Chosen, choose
 from harness.core import BenchError
 from harness.options import build, canonical, dumps, nearest
-from harness.registry import Plugin, facts, resolve, unmet
-from harness.trial import Part, Trial
+from harness.registry import unmet
+from harness.trial import Trial
 
 BLOCK_KEYS = (
     "models",
@@ -30,20 +31,6 @@ BLOCK_KEYS = (
 GRID_KEYS = ("name", "description", "blocks", "resources", *BLOCK_KEYS)
 EXCLUDE_KEYS = ("method", "model", "task", "ratio", "seed")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Chosen:
-    """A plugin with its options, as one line of a grid chose it."""
-
-    part: Part
-    plugin: Plugin
-    instance: Any
-
-    @property
-    def facts(self) -> Mapping[str, Any]:
-        """What it declares."""
-        return facts(self.plugin, self.instance)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,11 +104,12 @@ def packaged() -> dict[str, Path]:
     return {p.stem: p for p in sorted(folder.glob("*.yaml"))}
 
 
-def read(path: Path) -> Grid:
+def read(path: Path, *, locked: Mapping[str, str] | None = None) -> Grid:
     """Read a grid file.
 
     Args:
         path: A YAML file; see ``docs/grid.md`` for its keys.
+        locked: Revisions to hold to, by ``lock.key``; None reads the lock beside.
 
     Returns:
         The grid, every name resolved and every option checked.
@@ -132,7 +120,7 @@ def read(path: Path) -> Grid:
     value = _yaml.read(path)
     if not isinstance(value, dict):
         raise BenchError(f"{path} is not a mapping; it needs {', '.join(GRID_KEYS)}")
-    reader = _Reader()
+    reader = _Reader(lock.read(path) if locked is None else locked)
     reader.unknown(value, GRID_KEYS, "")
     blocks = value.get("blocks")
     if blocks is None:
@@ -161,7 +149,8 @@ def read(path: Path) -> Grid:
 class _Reader:
     """Collects every mistake of a file while it reads it."""
 
-    def __init__(self) -> None:
+    def __init__(self, locked: Mapping[str, str]) -> None:
+        self.locked = locked
         self.mistakes: list[str] = []
         self.where = ""
         self._chosen: dict[tuple[str, str], Chosen | None] = {}
@@ -223,7 +212,7 @@ class _Reader:
 
     def _choose(self, kind: str, item: Any) -> Chosen | None:
         try:
-            return choose(kind, item)
+            return choose(kind, item, self.locked)
         except BenchError as why:
             self.mistakes.extend(self.where + m for m in why.mistakes)
         return None
@@ -285,6 +274,8 @@ class _Reader:
             return "{}"
         try:
             spec = build("calibration", "block", CalibrationSpec, value)
+            if self.locked:
+                lock.check_text(self.locked, spec.text)
         except BenchError as why:
             self.mistakes.extend(self.where + m for m in why.mistakes)
             return "{}"
@@ -295,44 +286,6 @@ class _Reader:
         if value not in DTYPES:
             self.mistakes.append(self.where + nearest("dtype", str(value), DTYPES))
         return str(value)
-
-
-def choose(kind: str, item: Any) -> Chosen:
-    """One configured plugin.
-
-    Args:
-        kind: ``model``, ``method`` or ``task``.
-        item: A name, ``{name: ..., option: ...}`` or ``{chain: [...]}``.
-
-    Returns:
-        The plugin with checked options and its identity.
-
-    Raises:
-        BenchError: With every mistake in it.
-    """
-    if isinstance(item, str):
-        item = {"name": item}
-    elif isinstance(item, dict) and kind == "method" and "chain" in item:
-        item = {"name": "chain", **item}
-    if not isinstance(item, dict) or not isinstance(item.get("name"), str):
-        raise BenchError(f"{kind} {item!r} is neither a name nor {{name: ...}}")
-    plugin, implied = resolve(kind, item["name"])
-    instance = plugin.build(implied | {k: v for k, v in item.items() if k != "name"})
-    part = Part(
-        name=getattr(instance, "label", None) or item["name"],
-        plugin=plugin.name,
-        options=dumps(canonical(instance)),
-        version=plugin.version,
-        revision=_revision(kind, instance),
-        protocol=dumps(instance.protocol()) if kind == "task" else "",
-    )
-    return Chosen(part=part, plugin=plugin, instance=instance)
-
-
-def _revision(kind: str, instance: Any) -> str:
-    if kind == "model":
-        return str(instance.revision())
-    return str(instance.fingerprint()) if kind == "task" else ""
 
 
 def ratios(method: Chosen) -> tuple[float, ...] | None:

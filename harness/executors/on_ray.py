@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import math
 import os
 import socket
 import time
@@ -136,6 +137,8 @@ class OnRay:
             built.append(self._artifacts[artifact.id])
         if asked.gpus:  # device memory that a method leaks dies with its process
             options["max_calls"] = 1
+        if job.bundle.exclusive:  # the whole device is taken, and few threads used
+            options |= _whole(asked.gpus)
         stream = self._task.options(**options).remote(job, *built)
         self._running[stream] = _Running(job=job, stream=stream)
 
@@ -168,6 +171,14 @@ class OnRay:
         """Leave the cluster; a local one stops with all its processes."""
         self._running.clear()
         ray.shutdown()
+
+
+def _whole(gpus: float) -> dict[str, float]:
+    """What to ask for so that nothing else runs on the device: a GPU, or a node."""
+    if gpus:
+        return {"num_gpus": float(math.ceil(gpus))}
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return {"num_cpus": max(node.get("CPU", 0.0) for node in nodes)}
 
 
 def _crash(why: exceptions.RayError, *, overstayed: bool) -> Event:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,38 @@ class HuggingFace:
         except (OSError, ValueError) as why:
             raise self._missing(why) from why
         return Path(path).parent.name
+
+    def at(self, revision: str) -> HuggingFace:
+        """This model at a revision that ``revision()`` once gave.
+
+        Args:
+            revision: A commit; that of a folder is not to be chosen.
+
+        Returns:
+            The model whose ``load`` reads no other.
+        """
+        if not _COMMIT.fullmatch(revision):
+            return self
+        return replace(self, commit=revision)  # type: ignore[type-var]
+
+    def fetch(self) -> None:
+        """Have every file of the model on this machine, without loading it."""
+        if _is_folder(self.id):
+            return
+        from huggingface_hub import snapshot_download
+
+        wanted = ["*.json", "*.txt", "*.model", "*.jinja"]
+        if self.trust_remote_code:
+            wanted.append("*.py")
+        try:
+            for weights in ("*.safetensors", "*.bin"):
+                folder = snapshot_download(
+                    self.id, revision=self.revision(), allow_patterns=[*wanted, weights]
+                )
+                if any(Path(folder).glob(weights)):
+                    return
+        except (OSError, ValueError) as why:
+            raise self._missing(why) from why
 
     def load(self) -> Model:
         """The network with its weights as stored, on the CPU, in eval mode.

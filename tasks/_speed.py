@@ -1,0 +1,208 @@
+"""Time and memory of a network that has its device to itself."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import nn
+
+from harness import devices
+from harness.core import BenchError, Goal, Measurement, Model, Unsupported
+from harness.registry import resolve
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """What every measurement of speed has.
+
+    Args:
+        batch: Inputs at a time.
+        warmups: Runs before the clock counts.
+        repeats: Runs that count.
+        trained_on: For a model that is trained here, the task (a name, or a mapping
+            with its options) on whose data.
+    """
+
+    batch: int = 1
+    warmups: int = 2
+    repeats: int = 10
+    trained_on: str | dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("batch", 1), ("warmups", 0), ("repeats", 2)):
+            value = getattr(self, name)
+            if value < least:
+                raise ValueError(f"{name} {value} is not {least} or more")
+
+    def protocol(self) -> dict[str, Any]:
+        """What must be equal for two numbers to be comparable, beside the place."""
+        return {**asdict(self), "statistic": "median", "spread": "quartiles"}
+
+    def place(self) -> dict[str, Any]:
+        """Where this process measures: numbers compare within one place only."""
+        return {
+            "host": devices.host(),
+            "device": devices.name(devices.pick()),
+            "threads": devices.threads(),
+        }
+
+    def fingerprint(self) -> str:
+        """The input is made up; a model's training data has an identity of its own."""
+        if self.trained_on is None:
+            return "synthetic"
+        return str(self._data_task.fingerprint())
+
+    def training(self) -> str:
+        """The key of the training data, so that the checkpoint is shared.
+
+        Returns:
+            That of the task named by ``trained_on``.
+
+        Raises:
+            BenchError: If none is named.
+        """
+        return str(self._data_task.training())
+
+    def data(self) -> Any:
+        """The training data of the task named by ``trained_on``."""
+        return self._data_task.data()
+
+    @cached_property
+    def _data_task(self) -> Any:
+        if self.trained_on is None:
+            raise BenchError(
+                "a model that is trained here needs data before its speed can be "
+                "measured: name a task, like {name: latency, trained_on: digits}"
+            )
+        item = self.trained_on
+        options = dict(item) if isinstance(item, Mapping) else {"name": item}
+        plugin, implied = resolve("task", str(options.pop("name", None)))
+        if "training_data" not in plugin.facts["gives"]:
+            raise BenchError(f"trained_on: task {plugin.name} gives no training data")
+        return plugin.build({**implied, **options})
+
+
+def seconds(
+    run: Callable[[], object],
+    *,
+    warmups: int,
+    repeats: int,
+    prepare: Callable[[], object] | None = None,
+) -> list[float]:
+    """The duration of each of ``repeats`` runs, after ``warmups`` that do not count.
+
+    The device is idle before and after each, and garbage is not collected meanwhile.
+
+    Args:
+        run: The work.
+        warmups: Runs before.
+        repeats: Runs that count.
+        prepare: Work before each run that does not count.
+
+    Returns:
+        Seconds, in the order of the runs.
+    """
+    device = devices.pick()
+    found = []
+    gc.collect()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        for _ in range(warmups + repeats):
+            if prepare is not None:
+                prepare()
+            devices.synchronize(device)
+            began = time.perf_counter()
+            run()
+            devices.synchronize(device)
+            found.append(time.perf_counter() - began)
+    finally:
+        if enabled:
+            gc.enable()
+    return found[warmups:]
+
+
+def median(
+    metric: str, values: Sequence[float], *, unit: str, goal: Goal
+) -> Iterator[Measurement]:
+    """The median of some repeats, and how far apart the quartiles are.
+
+    Args:
+        metric: Its name; the spread is called ``metric_spread``.
+        values: One a repeat, at least two.
+        unit: Of the values.
+        goal: ``min`` or ``max``.
+
+    Yields:
+        Two measurements; the first has the repeats as its values.
+    """
+    first, _, third = statistics.quantiles(values, n=4, method="inclusive")
+    yield Measurement(
+        metric=metric,
+        value=statistics.median(values),
+        unit=unit,
+        goal=goal,
+        n=len(values),
+        values=list(values),
+    )
+    yield Measurement(
+        metric=f"{metric}_spread", value=third - first, unit=unit, n=len(values)
+    )
+
+
+def device_of(net: nn.Module) -> torch.device:
+    """Where a network computes."""
+    return next(net.parameters()).device
+
+
+def tokens(model: Model, batch: int, length: int) -> torch.Tensor:
+    """Token ids to measure with, on the network's device.
+
+    Args:
+        model: A language model of transformers.
+        batch: Sequences.
+        length: Tokens a sequence.
+
+    Returns:
+        Shape ``(batch, length)``; the values do not matter to the time.
+
+    Raises:
+        Unsupported: If the model is of another kind, or reads no sequence so long.
+    """
+    config: Any = getattr(model.net, "config", None)
+    if config is None:
+        raise Unsupported(f"{model.name} is no network of transformers")
+    if model.max_length is not None and length > model.max_length:
+        raise Unsupported(
+            f"{model.name} reads {model.max_length} tokens at most, not {length}"
+        )
+    ids = torch.arange(batch * length) % int(config.vocab_size)
+    return ids.view(batch, length).to(device_of(model.net))
+
+
+def batched(model: Model, batch: int) -> dict[str, Any]:
+    """The arguments of one forward pass over ``batch`` copies of the model's example.
+
+    Args:
+        model: Its ``example`` is one input, with the batch first.
+        batch: Copies.
+
+    Returns:
+        Keyword arguments on the network's device, in its floating-point type.
+    """
+    weights = next(model.net.parameters())
+    made = {}
+    for name, value in model.example().items():
+        made[name] = value
+        if isinstance(value, torch.Tensor):
+            dtype = weights.dtype if value.is_floating_point() else value.dtype
+            many = value.repeat(batch, *[1] * (value.ndim - 1))
+            made[name] = many.to(weights.device, dtype)
+    return made

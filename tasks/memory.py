@@ -1,0 +1,83 @@
+"""How much memory a network takes while it runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+
+from harness import devices
+from harness.core import Measurement, Model
+from harness.registry import task
+from tasks import _speed
+
+
+@task("memory", kind="any", gives={"training_data"}, exclusive=True)
+class Memory(_speed.Speed):
+    """Peak bytes of one forward pass: the weights, and all that lives beside them.
+
+    On a GPU by the allocator's own count. On a CPU by torch's record of every
+    allocation, which does not depend on what the process did before; scratch space
+    inside a kernel is not in it.
+    """
+
+    warmups: int = 1
+    repeats: int = 3
+
+    @torch.inference_mode()
+    def evaluate(self, model: Model) -> Iterator[Measurement]:
+        """Yield ``peak``, and the two parts that it is the sum of."""
+        inputs, net = _speed.batched(model, self.batch), model.net
+        for _ in range(self.warmups):
+            net(**inputs)
+        peaks = [running(lambda: net(**inputs)) for _ in range(self.repeats)]
+        own = weights(net)
+        totals = [float(own + p) for p in peaks]
+        yield from _speed.median("peak", totals, unit="B", goal="min")
+        yield Measurement(metric="weights", value=own, unit="B")
+        yield Measurement(metric="running", value=max(peaks), unit="B")
+
+
+def weights(net: nn.Module) -> int:
+    """Bytes of parameters and buffers in memory, shared ones counted once."""
+    found = {
+        t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()
+        for t in [*net.parameters(), *net.buffers()]
+    }
+    return sum(found.values())
+
+
+def running(run: Callable[[], object]) -> int:
+    """The most bytes that ``run`` held at a time, beyond what there was before.
+
+    Args:
+        run: The work; what it returns counts while it is made.
+
+    Returns:
+        Bytes.
+    """
+    device = devices.pick()
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        run()
+        devices.synchronize(device)
+        return int(torch.cuda.max_memory_allocated(device)) - before
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it would greet on stderr
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        run()
+    result = record.profiler
+    assert result is not None
+    events = [
+        (e.start_ns(), e.nbytes())
+        for e in result.kineto_results.events()
+        if e.name() == "[memory]"
+    ]
+    held = peak = 0
+    for _, nbytes in sorted(events, key=lambda event: event[0]):
+        held += nbytes
+        peak = max(peak, held)
+    return peak

@@ -1,0 +1,40 @@
+"""How fast a language model reads: tokens a second of one long forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from harness.core import Measurement, Model
+from harness.registry import task
+from tasks import _speed
+
+
+@task("prefill", kind="causal_lm", exclusive=True)
+class Prefill(_speed.Speed):
+    """Tokens a second of a prompt, of which only the last token is predicted.
+
+    Args:
+        length: Tokens a sequence.
+    """
+
+    length: int = 512
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.length < 1:
+            raise ValueError(f"length {self.length} is not 1 or more tokens")
+
+    @torch.inference_mode()
+    def evaluate(self, model: Model) -> Iterator[Measurement]:
+        """Yield ``prefill_rate`` in tokens a second, and its spread."""
+        ids = _speed.tokens(model, self.batch, self.length)
+        net = model.net
+        found = _speed.seconds(
+            lambda: net(input_ids=ids, use_cache=True, logits_to_keep=1),
+            warmups=self.warmups,
+            repeats=self.repeats,
+        )
+        rates = [ids.numel() / s for s in found]
+        yield from _speed.median("prefill_rate", rates, unit="tokens/s", goal="max")

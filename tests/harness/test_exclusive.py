@@ -1,0 +1,55 @@
+"""A measurement of speed has its device to itself, wherever it runs."""
+
+import pytest
+
+GRID = """
+models: [{name: mlp, recipe: {epochs: 1}}]
+methods: [dense, magnitude, svd]
+ratios: [0.3]
+tasks:
+  - {name: digits, limit: 300}
+  - {name: latency, trained_on: {name: digits, limit: 300}, repeats: 500}
+"""
+
+
+def test_a_bundle_alone_asks_for_a_whole_gpu_or_a_whole_node(monkeypatch):
+    import ray
+
+    from harness.executors import on_ray
+
+    nodes = [
+        {"Alive": True, "Resources": {"CPU": 4.0}},
+        {"Alive": True, "Resources": {"CPU": 16.0, "GPU": 2.0}},
+        {"Alive": False, "Resources": {"CPU": 64.0}},
+        {"Alive": True, "Resources": {}},
+    ]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    assert on_ray._whole(0.0) == {"num_cpus": 16.0}
+    assert on_ray._whole(0.25) == {"num_gpus": 1.0}
+    assert on_ray._whole(2.0) == {"num_gpus": 2.0}
+
+
+@pytest.mark.slow
+def test_on_ray_nothing_runs_beside_a_measurement_of_speed(tmp_path, capsys):
+    from harness.cli import main
+    from results.db import connect
+    from results.store import open_store
+
+    path = tmp_path / "speed.yaml"
+    path.write_text(GRID)
+    where = str(tmp_path / "store")
+    with pytest.raises(SystemExit) as ended:
+        main(["run", str(path), "--store", where, "--cpus", "4", "--quiet"])
+    assert ended.value.code == 0, capsys.readouterr().err
+
+    rows = connect(open_store(where)).execute(
+        "SELECT task, epoch(started_at), epoch(started_at) + seconds, protocol "
+        "FROM trials WHERE status = 'ok' ORDER BY 2"
+    )
+    spans = rows.fetchall()
+    assert [s[0] for s in spans].count("latency") == 3
+    for task, began, ended_at, _ in spans:
+        beside = [s for s in spans if s[1] < ended_at and began < s[2]]
+        if task == "latency":
+            assert len(beside) == 1
+    assert len({s[3] for s in spans if s[0] == "latency"}) == 1
