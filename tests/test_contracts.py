@@ -1,0 +1,227 @@
+"""What every method owes, checked over the registry: a new file is tested by being."""
+
+import copy
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_llm
+import torch
+
+from harness import measure, structure
+from harness.artifacts import seed_everything
+from harness.bundle import achieved
+from harness.core import Context, Unsupported
+from harness.recipe import Recipe
+from harness.registry import discover, facts, find
+from harness.sequences import Pairs, ParallelText, Vocabulary
+
+RATIOS = (0.2, 0.5)
+# A chain is nothing without members; all others stand with their defaults.
+OPTIONS = {"chain": {"chain": ["svd", {"name": "round_to_nearest", "bits": 8}]}}
+# What "never more" is about, by what a method's ratio is a share of.
+QUANTITY = {"zeros": "nonzero", "macs": "macs", "bits": "bytes"}
+# Codes of whole bits need scales beside them, and these layers are tiny.
+SCALES = {"bits": 0.15}
+
+
+def language(folder: Path) -> Context:
+    return tiny_llm.context(tiny_llm.tiny("llama"), folder)
+
+
+def images(folder: Path, family: str = "digits_convnet") -> Context:
+    del folder
+    data = find("task", "digits").build({"limit": 200}).data()
+    model = find("model", family).build({}).build(data.shape, 0)
+    return Context(model=model, seed=0, device=torch.device("cpu"), data=data)
+
+
+def sentences(folder: Path) -> Context:
+    del folder
+    rng = torch.Generator().manual_seed(0)
+    words = Vocabulary(words=tuple("abcdefghijkl"))
+
+    def some(count: int) -> Pairs:
+        lengths = torch.randint(2, 6, (count,), generator=rng)
+        source = [torch.randint(4, 12, (int(n),), generator=rng) for n in lengths]
+        return Pairs(source=source, target=[s.flip(0) for s in source])
+
+    data = ParallelText(source=words, target=words, train=some(32), dev=some(8))
+    model = find("model", "gru_seq2seq").build(GRU).build(data.shape, 0)
+    return Context(model=model, seed=0, device=torch.device("cpu"), data=data)
+
+
+# How each model is built again from its file.
+GRU = {"layers": 2, "units": 12, "recipe": {"epochs": 2, "optimizer": "adam"}}
+ORIGINS = {
+    "convnet": {"model": "digits_convnet", "options": {}},
+    "mlp": {"model": "mlp", "options": {}},
+    "seq2seq": {"model": "gru_seq2seq", "options": GRU},
+}
+KINDS: dict[str, Callable[[Path], Context]] = {
+    "causal_lm": language,
+    "convnet": images,
+    "mlp": partial(images, family="mlp"),
+    "seq2seq": sentences,
+}
+METHODS = list(discover("method"))
+
+
+def build(name: str):
+    """The method with its defaults; trainings last one epoch, for contracts alone."""
+    plugin = find("method", name)
+    method = plugin.build(OPTIONS.get(name, {}))
+    short = {
+        field: dataclasses.replace(recipe, epochs=1)
+        for field in plugin.cls.__dataclass_fields__
+        if isinstance(recipe := getattr(method, field), Recipe)
+    }
+    return plugin, dataclasses.replace(method, **short)
+
+
+def cases() -> list[tuple[str, str]]:
+    """Each method with a model of each kind that it treats."""
+    found = []
+    for name in discover("method"):
+        declared = facts(*build(name))
+        classifier = "mlp" if "linears" in declared["needs"] else "convnet"
+        for kind in sorted(declared["kinds"]):
+            found.append((name, classifier if kind == "classifier" else kind))
+    return found
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Each method fitted once and compressed at each ratio, as a bundle does it."""
+    known: dict[tuple[str, str], Any] = {}
+    contexts: dict[str, Context] = {}
+
+    def makes(name: str, kind: str):
+        if kind not in contexts:
+            contexts[kind] = KINDS[kind](tmp_path_factory.mktemp(kind))
+        if (name, kind) not in known:
+            try:
+                known[name, kind] = compress(name, contexts[kind])
+            except Exception as why:  # each test of this pair fails with it, at once
+                known[name, kind] = why
+        found = known[name, kind]
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    return makes
+
+
+def compress(name: str, ctx: Context):
+    """Networks by ratio; the context's network is checked to be as it was."""
+    plugin, method = build(name)
+    declared = facts(plugin, method)
+    fixed = method.ratios() if hasattr(method, "ratios") else None
+    ratios = (0.0,) if declared["ratio_of"] == "none" else (0.0, *(fixed or RATIOS))
+    before = copy.deepcopy(ctx.model.net.state_dict())
+    seed_everything(0, "fit")
+    fitted = method.fit(ctx.model, ctx) if hasattr(method, "fit") else None
+    nets, notes = {}, {}
+    for ratio in (*ratios, ratios[-1]):  # the last one twice: same seed, same network
+        seed_everything(0, f"compress {ratio!r}")
+        ctx.recorded.clear()
+        nets.setdefault(ratio, []).append(method.compress(fitted, ratio, ctx).eval())
+        notes[ratio] = list(ctx.recorded)
+    after = ctx.model.net.state_dict()
+    assert all(torch.equal(after[k], v) for k, v in before.items()), "the model changed"
+    return ctx, declared, nets, notes
+
+
+def outputs(net, ctx: Context) -> torch.Tensor:
+    with torch.inference_mode():
+        out = net(**ctx.model.example())
+    return getattr(out, "logits", out)
+
+
+@pytest.mark.parametrize(("name", "kind"), cases())
+def test_ratio_zero_changes_no_output(made, name, kind):
+    ctx, _, nets, _ = made(name, kind)
+
+    assert torch.equal(outputs(nets[0.0][0], ctx), outputs(ctx.model.net, ctx))
+
+
+@pytest.mark.parametrize(("name", "kind"), cases())
+def test_the_same_seed_gives_the_same_network(made, name, kind):
+    _, _, nets, _ = made(name, kind)
+    one, two = (net.state_dict() for net in list(nets.values())[-1])
+
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[k], two[k]) for k in one)
+
+
+@pytest.mark.parametrize(("name", "kind"), cases())
+def test_the_shape_of_the_output_is_kept_and_finite(made, name, kind):
+    ctx, _, nets, _ = made(name, kind)
+    wanted = outputs(ctx.model.net, ctx).shape
+
+    for net, *_ in nets.values():
+        assert outputs(net, ctx).shape == wanted
+        # An excluded class has the logit minus infinity; nothing else may be.
+        assert not torch.isnan(outputs(net, ctx)).any()
+        assert not torch.isposinf(outputs(net, ctx)).any()
+
+
+@pytest.mark.parametrize(("name", "kind"), cases())
+def test_the_achieved_ratio_keeps_the_budget_and_stays_near_the_asked_one(
+    made, name, kind
+):
+    ctx, declared, nets, notes = made(name, kind)
+    dense = measure.size(ctx.model)
+    for ratio, (net, *_) in nets.items():
+        own = [m.value for m in notes[ratio] if m.metric == "achieved_ratio"]
+        size = measure.size(ctx.model.with_net(net))
+        found = (
+            own[-1] if own else achieved(declared["ratio_of"], ctx.model, dense, size)
+        )
+        assert found is not None, "who asks for a ratio says what was achieved"
+        slack = SCALES.get(declared["ratio_of"], 0.0)
+        assert found >= ratio - slack - 1e-9, f"{found} is below the budget of {ratio}"
+        # Tiny layers round coarsely: one rank, one filter is a large share of them.
+        assert found <= ratio + declared["exact"] + 0.1
+
+
+@pytest.mark.parametrize(("name", "kind"), cases())
+def test_a_higher_ratio_never_has_more_of_what_it_removes(made, name, kind):
+    ctx, declared, nets, _ = made(name, kind)
+    quantity = QUANTITY.get(declared["ratio_of"], "params")
+    sizes = [
+        getattr(measure.size(ctx.model.with_net(nets[r][0])), quantity)
+        for r in sorted(nets)
+    ]
+
+    assert sizes == sorted(sizes, reverse=True)
+
+
+@pytest.mark.parametrize(("name", "kind"), cases())
+def test_a_saved_network_reloads_to_equal_outputs(made, name, kind, tmp_path):
+    ctx, _, nets, _ = made(name, kind)
+    net = list(nets.values())[-1][0]
+    if kind == "causal_lm":
+        source = tmp_path / "source"
+        ctx.model.net.config.save_pretrained(source)
+        origin = {"model": str(source), "options": {}, "revision": "", "shape": None}
+    else:
+        origin = {**ORIGINS[kind], "revision": "", "shape": ctx.data.shape}
+
+    structure.save(ctx.model.with_net(net), origin, tmp_path)
+    again = structure.load(tmp_path)
+
+    assert torch.equal(outputs(again.net, ctx), outputs(net, ctx))
+    size = (tmp_path / "model.safetensors").stat().st_size
+    assert size == structure.saved_bytes(net)
+
+
+def test_every_refusal_is_a_reason_and_no_crash():
+    for name in METHODS:
+        plugin = find("method", name)
+        assert plugin.facts["kinds"], f"{name} treats nothing"
+        assert plugin.summary.endswith("."), f"{name} has no sentence"
+    assert issubclass(Unsupported, Exception)
