@@ -24,7 +24,7 @@ class Recipe:
         milestones: Epochs at which ``steps`` multiplies.
         every: Period in epochs at which ``steps`` multiplies; 0 for never.
         gamma: The factor of ``steps``.
-        hold: Epochs before ``linear`` or ``cosine`` begins to fall.
+        hold: Share of the epochs before ``linear`` or ``cosine`` begins to fall.
         warmup: Epochs over which the rate rises linearly from 0.
         clip: Largest norm of the gradient; None for no limit.
         label_smoothing: Share of the target spread over all classes.
@@ -44,7 +44,7 @@ class Recipe:
     milestones: tuple[int, ...] = ()
     every: int = 0
     gamma: float = 0.1
-    hold: int = 0
+    hold: float = 0.0
     warmup: float = 0.0
     clip: float | None = None
     label_smoothing: float = 0.0
@@ -66,7 +66,7 @@ class Recipe:
             "weight_decay": (self.weight_decay >= 0, "at least 0"),
             "label_smoothing": (0 <= self.label_smoothing < 1, "in [0, 1)"),
             "patience": (self.patience is None or self.patience >= 1, "at least 1"),
-            "hold": (0 <= self.hold < max(self.epochs, 1), "less than epochs"),
+            "hold": (0 <= self.hold < 1, "in [0, 1)"),
         }
         wrong = [
             f"{field} is {getattr(self, field)!r}; it must be {allowed}"
@@ -95,7 +95,7 @@ class Recipe:
             times = sum(epoch >= milestone for milestone in self.milestones)
             times += int(epoch // self.every) if self.every else 0
             return self.lr * self.gamma**times
-        start = max(self.warmup, self.hold)
+        start = max(self.warmup, self.hold * self.epochs)
         done = min(1.0, max(0.0, (epoch - start) / max(self.epochs - start, 1e-9)))
         if self.schedule == "cosine":
             return self.lr * (1 + math.cos(math.pi * done)) / 2

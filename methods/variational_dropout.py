@@ -56,7 +56,7 @@ class VariationalDropout:
 
     train: Recipe = field(
         default_factory=lambda: Recipe(
-            epochs=200, optimizer="adam", lr=1e-3, schedule="linear", hold=100
+            epochs=200, optimizer="adam", lr=1e-3, schedule="linear", hold=0.5
         )
     )
     start: Literal["dense", "scratch"] = "scratch"

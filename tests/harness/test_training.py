@@ -201,7 +201,7 @@ def test_schedules_are_those_of_their_formulas():
     assert cosine.rate(10) == pytest.approx(0)
     warm = Recipe(lr=1.0, epochs=10, warmup=2, schedule="constant")
     assert [warm.rate(e) for e in (0, 1, 2, 9)] == [0, 0.5, 1, 1]
-    held = Recipe(lr=1.0, epochs=200, schedule="linear", hold=100)
+    held = Recipe(lr=1.0, epochs=200, schedule="linear", hold=0.5)
     assert [held.rate(e) for e in (0, 100, 150, 200)] == [1, 1, 0.5, 0]
     steps = Recipe(lr=1.0, schedule="steps", milestones=(3, 6), gamma=0.1)
     assert [steps.rate(e) for e in (2.9, 3, 6)] == pytest.approx([1, 0.1, 0.01])
