@@ -19,7 +19,7 @@ _BATCH = 4  # windows
 
 
 class _Stop(Exception):
-    """Ends a forward pass once the input of the first block is known."""
+    """Ends a forward pass once enough is known."""
 
 
 @dataclass(slots=True)
@@ -110,6 +110,8 @@ def stream(model: Model, tokens: Tensor) -> Stream:
 
     def learn(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         calls.append(_split(args, kwargs)[1:])
+        if len(calls) == len(blocks):
+            raise _Stop
 
     def catch(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         states.append(_split(args, kwargs)[0].detach())
@@ -137,7 +139,7 @@ def _taking_over(blocks: Any, index: int, state: Tensor) -> Iterator[None]:
     def read(
         _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        _, rest, named = _split(args, kwargs)
+        rest, named = _split(args, kwargs)[1:]
         return (state, *rest), named
 
     handle = blocks[index].register_forward_pre_hook(read, with_kwargs=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,8 @@ from harness.core import Model, NotFinite, Unsupported
 from harness.roles import LINEARS
 from harness.structure import replace
 from methods._layers import LowRank, Projection
+
+M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,15 +235,12 @@ def factorize(
 
     Raises:
         NotFinite: If the statistics are not finite.
+        Unsupported: If they are all zero, so that every factor is as good.
     """
     dtype = weight.dtype if weight.dtype == torch.float64 else torch.float32
     weight = weight.double()
-    if gram is not None:
-        check_finite(gram, "the statistics of the input")
-        gram = gram.double().to(weight.device)
-    if curvature is not None:
-        check_finite(curvature, "the gradient at the output")
-        curvature = curvature.double().to(weight.device)
+    gram = _checked(gram, "the input", weight)
+    curvature = _checked(curvature, "the gradient at the output", weight)
     if weight.shape[0] <= weight.shape[1]:
         return _from_outputs(weight, gram, curvature, dtype)
     root, inverse = _roots(gram, weight)
@@ -251,6 +250,30 @@ def factorize(
     energy, directions = _spectrum(inner)
     left = weight @ directions if root is None else _times(weight, root) @ directions
     return Factors(left.to(dtype), _times(directions.T, inverse).to(dtype), energy)
+
+
+def factorize_group(
+    modules: Mapping[str, nn.Module],
+    group: Group,
+    gram: Tensor | None = None,
+    curvature: Tensor | None = None,
+) -> Factors:
+    """``factorize`` the stacked weight of a group; what it raises names the group."""
+    try:
+        return factorize(stacked(modules, group), gram, curvature)
+    except (NotFinite, Unsupported) as why:
+        raise type(why)(f"{group.label}: {why}") from why
+
+
+def _checked(metric: Tensor | None, what: str, like: Tensor) -> Tensor | None:
+    if metric is None:
+        return None
+    check_finite(metric, f"the statistics of {what}")
+    if not bool(metric.any()):
+        raise Unsupported(
+            f"the statistics of {what} are all zero: calibrate on another text"
+        )
+    return metric.double().to(like.device)
 
 
 def _from_outputs(
@@ -282,21 +305,42 @@ def install(net: nn.Module, group: Group, left: Tensor, right: Tensor) -> None:
         check_finite(factor, f"a factor of {group.label}")
     old = [net.get_submodule(name) for name in group.names]
     weight = matrix(old[0])
-    projection = Projection(
-        right.shape[1], right.shape[0], users=len(old) if group.once else 1
-    ).to(device=weight.device, dtype=weight.dtype)
+    users = len(old) if group.once else 1
+    rank, inner = right.shape
+    projection = empty(Projection, weight, in_features=inner, rank=rank, users=users)
     _set(projection.weight, right)
     parts = torch.split(left, [matrix(m).shape[0] for m in old])
     for name, module, part in zip(group.names, old, parts, strict=True):
         bias: Any = module.bias
-        thin = LowRank(
-            right.shape[1], part.shape[0], right.shape[0], bias=bias is not None
-        ).to(device=weight.device, dtype=weight.dtype)
+        thin = empty(
+            LowRank,
+            weight,
+            in_features=inner,
+            out_features=len(part),
+            rank=rank,
+            bias=bias is not None,
+        )
         thin.right = projection
         _set(thin.left.weight, part)
         if bias is not None:
             _set(thin.left.bias, bias)
         replace(net, name, thin)
+
+
+def empty(cls: type[M], like: Tensor, **spec: Any) -> M:
+    """A module with memory but no values, of the device and dtype of ``like``.
+
+    Args:
+        cls: The module's class; no time is lost on initial values.
+        like: A floating-point tensor.
+        **spec: Arguments of the constructor.
+
+    Returns:
+        The module.
+    """
+    with torch.device("meta"):
+        made = cls(**spec)
+    return made.to(like.dtype).to_empty(device=like.device)
 
 
 def _set(parameter: Tensor, value: Tensor) -> None:

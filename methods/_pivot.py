@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from harness.structure import layer, replace
 from methods._layers import Projection
-from methods._lowrank import Group, check_finite, matrix
+from methods._lowrank import Group, check_finite, empty, matrix
 
 
 @layer("pivoted")
@@ -110,7 +110,7 @@ def install_pivoted(net: nn.Module, group: Group, left: Tensor, right: Tensor) -
     old = [net.get_submodule(name) for name in group.names]
     weight = matrix(old[0])
     rank, inner = right.shape
-    projection = Projection(inner, rank, users=len(old)).to(weight)
+    projection = empty(Projection, weight, in_features=inner, rank=rank, users=len(old))
     with torch.no_grad():
         projection.weight.copy_(left[rows].double() @ right.double())
     place = torch.full((len(left),), -1, dtype=torch.int32)
@@ -120,9 +120,15 @@ def install_pivoted(net: nn.Module, group: Group, left: Tensor, right: Tensor) -
     for name, module, (where, part) in zip(group.names, old, parts, strict=True):
         mixed = where < 0
         bias: Any = module.bias
-        made = Pivoted(
-            inner, len(where), rank=rank, rest=int(mixed.sum()), bias=bias is not None
-        ).to(weight)
+        made = empty(
+            Pivoted,
+            weight,
+            in_features=inner,
+            out_features=len(where),
+            rank=rank,
+            rest=int(mixed.sum()),
+            bias=bias is not None,
+        )
         made.right = projection
         order = where.clone()
         order[mixed] = rank + torch.arange(int(mixed.sum()), dtype=torch.int32)

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Mapping
 
 from torch import Tensor, nn
 
-from harness.core import Context, Model, NotFinite
+from harness.core import Context, Model
 from methods._lowrank import (
     Factors,
     Group,
     checked_rank,
-    factorize,
+    factorize_group,
     install,
     linears,
     stacked,
@@ -33,16 +33,11 @@ def factorize_groups(
     Returns:
         Group -> factors.
 
-    Raises:
-        NotFinite: If a weight or the statistics are not finite; names the layer.
     """
     modules = linears(model)
     fitted = {}
     for group in groups:
-        try:
-            fitted[group] = factorize(stacked(modules, group), gram(group))
-        except NotFinite as why:
-            raise NotFinite(f"{group.label}: {why}") from why
+        fitted[group] = factorize_group(modules, group, gram(group))
     return fitted
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from harness.core import Context, Model, NotFinite
+from harness.core import Context, Model
 from harness.registry import method
 from methods._budget import allocate, offer
 from methods._curvature import OutputCurvature, backward, sampled
@@ -16,7 +16,7 @@ from methods._groups import Join, groups_within_blocks
 from methods._lowrank import (
     Factors,
     Group,
-    factorize,
+    factorize_group,
     install,
     linears,
     pair_cost,
@@ -86,10 +86,7 @@ class WaterFilling:
         for group in groups:
             weight = stacked(modules, group)
             gram = calibration.gram(group.names[0])
-            try:
-                made = factorize(weight, gram, curvature.get(group))
-            except NotFinite as why:
-                raise NotFinite(f"{group.label}: {why}") from why
+            made = factorize_group(modules, group, gram, curvature.get(group))
             if not curvature:
                 made = replace(made, energy=made.energy / made.energy.sum())
             factors[group], shapes[group] = made, (weight.shape[0], weight.shape[1])
