@@ -288,20 +288,23 @@ def _settle(net: nn.Module, names: Iterable[str]) -> dict[str, Matrix]:
         layer = net.get_submodule(name)
         if isinstance(layer, nn.Linear):
             one = torch.ones_like(layer.weight)
-            matrices[name] = Matrix(
-                mean=layer.weight.detach(), variance=one, utility=one
-            )
+            matrices[name] = _matrix(layer.weight, one, one)
             continue
         assert isinstance(layer, VariationalLinear)
-        matrices[name] = Matrix(
-            mean=layer.expected(), variance=layer.variance(), utility=layer.utility()
-        )
+        matrices[name] = _matrix(layer.expected(), layer.variance(), layer.utility())
         rows, columns = layer.mean.shape
         plain = nn.Linear(columns, rows)
         plain.weight.copy_(layer.expected())
         plain.bias.copy_(layer.bias)
         replace(net, name, plain.to(layer.mean.device))
     return matrices
+
+
+def _matrix(mean: Tensor, variance: Tensor, utility: Tensor) -> Matrix:
+    """On the CPU, where bits are dealt out and packed."""
+    return Matrix(
+        mean=mean.detach().cpu(), variance=variance.cpu(), utility=utility.cpu()
+    )
 
 
 def _report(matrices: Iterable[Matrix], cutoff: float) -> list[Measurement]:

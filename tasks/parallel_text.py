@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -65,6 +65,11 @@ class ParallelTextTask(TranslationTask):
     def fingerprint(self) -> str:
         """Digest of the two files."""
         return content([Path(self.source), Path(self.target)])
+
+    def protocol(self) -> dict[str, Any]:
+        """As the other tasks', with the split."""
+        split = {"dev": self.dev, "test": self.test, "split_seed": self.split_seed}
+        return super().protocol() | {"split": split}
 
     def training(self) -> str:
         """As the other tasks', with the split."""

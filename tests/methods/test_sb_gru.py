@@ -1,9 +1,16 @@
 """The stick-breaking GRU as a method: training, resuming, ratios, files, mistakes."""
 
 import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from harness import measure, structure
 from harness.core import Context, Unsupported
@@ -242,6 +249,61 @@ def test_a_killed_training_goes_on_to_the_same_curve(tmp_path, monkeypatch):
     assert curve(resumed) == curve(whole)
     assert curve(resumed, "train_loss") == curve(whole, "train_loss")
     assert torch.equal(weights(found.net), weights(expected.net))
+
+
+@pytest.mark.slow
+def test_a_training_that_is_really_killed_goes_on_to_the_same_curve(tmp_path):
+    code = (
+        "import harness.training; harness.training.SAVE_SECONDS = 0\n"
+        "import sys, pathlib; sys.path.insert(0, sys.argv[1])\n"
+        "from test_sb_gru import RECIPE, SbGru, context, replace\n"
+        "ctx = context(pathlib.Path(sys.argv[2]))\n"
+        "SbGru(recipe=replace(RECIPE, epochs=400)).fit(ctx.model, ctx)\n"
+    )
+    recipe = replace(RECIPE, epochs=400)  # far more than it lives to do
+    folder = str(Path(__file__).parent)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, folder, str(tmp_path)],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    try:
+        for _ in range(600):
+            if list(tmp_path.glob("*.safetensors")):
+                break
+            time.sleep(0.1)
+        time.sleep(1.5)
+    finally:
+        process.kill()
+        process.wait()
+    (file,) = tmp_path.glob("*.safetensors")
+    with safe_open(file, framework="pt") as checkpoint:
+        done = json.loads(checkpoint.metadata()["at"])["epoch"]
+    assert 0 <= done < 399
+    whole, resumed = context(), context(tmp_path)
+    whole_run = _stopped(SbGru(recipe=recipe), whole, done + 3)
+    resumed_run = _stopped(SbGru(recipe=recipe), resumed, done + 3)
+    assert resumed_run == whole_run[-len(resumed_run) :]
+    assert 2 <= len(resumed_run) <= 4
+
+
+def _stopped(method, ctx, epochs):
+    """Dev losses of the epochs until so many are done, when training is stopped."""
+    losses = []
+
+    class Stop(Variational):
+        def validate(self, net, data):
+            points = super().validate(net, data)
+            losses.append(points["validation_loss"].value)
+            if self.epoch + 1 == epochs:
+                raise _Killed
+            return points
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("methods.sb_gru.Variational", Stop)
+        with pytest.raises(_Killed):
+            method.fit(ctx.model, ctx)
+    return losses
 
 
 def test_the_dense_network_resumes_too(tmp_path, monkeypatch):

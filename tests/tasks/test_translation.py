@@ -178,6 +178,23 @@ def test_training_pairs_over_the_limit_are_left_out_and_counted(tmp_path):
     assert data.left_out + len(data.train) == len(task.read()["train"][0])
 
 
+def test_test_sentences_are_never_left_out_or_cut(tmp_path):
+    task = generic(tmp_path, [("long " * 9, "w " * 9)] * 20 + FINE * 2, max_words=4)
+    model = GruSeq2Seq(layers=1, units=4).build(task.data().shape, 0)
+    found = {m.metric: m for m in task.evaluate(model)}
+    test = task.read()["test"]
+    assert max(len(s) for s in test[0]) == 9
+    assert found["bleu1"].n == len(test[0])
+    assert found["bleu_reference_words"].value == sum(len(t) for t in test[1])
+    assert found["left_out_training_pairs"].value == task.data().left_out > 0
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setattr("tasks.hsk_gloss.PACKAGE", "hsk_sentences_nowhere")
+    with pytest.raises(BenchError, match=r"hsk-sentences-audio==1\.0\.0"):
+        HskGloss().fingerprint()
+
+
 def test_nothing_left_to_train_on_is_refused(tmp_path):
     with pytest.raises(BenchError, match="0 training pairs of at most 1 words"):
         generic(tmp_path, [("a b", "c d")] * 20, max_words=1).data()
