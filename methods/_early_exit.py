@@ -249,7 +249,7 @@ def search(
     def run(thresholds: tuple[float, ...]) -> Candidate:
         return simulate(rule, logits, labels, costs, thresholds)
 
-    found = [run((step,) * exits) for step in _STEPS]
+    found = [run((step,) * exits) for step in (*_STEPS, 1.0)]
     base = run((0.0,) * exits).accuracy
     places = sorted(range(exits), key=lambda place: -costs.segments[place])
     for tolerance in _TOLERANCES:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from harness.core import Model, Unsupported
+from harness.core import Context, Measurement, Model, Unsupported
 from harness.training import Objective
 
 Scope = Literal["global", "layer"]
@@ -99,6 +99,23 @@ def apply(net: nn.Module, masks: Mapping[str, Tensor]) -> None:
         assert isinstance(weight, Tensor)
         # Not a product: zero times infinity is NaN, and -0.0 is no clean zero.
         weight.masked_fill_(~mask.to(weight.device), 0)
+
+
+def record_zeros(net: nn.Module, names: Iterable[str], ctx: Context) -> None:
+    """Record which share of the weights of the layers ``names`` is zero.
+
+    Counted in the network itself, and over those weights alone: training changes how
+    many biases are zero.
+
+    Args:
+        net: After pruning.
+        names: Of the layers that a mask was made for.
+        ctx: Of the trial.
+    """
+    weights = [net.get_submodule(name).weight for name in names]
+    zeros = sum(int((w == 0).sum()) for w in weights if isinstance(w, Tensor))
+    total = sum(w.numel() for w in weights if isinstance(w, Tensor))
+    ctx.record(Measurement(metric="achieved_ratio", value=zeros / total))
 
 
 @dataclass(kw_only=True)

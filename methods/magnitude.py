@@ -11,7 +11,15 @@ from torch import Tensor, nn
 from harness.core import Context, Model, Unsupported
 from harness.registry import method
 from harness.training import Objective, Recipe, train
-from methods._masks import Masked, Scope, apply, keep_largest, prunable, refuse_empty
+from methods._masks import (
+    Masked,
+    Scope,
+    apply,
+    keep_largest,
+    prunable,
+    record_zeros,
+    refuse_empty,
+)
 
 
 @method("magnitude", ratio_of="zeros", exact=0.001)
@@ -60,6 +68,7 @@ class Magnitude:
         refuse_empty(masks, ratio)
         apply(net, masks)
         if self.finetune is None:
+            record_zeros(net, masks, ctx)
             return net
         goal: Objective = Masked(name="magnitude", masks=masks)
         if self.when == "every_step":
@@ -68,6 +77,7 @@ class Magnitude:
             )
         goal.label_smoothing = self.finetune.label_smoothing
         train(net, self.finetune, ctx, objective=goal)
+        record_zeros(net, masks, ctx)
         return net
 
 

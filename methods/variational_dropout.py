@@ -14,7 +14,7 @@ from harness.core import Context, Measurement, Model, Unsupported
 from harness.registry import method
 from harness.structure import replace
 from harness.training import Objective, Recipe, quiet_seed, train
-from methods._masks import apply, keep_largest, refuse_empty
+from methods._masks import apply, keep_largest, record_zeros, refuse_empty
 
 _K1, _K2, _K3 = 0.63576, 1.87320, 1.48695  # of the KL's approximation, section 4.2
 _LARGEST = 8.0  # of |log alpha|
@@ -120,6 +120,7 @@ class VariationalDropout:
         refuse_empty(masks, ratio)
         net = copy.deepcopy(fitted.net)
         apply(net, masks)
+        record_zeros(net, masks, ctx)
         return net
 
 

@@ -121,8 +121,8 @@ def test_a_convolution_in_a_branch_is_counted():
     ctx = context()
     net = with_exits(ctx.model, ctx.dense(), 10, rule="entropy", pool=1, conv=True)
     costs = costs_of(net, ctx.model)
-    # First exit: 16 channels of 8 x 8, conv 3 x 3 to 16, pooled, 16 -> 10.
-    assert costs.heads[0] == 64 * 16 * 16 * 9 + 160
+    # First exit: 16 channels pooled to 4 x 4, conv 3 x 3 to 16, pooled, 16 -> 10.
+    assert costs.heads[0] == 16 * 16 * 16 * 9 + 160
 
 
 # The network
