@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from harness.core import BenchError
+from harness.options import dumps
 
 FORMAT = 1
 
@@ -36,10 +37,11 @@ def key(kind: str, name: str, options: str = "{}") -> str:
     Returns:
         One line.
 
-    >>> key("model", "smollm2-135m"), key("task", "piqa", '{"limit":5}')
+    >>> key("model", "smollm2-135m"), key("task", "piqa", '{"id":"piqa","limit":5}')
     ('model smollm2-135m', 'task piqa {"limit":5}')
     """
-    return f"{kind} {name}" + ("" if options == "{}" else f" {options}")
+    given = {k: v for k, v in json.loads(options).items() if v != name}
+    return f"{kind} {name} {dumps(given) if given else ''}".rstrip()
 
 
 def write(path: Path, grid: str, revisions: Mapping[str, str]) -> None:
@@ -97,7 +99,8 @@ def check(locked: Mapping[str, str], name: str, revision: str) -> None:
         return
     if name not in locked:
         raise BenchError(
-            f"the lock does not know {name!r}: run `shrinkgrid prepare GRID` again"
+            f"the lock beside the grid does not know {name!r}: run `shrinkgrid prepare "
+            "GRID` again, or remove the lock"
         )
     raise BenchError(
         f"{name} is {revision} on this machine, and the lock says {locked[name]}: copy "
