@@ -94,15 +94,21 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         ours = engine(folder, asked.trials, asked.cpus)
-        print(f"engine    {asked.trials} trials, {ours['seconds']:.1f} s with start-up,")
+        print(
+            f"engine    {asked.trials} trials, {ours['seconds']:.1f} s with start-up,"
+        )
         print(f"          Ray and leaderboard: {ours['rate']:.0f} trials a second")
         theirs = asked.tune_trials / tune(asked.tune_trials, asked.cpus)
         print(f"Ray Tune  {asked.tune_trials} trials: {theirs:.2f} a second")
         print(f"ratio     {ours['rate'] / theirs:.0f} times Ray Tune")
         few, many = (engine(folder, n, asked.cpus) for n in asked.memory)
         grown = (many["peak"] - few["peak"]) / 1e6
-        print(f"driver    peak memory grows by {grown:.0f} MB from {asked.memory[0]} to")
-        print(f"          {asked.memory[1]} trials ({many['rate']:.0f} trials a second)")
+        print(
+            f"driver    peak memory grows by {grown:.0f} MB from {asked.memory[0]} to"
+        )
+        print(
+            f"          {asked.memory[1]} trials ({many['rate']:.0f} trials a second)"
+        )
 
 
 if __name__ == "__main__":

@@ -211,7 +211,7 @@ class _Worker:
         plugin = find("method", trial.method.plugin)
         method = configured("method", trial.method)
         ratio_of = facts(plugin, method)["ratio_of"]
-        return achieved(ratio_of, self.model, self.dense, made.size)
+        return achieved(ratio_of, self.model, made.net, (self.dense, made.size))
 
     def _evaluate(self, trial: Trial, net: nn.Module) -> list[Measurement]:
         assert self.model is not None
@@ -260,40 +260,35 @@ def headline(found: Sequence[Measurement]) -> str:
 
 
 def achieved(
-    ratio_of: str, dense_model: Model, dense: measure.Size, size: measure.Size
+    ratio_of: str,
+    dense: Model,
+    net: nn.Module,
+    sizes: tuple[measure.Size, measure.Size],
 ) -> float | None:
     """What share a method really removed of what its ratio speaks of.
 
     Args:
         ratio_of: As the method declares it.
-        dense_model: Names the treated matrices by their roles.
-        dense: The dense network's size.
-        size: The compressed network's.
+        dense: Its roles name the matrices that a method may have treated.
+        net: The compressed network.
+        sizes: Of the dense and of the compressed network.
 
     Returns:
         The share; None where only the method can know (tracked weights).
     """
+    before, after = sizes
+    if ratio_of == "bits":
+        return measure.share_of_bits(dense, net)
     if ratio_of in ("weights", "zeros"):
-        treated = sum(
-            p.numel()
-            for _, module in dense_model.modules()
-            for n, p in module.named_parameters(recurse=False)
-            if n.startswith("weight")
-        )
-        before, after = dense.params, size.params
-        if ratio_of == "zeros":
-            before, after = dense.nonzero, size.nonzero
-        return (before - after) / treated if treated else None
-    pairs = {
-        "parameters": (dense.params, size.params),
-        "macs": (dense.macs, size.macs),
-        "bits": (dense.bytes, size.bytes),
-        "none": (dense.params, size.params),
-    }
-    if ratio_of not in pairs:
+        treated = measure.treated_weights(dense, net)
+        counted = "params" if ratio_of == "weights" else "nonzero"
+        removed = getattr(before, counted) - getattr(after, counted)
+        return removed / treated if treated else 0.0
+    whole = {"parameters": "params", "none": "params", "macs": "macs"}
+    if ratio_of not in whole:
         return None
-    before, after = pairs[ratio_of]
-    return 1 - after / before if before else None
+    counts = [getattr(size, whole[ratio_of]) for size in sizes]
+    return 1 - counts[1] / counts[0] if counts[0] else None
 
 
 def _stored(one: Measurement) -> dict[str, Any]:

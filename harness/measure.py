@@ -63,6 +63,57 @@ def _weights(net: nn.Module) -> list[torch.Tensor]:
     return list(found.values())
 
 
+def treated_weights(dense: Model, net: nn.Module) -> int:
+    """How many weights the matrices have that a compressed network changed.
+
+    Args:
+        dense: The dense model; only modules with a role count.
+        net: The compressed network.
+
+    Returns:
+        Elements of their parameters called ``weight...``, in the dense network.
+    """
+    return sum(
+        p.numel()
+        for module, _ in _changed(dense, net)
+        for name, p in module.named_parameters(recurse=False)
+        if name.startswith("weight")
+    )
+
+
+def share_of_bits(dense: Model, net: nn.Module) -> float:
+    """The share of bits that a compressed network saves in the matrices it changed.
+
+    Args:
+        dense: The dense model; only modules with a role count.
+        net: The compressed network.
+
+    Returns:
+        1 - stored bytes / dense bytes, scales and biases included; 0 if none changed.
+    """
+    pairs = _changed(dense, net)
+    before = sum(structure.saved_bytes(old, header=False) for old, _ in pairs)
+    after = sum(structure.saved_bytes(new, header=False) for _, new in pairs)
+    return 1 - after / before if before else 0.0
+
+
+def _changed(dense: Model, net: nn.Module) -> list[tuple[nn.Module, nn.Module]]:
+    """Modules with a role whose tensors differ, as they were and as they are."""
+    there = dict(net.named_modules())
+    found = []
+    for name, old in dense.modules():
+        new = there.get(name)
+        if new is None or not list(old.parameters(recurse=False)):
+            continue
+        before, after = old.state_dict(), new.state_dict()
+        same = before.keys() == after.keys() and all(
+            torch.equal(before[k], after[k].to(before[k].device)) for k in before
+        )
+        if not same:
+            found.append((old, new))
+    return found
+
+
 class _Counter(TorchDispatchMode):
     """Adds up torch's own formula of each operator that has one.
 

@@ -194,7 +194,12 @@ def _load_external() -> None:
             )
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module
-        spec.loader.exec_module(module)
+        try:
+            spec.loader.exec_module(module)
+        except Exception as why:  # named, as in ``discover``
+            raise BenchError(
+                f"plugin {path} does not import: {type(why).__name__}: {why}"
+            ) from why
 
 
 @cache

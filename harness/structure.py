@@ -104,7 +104,7 @@ class _Form:
     tensors: dict[str, Tensor] = field(default_factory=dict)
 
 
-def saved_bytes(net: nn.Module) -> int:
+def saved_bytes(net: nn.Module, *, header: bool = True) -> int:
     """Exact size of the safetensors file that ``save`` would write, without writing it.
 
     Shared tensors count once; packed layers count as packed. Works on torch's meta
@@ -112,24 +112,27 @@ def saved_bytes(net: nn.Module) -> int:
 
     Args:
         net: Any network.
+        header: Whether to count the file's header, or the tensors alone.
 
     Returns:
         Bytes.
     """
     order = list(_DTYPES)
     tensors = _describe(net).tensors
-    header: dict[str, Any] = {}
+    listed: dict[str, Any] = {}
     offset = 0
     for name in sorted(tensors, key=lambda n: (-order.index(tensors[n].dtype), n)):
         value = tensors[name]
         end = offset + value.numel() * value.element_size()
-        header[name] = {
+        listed[name] = {
             "dtype": _DTYPES[value.dtype],
             "shape": list(value.shape),
             "data_offsets": [offset, end],
         }
         offset = end
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False)
+    if not header:
+        return offset
+    text = json.dumps(listed, separators=(",", ":"), ensure_ascii=False)
     return 8 + -(-len(text.encode()) // 8) * 8 + offset
 
 

@@ -59,8 +59,8 @@ class Rounded(nn.Module):
         return linear(x, self.weight, self.bias)
 
     def weights(self) -> dict[str, Tensor]:
-        """What counts as parameters."""
-        own = {"codes": self.codes, "scales": self.scales}
+        """What counts as parameters; the scales count in the bytes of the file."""
+        own = {"codes": self.codes}
         return own if self.bias is None else {**own, "bias": self.bias}
 
     def spec(self) -> dict[str, Any]:

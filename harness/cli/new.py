@@ -17,6 +17,7 @@ from torch import nn
 
 from harness.core import Context, Model
 from harness.registry import method
+from harness.roles import LINEARS
 
 
 @method("{name}", ratio_of="zeros", needs={{"linears"}})
@@ -31,7 +32,8 @@ class {cls}:
 
     def fit(self, model: Model, ctx: Context) -> dict[str, torch.Tensor]:
         """Everything that does not depend on the ratio; runs once for all ratios."""
-        return {{name: m.weight.detach().abs() for name, m in model.modules()}}
+        matrices = model.modules(*LINEARS)
+        return {{name: module.weight.detach().abs() for name, module in matrices}}
 
     def compress(
         self, fitted: dict[str, torch.Tensor], ratio: float, ctx: Context
