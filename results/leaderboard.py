@@ -33,7 +33,8 @@ def read(store: Store, **only: Iterable[str]) -> Answer:
     Args:
         store: Where to read.
         **only: ``model``, ``task``, ``metric`` or ``method`` -> the names to keep;
-            none keeps all.
+            none keeps all, and of the metrics the one that each task measures first.
+            The metric ``all`` keeps every one.
 
     Returns:
         The rows, dense first in each board.
@@ -48,6 +49,12 @@ def read(store: Store, **only: Iterable[str]) -> Answer:
             "makes some, `shrinkgrid status` says what is missing"
         )
     rows = answer.rows
+    metrics = set(only.pop("metric", ()))
+    if not metrics:
+        main = answer.columns.index("main")
+        rows = [row for row in rows if row[main]]
+    if metrics - {"all"}:
+        only["metric"] = metrics - {"all"}
     for column, names in only.items():
         place = answer.columns.index(column)
         known = {row[place] for row in rows}
@@ -59,6 +66,31 @@ def read(store: Store, **only: Iterable[str]) -> Answer:
     if not rows:
         raise StoreError("no row of the leaderboard fits all of these options")
     return Answer(columns=answer.columns, types=answer.types, rows=rows)
+
+
+def one_board(store: Store, **only: Iterable[str]) -> list[dict[str, Any]]:
+    """Rows of a single model, task, metric and protocol.
+
+    Args:
+        store: Where to read.
+        **only: As for ``read``.
+
+    Returns:
+        Rows of the view ``leaderboard``.
+
+    Raises:
+        StoreError: If several boards fit; the message lists what to choose from.
+    """
+    rows = read(store, **only).dicts()
+    for column in BOARD:
+        found = sorted({str(row[column]) for row in rows})
+        if len(found) > 1:
+            choice = column.removesuffix("_options")
+            raise StoreError(
+                f"{len(found)} {column}s fit ({', '.join(found)}); "
+                f"choose one with --{choice if choice != 'protocol' else 'task'}"
+            )
+    return rows
 
 
 def boards(answer: Answer) -> str:

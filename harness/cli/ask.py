@@ -57,7 +57,11 @@ _format = click.option(
 @click.command()
 @click.option("--model", multiple=True, help="Only this model; may be repeated.")
 @click.option("--task", multiple=True, help="Only this task; may be repeated.")
-@click.option("--metric", multiple=True, help="Only this metric; may be repeated.")
+@click.option(
+    "--metric",
+    multiple=True,
+    help="This metric in place of each task's first; `all` shows every one.",
+)
 @click.option("--method", multiple=True, help="Only this method; may be repeated.")
 @_format
 @on_store

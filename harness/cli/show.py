@@ -105,3 +105,56 @@ def verify(store: Store, file: Path) -> int:
         )
     click.echo(f"{checked} numbers checked, {len(drifted)} drifted", err=True)
     return 1 if drifted else 0
+
+
+@click.command()
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default="report",
+    show_default=True,
+    help="Folder for index.html and its figures.",
+)
+@on_store
+def report(store: Store, out: Path) -> None:
+    """Write one self-contained page of the store: it needs nothing beside itself."""
+    from results.report import write
+
+    page, *figures = write(store, out)
+    click.echo(f"wrote {page} and {len(figures)} figures", err=True)
+
+
+@click.command()
+@click.argument("kind", type=click.Choice(_PLOTS))
+@click.option("--model", help="Needed where the store has several.")
+@click.option("--task", help="Needed where the store has several.")
+@click.option("--metric", help="By default the one that the task measures first.")
+@click.option(
+    "--cost",
+    default="params",
+    show_default=True,
+    help="Of a Pareto plot: params, params_nonzero, bytes or macs.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="The figure; its suffix (.svg, .pdf, .png) says the format.",
+)
+@on_store
+def plot(store: Store, kind: str, cost: str, out: Path, **only: str | None) -> None:
+    """Draw a figure of one model and task: pareto, or curves of recovery by ratio."""
+    from results import figures
+    from results.errors import StoreError
+    from results.leaderboard import one_board
+
+    form = out.suffix.removeprefix(".")
+    if form not in ("svg", "pdf", "png"):
+        raise StoreError(f"{out} is no .svg, .pdf or .png file")
+    rows = one_board(store, **{k: [v] for k, v in only.items() if v is not None})
+    content = figures.draw(kind, rows, cost=cost, form=form)
+    try:
+        out.write_bytes(content)
+    except OSError as why:
+        raise StoreError(f"{out} cannot be written: {why}") from why
+    click.echo(f"wrote {out}", err=True)

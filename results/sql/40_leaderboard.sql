@@ -7,6 +7,7 @@
 --           mean/dense where more is better, dense/mean where less is; 1 keeps all.
 --           NULL where no dense trial is stored.
 -- ok, planned  trials that ended well, of those that are planned or stored.
+-- main      whether it is the metric that its task measures first.
 -- place     ties share one.
 CREATE VIEW leaderboard AS
 WITH counting AS MATERIALIZED (  -- one pass over the files
@@ -17,7 +18,7 @@ WITH counting AS MATERIALIZED (  -- one pass over the files
                        AND m.step IS NULL AND isfinite(m.value)) AS ranked
     FROM stored.newest
 ), ranked AS (
-    SELECT * EXCLUDE (ranked, m),
+    SELECT * EXCLUDE (ranked, m), ranked[1].metric = m.metric AS main,
            m.metric, m.value, m.unit, m.goal, m.stderr AS sample_stderr
     FROM (SELECT *, unnest(ranked) AS m FROM counting WHERE status = 'ok')
 ), wanted AS (
@@ -33,6 +34,7 @@ WITH counting AS MATERIALIZED (  -- one pass over the files
 ), grouped AS (
     SELECT task, task_options, protocol, metric, unit, goal, model, model_options,
            ratio, ratio_of, method, method_options, calibration, dtype,
+           bool_or(main)        AS main,
            avg(value)           AS mean,
            stddev_samp(value)   AS deviation,
            count(*)             AS seeds,
@@ -54,7 +56,7 @@ WITH counting AS MATERIALIZED (  -- one pass over the files
 )
 SELECT g.task, g.task_options, g.protocol, g.metric, g.unit, g.goal,
        g.model, g.model_options, g.ratio, g.ratio_of, g.method, g.method_options,
-       g.calibration, g.dtype, g.mean,
+       g.calibration, g.dtype, g.main, g.mean,
        CASE WHEN g.seeds > 1 THEN g.deviation / sqrt(g.seeds)
             ELSE g.sample_stderr END AS stderr,
        CASE WHEN g.seeds > 1 THEN 'seeds'
