@@ -3,9 +3,10 @@
     python -m benchmarks.seq2seq [--units 128] [--repeats 9]
 
 The bare network is the same embeddings, output layer, loss, optimizer and batches
-around multi-layer ``torch.nn.GRU`` modules. The variants take turns, so that a noisy
-machine slows all of them alike, and the fastest repeat counts. Sentences are random
-words with the lengths of weather forecasts (9 glosses, 14 words on average).
+around multi-layer ``torch.nn.GRU`` modules. One thread, processor time, the networks
+in turns and the fastest repeat of each, so that other work on the machine counts for
+little. Sentences are random words with the lengths of weather forecasts (9 glosses, 14
+words on average).
 """
 
 from __future__ import annotations
@@ -106,14 +107,14 @@ def decoder(net: Seq2Seq) -> Callable[[], None]:
 
 
 def speeds(jobs: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
-    """Sentences a second of each job, taking turns."""
+    """Sentences a second of processor time, the jobs taking turns."""
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
     for turn in range(repeats + 1):
         for name, job in jobs.items():
-            began = time.perf_counter()
+            began = time.process_time()
             job()
             if turn:  # the first one warms up
-                seconds[name].append(time.perf_counter() - began)
+                seconds[name].append(time.process_time() - began)
     return {name: BATCH * BATCHES / min(s) for name, s in seconds.items()}
 
 
@@ -124,6 +125,7 @@ def main() -> None:
     parser.add_argument("--units", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=9)
     given = parser.parse_args()
+    torch.set_num_threads(1)
     made = networks(given.layers, given.units)
     with torch.no_grad():
         for net, _ in made.values():
@@ -132,8 +134,11 @@ def main() -> None:
         "training": {name: trainer(*pair) for name, pair in made.items()},
         "greedy decoding": {name: decoder(pair[0]) for name, pair in made.items()},
     }
-    print(f"{given.layers}+{given.layers} layers of {given.units} units, CPU, ", end="")
-    print(f"{torch.get_num_threads()} threads, sentences a second")
+    print(
+        f"{given.layers}+{given.layers} layers of {given.units} units, one CPU thread, ",
+        end="",
+    )
+    print("sentences a second")
     for title, jobs in tables.items():
         speed = speeds(jobs, given.repeats)
         for name, value in speed.items():
