@@ -134,11 +134,8 @@ def main() -> None:
         "training": {name: trainer(*pair) for name, pair in made.items()},
         "greedy decoding": {name: decoder(pair[0]) for name, pair in made.items()},
     }
-    print(
-        f"{given.layers}+{given.layers} layers of {given.units} units, one CPU thread, ",
-        end="",
-    )
-    print("sentences a second")
+    size = f"{given.layers}+{given.layers} layers of {given.units} units"
+    print(f"{size}, one CPU thread, sentences a second")
     for title, jobs in tables.items():
         speed = speeds(jobs, given.repeats)
         for name, value in speed.items():
