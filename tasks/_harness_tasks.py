@@ -97,17 +97,19 @@ def unknown(name: str) -> str:
     )
 
 
-def manager(known: Card) -> Any:
+def manager(known: Card | None = None) -> Any:
     """lm-eval's task manager over the folders of one card.
 
     Args:
-        known: The card.
+        known: The card; without one it knows no name, and is given whole tasks.
 
     Returns:
         An ``lm_eval.tasks.TaskManager`` that knows the names of these folders only.
     """
     from lm_eval.tasks import TaskManager
 
+    if known is None:
+        return TaskManager(include_defaults=False)
     folders = [str(home() / folder) for folder in known.folders]
     managers = [TaskManager(include_path=f, include_defaults=False) for f in folders]
     merged = managers[0].task_index

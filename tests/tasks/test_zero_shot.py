@@ -10,9 +10,11 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 from transformers.models.llama import LlamaConfig
 
+from harness import texts
 from harness.core import BenchError, Model, NotFinite, Unsupported
 from harness.registry import resolve
-from tasks import _harness_data, _harness_tasks
+from tasks import _harness_data, _harness_lm, _harness_tasks
+from tasks.pydoc_cloze import paragraphs
 
 # A letter is a token; p(a) = 1/2, p(b) = 1/4, p(c) = 1/8, the rest is the end token's.
 PROBABILITIES = {"</s>": 1 / 8, "a": 1 / 2, "b": 1 / 4, "c": 1 / 8}
@@ -274,3 +276,29 @@ def test_local_data_is_identified_by_its_content(tmp_path):
     assert _harness_data.revision(facts) != first
     path.unlink()
     assert _harness_data.revision(facts) is None
+
+
+def test_the_cloze_asks_for_the_last_word_of_paragraphs_of_prose():
+    words = ["Word"] + ["word"] * 30
+    text = "\n\n".join(
+        [
+            " ".join(words) + "\nlast.",
+            " ".join(words) + " it.",  # too short a word
+            "Too short a paragraph.",
+            "x = 1 " + " ".join(words) + " code.",
+            " ".join(words) + " (last).",
+        ]
+    )
+    assert list(paragraphs(text)) == [{"context": " ".join(words), "word": "last"}]
+
+
+def test_the_cloze_needs_no_network_and_every_example_is_kept(task):
+    chosen = task("pydoc-cloze", limit=3)
+    model = language_model(Unigram(), letters())
+    model.net.config.max_position_embeddings = 2048
+    # The likeliest letter is always an a, and no word is made of a alone.
+    assert measured(chosen, model)["acc"].values == [0.0, 0.0, 0.0]
+    asked = _harness_lm._shared(chosen, model.tokenizer).tasks["pydoc-cloze"].instances
+    first = list(paragraphs(texts.read("pydoc")))[:3]
+    assert [i.args for i in asked] == [(d["context"], f" {d['word']}") for d in first]
+    assert chosen.fingerprint().startswith("sha256:")
