@@ -88,7 +88,7 @@ def _train(net: Any, lora: Lora, ctx: Context, stage: int) -> None:
                 if not bool(loss.isfinite()):
                     raise NotFinite(f"the loss of LoRA epoch {epoch} is {loss}")
                 (loss / len(batch)).backward()
-                losses.append(float(loss))
+                losses.append(float(loss.detach()))
             optimizer.step()
             optimizer.zero_grad()
             schedule.step()

@@ -79,7 +79,7 @@ class Rounded(nn.Module):
         if self.bits == 4:
             low, high = pad(codes, (0, codes.shape[1] % 2)).unfold(1, 2, 2).unbind(-1)
             codes = (low & 15) | (high << 4)
-        return {**self.weights(), "codes": codes}
+        return {**self.weights(), "scales": self.scales, "codes": codes}
 
     def unpack(self, tensors: dict[str, Tensor]) -> None:
         """Take back what ``pack`` gave."""

@@ -1,0 +1,126 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_llm import FAMILIES, context, logits, tiny
+from torch import nn
+
+from harness import structure
+from harness.core import BenchError
+from harness.registry import find
+from methods._lowrank import linears, matrix
+from methods.round_to_nearest import Rounded, rounded
+
+CHAIN = ["joint_rank_k", {"name": "round_to_nearest", "bits": 8}]
+
+
+def chain(*members):
+    return find("method", "chain").build({"chain": list(members)})
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_thin_factors_are_rounded_and_the_shared_one_stays_shared(family, tmp_path):
+    ctx, method = context(tiny(family)), chain(*CHAIN)
+    net = method.compress(method.fit(ctx.model, ctx), 0.3, ctx).eval()
+    dense = linears(ctx.model)
+
+    kinds = {type(m) for n in dense for m in net.get_submodule(n).modules()}
+    assert Rounded in kinds
+    assert nn.Linear not in kinds
+    if family == "llama":
+        attention = net.model.layers[0].self_attn
+        assert attention.q_proj.right is attention.k_proj.right
+    ctx.model.net.save_pretrained(tmp_path / "dense")
+    origin = {"model": str(tmp_path / "dense"), "options": {}, "shape": None}
+    structure.save(ctx.model.with_net(net), origin, tmp_path / "saved")
+    assert torch.equal(logits(structure.load(tmp_path / "saved").net), logits(net))
+    size = (tmp_path / "saved" / "model.safetensors").stat().st_size
+    assert structure.saved_bytes(net) == size
+
+
+def test_a_chain_is_its_members_one_after_the_other():
+    ctx, method = context(tiny("llama")), chain(*CHAIN)
+    both = method.compress(method.fit(ctx.model, ctx), 0.3, ctx).eval()
+    first = find("method", "joint_rank_k").build({})
+    net = first.compress(first.fit(ctx.model, ctx), 0.3, ctx)
+    for module in {
+        m for n in linears(ctx.model) for m in net.get_submodule(n).modules()
+    }:
+        if type(module) is nn.Linear:
+            # Second implementation: 127 levels to each side of every row.
+            scale = module.weight.abs().amax(1, keepdim=True) / 127
+            module.weight.data = (module.weight / scale).round() * scale
+    torch.testing.assert_close(logits(both), logits(net), rtol=1e-4, atol=1e-4)
+
+
+def test_ratio_zero_of_a_chain_is_the_dense_network():
+    ctx, method = context(tiny("llama")), chain(*CHAIN)
+    net = method.compress(method.fit(ctx.model, ctx), 0, ctx)
+    assert torch.equal(logits(net), logits(ctx.model.net))
+
+
+def test_a_chain_needs_what_its_members_need():
+    facts = chain({"name": "joint_rank_k", "whiten": True}, "round_to_nearest").facts()
+    assert facts["needs"] == {"linears", "calibration"}
+    assert facts["ratio_of"] == "weights"
+    assert facts["kinds"] == {"causal_lm"}
+    assert chain(*CHAIN).ratios() is None
+    assert chain("round_to_nearest").ratios() == (0.75,)
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ([], "at least one"),
+        (["svd", "magnitude"], "svd and magnitude"),
+        ([{"bits": 8}], "neither a name nor has one"),
+        (["svdd"], "Did you mean 'svd'"),
+        ([{"name": "svd", "ratio": 1.2}], "not in"),
+    ],
+)
+def test_a_chain_that_is_none_is_refused(members, message):
+    with pytest.raises(BenchError, match=message):
+        chain(*members)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    bits=st.sampled_from([4, 8]),
+    group=st.sampled_from([None, 1, 3, 8, 100]),
+    shape=st.tuples(st.integers(1, 9), st.integers(1, 17)),
+    seed=st.integers(0, 99),
+)
+def test_no_weight_is_off_by_more_than_half_a_step_and_packing_loses_nothing(
+    bits, group, shape, seed
+):
+    linear = nn.Linear(shape[1], shape[0])
+    rng = torch.Generator().manual_seed(seed)
+    linear.weight.data = torch.randn(shape, generator=rng)
+    made = rounded(linear, bits, group)
+    size = min(group or shape[1], shape[1])
+    scale = made.scales.repeat_interleave(size, 1)[:, : shape[1]]
+
+    assert ((made.weight - linear.weight).abs() <= scale * 0.5001).all()
+    again = Rounded(**made.spec())
+    again.unpack(made.pack())
+    assert torch.equal(again.weight, made.weight)
+    if bits == 4:
+        assert made.pack()["codes"].numel() == shape[0] * -(-shape[1] // 2)
+
+
+def test_rounding_a_zero_row_keeps_it_zero():
+    linear = nn.Linear(4, 2, bias=False)
+    linear.weight.data[0] = 0
+    assert torch.equal(rounded(linear, 4, None).weight[0], torch.zeros(4))
+
+
+def test_eight_bits_take_a_quarter_of_the_bytes_of_the_matrices():
+    ctx = context(tiny("llama"))
+    method = find("method", "round_to_nearest").build({})
+    (ratio,) = method.ratios()
+    net = method.compress(None, ratio, ctx)
+    dense = linears(ctx.model)
+    before = sum(4 * matrix(m).numel() for m in dense.values())
+    packs = [net.get_submodule(n).pack() for n in dense]
+    after = sum(t.numel() * t.element_size() for p in packs for t in p.values())
+    assert 1 - after / before == pytest.approx(ratio, abs=0.05)
