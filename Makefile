@@ -24,7 +24,7 @@ lint: .venv/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pydoclint --quiet harness methods tasks results
+	$(BIN)/flake8 harness methods tasks results
 	$(BIN)/lint-imports
 	$(BIN)/typos
 	$(BIN)/python tests/noassert.py

@@ -1,4 +1,4 @@
-"""Writes docs/reference.md: every verb, method, model and task, from the code itself."""
+"""Writes docs/reference.md: verbs, methods, models and tasks, from the code itself."""
 
 from __future__ import annotations
 

@@ -98,6 +98,9 @@ def method(  # noqa: PLR0913 - what a method declares, all by keyword
 
     Returns:
         The class decorator; the class becomes a dataclass of its options.
+
+    Raises:
+        BenchError: If ``ratio_of`` is none of ``RATIO_OF``.
     """
     if ratio_of not in RATIO_OF:
         raise BenchError(nearest("ratio_of", ratio_of, RATIO_OF))
