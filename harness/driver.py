@@ -7,7 +7,7 @@ import random
 import signal
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from types import FrameType
@@ -30,6 +30,9 @@ class Executor(Protocol):
     """Where bundles run."""
 
     slots: int
+
+    def check(self, bundles: Sequence[Bundle]) -> None:
+        """Refuse what can never run here."""
 
     def run(self, jobs: Iterator[Job]) -> Iterator[tuple[Job, list[Event]]]:
         """Yield each job with its next events."""
@@ -99,6 +102,7 @@ class Driver:
         Returns:
             Counts of what ended how.
         """
+        self.executor.check(self.plan.bundles)
         self._queue.extend(split(self.plan.bundles, self.executor))
         with _DrainOnInterrupt(self.drain):
             for job, events in self.executor.run(self._jobs()):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from harness import artifacts, bundle
 from harness.events import ArtifactJob, Built, Event, Job
+from harness.plan import Bundle
 
 
 class Inline:
@@ -15,6 +16,9 @@ class Inline:
 
     def __init__(self) -> None:
         self._built: dict[str, Built] = {}
+
+    def check(self, bundles: Sequence[Bundle]) -> None:
+        """Everything may run here."""
 
     def run(self, jobs: Iterator[Job]) -> Iterator[tuple[Job, list[Event]]]:
         """Yield each job with its events, in order.

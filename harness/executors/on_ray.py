@@ -8,7 +8,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from ray import exceptions
 
 from harness.core import BenchError
 from harness.events import ArtifactJob, Built, Event, Job
+from harness.plan import Bundle
 
 GRACE = 30.0  # seconds beyond its limit that a trial gets before its worker is killed
 QUICK = 0.05  # seconds; the starts of shorter trials are not reported one by one
@@ -85,6 +86,27 @@ class OnRay:
         self._task = ray.remote(max_retries=0, num_returns="streaming")(_stream)
         self._produce = ray.remote(max_retries=0)(_produce)
 
+    def check(self, bundles: Sequence[Bundle]) -> None:
+        """Refuse, before anything runs, what the cluster could never run.
+
+        Args:
+            bundles: Everything that is to run.
+
+        Raises:
+            BenchError: Naming each method and model that asks for too much.
+        """
+        wrong = []
+        for bundle in bundles:
+            asked, first = bundle.resources, bundle.trials[0]
+            if asked.cpus > self.cpus or asked.gpus > self.gpus:
+                wrong.append(
+                    f"{first.method.name} on {first.model.name} asks for "
+                    f"{asked.cpus:g} CPUs and {asked.gpus:g} GPUs; the cluster has "
+                    f"{self.cpus:g} and {self.gpus:g}: change `resources` in the grid"
+                )
+        if wrong:
+            raise BenchError(*dict.fromkeys(wrong))
+
     def run(self, jobs: Iterator[Job]) -> Iterator[tuple[Job, list[Event]]]:
         """Yield each job's events as they come; a dead worker is an event too.
 
@@ -118,12 +140,6 @@ class OnRay:
 
     def _submit(self, job: Job) -> None:
         asked = job.bundle.resources
-        if asked.cpus > self.cpus or asked.gpus > self.gpus:
-            raise BenchError(
-                f"a bundle of {job.bundle.trials[0].method.name} asks for "
-                f"{asked.cpus:g} CPUs and {asked.gpus:g} GPUs; the cluster has "
-                f"{self.cpus:g} and {self.gpus:g}: change `resources` in the grid"
-            )
         options: dict[str, Any] = {"num_cpus": asked.cpus, "num_gpus": asked.gpus}
         if asked.bytes is not None:
             options["memory"] = asked.bytes
