@@ -131,11 +131,14 @@ def uniform(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def order(scores: Mapping[str, Tensor]) -> list[tuple[float, str, int]]:
-    """Filters in the order of removal; the best of each layer is not among them.
+def order(
+    scores: Mapping[str, Tensor], floor: Mapping[str, int] | None = None
+) -> list[tuple[float, str, int]]:
+    """Filters in the order of removal; the best of each layer are not among them.
 
     Args:
         scores: Of the filters of each group; the lowest leave first.
+        floor: How many filters of a layer stay at least; 1 where it is silent.
 
     Returns:
         Score, layer and filter. Ties leave in the order of layers.
@@ -147,11 +150,12 @@ def order(scores: Mapping[str, Tensor]) -> list[tuple[float, str, int]]:
     for place, (name, score) in enumerate(scores.items()):
         if not score.isfinite().all():
             raise NotFinite(f"the score of a filter of {name} is not finite")
-        best = int(score.argmax())
+        stay = max(1, (floor or {}).get(name, 1))
+        best = set(score.topk(min(stay, len(score))).indices.tolist())
         ranking += [
             (value, place, index, name)
             for index, value in enumerate(score.tolist())
-            if index != best
+            if index not in best
         ]
     return [(value, name, index) for value, _, index, name in sorted(ranking)]
 
@@ -163,6 +167,7 @@ def prune_to(
     budget: int,
     *,
     at_most: int | None = None,
+    floor: Mapping[str, int] | None = None,
 ) -> nn.Module:
     """Remove the lowest filters until ``net`` has at most ``budget`` parameters.
 
@@ -172,6 +177,7 @@ def prune_to(
         scores: Of the filters of each group; ranked over all layers together.
         budget: Parameters of the whole network.
         at_most: Stop after so many filters even above the budget; None for no limit.
+        floor: As for ``order``.
 
     Returns:
         The largest network of this ranking within the budget.
@@ -179,7 +185,7 @@ def prune_to(
     Raises:
         Unsupported: If the budget cannot be met without emptying a layer.
     """
-    ranking = order(scores)
+    ranking = order(scores, floor)
 
     def first(count: int) -> nn.Module:
         filters: dict[str, list[int]] = {}
@@ -194,7 +200,8 @@ def prune_to(
             return harshest
         raise Unsupported(
             f"{parameters(net) - parameters(harshest)} of {parameters(net)} parameters "
-            f"can go before a layer is empty; the budget is {budget}. Lower the ratio"
+            f"can go before a layer is too narrow; the budget is {budget}. Lower the "
+            "ratio"
         )
     low, high = 0, most  # high meets the budget; the fewest filters that do
     while low < high:

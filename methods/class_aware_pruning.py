@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -40,6 +41,9 @@ class ClassAwarePruning:
         reduce: ``sum_then_max`` adds up classes at each position and takes the best
             position, as released; ``max_then_sum`` the other way round.
         max_fraction: Share of the filters that one cut removes at most.
+        floor: Share of each layer's dense filters that stays. Scores of late layers
+            are lower than those of early ones, and without a floor one layer can
+            become so narrow that nothing passes it.
         class_threshold: Remove only filters that matter for fewer classes; None lets
             the ratio alone decide.
         stop_accuracy: Stop when validation accuracy after retraining is below; None
@@ -53,6 +57,7 @@ class ClassAwarePruning:
     images_per_class: int = 10
     reduce: Reduce = "sum_then_max"
     max_fraction: float = 0.1
+    floor: float = 0.25
     class_threshold: float | None = None
     stop_accuracy: float | None = None
 
@@ -67,6 +72,8 @@ class ClassAwarePruning:
                 f"images_per_class is {self.images_per_class} and max_fraction "
                 f"{self.max_fraction}; at least 1, and in (0, 1]"
             )
+        if not 0 <= self.floor < 1:
+            raise ValueError(f"floor is {self.floor}; it must be in [0, 1)")
 
     def fit(self, model: Model, ctx: Context) -> nn.Module:
         """The network trained with the modified cost, once for all ratios."""
@@ -102,9 +109,15 @@ class ClassAwarePruning:
         scores = class_scores(
             net, found, ctx, images_per_class=self.images_per_class, reduce=self.reduce
         )
+        floor = {
+            g.name: math.ceil(self.floor * g.size)
+            for g in _filters.groups(ctx.model, ctx.model.net)
+        }
         most = max(1, int(self.max_fraction * sum(g.size for g in found)))
         if self.class_threshold is not None:
-            below = [v for v, *_ in _filters.order(scores) if v < self.class_threshold]
+            below = [
+                v for v, *_ in _filters.order(scores, floor) if v < self.class_threshold
+            ]
             if not below:
                 done = 1 - _filters.parameters(net) / _filters.parameters(ctx.model.net)
                 raise Unsupported(
@@ -113,7 +126,9 @@ class ClassAwarePruning:
                     "class_threshold"
                 )
             most = min(most, len(below))
-        return _filters.prune_to(ctx.model, net, scores, budget, at_most=most)
+        return _filters.prune_to(
+            ctx.model, net, scores, budget, at_most=most, floor=floor
+        )
 
     def _stop_if_bad(self, net: nn.Module, ctx: Context) -> None:
         if self.stop_accuracy is None:

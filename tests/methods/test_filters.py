@@ -148,6 +148,24 @@ def test_the_lowest_scores_leave_first_and_the_best_of_a_layer_never():
     assert [(name, index) for _, name, index in ranking] == [("b", 1), ("a", 1)]
 
 
+def test_a_floor_protects_the_best_filters_of_a_layer():
+    scores = {"a": torch.tensor([0.3, 0.1, 0.2]), "b": torch.tensor([5.0, 4.0])}
+    ranking = _filters.order(scores, {"a": 2})
+    assert [(name, index) for _, name, index in ranking] == [("a", 1), ("b", 1)]
+
+
+def test_class_aware_pruning_leaves_every_layer_its_floor():
+    model = dense("digits_convnet")
+    ctx = context(model, Digits().data())
+    wide = ClassAwarePruning(floor=0.5, max_fraction=0.5)
+    net = wide.compress(wide.fit(model, ctx), 0.6, ctx)
+    sizes = {g.name: g.size for g in _filters.groups(model, net)}
+    least = {"conv1": 8, "conv2": 8, "conv3": 16, "conv4": 16}
+    assert all(sizes[name] >= count for name, count in least.items())
+    with pytest.raises(Unsupported, match="before a layer is too narrow"):
+        wide.compress(wide.fit(model, ctx), 0.8, ctx)
+
+
 # Scores on a layer made by hand: two classes, images of one bright pixel.
 
 
