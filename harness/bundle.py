@@ -53,6 +53,23 @@ def run(job: Job, built: Sequence[Built] = ()) -> Iterator[Event]:
                 return
 
 
+def compressed(job: Job, built: Sequence[Built], trial: Trial) -> Model:
+    """The compressed model of one trial, made as ``run`` makes it.
+
+    Args:
+        job: With the trial's bundle and the store.
+        built: How building the bundle's artifacts ended.
+        trial: One of the bundle's.
+
+    Returns:
+        The model around the compressed network.
+    """
+    worker = _Worker(job=job, store=open_store(job.store), built=tuple(built))
+    worker._ready(trial)
+    assert worker.model is not None
+    return worker.model.with_net(worker._compressed(trial).net)
+
+
 @dataclass(slots=True, kw_only=True)
 class _Compressed:
     """A network at one ratio, measured."""

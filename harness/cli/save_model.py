@@ -1,0 +1,123 @@
+"""`shrinkgrid save-model`: the network of a trial as files that people can use."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from harness.cli._common import store_option
+from harness.core import BenchError
+
+if TYPE_CHECKING:
+    from harness.plan import Bundle
+    from results.store import Store
+
+_FIELDS = (
+    "trial, method, method_options, model, model_options, model_revision, task, "
+    "task_options, calibration, ratio, seed, dtype"
+)
+
+
+@click.command()
+@click.argument("trial")
+@click.argument("folder", type=click.Path(path_type=Path))
+@store_option
+def save_model(trial: str, folder: Path, store: str) -> None:
+    """Write the network of TRIAL (an id, or its beginning) into FOLDER.
+
+    The trial's fit and compression run again, with what the store has of calibration
+    and checkpoints. FOLDER gets model.safetensors, structure.json, and for language
+    models the configuration and the tokenizer; `harness.structure.load` reads it.
+    """
+    from harness import structure
+    from results.store import open_store
+
+    shelf = open_store(store)
+    row = _row(shelf, trial)
+    if folder.exists() and any(folder.iterdir()):
+        raise BenchError(f"{folder} is not empty: name a new folder")
+    bundle = _bundle(row)
+    model, shape = _rebuilt(bundle, shelf)
+    origin = {
+        "model": row["model"],
+        "options": json.loads(row["model_options"] or "{}"),
+        "revision": row["model_revision"],
+        "shape": shape,
+    }
+    structure.save(model, origin, folder)
+    size = (folder / structure.WEIGHTS).stat().st_size
+    click.echo(f"{folder}: {size:,} bytes of weights, trial {row['trial']}")
+
+
+def _row(store: Store, trial: str) -> dict[str, Any]:
+    """The newest finished attempt of the one trial whose id begins so."""
+    from results.db import ask
+
+    rows = ask(
+        store,
+        f"SELECT {_FIELDS} FROM newest WHERE status = 'ok' AND starts_with(trial, ?)",
+        [trial],
+    ).dicts()
+    if len(rows) != 1:
+        found = ", ".join(r["trial"] for r in rows[:5])
+        raise BenchError(
+            f"{len(rows)} finished trials begin with {trial!r}: {found} ..."
+            if rows
+            else f"no finished trial begins with {trial!r}: `shrinkgrid sql 'SELECT "
+            "trial, method, ratio FROM newest'` lists them"
+        )
+    return rows[0]
+
+
+def _bundle(row: dict[str, Any]) -> Bundle:
+    """The bundle of that trial alone, checked to be the same trial still."""
+    from harness import grid as grids
+    from harness import plan
+
+    def part(kind: str) -> dict[str, Any]:
+        return {"name": row[kind], **json.loads(row[f"{kind}_options"] or "{}")}
+
+    block = {
+        "name": "save-model",
+        "models": [part("model")],
+        "methods": [part("method")],
+        "tasks": [part("task")],
+        "ratios": [row["ratio"]],
+        "seeds": [row["seed"]],
+        "dtype": row["dtype"],
+    }
+    if row["calibration"]:
+        block["calibration"] = json.loads(row["calibration"])
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "one.yaml"
+        path.write_text(json.dumps(block))
+        grid = grids.read(path, locked={})
+    for bundle in plan.make(grid).bundles:
+        if any(trial.id == row["trial"] for trial in bundle.trials):
+            return bundle
+    raise BenchError(
+        f"trial {row['trial']} cannot be made again: the revision of its model or "
+        "data, or the version of its method, has changed since; `shrinkgrid run` its "
+        "grid again, and save the new trial"
+    )
+
+
+def _rebuilt(bundle: Bundle, store: Store) -> tuple[Any, dict[str, Any] | None]:
+    """The compressed model, and the shape of its training data if it had some."""
+    from harness import artifacts
+    from harness.bundle import compressed
+    from harness.events import ArtifactJob, Job
+
+    built = [
+        artifacts.produce(ArtifactJob(artifact=artifact, store=store.uri))
+        for artifact in bundle.artifacts
+    ]
+    trial = bundle.trials[-1]
+    job = Job(bundle=bundle, attempts={}, store=store.uri, grid="save-model", run="")
+    model = compressed(job, built, trial)
+    trained = any(artifact.kind == "dense" for artifact in bundle.artifacts)
+    return model, artifacts.task_data(trial.task).shape if trained else None
