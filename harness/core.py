@@ -25,11 +25,13 @@ class BenchError(Exception):
 
     Args:
         *mistakes: One sentence for each mistake, all of them at once.
+        where: The file that they stand in.
     """
 
-    def __init__(self, *mistakes: str) -> None:
+    def __init__(self, *mistakes: str, where: str = "") -> None:
         super().__init__("\n".join(mistakes))
         self.mistakes = list(mistakes)
+        self.where = where
 
 
 class Unsupported(Exception):

@@ -137,7 +137,7 @@ def read(path: Path, *, locked: Mapping[str, str] | None = None) -> Grid:
     if not isinstance(name, str) or not name:
         reader.mistakes.append(f"name {name!r} is not a text")
     if reader.mistakes:
-        raise BenchError(*dict.fromkeys(reader.mistakes))
+        raise BenchError(*dict.fromkeys(reader.mistakes), where=str(path))
     return Grid(
         name=name,
         description=str(value.get("description", "")),

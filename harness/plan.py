@@ -44,9 +44,12 @@ class Artifact:
         return f"{self.kind}-{digest([*what, self.calibration])}"
 
     def __str__(self) -> str:
-        if self.kind == "dense":
-            return f"dense {self.model.label} trained on {self.training}, {self.seed=}"
-        return f"calibration of {self.model.label} {self.calibration}"
+        if self.task is not None:
+            return (
+                f"dense {self.model.label}, trained on the data of {self.task.label}, "
+                f"seed {self.seed}"
+            )
+        return f"calibration of {self.model.label} on {self.calibration}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -89,7 +89,7 @@ def _status(arguments: list[str] | None) -> int:
         why.show()
         return MISTAKE
     except (BenchError, StoreError) as why:
-        complain(list(why.mistakes))
+        complain(list(why.mistakes), getattr(why, "where", ""))
         return MISTAKE
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted: what was finished is stored", err=True)
@@ -104,11 +104,12 @@ def _status(arguments: list[str] | None) -> int:
     return returned if isinstance(returned, int) else COMPLETE
 
 
-def complain(mistakes: list[str]) -> None:
+def complain(mistakes: list[str], where: str = "") -> None:
     """Print what a person did wrong, all of it at once, to stderr."""
     if len(mistakes) == 1:
-        click.echo(f"error: {mistakes[0]}", err=True)
+        click.echo(f"error: {where + ': ' if where else ''}{mistakes[0]}", err=True)
         return
-    click.echo(f"error: {len(mistakes)} mistakes:", err=True)
+    has = f"{where} has " if where else ""
+    click.echo(f"error: {has}{len(mistakes)} mistakes:", err=True)
     for mistake in mistakes:
         click.echo(f"  - {mistake}", err=True)

@@ -41,8 +41,16 @@ class HuggingFace:
 
         Returns:
             The options that the name implies, or None.
+
+        Raises:
+            BenchError: If it is a folder that holds no model.
         """
         bare, _, commit = name.partition("@")
+        if Path(bare).expanduser().is_dir() and not _is_folder(bare):
+            raise BenchError(
+                f"the model folder {bare} has no config.json; name the folder that "
+                "`save_pretrained` wrote"
+            )
         if not _is_folder(bare) and not re.fullmatch(r"[\w.-]+/[\w.-]+", bare):
             return None
         return {"id": bare} | ({"commit": commit} if commit else {})
