@@ -27,9 +27,14 @@ def wrap(name: str, net: nn.Module, tokenizer: Any) -> Model:
         The model, its network in eval mode.
 
     Raises:
-        BenchError: If no module of the network has a known role.
+        BenchError: If it is an encoder, or no module of it has a known role.
     """
     config: Any = net.config
+    if _encoder(config):
+        raise BenchError(
+            f"model {name!r} ({config.model_type}) is an encoder: it fills gaps and "
+            "predicts no next word. Take a causal one (LLaMA, OPT, GPT-2 ...)"
+        )
     longest = getattr(config, "max_position_embeddings", None)
     length = min(EXAMPLE_TOKENS, longest or EXAMPLE_TOKENS)
     vocabulary = int(config.vocab_size)
@@ -60,6 +65,15 @@ def wrap(name: str, net: nn.Module, tokenizer: Any) -> Model:
             "GPT-2 and Phi-3 names"
         )
     return model
+
+
+def _encoder(config: Any) -> bool:
+    """Whether a network reads both ways; transformers only warns, and scores it."""
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED,
+    )
+
+    return config.model_type in MASKED and not getattr(config, "is_decoder", True)
 
 
 def save_skeleton(model: Model, folder: Path) -> None:

@@ -213,6 +213,19 @@ def test_a_model_that_lm_eval_cannot_ask_is_refused(changes, error, said, task):
         measured(task(), language_model(**changes))
 
 
+def test_an_encoder_is_refused_when_it_is_loaded(tmp_path):
+    from transformers import BertForMaskedLM
+    from transformers.models.bert import BertConfig
+
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    net = BertForMaskedLM(BertConfig(**sizes, intermediate_size=8, vocab_size=4))
+    net.save_pretrained(tmp_path)
+    letters().save_pretrained(tmp_path)
+    plugin, implied = resolve("model", str(tmp_path))
+    with pytest.raises(BenchError, match=r"is an encoder: .* Take a causal"):
+        plugin.build(implied).load()
+
+
 def test_add_bos_needs_a_begin_token(task):
     with pytest.raises(BenchError, match="no begin token"):
         measured(task(add_bos=True), language_model())
