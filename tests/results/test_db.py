@@ -1,5 +1,8 @@
 """Views and read-only queries."""
 
+import random
+from collections import Counter
+
 import pytest
 from synthetic import row
 
@@ -204,6 +207,50 @@ def test_curves_and_unranked_numbers_stay_out_of_the_leaderboard(empty):
         ("accuracy", 0.9)
     ]
     assert ask(empty, "SELECT count(*) FROM measurements").rows == [(3,)]
+
+
+def test_the_leaderboard_agrees_with_a_plain_count_over_random_attempts(empty):
+    # The view groups by hashes and finds the newest attempt by an aggregate; here the
+    # same is done row by row.
+    draw = random.Random(3)
+    made = [
+        row(
+            f"{method}-{ratio}-{seed}",
+            minute=minute,
+            method=method,
+            ratio=ratio,
+            seed=seed,
+            status=draw.choice(("ok", "ok", "failed")),
+            measured={"accuracy": draw.random(), "perplexity": draw.random()},
+        )
+        for method in ("a", "b", "dense")
+        for ratio in (0.0, 0.5)
+        for seed in range(3)
+        for minute in range(draw.randint(1, 3))
+    ]
+    empty.append_all(made)
+    wanted: dict[tuple, list[float]] = {}
+    planned = Counter()
+    for trial in {one["trial"] for one in made}:
+        tries = sorted(
+            (one for one in made if one["trial"] == trial),
+            key=lambda one: (one["status"] == "ok", one["started_at"]),
+        )
+        newest = tries[-1]
+        planned[newest["method"], newest["ratio"]] += 1
+        for m in newest["measurements"]:
+            key = (newest["method"], newest["ratio"], m["metric"])
+            wanted.setdefault(key, []).append(m["value"])
+
+    found = ask(empty, "FROM leaderboard").dicts()
+
+    assert len(found) == len(wanted)
+    for one in found:
+        values = wanted[one["method"], one["ratio"], one["metric"]]
+        assert one["mean"] == pytest.approx(sum(values) / len(values))
+        assert one["seeds"] == len(values)
+        assert one["planned"] == planned[one["method"], one["ratio"]]
+        assert one["main"] == (one["metric"] == "accuracy")
 
 
 def test_coverage_counts_what_was_planned_and_what_failed(stored):
