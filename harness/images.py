@@ -11,7 +11,9 @@ from torch import Tensor
 
 from harness.core import BenchError
 
-# Larger sets stay where they are (a file, mapped into memory); batches are moved.
+# Smaller sets are normalised once, on the device; larger ones stay where they are (a
+# file, mapped into memory) and are normalised batch by batch.
+_NORMALISED_BYTES = 1 << 30
 _ON_DEVICE_BYTES = 4 << 30
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
@@ -22,7 +24,8 @@ class Images:
     """One split of a labelled image set.
 
     Args:
-        pixels: Shape ``(n, channels, height, width)``, uint8 in [0, 255].
+        pixels: Shape ``(n, channels, height, width)``: uint8 in [0, 255], or float32
+            that is normalised already (``to`` makes it so).
         labels: Shape ``(n,)``, int64 in ``[0, classes)``.
         mean: Of each channel, as a share of 255.
         std: Of each channel, as a share of 255.
@@ -51,24 +54,26 @@ class Images:
             Float32 images of shape ``(batch, channels, height, width)``, and labels.
         """
         index = index.to(self.pixels.device)
-        images = self.pixels[index].float()
-        if len(self.mean) == 1:
-            images.sub_(255 * self.mean[0]).mul_(1 / (255 * self.std[0]))
-        else:
-            shape = (1, -1, 1, 1)
-            images.sub_(255 * images.new_tensor(self.mean).view(shape))
-            images.div_(255 * images.new_tensor(self.std).view(shape))
+        images = self._normalised(self.pixels.index_select(0, index))
         if rng is not None and self.augment is not None:
             images = self.augment(images, rng)
-        return images, self.labels[index]
+        return images, self.labels.index_select(0, index)
+
+    def _normalised(self, pixels: Tensor) -> Tensor:
+        if pixels.is_floating_point():
+            return pixels
+        images, shape = pixels.float(), (1, -1, 1, 1)
+        images.sub_(255 * images.new_tensor(self.mean).view(shape))
+        return images.div_(255 * images.new_tensor(self.std).view(shape))
 
     def to(self, device: torch.device) -> Images:
-        """The same images on ``device``, if they are small enough to live there."""
+        """The same images, on ``device`` and normalised if they are few enough."""
         if self.pixels.numel() > _ON_DEVICE_BYTES:
             return self
-        return replace(
-            self, pixels=self.pixels.to(device), labels=self.labels.to(device)
-        )
+        pixels = self.pixels.to(device)
+        if 4 * pixels.numel() <= _NORMALISED_BYTES:
+            pixels = self._normalised(pixels)
+        return replace(self, pixels=pixels, labels=self.labels.to(device))
 
     def take(self, index: Tensor) -> Images:
         """The images at ``index`` only."""

@@ -245,7 +245,7 @@ class _Training:
         self.pending.append((self.at.steps, loss.detach()))
         if self.device.type == "cpu" or len(self.pending) >= _STEPS_BETWEEN_CHECKS:
             self._check()
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self.scaler.scale(loss).backward()
         if self.scaler.is_enabled():
             self.scaler.unscale_(self.optimizer)
         self.goal.after_backward(self.net)

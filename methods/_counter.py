@@ -29,7 +29,7 @@ def normals(seed: int, index: Tensor) -> Tensor:
         Float32 of the shape of ``index``, on its device.
     """
     flat = index.reshape(-1)
-    parts = [_normals(seed, part) for part in flat.split(_CHUNK)]  # type: ignore[no-untyped-call] # torch
+    parts = [_normals(seed, part) for part in flat.split(_CHUNK)]
     return torch.cat(parts).view(index.shape)
 
 

@@ -259,6 +259,6 @@ def batches(
     """
     data = ctx.data.train.plain()
     chosen = torch.randperm(len(data), generator=ctx.stream(name))
-    for part in list(chosen.split(size))[:count]:  # type: ignore[no-untyped-call] # torch
+    for part in list(chosen.split(size))[:count]:
         images, labels = data.batch(part)
         yield images.to(ctx.device), labels.to(ctx.device)

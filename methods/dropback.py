@@ -117,9 +117,10 @@ class Tracking(Objective):
     Selection is exact at every step, and costs a scan instead of a sort. Between steps
     an untracked weight equals its initial value, so its score is the length of this
     one step; a tracked weight's is its accumulated step. The k-th largest score moves
-    little from step to step: a scan with a bound somewhat below the last one leaves
-    few candidates, and only those are ranked. Where fewer than k pass, the bound is
-    halved and the scan repeated, so that the k largest are always among them.
+    little from step to step: a scan for untracked weights above a bound somewhat below
+    the last one finds few, and only those and the tracked ones are ranked. Where the
+    k-th largest comes out below the bound, the scan is repeated with it as the bound,
+    so that nobody is missed.
 
     Beside the weights, k accumulated steps and k initial values are held; the initial
     values of the other weights are the weights themselves.
@@ -174,21 +175,28 @@ class Tracking(Objective):
 
     def _select(self, move: Tensor) -> None:
         """Choose the tracked set anew, given this step of every weight."""
-        move.index_add_(0, self.tracked, self.shift)
+        self.shift.add_(move.index_select(0, self.tracked))
+        distance = self.shift.abs()
+        length = move.abs().index_fill_(0, self.tracked, -1)
+        bound = self.bound if len(self.tracked) else -0.5  # at first: everybody
+        while True:
+            entrants = _above(length, bound)
+            scores = torch.cat([distance, length.index_select(0, entrants)])
+            cut = _largest(scores, self.k)
+            if cut >= bound:
+                break
+            bound = cut - 1e-12 * abs(cut)
+        self.bound = _SLACK * cut
+        if not len(entrants):
+            return
+        kept = _first(scores, cut, self.k)
+        pool = torch.cat([self.tracked, entrants])
+        origin = torch.cat([self.origin, self.flat.index_select(0, entrants)])
+        shift = torch.cat([self.shift, move.index_select(0, entrants)])
         self.flat.index_copy_(0, self.tracked, self.origin)
-        score = move.abs()
-        candidates = _above(score, self.bound)
-        while len(candidates) < self.k and self.bound > 0:
-            self.bound = self.bound / 2 if self.bound > _FADED else 0.0
-            candidates = _above(score, self.bound)
-        if len(candidates) < self.k:  # steps of exactly 0 do not pass the bound 0
-            candidates = torch.arange(len(score), device=score.device)
-        scores = score.index_select(0, candidates)
-        largest = scores.topk(self.k, sorted=False)
-        self.bound = _SLACK * float(largest.values.min())
-        self.tracked = candidates.index_select(0, largest.indices)
-        self.origin = self.flat.index_select(0, self.tracked)
-        self.shift = move.index_select(0, self.tracked)
+        self.tracked = pool.index_select(0, kept)
+        self.origin = origin.index_select(0, kept)
+        self.shift = shift.index_select(0, kept)
 
     def _fade(self) -> None:
         before, self.factor = self.factor, self.factor * self.decay
@@ -225,10 +233,34 @@ class Tracking(Objective):
 
 
 def _above(score: Tensor, bound: float) -> Tensor:
-    """Positions of scores above ``bound``."""
-    if score.device.type == "cpu":  # NumPy scans twice as fast here
+    """Positions of scores above ``bound``, in order."""
+    if score.device.type == "cpu":  # NumPy scans several times as fast here
         return torch.from_numpy(np.flatnonzero(score.numpy() > bound))
     return (score > bound).nonzero().view(-1)
+
+
+def _largest(score: Tensor, k: int) -> float:
+    """The k-th largest score."""
+    if score.device.type == "cpu":
+        place = len(score) - k
+        return float(np.partition(score.numpy(), place)[place])
+    return float(score.topk(k, sorted=False).values.min())
+
+
+def _first(score: Tensor, cut: float, k: int) -> Tensor:
+    """Positions of ``k`` scores of at least ``cut``; of equal ones the first stay.
+
+    >>> _first(torch.tensor([2.0, 1.0, 3.0, 1.0, 1.0]), 1.0, 4).tolist()
+    [0, 1, 2, 3]
+    """
+    kept = (score >= cut).nonzero().view(-1)
+    surplus = len(kept) - k
+    if surplus <= 0:
+        return kept
+    equal = (score.index_select(0, kept) == cut).nonzero().view(-1)
+    stays = torch.ones_like(kept, dtype=torch.bool)
+    stays[equal[-surplus:]] = False
+    return kept[stays]
 
 
 def _gradient(parameter: Tensor) -> Tensor:

@@ -25,6 +25,8 @@ def test_a_batch_is_normalised_by_channel(channels):
     want = (images.pixels[[2, 0]].double() / 255 - 0.5) / 0.25
     torch.testing.assert_close(got.double(), want, atol=1e-5, rtol=1e-5)
     assert labels.tolist() == [0, 0]
+    once, _ = images.to(torch.device("cpu")).batch(torch.tensor([2, 0]))
+    assert torch.equal(got, once)
 
 
 def test_augmentation_is_drawn_only_for_training_batches():
