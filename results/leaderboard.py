@@ -134,11 +134,15 @@ def _heading(row: Mapping[str, Any], several: bool) -> str:
 def label(name: str, options: str | None) -> str:
     """A name with its options, as short as can be.
 
+    An option that only repeats the name (of a task of lm-eval) is left out.
+
     >>> label("svd", "{}"), label("gptq", '{"bits":4,"group":[1,2]}')
     ('svd', 'gptq bits=4 group=[1,2]')
+    >>> label("piqa", '{"id":"piqa","limit":3}')
+    'piqa limit=3'
     """
     given = json.loads(options) if options else {}
-    words = [f"{key}={_short(value)}" for key, value in given.items()]
+    words = [f"{k}={_short(v)}" for k, v in given.items() if v != name]
     return " ".join([name, *words])
 
 
