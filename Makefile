@@ -10,6 +10,7 @@ STORE ?= store
 .PHONY: install quickstart test test-slow lint fix bench docs clean
 
 quickstart: .venv/.quickstart
+	$(BIN)/shrinkgrid prepare quickstart
 	$(BIN)/shrinkgrid run quickstart --store $(STORE)
 
 install: .venv/.quickstart
