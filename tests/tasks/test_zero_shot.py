@@ -5,6 +5,7 @@ import datasets
 import huggingface_hub.constants
 import pytest
 import torch
+from tiny_llm import tiny
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 from transformers import PreTrainedTokenizerFast
@@ -182,6 +183,39 @@ def test_a_group_gives_its_mean_and_the_metrics_of_each_member(tmp_path, task):
     assert chosen.protocol()["tasks"] == {"letters": 3, "more": 3}
 
 
+def test_a_rolling_likelihood_is_counted_by_the_byte(tmp_path, task):
+    text = (
+        "task: rolling\ndataset_path: json\n"
+        "dataset_kwargs: {{data_files: {{test: {data}}}}}\ntest_split: test\n"
+        "output_type: loglikelihood_rolling\ndoc_to_text: ''\n"
+        "doc_to_target: '{{{{text}}}}'\nmetric_list: [{{metric: bits_per_byte}}]\n"
+    )
+    path = written(tmp_path, text, "rolling", [{"text": "ab"}, {"text": "cccc"}])
+    found = measured(task(path), language_model())["bits_per_byte"]
+    # ab costs 1 + 2 bits, cccc costs 12: fifteen bits over six bytes.
+    assert found.value == pytest.approx(15 / 6)
+    assert found.goal == "min"
+    assert found.values is None  # an example's outcome is a pair, not a number
+
+
+def test_what_the_model_writes_is_its_greedy_continuation(tmp_path, task):
+    tokenizer, net = letters(), tiny("llama", vocab_size=4).net
+    prompt = torch.tensor([tokenizer.encode("abc")])
+    expected = net.generate(prompt, max_new_tokens=3, do_sample=False, pad_token_id=0)
+    text = (
+        "task: writing\ndataset_path: json\n"
+        "dataset_kwargs: {{data_files: {{test: {data}}}}}\ntest_split: test\n"
+        "output_type: generate_until\ndoc_to_text: '{{{{text}}}}'\n"
+        "doc_to_target: '{{{{answer}}}}'\nmetric_list: [{{metric: exact_match}}]\n"
+        "generation_kwargs: {{max_gen_toks: 3, do_sample: false, until: []}}\n"
+    )
+    answer = tokenizer.decode(expected[0, 3:], skip_special_tokens=True)
+    documents = [{"text": "abc", "answer": answer}, {"text": "abc", "answer": "?"}]
+    path = written(tmp_path, text, "writing", documents)
+    found = measured(task(path), language_model(net, tokenizer))["exact_match"]
+    assert found.values == [1.0, 0.0]
+
+
 def test_a_likelihood_that_is_not_finite_fails(task):
     net = Unigram()
     net.logits.data[1] = math.nan
@@ -242,7 +276,7 @@ def test_an_option_out_of_range_is_refused(options, task):
 
 def test_an_unknown_name_is_answered_with_the_nearest_of_both():
     with pytest.raises(BenchError, match="'arc_easy'"):
-        resolve("task", "arc_eazy")
+        resolve("task", "arc_easyy")
     with pytest.raises(BenchError, match="'wikitext2-2048'"):
         resolve("task", "wikitext2-2049")
 
