@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from harness.core import Unsupported
-from methods._lowrank import kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +58,8 @@ def offer(
     return Offer(label, out * inner, costs[useful], error[useful].cpu())
 
 
-def allocate(offers: Sequence[Offer], ratio: float) -> list[int | None]:
-    """Ranks that lose least in sum, within ``1 - ratio`` of the weights of all groups.
+def allocate(offers: Sequence[Offer], budget: int) -> list[int | None]:
+    """Ranks that lose least in sum, within a budget of weights for all groups.
 
     Where errors fall ever more slowly with the cost, as singular values do, this is
     water-filling: one price for a weight, at which each group chooses for itself, is
@@ -68,7 +67,7 @@ def allocate(offers: Sequence[Offer], ratio: float) -> list[int | None]:
 
     Args:
         offers: One a group.
-        ratio: The share of all weights to remove.
+        budget: Weights that may stay.
 
     Returns:
         For each group its rank, or None where it stays dense.
@@ -76,12 +75,11 @@ def allocate(offers: Sequence[Offer], ratio: float) -> list[int | None]:
     Raises:
         Unsupported: If even rank 1 everywhere is over the budget.
     """
-    budget = kept(sum(o.size for o in offers), ratio)
     least = sum(float(o.cost[0]) if len(o.cost) else o.size for o in offers)
     if least > budget:
         raise Unsupported(
-            f"ratio {ratio} leaves {budget} weights, and rank 1 in each of "
-            f"{len(offers)} groups takes {int(least)}: "
+            f"the ratio leaves {budget} weights, and rank 1 in each of {len(offers)} "
+            f"groups, {offers[0].label} the first, takes {int(least)}: "
             f"{1 - least / sum(o.size for o in offers):.3f} at most can go"
         )
     low, high = -200.0, 200.0  # of the price's logarithm: low overspends

@@ -19,7 +19,9 @@ from methods._lowrank import (
     factorize_group,
     install,
     linears,
+    matrix,
     pair_cost,
+    rank_for,
     stacked,
 )
 from methods._pivot import install_pivoted, pivoted_cost
@@ -27,10 +29,29 @@ from methods._pivot import install_pivoted, pivoted_cost
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """Factors of each group, and the loss that each dropped direction adds."""
+    """Factors of each group, the stacked shape, and the outputs of each member."""
 
     factors: Mapping[Group, Factors]
     shapes: Mapping[Group, tuple[int, int]]
+    members: Mapping[Group, tuple[int, ...]]
+
+    def budget(self, group: Group, ratio: float) -> int:
+        """What two thin factors of each member alone would take, ranks rounded down.
+
+        So the network is never larger than that of SVD-LLM at the same ratio.
+
+        Args:
+            group: One of those that were fitted.
+            ratio: The share of weights to remove.
+
+        Returns:
+            A number of weights.
+        """
+        inner = self.shapes[group][1]
+        return sum(
+            max(1, rank_for(out, inner, ratio)) * (out + inner)
+            for out in self.members[group]
+        )
 
 
 @method(
@@ -82,7 +103,7 @@ class WaterFilling:
         curvature: Mapping[Group, Tensor] = {}
         if self.sensitivity == "gradient":
             curvature = self._curvature(groups, ctx)
-        factors, shapes = {}, {}
+        factors, shapes, members = {}, {}, {}
         for group in groups:
             weight = stacked(modules, group)
             gram = calibration.gram(group.names[0])
@@ -90,7 +111,8 @@ class WaterFilling:
             if not curvature:
                 made = replace(made, energy=made.energy / made.energy.sum())
             factors[group], shapes[group] = made, (weight.shape[0], weight.shape[1])
-        return Fitted(factors, shapes)
+            members[group] = tuple(matrix(modules[n]).shape[0] for n in group.names)
+        return Fitted(factors, shapes, members)
 
     def compress(self, fitted: Fitted, ratio: float, ctx: Context) -> nn.Module:
         """The network at the ranks that the budget buys."""
@@ -121,10 +143,12 @@ class WaterFilling:
             offer(g.label, fitted.shapes[g], fitted.factors[g].energy, cost)
             for g in groups
         ]
+        budgets = [fitted.budget(group, ratio) for group in groups]
         if self.spend == "uniform":
-            ranks = [allocate([one], ratio)[0] for one in offers]
+            both = zip(offers, budgets, strict=True)
+            ranks = [allocate([one], budget)[0] for one, budget in both]
         else:
-            ranks = allocate(offers, ratio)
+            ranks = allocate(offers, sum(budgets))
         return dict(zip(groups, ranks, strict=True))
 
     def _curvature(self, groups: list[Group], ctx: Context) -> Mapping[Group, Tensor]:

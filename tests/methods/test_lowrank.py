@@ -198,7 +198,7 @@ def test_one_budget_is_kept_nearly_spent_and_shrinks_with_the_ratio(cost, seed, 
     total = sum(out * inner for out, inner in shapes)
     spent = []
     for ratio in sorted(pair):
-        ranks = allocate(offers, ratio)
+        ranks = allocate(offers, kept(total, ratio))
         sizes = [
             out * inner if rank is None else cost(out, inner, rank)
             for (out, inner), rank in zip(shapes, ranks, strict=True)
@@ -214,7 +214,7 @@ def test_water_filling_finds_the_best_ranks_of_all():
     energies = [torch.rand(5, generator=rng).sort(descending=True)[0] for _ in range(2)]
     energies[1] *= 3
     offers = [offer(str(i), (40, 5), e, pair_cost) for i, e in enumerate(energies)]
-    ranks = allocate(offers, 0.5)  # 200 of 400: four ranks of 45 weights
+    ranks = allocate(offers, 200)  # 200 of 400: four ranks of 45 weights
     best = min(
         (
             (float(energies[0][a:].sum() + energies[1][b:].sum()), (a, b))

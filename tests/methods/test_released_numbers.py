@@ -1,0 +1,73 @@
+"""The perplexities that the released implementations give on SmolLM2-135M.
+
+Origin: AIoT-MLSys-Lab/SVD-LLM at 1c1009a (whitening step) and TUDa-HWAI/Basis_Sharing
+at 8fa941e (groups of two), run on SmolLM2-135M in float32 at ratio 0.2. Evaluation: 32
+rows of 1,024 tokens of WikiText-2's raw test split; calibration: 64 windows of 512
+tokens of its tokenised validation split.
+"""
+
+import math
+import shutil
+
+import pytest
+import torch
+
+from harness import calibration
+from harness.core import Context
+from harness.registry import find
+
+pytest.importorskip("gguf")
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+DENSE, SVD_LLM, BASIS_SHARING = 24.191, 81.442, 87.258
+
+
+@pytest.fixture(scope="module")
+def setting(request, tmp_path_factory):
+    data = request.getfixturevalue("shared_data")
+    copy = tmp_path_factory.mktemp("hf")
+    name = "Salesforce___wikitext"
+    shutil.copytree(data / "hf_datasets" / name, copy / name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_DATASETS_CACHE", str(copy))
+        patch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+        model = find("model", "smollm2-135m").build({}).load()
+        folder = tmp_path_factory.mktemp("calibration")
+        spec = calibration.CalibrationSpec(
+            text="wikitext2-validation", samples=64, length=512
+        )
+        calibration.build(model, spec, folder)
+        yield Context(
+            model=model,
+            seed=0,
+            device=torch.device("cpu"),
+            calibrate=lambda: calibration.open(folder),
+        )
+
+
+def losses(ctx, name, rows, ratio=0.2, **options):
+    method = find("method", name).build(options)
+    fitted = method.fit(ctx.model, ctx) if hasattr(method, "fit") else None
+    net = method.compress(fitted, ratio, ctx).eval()
+    task = find("task", "wikitext2-1024").build({"limit": rows})
+    found = {m.metric: m for m in task.evaluate(ctx.model.with_net(net))}
+    return net, list(found["loss"].values)
+
+
+def perplexity(values):
+    return math.exp(math.fsum(values) / len(values))
+
+
+def test_basis_sharing_agrees_with_its_released_code(setting):
+    _, found = losses(setting, "basis_sharing", 32)
+    assert perplexity(found) == pytest.approx(BASIS_SHARING, rel=0.005)
+
+
+def test_svd_llm_agrees_with_its_released_code_and_is_beaten_at_no_larger_size(setting):
+    net, found = losses(setting, "svd_llm", 32)
+    assert perplexity(found) == pytest.approx(SVD_LLM, rel=0.005)
+
+    ours, better = losses(setting, "water_filling", 8)
+    assert perplexity(better) < 0.8 * perplexity(found[:8])
+    sizes = [sum(p.numel() for p in n.parameters()) for n in (net, ours)]
+    places = sum(b.numel() for n, b in ours.named_buffers() if n.endswith("order"))
+    assert sizes[1] + places <= sizes[0]
