@@ -112,6 +112,7 @@ def _copy(
 ) -> None:
     """Write all rows of some files to one, streaming; absent columns become NULL."""
     mixed = "true" if store.mixed else "false"
+    connection.execute("SET enable_progress_bar = false")  # stdout is for rows
     connection.execute("SET preserve_insertion_order = false")
     connection.execute(
         f"COPY (FROM read_parquet({_listed(store, paths)}, union_by_name = {mixed})) "

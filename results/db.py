@@ -14,6 +14,7 @@ from results.schema import TABLES, arrow, ddl
 from results.store import Store
 
 T = TypeVar("T")
+_MANY_FILES = 500
 # The columns of the views `published` and `comparison`.
 _COMPARISON = """
 paper_table VARCHAR, paper VARCHAR, source VARCHAR, label VARCHAR, heading VARCHAR,
@@ -155,24 +156,29 @@ def _connect(store: Store, through: str = "~") -> duckdb.DuckDBPyConnection:
         }
     )
     try:
+        connection.execute("SET enable_progress_bar = false")  # stdout is for rows
         connection.execute("CREATE SCHEMA empty; CREATE SCHEMA fetched")
         connection.execute("CREATE SCHEMA stored")
         connection.execute(f"CREATE TABLE stored.comparison ({_COMPARISON})")
         for table in TABLES:
             _create_stored(connection, store, table)
-        create_views(connection, through)
+        many = len(store.files("trials")) > _MANY_FILES
+        create_views(connection, through, many)
     except BaseException:
         connection.close()
         raise
     return connection
 
 
-def create_views(connection: duckdb.DuckDBPyConnection, through: str = "~") -> None:
+def create_views(
+    connection: duckdb.DuckDBPyConnection, through: str = "~", many_files: bool = False
+) -> None:
     """Create the views of ``results/sql``, in the order of their numbers.
 
     Args:
         connection: Has ``stored.trials``, ``stored.samples`` and ``stored.plans``.
         through: The last script by name, without its suffix; all by default.
+        many_files: Opening files takes the time, not reading them: read each once.
     """
     scripts = [
         script
@@ -180,7 +186,10 @@ def create_views(connection: duckdb.DuckDBPyConnection, through: str = "~") -> N
         if script.name.endswith(".sql") and script.name <= f"{through}.sql"
     ]
     for script in sorted(scripts, key=lambda f: f.name):
-        connection.execute(script.read_text(encoding="utf-8"))
+        text = script.read_text(encoding="utf-8")
+        if not many_files:
+            text = text.replace("AS MATERIALIZED", "AS NOT MATERIALIZED")
+        connection.execute(text)
 
 
 def fill_comparison(connection: duckdb.DuckDBPyConnection, store: Store) -> None:

@@ -10,7 +10,7 @@
 -- main      whether it is the metric that its task measures first.
 -- place     ties share one.
 CREATE VIEW leaderboard AS
-WITH stored_once AS MATERIALIZED (  -- one pass over the files
+WITH stored_once AS MATERIALIZED (  -- see results.db.create_views
     SELECT attempt, trial, status, started_at, method, method_options, model,
            model_options, task, task_options, protocol, ratio, ratio_of, calibration,
            dtype, achieved_ratio, achieved_params, params, params_nonzero, bytes, macs,
@@ -20,23 +20,29 @@ WITH stored_once AS MATERIALIZED (  -- one pass over the files
            hash(task, task_options, protocol, model, model_options, ratio, ratio_of,
                 method, method_options, calibration, dtype) AS configuration,
            hash(method, method_options, model, task, task_options, ratio) AS cell,
-           list_filter(measurements, lambda m: m.goal IN ('min', 'max')
-                       AND m.step IS NULL AND isfinite(m.value)) AS ranked
+           measurements
     FROM stored.trials
-), winners AS (  -- the rule of the view newest, as an aggregate: a tenth of its time
-    SELECT max({
-        finished: status IN ('ok', 'unsupported'),
-        started: coalesce(started_at, TIMESTAMP '-infinity'),
-        attempt: attempt
-    }).attempt AS attempt
-    FROM stored_once GROUP BY trial
+), losers AS (  -- of trials with several attempts, those that the view newest drops
+    SELECT attempt
+    FROM stored_once
+    SEMI JOIN (SELECT trial FROM stored_once GROUP BY trial HAVING count(*) > 1)
+        USING (trial)
+    QUALIFY row_number() OVER (
+        PARTITION BY trial
+        ORDER BY status IN ('ok', 'unsupported') DESC, started_at DESC NULLS LAST,
+                 attempt DESC
+    ) > 1
 ), ranked AS (
-    SELECT * EXCLUDE (ranked, m), ranked[1].metric = m.metric AS main,
-           m.metric, m.value, m.unit, m.goal, m.stderr AS sample_stderr
-    FROM (SELECT *, unnest(ranked) AS m FROM stored_once WHERE status = 'ok')
-    SEMI JOIN winners USING (attempt)
+    SELECT * EXCLUDE (m), m.metric, m.value, m.unit, m.goal, m.stderr AS sample_stderr
+    FROM (
+        SELECT * EXCLUDE (measurements), unnest(measurements) AS m,
+               generate_subscripts(measurements, 1) AS position
+        FROM stored_once ANTI JOIN losers USING (attempt)
+        WHERE status = 'ok'
+    )
+    WHERE m.goal IN ('min', 'max') AND m.step IS NULL AND isfinite(m.value)
 ), wanted AS (
-    SELECT cell FROM stored_once SEMI JOIN winners USING (attempt)
+    SELECT cell FROM stored_once ANTI JOIN losers USING (attempt)
     UNION ALL
     SELECT hash(method, method_options, model, task, task_options, ratio)
     FROM (SELECT DISTINCT ON (trial) * FROM plans ANTI JOIN stored_once USING (trial))
@@ -56,7 +62,7 @@ WITH stored_once AS MATERIALIZED (  -- one pass over the files
            any_value(method_options) AS method_options,
            any_value(calibration)    AS calibration,
            any_value(dtype)          AS dtype,
-           bool_or(main)             AS main,
+           min(position)             AS position,
            avg(value)                AS mean,
            stddev_samp(value)        AS deviation,
            count(*)                  AS seeds,
@@ -78,7 +84,8 @@ WITH stored_once AS MATERIALIZED (  -- one pass over the files
 )
 SELECT g.task, g.task_options, g.protocol, g.metric, g.unit, g.goal,
        g.model, g.model_options, g.ratio, g.ratio_of, g.method, g.method_options,
-       g.calibration, g.dtype, g.main, g.mean,
+       g.calibration, g.dtype,
+       g.position = min(g.position) OVER (PARTITION BY g.configuration) AS main, g.mean,
        CASE WHEN g.seeds > 1 THEN g.deviation / sqrt(g.seeds)
             ELSE g.sample_stderr END AS stderr,
        CASE WHEN g.seeds > 1 THEN 'seeds'
