@@ -93,6 +93,24 @@ def task_data(part: Part) -> Any:
     return configured("task", part).data()
 
 
+@lru_cache(maxsize=256)
+def same_data(part: Part) -> None:
+    """Refuse to measure on other data than the plan was made with.
+
+    Args:
+        part: A task.
+
+    Raises:
+        BenchError: If this node has a copy of another revision.
+    """
+    here = str(configured("task", part).fingerprint())
+    if here != part.revision:
+        raise BenchError(
+            f"the data of {part.name} is {here} on this node, and {part.revision} in "
+            "the plan: copy the prepared caches to every node"
+        )
+
+
 def calibration(artifact: Artifact, store: Store) -> Any:
     """The opened calibration of an artifact.
 

@@ -13,7 +13,13 @@ from typing import Any
 from torch import nn
 
 from harness import clock, devices, measure, provenance
-from harness.artifacts import calibration, load_model, seed_everything, task_data
+from harness.artifacts import (
+    calibration,
+    load_model,
+    same_data,
+    seed_everything,
+    task_data,
+)
 from harness.core import Context, Measurement, Model, NotFinite
 from harness.events import Built, Event, Job
 from harness.failures import ArtifactFailed, Failure, TimedOut, classify
@@ -232,6 +238,7 @@ class _Worker:
 
     def _evaluate(self, trial: Trial, net: nn.Module) -> list[Measurement]:
         assert self.model is not None
+        same_data(trial.task)
         seed_everything(trial.seed, f"evaluate {trial.task.label}")
         found = list(configured("task", trial.task).evaluate(self.model.with_net(net)))
         for one in found:

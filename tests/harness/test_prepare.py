@@ -7,8 +7,8 @@ import pytest
 from tiny_llm import config
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from harness import artifacts, lock, prepare
 from harness import grid as grids
-from harness import lock, prepare
 from harness.core import BenchError
 from harness.models import smollm2_135m
 from harness.registry import find
@@ -175,6 +175,15 @@ def test_a_lock_of_a_newer_format_is_named(grid):
 def test_the_lock_of_a_packaged_grid_lies_in_the_current_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert lock.beside(grids.locate("quickstart")) == tmp_path / "quickstart.lock"
+
+
+def test_a_node_with_other_data_than_the_plan_says_so(grid):
+    (trial,) = trials(grid)
+    artifacts.same_data(trial.task)
+    (grid.parent / "text.txt").write_text("hgfedcba" * 4)
+    artifacts.same_data.cache_clear()
+    with pytest.raises(BenchError, match="copy the prepared caches to every node"):
+        artifacts.same_data(trial.task)
 
 
 @pytest.fixture
