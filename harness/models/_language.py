@@ -76,6 +76,13 @@ def _encoder(config: Any) -> bool:
     return config.model_type in MASKED and not getattr(config, "is_decoder", True)
 
 
+def without_bars() -> None:
+    """Keep the loading bars of transformers out of a run's live view."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
 def save_skeleton(model: Model, folder: Path) -> None:
     """Write the configuration and the tokenizer beside saved weights."""
     config: Any = model.net.config

@@ -119,6 +119,7 @@ class HuggingFace:
         """
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
+        _language.without_bars()
         options: dict[str, Any] = {"trust_remote_code": self.trust_remote_code}
         if not _is_folder(self.id):
             options["revision"] = self.revision()

@@ -75,6 +75,7 @@ class SmolLM2:
         """
         from transformers import AutoTokenizer, LlamaForCausalLM
 
+        _language.without_bars()
         folder = converted(self.revision())
         net = LlamaForCausalLM.from_pretrained(folder, local_files_only=True)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
