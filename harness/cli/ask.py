@@ -63,15 +63,29 @@ _format = click.option(
     help="This metric in place of each task's first; `all` shows every one.",
 )
 @click.option("--method", multiple=True, help="Only this method; may be repeated.")
+@click.option(
+    "--mean", is_flag=True, help="One row a method: mean recovery and rank over tasks."
+)
+@click.option("--allow-unequal", is_flag=True, help="Let means be over unequal tasks.")
 @_format
 @on_store
-def leaderboard(store: Store, form: str, **only: tuple[str, ...]) -> None:
+def leaderboard(
+    store: Store,
+    form: str,
+    mean: bool,
+    allow_unequal: bool,
+    **only: tuple[str, ...],
+) -> None:
     """Print which method keeps how much, at which ratio: dense first, best marked."""
     from results import leaderboard as view
     from results.formats import render
 
     rows = view.read(store, **only)
-    if form == "table":
+    if mean:
+        from results.summary import over_boards
+
+        click.echo(render(over_boards(rows, allow_unequal=allow_unequal), form))
+    elif form == "table":
         click.echo(view.boards(rows))
     else:
         click.echo(render(rows, form))
