@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from harness.core import Model, NotFinite, Unsupported
 from harness.roles import LANGUAGE_MODEL, blocks_path
 
-_BATCH = 4  # windows
+_TOKENS = 1024  # of a batch, or one window: activations stay small
 
 
 class _Stop(Exception):
@@ -123,7 +123,7 @@ def stream(model: Model, tokens: Tensor) -> Stream:
     _forward(model.net, tokens[:1].to(device))
     _remove(handles)
     handles = [blocks[0].register_forward_pre_hook(catch, with_kwargs=True)]
-    for batch in torch.split(tokens, _BATCH):
+    for batch in torch.split(tokens, max(1, _TOKENS // tokens.shape[1])):
         _forward(model.net, batch.to(device))
     _remove(handles)
     return Stream(blocks, path, states, calls, tokens)

@@ -226,21 +226,23 @@ class Statistics:
             return
         self._last[name] = x
         rows = x.detach().reshape(-1, x.shape[-1]).float()  # (tokens, in)
-        gram, total = (rows.T @ rows).double(), rows.abs().sum(0).double()
+        gram, total = rows.T @ rows, rows.abs().sum(0).double()
         if not bool(gram.diagonal().isfinite().all()):
             raise NotFinite(f"an input of {name} is not finite on the calibration text")
         if name in self.gram:
             self.gram[name] += gram
             self.abs[name] += total
         else:
-            self.gram[name], self.abs[name] = gram, total
+            self.gram[name], self.abs[name] = gram.double(), total
         self.tokens[name] = self.tokens.get(name, 0) + len(rows)
 
     def finished(self) -> dict[str, Tensor]:
         """The means as float32, as the file of a block holds them."""
-        means = {f"{s}.gram": g / self.tokens[s] for s, g in self.gram.items()}
-        means |= {f"{s}.abs": a / self.tokens[s] for s, a in self.abs.items()}
-        return {name: value.float().cpu() for name, value in means.items()}
+        means = {}
+        for what, sums in (("gram", self.gram), ("abs", self.abs)):
+            for site, total in sums.items():
+                means[f"{site}.{what}"] = (total / self.tokens[site]).float().cpu()
+        return means
 
 
 @contextmanager

@@ -126,6 +126,8 @@ def _rows(name: str, source: Source, cache_dir: str | None) -> Any:
     if source.files:
         options["data_files"] = {source.split: source.files}
     loaded: Callable[..., Any] = datasets.load_dataset
+    before = datasets.logging.get_verbosity()
+    datasets.logging.set_verbosity_error()  # "using the latest cached version" is well
     try:
         return loaded(source.dataset, source.config, **options)
     except (OSError, ValueError, RuntimeError) as why:
@@ -136,3 +138,5 @@ def _rows(name: str, source: Source, cache_dir: str | None) -> Any:
             "`shrinkgrid prepare GRID` where there is a network, or set "
             "HF_DATASETS_CACHE to a copy of a cache"
         ) from why
+    finally:
+        datasets.logging.set_verbosity(before)

@@ -176,7 +176,7 @@ class OutputCurvature:
         return hook
 
     def _add(self, group: Group, rows: Tensor) -> None:
-        moment = (rows.T @ rows).double()
+        moment = (rows.T @ rows).cpu().double()  # all groups' would crowd a GPU
         if group in self.moments:
             self.moments[group] += moment
         else:

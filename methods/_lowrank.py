@@ -249,7 +249,15 @@ def factorize(
     inner = curvature if root is None else _times(_times(curvature, root).T, root)
     energy, directions = _spectrum(inner)
     left = weight @ directions if root is None else _times(weight, root) @ directions
-    return Factors(left.to(dtype), _times(directions.T, inverse).to(dtype), energy)
+    return _factors(left, _times(directions.T, inverse), energy, dtype)
+
+
+def _factors(
+    left: Tensor, right: Tensor | None, energy: Tensor, dtype: torch.dtype
+) -> Factors:
+    """Factors in host memory: those of a whole network are as large as the network."""
+    thin = None if right is None else right.to(dtype).cpu()
+    return Factors(left.to(dtype).cpu(), thin, energy.cpu())
 
 
 def factorize_group(
@@ -283,13 +291,13 @@ def _from_outputs(
     outputs = _times(weight, gram) @ weight.T
     if curvature is None:
         energy, left = _spectrum(outputs)
-        return Factors(left.to(dtype), None, energy)
+        return _factors(left, None, energy, dtype)
     root, inverse = _roots(curvature, weight)
     assert root is not None
     assert inverse is not None
     energy, directions = _spectrum(root @ outputs @ root)
     right = directions.T @ root @ weight
-    return Factors((inverse @ directions).to(dtype), right.to(dtype), energy)
+    return _factors(inverse @ directions, right, energy, dtype)
 
 
 def install(net: nn.Module, group: Group, left: Tensor, right: Tensor) -> None:
