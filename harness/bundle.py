@@ -304,7 +304,7 @@ def achieved(
     if ratio_of == "bits":
         return measure.share_of_bits(dense, net)
     if ratio_of in ("weights", "zeros"):
-        treated = measure.treated_weights(dense, net)
+        treated = measure.treated_weights(dense)
         counted = "params" if ratio_of == "weights" else "nonzero"
         removed = getattr(before, counted) - getattr(after, counted)
         return removed / treated if treated else 0.0

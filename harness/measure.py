@@ -13,6 +13,7 @@ from torch.utils.flop_counter import flop_registry
 
 from harness import structure
 from harness.core import Model
+from harness.roles import LINEARS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,19 +64,19 @@ def _weights(net: nn.Module) -> list[torch.Tensor]:
     return list(found.values())
 
 
-def treated_weights(dense: Model, net: nn.Module) -> int:
-    """How many weights the matrices have that a compressed network changed.
+def treated_weights(dense: Model) -> int:
+    """How many weights a ratio of weights is a share of.
 
     Args:
-        dense: The dense model; only modules with a role count.
-        net: The compressed network.
+        dense: The dense model.
 
     Returns:
-        Elements of their parameters called ``weight...``, in the dense network.
+        Elements of the parameters called ``weight...`` in the matrices that low rank
+        treats: all of them, also those that an allocation of ranks leaves dense.
     """
     return sum(
         p.numel()
-        for module, _ in _changed(dense, net)
+        for _, module in dense.modules(*LINEARS)
         for name, p in module.named_parameters(recurse=False)
         if name.startswith("weight")
     )

@@ -64,12 +64,18 @@ _plugins: dict[tuple[str, str], Plugin] = {}
 
 def _register(plugin: Plugin) -> None:
     old = _plugins.get((plugin.kind, plugin.name))
-    if old is not None and old.cls.__module__ != plugin.cls.__module__:
+    if old is not None and _source(old.cls) != _source(plugin.cls):
         raise BenchError(
             f"two {plugin.kind}s are called {plugin.name!r}: "
             f"{old.cls.__module__} and {plugin.cls.__module__}"
         )
     _plugins[plugin.kind, plugin.name] = plugin
+
+
+def _source(cls: type) -> str:
+    """The file that a class stands in, however it was imported."""
+    module = sys.modules.get(cls.__module__)
+    return getattr(module, "__file__", None) or cls.__module__
 
 
 def method(  # noqa: PLR0913 - what a method declares, all by keyword

@@ -5,6 +5,11 @@ from pathlib import Path
 
 import pytest
 
+# No test reaches for the hub; its clients read this once, when they are imported.
+os.environ["HF_HUB_OFFLINE"] = "1"
+# Plugins that tests load through SHRINKGRID_PLUGINS, never as modules of the suite.
+collect_ignore = ["toys"]
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
@@ -26,7 +31,7 @@ def offline_datasets(shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 @pytest.fixture
 def toys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Make the toy plugins known, in this process and in workers; counts their steps."""
+    """Make the toy plugins known, here and in workers; gives where steps are counted."""
     from harness import registry
 
     monkeypatch.setenv("SHRINKGRID_PLUGINS", str(Path(__file__).parent / "toys"))

@@ -184,10 +184,9 @@ def test_the_achieved_ratio_keeps_the_budget_and_stays_near_the_asked_one(
     dense = measure.size(ctx.model)
     for ratio, (net, *_) in nets.items():
         own = [m.value for m in notes[ratio] if m.metric == "achieved_ratio"]
-        size = measure.size(ctx.model.with_net(net))
-        found = (
-            own[-1] if own else achieved(declared["ratio_of"], ctx.model, dense, size)
-        )
+        sizes = (dense, measure.size(ctx.model.with_net(net)))
+        counted = achieved(declared["ratio_of"], ctx.model, net, sizes)
+        found = own[-1] if own else counted
         assert found is not None, "who asks for a ratio says what was achieved"
         slack = SCALES.get(declared["ratio_of"], 0.0)
         assert found >= ratio - slack - 1e-9, f"{found} is below the budget of {ratio}"
@@ -199,9 +198,10 @@ def test_the_achieved_ratio_keeps_the_budget_and_stays_near_the_asked_one(
 def test_a_higher_ratio_never_has_more_of_what_it_removes(made, name, kind):
     ctx, declared, nets, _ = made(name, kind)
     quantity = QUANTITY.get(declared["ratio_of"], "params")
+    # A tiny matrix in bits has a longer description than the one in floats had.
+    ratios = [r for r in sorted(nets) if r > 0 or quantity != "bytes"]
     sizes = [
-        getattr(measure.size(ctx.model.with_net(nets[r][0])), quantity)
-        for r in sorted(nets)
+        getattr(measure.size(ctx.model.with_net(nets[r][0])), quantity) for r in ratios
     ]
 
     assert sizes == sorted(sizes, reverse=True)
