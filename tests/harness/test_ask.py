@@ -65,7 +65,7 @@ def test_leaderboard_gives_json_and_csv(run, stored):
 
 
 def test_a_metric_that_does_not_exist_offers_the_nearest(run, stored):
-    done = run("leaderboard", stored, "--metric", "acuracy")
+    done = run("leaderboard", stored, "--metric", "accurac")
     assert done.exit_code == 2
     assert "Did you mean 'accuracy'?" in done.stderr
 

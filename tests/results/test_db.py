@@ -100,27 +100,41 @@ def _refused(store_path):
         "SELECT getenv('HOME')",
         "FROM duckdb_secrets()",
         "FROM stolen",
-        "SELEC 1",
+        "SELEKT 1",
     ]
 
 
 REFUSED = _refused("{store}")
 
 
+@pytest.fixture(scope="module")
+def one_row(tmp_path_factory):
+    store = open_store(tmp_path_factory.mktemp("one") / "store", create=True)
+    store.append(row("t"))
+    return store
+
+
 @pytest.mark.parametrize("attack", REFUSED)
-def test_a_query_can_only_read_the_store(tmp_path, monkeypatch, attack):
+def test_a_query_can_only_read_the_store(one_row, tmp_path, monkeypatch, attack):
     stolen = "a Python variable that DuckDB must not see"
     assert stolen
     monkeypatch.chdir(tmp_path)
-    store = open_store(tmp_path / "store", create=True)
-    store.append(row("t"))
+    before = sorted(one_row.folder.local.rglob("*"))
 
     with pytest.raises(StoreError) as refused:
-        query(store, attack.replace("{store}", store.uri))
+        query(one_row, attack.replace("{store}", one_row.uri))
 
     assert len(str(refused.value)) > 20
-    assert [p.name for p in tmp_path.iterdir()] == ["store"]
-    assert query(store, "SELECT count(*) FROM plans").rows == [(0,)]
+    assert list(tmp_path.iterdir()) == []
+    assert sorted(one_row.folder.local.rglob("*")) == before
+
+
+def test_after_all_refusals_the_store_is_as_it_was(one_row):
+    for attack in REFUSED[:5]:
+        with pytest.raises(StoreError):
+            query(one_row, attack)
+    assert query(one_row, "SELECT trial FROM trials").rows == [("t",)]
+    assert query(one_row, "SELECT count(*) FROM plans").rows == [(0,)]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from results.db import ask, query
+from results.db import Answer, ask, query
 from results.formats import as_markdown
 from results.schema import TABLES
 from results.store import Store, open_store
@@ -78,13 +78,16 @@ def test_the_page_has_twenty_questions():
     assert len(_questions()) == 20
 
 
+@pytest.fixture(scope="module")
+def answers(quickstart) -> list[Answer]:
+    return [query(quickstart, sql) for _, sql, _ in _questions()]
+
+
 @pytest.mark.parametrize("number", range(20))
-def test_the_answer_is_what_the_query_gives(quickstart, number):
-    _, sql, answer = _questions()[number]
-    assert as_markdown(query(quickstart, sql)) == answer
+def test_the_answer_is_what_the_query_gives(answers, number):
+    assert as_markdown(answers[number]) == _questions()[number][2]
 
 
-def test_most_answers_have_rows(quickstart):
+def test_most_answers_have_rows(answers):
     # A page of empty tables would agree with anything.
-    rows = [len(query(quickstart, sql).rows) for _, sql, _ in _questions()]
-    assert sum(count > 0 for count in rows) >= 15
+    assert sum(bool(answer.rows) for answer in answers) >= 15

@@ -198,7 +198,7 @@ def test_a_cell_that_would_mix_ratios_is_refused(stored):
     ("change", "message"),
     [
         ({"rows": ["methud"]}, "Did you mean 'method'"),
-        ({"metric": "acuracy"}, "Did you mean 'accuracy'"),
+        ({"metric": "accurac"}, "Did you mean 'accuracy'"),
         ({"where": "ratio > 5"}, "no trial in .* fits 'ratio > 5'"),
         ({"where": "nope = 1"}, "nope"),
         ({"where": "true) UNION (SELECT 1"}, "UNION|columns|Error"),
@@ -398,7 +398,7 @@ def test_contradicting_sources_stand_side_by_side():
 
 @pytest.mark.parametrize("name", papers.names())
 def test_every_packaged_table_prints_in_every_format(stored, name):
-    table = paper_table(stored, papers.read(name))
+    table = paper_table(stored, papers.read(name), known=[])
     assert table.verdicts()[NOT_RUN] > 0  # nothing of it is in this store
     for form in ("rich", "md", "latex", "csv", "html"):
         assert len(render(table, form)) > 100
@@ -427,8 +427,8 @@ def test_published_numbers_equal_the_research_file(shared_data):
     [
         ("[1]", "is no mapping"),
         ("a: [", "is no YAML"),
-        ("titel: x", "Did you mean 'title'"),
-        ("title: x\ncolumns: [{nam: a}]\nrows: [{}]", "Did you mean 'name'"),
+        ("titl: x", "Did you mean 'title'"),
+        ("title: x\ncolumns: [{nme: a}]\nrows: [{}]", "Did you mean 'name'"),
         ("title: x\ncolumns: [{name: a}]\nrows: [{cells: ['1', '2']}]", "has 2 cells"),
         ("title: x\ncolumns: [{name: a, mean_of: [b]}]\nrows: [{}]", "no column 'b'"),
     ],
