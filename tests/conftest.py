@@ -31,7 +31,7 @@ def offline_datasets(shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 @pytest.fixture
 def toys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Make the toy plugins known, here and in workers; gives where steps are counted."""
+    """Make the toy plugins known, here and in workers; gives the folder of counts."""
     from harness import registry
 
     monkeypatch.setenv("SHRINKGRID_PLUGINS", str(Path(__file__).parent / "toys"))
