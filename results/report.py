@@ -98,10 +98,10 @@ def write(store: Store, out: Path) -> list[Path]:
     Raises:
         StoreError: If the store has no trial, or the folder cannot be written.
     """
-    drawn = list(_figures(store))
-    text = page(store, drawn)
     try:
         out.mkdir(parents=True, exist_ok=True)
+        drawn = list(_figures(store))
+        text = page(store, drawn)
         written = [out / "index.html"]
         written[0].write_text(text, encoding="utf-8")
         for figure in drawn:

@@ -100,7 +100,7 @@ def _refused(store_path):
         "SELECT getenv('HOME')",
         "FROM duckdb_secrets()",
         "FROM stolen",
-        "SELEKT 1",
+        "SLCT 1",
     ]
 
 
