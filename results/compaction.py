@@ -26,6 +26,7 @@ import duckdb
 
 from results.db import quoted, reading
 from results.errors import StoreError
+from results.folder import fsync_folder
 from results.schema import TABLES
 from results.store import Store
 
@@ -142,6 +143,7 @@ def _publish(store: Store, beside: Path, target: str) -> None:
     with beside.open("rb+") as file:
         os.fsync(file.fileno())
     beside.rename(store.folder.local / target)
+    fsync_folder((store.folder.local / target).parent)  # before anything is deleted
 
 
 def _finish_earlier(store: Store, table: str) -> None:

@@ -73,7 +73,7 @@ class LocalFolder:
                     view = view[os.write(descriptor, view) :]
                 os.fsync(descriptor)
             os.replace(beside, target)
-            _fsync_folder(target.parent)
+            fsync_folder(target.parent)
         except OSError as why:
             beside.unlink(missing_ok=True)
             raise _explained(why, self.uri) from why
@@ -180,7 +180,7 @@ def _retried_with_parent(path: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _fsync_folder(path: Path) -> None:
+def fsync_folder(path: Path) -> None:
     """Make a rename survive a power cut too."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
