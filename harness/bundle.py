@@ -234,7 +234,7 @@ class _Worker:
         plugin = find("method", trial.method.plugin)
         method = configured("method", trial.method)
         ratio_of = facts(plugin, method)["ratio_of"]
-        return achieved(ratio_of, self.model, made.net, (self.dense, made.size))
+        return measure.achieved(ratio_of, self.model, made.net, (self.dense, made.size))
 
     def _evaluate(self, trial: Trial, net: nn.Module) -> list[Measurement]:
         assert self.model is not None
@@ -281,38 +281,6 @@ def headline(found: Sequence[Measurement]) -> str:
         if one.goal != "none":
             return f"{one.metric} {one.value:.4g}"
     return ""
-
-
-def achieved(
-    ratio_of: str,
-    dense: Model,
-    net: nn.Module,
-    sizes: tuple[measure.Size, measure.Size],
-) -> float | None:
-    """What share a method really removed of what its ratio speaks of.
-
-    Args:
-        ratio_of: As the method declares it.
-        dense: Its roles name the matrices that a method may have treated.
-        net: The compressed network.
-        sizes: Of the dense and of the compressed network.
-
-    Returns:
-        The share; None where only the method can know (tracked weights).
-    """
-    before, after = sizes
-    if ratio_of == "bits":
-        return measure.share_of_bits(dense, net)
-    if ratio_of in ("weights", "zeros"):
-        treated = measure.treated_weights(dense)
-        counted = "params" if ratio_of == "weights" else "nonzero"
-        removed = getattr(before, counted) - getattr(after, counted)
-        return removed / treated if treated else 0.0
-    whole = {"parameters": "params", "none": "params", "macs": "macs"}
-    if ratio_of not in whole:
-        return None
-    counts = [getattr(size, whole[ratio_of]) for size in sizes]
-    return 1 - counts[1] / counts[0] if counts[0] else None
 
 
 def _stored(one: Measurement) -> dict[str, Any]:

@@ -64,6 +64,38 @@ def _weights(net: nn.Module) -> list[torch.Tensor]:
     return list(found.values())
 
 
+def achieved(
+    ratio_of: str,
+    dense: Model,
+    net: nn.Module,
+    sizes: tuple[Size, Size],
+) -> float | None:
+    """What share a method really removed of what its ratio speaks of.
+
+    Args:
+        ratio_of: As the method declares it.
+        dense: Its roles name the matrices that a method may have treated.
+        net: The compressed network.
+        sizes: Of the dense and of the compressed network.
+
+    Returns:
+        The share; None where only the method can know (tracked weights).
+    """
+    before, after = sizes
+    if ratio_of == "bits":
+        return share_of_bits(dense, net)
+    if ratio_of in ("weights", "zeros"):
+        treated = treated_weights(dense)
+        counted = "params" if ratio_of == "weights" else "nonzero"
+        removed = getattr(before, counted) - getattr(after, counted)
+        return removed / treated if treated else 0.0
+    whole = {"parameters": "params", "none": "params", "macs": "macs"}
+    if ratio_of not in whole:
+        return None
+    counts = [getattr(size, whole[ratio_of]) for size in sizes]
+    return 1 - counts[1] / counts[0] if counts[0] else None
+
+
 def treated_weights(dense: Model) -> int:
     """How many weights a ratio of weights is a share of.
 

@@ -13,7 +13,6 @@ import torch
 
 from harness import measure, structure
 from harness.artifacts import seed_everything
-from harness.bundle import achieved
 from harness.core import Context, Unsupported
 from harness.recipe import Recipe
 from harness.registry import discover, facts, find
@@ -185,7 +184,7 @@ def test_the_achieved_ratio_keeps_the_budget_and_stays_near_the_asked_one(
     for ratio, (net, *_) in nets.items():
         own = [m.value for m in notes[ratio] if m.metric == "achieved_ratio"]
         sizes = (dense, measure.size(ctx.model.with_net(net)))
-        counted = achieved(declared["ratio_of"], ctx.model, net, sizes)
+        counted = measure.achieved(declared["ratio_of"], ctx.model, net, sizes)
         found = own[-1] if own else counted
         assert found is not None, "who asks for a ratio says what was achieved"
         slack = SCALES.get(declared["ratio_of"], 0.0)
