@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,7 +74,7 @@ def choose(kind: str, item: Any, locked: Mapping[str, str] | None = None) -> Cho
         key = lock.key(kind, name, options)
         if locked and key in locked and hasattr(instance, "at"):
             instance = instance.at(locked[key])
-        revision = _revision(kind, instance)
+        revision = _seen(kind, instance)
         lock.check(locked or {}, key, revision)
     part = Part(
         name=name,
@@ -83,6 +85,35 @@ def choose(kind: str, item: Any, locked: Mapping[str, str] | None = None) -> Cho
         protocol=dumps(instance.protocol()) if kind == "task" else "",
     )
     return Chosen(part=part, plugin=plugin, instance=instance)
+
+
+_unseen: ContextVar[list[str] | None] = ContextVar("unseen", default=None)
+
+
+@contextmanager
+def tolerate_unseen() -> Iterator[list[str]]:
+    """Plan for models and data that are not on this machine.
+
+    Yields:
+        What is missing and how to have it; ids of trials that need it are not final.
+    """
+    missing: list[str] = []
+    token = _unseen.set(missing)
+    try:
+        yield missing
+    finally:
+        _unseen.reset(token)
+
+
+def _seen(kind: str, instance: Any) -> str:
+    missing = _unseen.get()
+    try:
+        return _revision(kind, instance)
+    except BenchError as why:
+        if missing is None:
+            raise
+        missing.extend(m for m in why.mistakes if m not in missing)
+        return "unseen"
 
 
 def _revision(kind: str, instance: Any) -> str:

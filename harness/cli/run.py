@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from results.store import Store
 
 
+MANY_FILES = 500  # a run that leaves more compacts the store
+
+
 @click.command()
 @grid_options
 @store_option
@@ -140,6 +143,7 @@ def _finish(plan: Plan, store: Store, console: Console, outcome: Outcome | None)
     from harness.cli import COMPLETE, TRIALS_FAILED
 
     failed = len(plan.failed) + (outcome.failures if outcome else 0)
+    _compact(store, console)
     if not console.quiet:
         _show_leaderboard(plan, store)
     for warning in store.warnings:
@@ -156,6 +160,19 @@ def _finish(plan: Plan, store: Store, console: Console, outcome: Outcome | None)
         return TRIALS_FAILED
     stopped = outcome is not None and outcome.stopped is not None
     return TRIALS_FAILED if stopped else COMPLETE
+
+
+def _compact(store: Store, console: Console) -> None:
+    """Fold small files once there are many: queries open each of them."""
+    from results.compaction import compact
+    from results.errors import StoreError
+
+    if len(store.files("trials")) < MANY_FILES:
+        return
+    try:
+        compact(store)
+    except StoreError as why:  # another compaction is at work, or this is a bucket
+        console.print(f"[yellow]not compacted:[/] {why}")
 
 
 def _show_leaderboard(plan: Plan, store: Store) -> None:
@@ -188,6 +205,7 @@ def plan(grid: str, store: str, as_json: bool, **options: Any) -> None:
     """Show what GRID would run, what is shared, what is skipped and why."""
     from rich.console import Console
 
+    from harness.chosen import tolerate_unseen
     from results.errors import StoreError
     from results.store import open_store
 
@@ -197,7 +215,10 @@ def plan(grid: str, store: str, as_json: bool, **options: Any) -> None:
         if "no store at" not in why.mistakes[0]:
             raise
         opened = None
-    made, old = make_plan(grid, opened, **options)
+    with tolerate_unseen() as missing:
+        made, old = make_plan(grid, opened, **options)
+    for one in missing:
+        click.echo(f"not here, its trials' ids are not final: {one}", err=True)
     if as_json:
         for state, trial, why_not in states(made):
             row = plan_row(trial, why_not)
