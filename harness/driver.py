@@ -19,6 +19,7 @@ from harness.events import Event, Job
 from harness.plan import Bundle, Plan
 from harness.trial import Trial
 from results import running
+from results.db import ask
 from results.store import Store, new_attempt
 
 # How often a trial is tried in one run, by the class of what ended it.
@@ -192,7 +193,7 @@ class Driver:
         ended = self._ended.pop(job.bundle.id, set())
         left = [t for t in job.bundle.trials if t.id not in ended]
         for trial in list(left):  # committed, but the news died with the worker
-            if not self._stored(job.attempts[trial.id]):
+            if not committed(self.store, job.attempts[trial.id]):
                 break
             left.remove(trial)
             self.outcome.counts["ok"] += 1
@@ -231,8 +232,12 @@ class Driver:
         order = len(self._retries) + self._tries.total()
         heapq.heappush(self._retries, (time.monotonic() + wait, order, rest))
 
-    def _stored(self, attempt: str) -> bool:
-        return self.store.folder.read(f"trials/{attempt}.parquet") is not None
+
+def committed(store: Store, attempt: str) -> bool:
+    """Whether an attempt has its row, in a file of its own or in a compacted one."""
+    if store.folder.read(f"trials/{attempt}.parquet") is not None:
+        return True
+    return bool(ask(store, "SELECT 1 FROM trials WHERE attempt = ?", [attempt]).rows)
 
 
 def reconcile(store: Store) -> int:
@@ -249,7 +254,7 @@ def reconcile(store: Store) -> int:
         if marker.alive() is not False:
             continue
         for attempt, trial in marker.attempts:
-            if store.folder.read(f"trials/{attempt}.parquet") is None:
+            if not committed(store, attempt):
                 store.append(_lost_row(store, marker, attempt, trial))
                 lost += 1
                 break  # the ones behind it had not started
@@ -260,14 +265,12 @@ def reconcile(store: Store) -> int:
 def _lost_row(
     store: Store, marker: running.Marker, attempt: str, trial: str
 ) -> dict[str, Any]:
-    from results.db import query
-
     columns = (
         "trial, grid, bundle, method, method_options, model, task, task_options, "
         "ratio, seed, identity"
     )
-    found = query(store, f"SELECT {columns} FROM plans WHERE trial = '{trial}' LIMIT 1")
-    planned = found.dicts()
+    query = f"SELECT {columns} FROM plans WHERE trial = ? LIMIT 1"
+    planned = ask(store, query, [trial]).dicts()
     return (planned[0] if planned else {"trial": trial}) | {
         "attempt": attempt,
         "status": "lost",

@@ -1,14 +1,16 @@
 """Plan, bundles and rows, run in this process."""
 
 import json
+import socket
 from pathlib import Path
 
 import pytest
 
 from harness import grid as grids
 from harness import plan as plans
-from harness.driver import Driver
+from harness.driver import Driver, reconcile
 from harness.executors.inline import Inline
+from results.compaction import compact
 from results.db import ask
 from results.store import open_store
 
@@ -191,3 +193,22 @@ def test_numbers_with_and_without_sharing_are_equal(run, tmp_path):
     rows = ask(shared, query).rows
     assert len(rows) == 12
     assert ask(alone, query).rows == rows
+
+
+def test_what_a_dead_worker_had_in_hand_becomes_lost_once_also_after_compaction(
+    run, tmp_path
+):
+    store, plan, _ = run("toy_drop")
+    trials = [t.id for b in plan.bundles for t in b.trials]
+    done = ask(store, "SELECT attempt FROM trials WHERE trial = ?", [trials[0]]).rows
+    compact(store)
+    marker = {"run": "r", "host": socket.gethostname(), "pid": 2**22 + 1}
+    marker |= {"started_at": 1.0}
+    marker["attempts"] = [[done[0][0], trials[0]], ["a" * 24, trials[1]]]
+    store.folder.write("running/r-b.json", json.dumps(marker).encode())
+
+    assert reconcile(store) == 1
+    assert reconcile(store) == 0
+    rows = ask(store, "SELECT attempt, trial, status FROM trials WHERE status = 'lost'")
+    assert rows.rows == [("a" * 24, trials[1], "lost")]
+    assert store.statuses()[trials[1]] == "ok"  # an ok row is never hidden
