@@ -1,4 +1,4 @@
-"""Calibration: windows of a text, and what the inputs of each matrix look like on it."""
+"""Calibration: windows of a text, and how the inputs of each matrix look on it."""
 
 from __future__ import annotations
 

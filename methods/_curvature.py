@@ -76,13 +76,15 @@ def backward(net: nn.Module, tokens: Tensor, loss: Loss) -> Iterator[int]:
             value = loss(net(input_ids=ids, use_cache=False).logits, ids)
             if not bool(value.isfinite()):
                 raise NotFinite(f"the loss of calibration window {number} is {value}")
-            value.backward()  # type: ignore[no-untyped-call]
+            value.backward()
             yield number
     finally:
         handle.remove()
 
 
-def row_fisher(net: nn.Module, names: Sequence[str], tokens: Tensor) -> dict[str, Tensor]:
+def row_fisher(
+    net: nn.Module, names: Sequence[str], tokens: Tensor
+) -> dict[str, Tensor]:
     """For each input channel, the summed mean squares of its weights' gradients.
 
     Args:
@@ -148,7 +150,7 @@ class OutputCurvature:
                 handle.remove()
 
     def mean(self) -> Mapping[Group, Tensor]:
-        """The moments a token, float64: ``(in, in)`` where out > in, else ``(out, out)``.
+        """Moments a token, float64: ``(in, in)`` where out > in, else ``(out, out)``.
 
         With ``out > in`` they are of ``W^T g``, the gradient at the input through this
         group alone, so that members of a group are weighed together.

@@ -64,7 +64,7 @@ def recover(net: nn.Module, lora: Lora, ctx: Context) -> nn.Module:
             target_modules=r".*\.left" if factor == "left" else r".*\.right\.linear",
             task_type="CAUSAL_LM",
         )
-        adapted: Any = get_peft_model(net, config)  # type: ignore[arg-type]
+        adapted: Any = get_peft_model(net, config)
         _train(adapted, lora, ctx, stage)
         net = adapted.merge_and_unload()
     return net.eval().requires_grad_(True)
@@ -95,5 +95,7 @@ def _train(net: Any, lora: Lora, ctx: Context, stage: int) -> None:
         step = stage * lora.epochs + epoch
         mean = sum(losses) / len(losses)
         ctx.record(
-            Measurement(metric="recovery_loss", value=mean, unit="nats/token", step=step)
+            Measurement(
+                metric="recovery_loss", value=mean, unit="nats/token", step=step
+            )
         )

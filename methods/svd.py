@@ -12,7 +12,7 @@ from methods._uniform import factorize_groups, truncate_groups
 
 @method("svd", ratio_of="weights", needs={"linears"})
 class Svd:
-    """Two thin layers in place of each linear one, with ``1 - ratio`` of its weights."""
+    """Two thin layers for each linear one, with ``1 - ratio`` of its weights."""
 
     def fit(self, model: Model, ctx: Context) -> dict[Group, Factors]:
         """Factorise each matrix once; every ratio truncates the same factors."""

@@ -77,6 +77,9 @@ def reading(store: Store, read: Callable[[Store], T]) -> T:
 
     Returns:
         Its result.
+
+    Raises:
+        duckdb.Error: If the files are whole and DuckDB cannot read them all the same.
     """
     while True:
         listed = _listing(store)

@@ -1,4 +1,4 @@
-"""Tiny language models of every family, with random weights, built without a network."""
+"""Tiny language models of every family, with random weights, built offline."""
 
 from pathlib import Path
 

@@ -98,6 +98,9 @@ def converted(revision: str) -> Path:
 
     Returns:
         A folder that ``from_pretrained`` reads.
+
+    Raises:
+        OSError: If the cache folder cannot be written.
     """
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = home / "shrinkgrid" / "models" / revision
