@@ -187,16 +187,27 @@ class Tracking(Objective):
                 break
             bound = cut - 1e-12 * abs(cut)
         self.bound = _SLACK * cut
-        if not len(entrants):
-            return
+        leaving = _positions(distance < cut)
+        entering = entrants.index_select(0, _positions(scores[len(distance) :] >= cut))
+        if len(leaving) == len(entering):
+            self._swap(leaving, entering, move)
+        else:  # at first, and where scores at the cut are equal
+            self._rank(entrants, scores, cut, move)
+
+    def _swap(self, leaving: Tensor, entering: Tensor, move: Tensor) -> None:
+        """Put weights into the places of as many tracked ones."""
+        self.flat[self.tracked[leaving]] = self.origin[leaving]
+        self.tracked[leaving] = entering
+        self.origin[leaving] = self.flat[entering]
+        self.shift[leaving] = move[entering]
+
+    def _rank(self, entrants: Tensor, scores: Tensor, cut: float, move: Tensor) -> None:
+        """Take the first ``k`` that reach ``cut``, tracked ones before entrants."""
         kept = _first(scores, cut, self.k)
-        pool = torch.cat([self.tracked, entrants])
-        origin = torch.cat([self.origin, self.flat.index_select(0, entrants)])
-        shift = torch.cat([self.shift, move.index_select(0, entrants)])
-        self.flat.index_copy_(0, self.tracked, self.origin)
-        self.tracked = pool.index_select(0, kept)
-        self.origin = origin.index_select(0, kept)
-        self.shift = shift.index_select(0, kept)
+        self.flat[self.tracked] = self.origin
+        self.tracked = torch.cat([self.tracked, entrants])[kept]
+        self.origin = torch.cat([self.origin, self.flat[entrants]])[kept]
+        self.shift = torch.cat([self.shift, move[entrants]])[kept]
 
     def _fade(self) -> None:
         before, self.factor = self.factor, self.factor * self.decay
@@ -232,11 +243,18 @@ class Tracking(Objective):
         self.factor, self.bound = state["factor"].tolist()
 
 
+def _positions(true: Tensor) -> Tensor:
+    """Where a mask is true, in order."""
+    if true.device.type == "cpu":  # NumPy is several times as fast here
+        return torch.from_numpy(np.flatnonzero(true.numpy()))
+    return true.nonzero().view(-1)
+
+
 def _above(score: Tensor, bound: float) -> Tensor:
     """Positions of scores above ``bound``, in order."""
-    if score.device.type == "cpu":  # NumPy scans several times as fast here
+    if score.device.type == "cpu":  # the comparison too
         return torch.from_numpy(np.flatnonzero(score.numpy() > bound))
-    return (score > bound).nonzero().view(-1)
+    return _positions(score > bound)
 
 
 def _largest(score: Tensor, k: int) -> float:
@@ -253,11 +271,11 @@ def _first(score: Tensor, cut: float, k: int) -> Tensor:
     >>> _first(torch.tensor([2.0, 1.0, 3.0, 1.0, 1.0]), 1.0, 4).tolist()
     [0, 1, 2, 3]
     """
-    kept = (score >= cut).nonzero().view(-1)
+    kept = _positions(score >= cut)
     surplus = len(kept) - k
     if surplus <= 0:
         return kept
-    equal = (score.index_select(0, kept) == cut).nonzero().view(-1)
+    equal = _positions(score[kept] == cut)
     stays = torch.ones_like(kept, dtype=torch.bool)
     stays[equal[-surplus:]] = False
     return kept[stays]

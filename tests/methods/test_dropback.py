@@ -122,6 +122,17 @@ def test_the_amortised_selection_equals_the_dense_algorithm(k):
     assert torch.equal(start.index_put((indices,), values), goal.flat)
 
 
+def test_equal_scores_still_leave_k_tracked():
+    net = nn.Linear(20, 4)
+    goal = Tracking(initial=initial_of(net, 1, 1.0), flat=flatten(net), k=10)
+    goal.begin()
+    optimizer = torch.optim.SGD(net.parameters(), lr=1.0)
+    for signs in (torch.ones(84), -torch.ones(84), torch.ones(84).cumsum(0) // 20):
+        net.weight.grad, net.bias.grad = signs[:80].view(4, 20).clone(), signs[80:]
+        goal.step(net, optimizer)
+        assert len(goal.tracked.unique()) == 10
+
+
 def test_a_frozen_set_moves_and_admits_nobody():
     torch.manual_seed(0)
     net = nn.Linear(20, 4)
