@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, TypeVar
@@ -383,14 +383,3 @@ def _roots(gram: Tensor | None, like: Tensor) -> tuple[Tensor | None, Tensor | N
     values, vectors = _spectrum(gram)
     scale = values.clamp_min(float(values[0]) * tiny).sqrt()
     return (vectors * scale) @ vectors.T, (vectors / scale) @ vectors.T
-
-
-def blocks(names: Sequence[str]) -> dict[int, list[str]]:
-    """Module paths by the number of their block."""
-    from harness.roles import block_of
-
-    found: dict[int, list[str]] = {}
-    for name in names:
-        number = block_of(name)
-        found.setdefault(-1 if number is None else number, []).append(name)
-    return found
