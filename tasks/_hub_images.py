@@ -25,7 +25,7 @@ class HubImages(ImageTask):
     channels: ClassVar[int]
     mean: ClassVar[tuple[float, ...]]
     std: ClassVar[tuple[float, ...]]
-    label: ClassVar[str] = "label"
+    labels: ClassVar[str] = "label"  # column of the data set
 
     def fingerprint(self) -> str:
         """Name, revision and rows of the data set, from its metadata alone."""
@@ -38,7 +38,7 @@ class HubImages(ImageTask):
     def read(self) -> tuple[Images, Images, int]:
         """Both splits, decoded once on this machine."""
         builder = _builder(self.hub, self.config)
-        classes = builder.info.features[self.label].num_classes
+        classes = builder.info.features[self.labels].num_classes
         return self._split_of("train"), self._split_of("test"), classes
 
     def _split_of(self, split: str) -> Images:
@@ -59,7 +59,7 @@ class HubImages(ImageTask):
         for row in rows:
             image = np.asarray(row[picture].convert(mode), dtype=np.uint8)
             image = image.reshape(self.side, self.side, self.channels)
-            yield image.transpose(2, 0, 1), row[self.label]
+            yield image.transpose(2, 0, 1), row[self.labels]
 
 
 @cache

@@ -19,4 +19,4 @@ class Cifar100(HubImages):
     channels: ClassVar[int] = 3
     mean: ClassVar[tuple[float, ...]] = (0.5071, 0.4865, 0.4409)
     std: ClassVar[tuple[float, ...]] = (0.2673, 0.2564, 0.2762)
-    label: ClassVar[str] = "fine_label"
+    labels: ClassVar[str] = "fine_label"

@@ -127,3 +127,9 @@ def test_every_hub_task_has_statistics_for_each_channel():
         task = find("task", name).cls
         assert issubclass(task, _hub_images.HubImages)
         assert len(task.mean) == len(task.std) == task.channels
+
+
+def test_no_image_task_goes_by_another_name_than_its_own():
+    # The engine calls a task by its attribute `label`, where it has one.
+    for name in ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100"):
+        assert not hasattr(find("task", name).build({}), "label")
