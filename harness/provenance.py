@@ -20,6 +20,7 @@ PACKAGES = (
     "numpy",
     "scikit-learn",
     "sacrebleu",
+    "rouge-score",
     "torch-pruning",
 )
 
