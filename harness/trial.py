@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from harness.options import dumps
+from results.leaderboard import label
 
 
 def digest(value: Any, length: int = 16) -> str:
@@ -48,18 +49,10 @@ class Part:
 
     @property
     def label(self) -> str:
-        """The name, with the options in brackets where there are any."""
-        given = {k: v for k, v in json.loads(self.options).items() if v != self.name}
-        if not given:
+        """The name with its options, as the leaderboard writes it."""
+        if "chain" in json.loads(self.options):
             return self.name
-        if "chain" in given:
-            return self.name
-        inner = ", ".join(f"{k}={_short(v)}" for k, v in given.items())
-        return f"{self.name}({inner})"
-
-
-def _short(value: Any) -> str:
-    return value if isinstance(value, str) else dumps(value)
+        return label(self.name, self.options)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from itertools import groupby
@@ -134,12 +135,15 @@ def _heading(row: Mapping[str, Any], several: bool) -> str:
 def label(name: str, options: str | None) -> str:
     """A name with its options, as short as can be.
 
-    An option that only repeats the name (of a task of lm-eval) is left out.
+    An option that only repeats the name (of a task of lm-eval) is left out; one that is
+    a mapping (a training recipe) is told apart by four digits of its hash.
 
     >>> label("svd", "{}"), label("gptq", '{"bits":4,"group":[1,2]}')
     ('svd', 'gptq bits=4 group=[1,2]')
     >>> label("piqa", '{"id":"piqa","limit":3}')
     'piqa limit=3'
+    >>> label("mlp", '{"recipe":{"epochs":3}}')
+    'mlp recipe=#cc63'
     """
     given = json.loads(options) if options else {}
     words = [f"{k}={_short(v)}" for k, v in given.items() if v != name]
@@ -149,7 +153,10 @@ def label(name: str, options: str | None) -> str:
 def _short(value: Any) -> str:
     if isinstance(value, str):
         return value
-    return json.dumps(value, separators=(",", ":"))
+    text = json.dumps(value, separators=(",", ":"), sort_keys=True)
+    if isinstance(value, Mapping):
+        return f"#{hashlib.sha256(text.encode()).hexdigest()[:4]}"
+    return text
 
 
 def _title(row: Mapping[str, Any]) -> str:
