@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,9 @@ class Pivoted(nn.Module):
     ) -> None:
         super().__init__()
         self.right = Projection(in_features, rank)
-        self.mix = nn.Linear(rank, rest, bias=False)
+        with warnings.catch_warnings():  # where all outputs are rows, nothing is mixed
+            warnings.simplefilter("ignore", UserWarning)
+            self.mix = nn.Linear(rank, rest, bias=False)
         # Where each output stands among the projection's and the mixed ones.
         self.register_buffer("order", torch.zeros(out_features, dtype=torch.int32))
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None

@@ -24,9 +24,14 @@ def shared_data() -> Path:
 @pytest.fixture
 def offline_datasets(shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Point Hugging Face's clients at the prepared cache, without a network."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(shared_data / "hf_datasets"))
-    return shared_data / "hf_datasets"
+    import datasets
+
+    cache = shared_data / "hf_datasets"
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(cache))  # for processes that we start
+    # In this process the client may have been imported with another cache.
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    return cache
 
 
 @pytest.fixture

@@ -29,6 +29,7 @@ def setting(request, tmp_path_factory):
     shutil.copytree(data / "hf_datasets" / name, copy / name)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_DATASETS_CACHE", str(copy))
+        patch.setattr("datasets.config.HF_DATASETS_CACHE", copy)
         patch.setattr("datasets.config.HF_HUB_OFFLINE", True)
         model = find("model", "smollm2-135m").build({}).load()
         folder = tmp_path_factory.mktemp("calibration")
