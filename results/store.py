@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from results.folder import Folder
 from results.schema import FINISHED, SCHEMA_VERSION, TABLES, arrow, ddl
 
 FORMAT = "format.json"
+_CHUNK = 1000  # rows of a plan that are in memory at a time
 # One row a file: dictionaries, statistics and compression cost more than they save.
 # `compact` writes large files with all three.
 _SMALL_FILE = {
@@ -101,17 +103,21 @@ class Store:
         kept = [{"attempt": attempt, **sample} for sample in samples]
         trials = [{"schema_version": SCHEMA_VERSION, **row} for row in rows]
         if kept:
-            self._write("samples", attempt, kept)
-        self._write("trials", attempt, trials)
+            self._write("samples", attempt, [kept])
+        self._write("trials", attempt, [trials])
 
-    def record_plan(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    def record_plan(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Store what a run intends, so that completeness is a query.
 
         Args:
-            rows: Rows of ``schema.PLANS``, all with the same ``plan``.
+            rows: Rows of ``schema.PLANS``, all with the same ``plan``; drawn as they
+                are written, so that a long plan is never in memory as rows.
         """
-        if rows:
-            self._write("plans", str(rows[0]["plan"]), rows)
+        left = iter(rows)
+        first = list(islice(left, _CHUNK))
+        if first:
+            rest = iter(lambda: list(islice(left, _CHUNK)), [])
+            self._write("plans", str(first[0]["plan"]), chain([first], rest))
 
     def files(self, table: str) -> list[str]:
         """Paths, relative to the store, of the files that hold a table's rows.
@@ -181,21 +187,24 @@ class Store:
         """A folder of this machine for training checkpoints; it outlives a kill."""
         return self.here(f"scratch/{name}")
 
-    def _write(self, table: str, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    def _write(
+        self, table: str, name: str, chunks: Iterable[Sequence[Mapping[str, Any]]]
+    ) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         schema = arrow(table)
-        _check_columns(table, rows)
-        try:
-            batch = pa.RecordBatch.from_pylist(list(rows), schema=schema)
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as why:
-            raise StoreError(
-                f"a row of {table} does not fit its columns: {why}"
-            ) from why
         stream = pa.BufferOutputStream()
         with pq.ParquetWriter(stream, schema, **_SMALL_FILE) as writer:
-            writer.write_batch(batch)
+            for rows in chunks:
+                _check_columns(table, rows)
+                try:
+                    batch = pa.RecordBatch.from_pylist(list(rows), schema=schema)
+                except (pa.ArrowInvalid, pa.ArrowTypeError) as why:
+                    raise StoreError(
+                        f"a row of {table} does not fit its columns: {why}"
+                    ) from why
+                writer.write_batch(batch)
         self.folder.write(f"{table}/{name}.parquet", stream.getvalue())
 
 

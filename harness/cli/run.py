@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -132,10 +133,7 @@ def _record(plan: Plan, store: Store) -> str:
         "planned_at": datetime.now(UTC),
         "grid": plan.grid.name,
     }
-    known = [(t, None) for b in plan.bundles for t in b.trials]
-    known += [(t, None) for t in plan.done] + [(t, None) for t, _ in plan.failed]
-    rows = [plan_row(trial, why) for trial, why in (*known, *plan.unsupported)]
-    store.record_plan([here | row for row in rows])
+    store.record_plan(here | plan_row(trial, why) for _, trial, why in states(plan))
     return str(here["plan"])
 
 
@@ -233,14 +231,12 @@ def plan(grid: str, store: str, as_json: bool, **options: Any) -> None:
         console.print(sentence(made, opened))
 
 
-def states(made: Plan) -> list[tuple[str, Any, str | None]]:
-    """Every trial of a plan with what will become of it."""
-    found: list[tuple[str, Any, str | None]] = []
-    found += [("run", t, None) for b in made.bundles for t in b.trials]
-    found += [("done", t, None) for t in made.done]
-    found += [(status, t, None) for t, status in made.failed]
-    found += [("unsupported", t, why) for t, why in made.unsupported]
-    return found
+def states(made: Plan) -> Iterator[tuple[str, Any, str | None]]:
+    """Every trial of a plan with what will become of it, and why where it will not."""
+    yield from (("run", t, None) for b in made.bundles for t in b.trials)
+    yield from (("done", t, None) for t in made.done)
+    yield from ((status, t, None) for t, status in made.failed)
+    yield from (("unsupported", t, why) for t, why in made.unsupported)
 
 
 def summarise(made: Plan, old: dict[str, str], console: Console) -> None:
