@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import cache, lru_cache
 from typing import Any
 
 from torch import nn
@@ -332,6 +333,7 @@ def base_row(job: Job, trial: Trial) -> dict[str, Any]:
     """
     plugin = find("method", trial.method.plugin)
     commit, dirty = job.commit
+    measured_by = protocol(trial.task)
     return {
         "attempt": job.attempts[trial.id],
         "trial": trial.id,
@@ -345,8 +347,8 @@ def base_row(job: Job, trial: Trial) -> dict[str, Any]:
         "task": trial.task.name,
         "task_options": trial.task.options,
         "calibration": trial.calibration,
-        "protocol": digest(protocol(trial.task), 12),
-        "protocol_fields": dumps(protocol(trial.task)),
+        "protocol": digest(measured_by, 12),
+        "protocol_fields": dumps(measured_by),
         "data_fingerprint": trial.task.revision,
         "ratio": trial.ratio,
         "ratio_of": facts(plugin, configured("method", trial.method))["ratio_of"],
@@ -356,7 +358,7 @@ def base_row(job: Job, trial: Trial) -> dict[str, Any]:
         "code_digest": code_digest(trial.method, trial.task),
         "commit": commit,
         "dirty": dirty,
-        "versions": dumps(provenance.versions()),
+        "versions": _versions(),
         "host": devices.host(),
         "device": devices.name(devices.pick()),
         "threads": devices.threads(),
@@ -375,6 +377,12 @@ def protocol(task: Part) -> dict[str, Any]:
     return {"task": task.name, "version": task.version, **fields, "data": task.revision}
 
 
+@cache
+def _versions() -> str:
+    return dumps(provenance.versions())
+
+
+@lru_cache(maxsize=4096)
 def code_digest(method: Part, task: Part) -> str:
     """Digest of the code of a method and a task together."""
     modules = [
