@@ -1,6 +1,5 @@
 """The house: docs that cannot rot, the wheel's files, words that must not be there."""
 
-import importlib.util
 import re
 import subprocess
 import sys
@@ -24,15 +23,10 @@ def test_every_link_between_pages_leads_somewhere(page):
 
 
 def test_the_reference_says_what_the_code_says():
-    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs/generate.py")
-    assert spec is not None
-    assert spec.loader is not None
-    generate = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(generate)
+    # In a process of its own: other tests have registered plugins in this one.
+    line = [sys.executable, ROOT / "docs/generate.py", "--check"]
 
-    assert (ROOT / "docs/reference.md").read_text() == generate.page(), (
-        "run `make docs`"
-    )
+    assert subprocess.run(line, check=False).returncode == 0, "run `make docs`"
 
 
 def test_the_readme_names_only_verbs_that_exist():
