@@ -1,7 +1,8 @@
 """What sharing saves: a grid on SmolLM2 against its trials, each in its own process.
 
 Both sides use Ray-less processes of one thread, one after the other, so that the ratio
-is of work done and not of cores. Equal numbers are checked, not assumed.
+is of work done and not of cores; seconds are the processes' own processor time, so that
+other work on the machine counts for little. Equal numbers are checked, not assumed.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +40,16 @@ QUERY = "SELECT trial, metric, value FROM measurements JOIN newest USING (attemp
 
 
 def run(grid: Path, store: Path, *only: str) -> float:
-    """Seconds of one command on a grid, in a process of its own."""
+    """Processor seconds of one command on a grid, in a process of its own."""
     line = [sys.executable, "-c", MAIN, "run", str(grid), "--store", str(store)]
-    began = time.perf_counter()
+    began = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(
         [*line, "--address", "inline", "--quiet", *only],
         check=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
-    return time.perf_counter() - began
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return ended.ru_utime + ended.ru_stime - began.ru_utime - began.ru_stime
 
 
 def numbers(store: Path) -> list[tuple[Any, ...]]:
