@@ -86,9 +86,44 @@ def test_sigkill_of_the_driver_at_random_moments(command):
     assert last.returncode == 0, said.decode()
     assert set(finished(store_of(command)).values()) == {1}
     assert len(finished(store_of(command))) == TRIALS
-    lost = ask(store_of(command), "SELECT count(*) FROM trials WHERE status = 'lost'")
-    assert lost.rows[0][0] >= 1
     assert not running.markers(store_of(command))
+
+
+def freeze(command: list[str]) -> tuple[set[int], set[str]]:
+    """Stop every worker; their processes, and the trials that each was at."""
+    store = store_of(command)
+    markers = [m for m in running.markers(store) if m.alive()] if store else []
+    for marker in markers:
+        os.kill(marker.pid, signal.SIGSTOP)
+    done = (
+        {a for (a,) in ask(store, "SELECT attempt FROM trials").rows} if store else {}
+    )
+    left = [[trial for a, trial in m.attempts if a not in done] for m in markers]
+    return {m.pid for m in markers}, {trials[0] for trials in left if trials}
+
+
+def test_a_machine_that_goes_down_leaves_a_lost_row_for_each_trial_in_hand(command):
+    process = start(command)
+    wait_for(command, 2, process)
+    workers, in_hand = freeze(command)
+    while not in_hand and process.poll() is None:  # between two bundles
+        for pid in workers:
+            os.kill(pid, signal.SIGCONT)
+        time.sleep(0.1)
+        workers, in_hand = freeze(command)
+    for pid in {process.pid, *workers}:
+        os.kill(pid, signal.SIGKILL)
+    process.communicate()
+
+    assert in_hand
+    last = start(command)
+    said = last.communicate()[1]
+
+    assert last.returncode == 0, said.decode()
+    lost = ask(store_of(command), "SELECT trial FROM trials WHERE status = 'lost'")
+    assert sorted(lost.rows) == sorted((trial,) for trial in in_hand)
+    assert set(finished(store_of(command)).values()) == {1}
+    assert len(finished(store_of(command))) == TRIALS
 
 
 def test_sigkill_of_workers_at_random_moments(command):
