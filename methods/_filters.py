@@ -237,6 +237,34 @@ def retrain(
         train(net, recipe, ctx, objective=goal)
 
 
+def narrow(
+    net: nn.Module,
+    scores: Mapping[str, Tensor],
+    ratio: float,
+    ctx: Context,
+    *,
+    recipe: Recipe | None,
+    name: str,
+) -> nn.Module:
+    """Cut the lowest filters at once, train on, and record what is left.
+
+    Args:
+        net: The dense network, or one that was trained to be cut; left as it is.
+        scores: As for ``prune_to``.
+        ratio: Share of the parameters to remove, above 0.
+        ctx: Of the trial.
+        recipe: As for ``retrain``.
+        name: As for ``retrain``.
+
+    Returns:
+        The narrower network, in ``eval`` mode.
+    """
+    small = prune_to(ctx.model, net, scores, budget_of(ctx.model, ratio))
+    retrain(small, recipe, ctx, name=name)
+    record_widths(ctx.model, small, ctx)
+    return small
+
+
 def record_widths(model: Model, net: nn.Module, ctx: Context) -> None:
     """Record how many filters each convolution kept."""
     for group in groups(model, net):

@@ -31,11 +31,9 @@ class L1Filter:
         if ratio == 0:
             return net
         scores = _filters.uniform(norms(_filters.groups(ctx.model, net)))
-        budget = _filters.budget_of(ctx.model, ratio)
-        small = _filters.prune_to(ctx.model, net, scores, budget)
-        _filters.retrain(small, self.finetune, ctx, name="l1_filter")
-        _filters.record_widths(ctx.model, small, ctx)
-        return small
+        return _filters.narrow(
+            net, scores, ratio, ctx, recipe=self.finetune, name="l1_filter"
+        )
 
 
 def norms(groups: list[_filters.Group]) -> dict[str, Tensor]:

@@ -82,11 +82,10 @@ class NetworkSlimming:
         """A narrower network."""
         if ratio == 0:
             return ctx.dense()
-        budget = _filters.budget_of(ctx.model, ratio)
-        small = _filters.prune_to(ctx.model, fitted.net, fitted.scores, budget)
-        _filters.retrain(small, self.finetune, ctx, name="slimming-finetune")
-        _filters.record_widths(ctx.model, small, ctx)
-        return small
+        return _filters.narrow(
+            fitted.net, fitted.scores, ratio, ctx,
+            recipe=self.finetune, name="slimming-finetune",
+        )  # fmt: skip
 
 
 @dataclass(kw_only=True)

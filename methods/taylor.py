@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from harness.core import Context, Model
 from harness.registry import method
-from harness.training import Recipe
 from methods import _filters
+from methods._scored import Scored
 
 On = Literal["gate", "activation", "weights"]
 
@@ -21,7 +21,7 @@ On = Literal["gate", "activation", "weights"]
     "taylor", ratio_of="parameters", needs={"training_data", "convs"}, exact=0.1,
     kinds={"classifier"}, random=True,
 )  # fmt: skip
-class Taylor:
+class Taylor(Scored):
     """The filters whose removal changes the loss least, to first order, leave.
 
     Args:
@@ -29,58 +29,57 @@ class Taylor:
             best (Taylor-FO-BN of 2019); ``weights``: the squared sum of gradient times
             weight of a filter (2019); ``activation``: the absolute mean over positions
             of activation times gradient, normalised in each layer (2016).
-        batches: Batches that the scores are means over.
-        batch_size: Images in each.
-        finetune: Training afterwards; None for none.
     """
 
     on: On = "gate"
-    batches: int = 10
-    batch_size: int = 100
-    finetune: Recipe | None = None
 
-    def __post_init__(self) -> None:
-        """Refuse scores over nothing.
+    stream: ClassVar[str] = "taylor"
 
-        Raises:
-            ValueError: If ``batches`` or ``batch_size`` is not positive.
-        """
-        if self.batches < 1 or self.batch_size < 1:
-            raise ValueError(
-                f"batches is {self.batches} and batch_size {self.batch_size}; both are "
-                "at least 1"
-            )
+    def score(
+        self,
+        net: nn.Module,
+        found: list[_filters.Group],
+        images: Tensor,
+        labels: Tensor,
+    ) -> dict[str, Tensor]:
+        """The scores of one batch."""
+        return _READERS[self.on](net, found, images, labels)
 
     def fit(self, model: Model, ctx: Context) -> dict[str, Tensor]:
         """The scores of all filters; every ratio ranks the same ones."""
-        net = ctx.dense().to(ctx.device)
-        found = _filters.groups(model, net)
-        totals = {g.name: torch.zeros(g.size) for g in found}
-        read = _READERS[self.on]
-        count = 0
-        for images, labels in _filters.batches(
-            ctx, "taylor", self.batches, self.batch_size
-        ):
-            for name, score in read(net, found, images, labels).items():
-                totals[name] += score.cpu()
-            count += 1
-        scores = {name: total / count for name, total in totals.items()}
+        scores = super().fit(model, ctx)
         if self.on == "activation":
             scores = {n: s / s.norm().clamp_min(1e-30) for n, s in scores.items()}
         return scores
 
-    def compress(
-        self, fitted: dict[str, Tensor], ratio: float, ctx: Context
-    ) -> nn.Module:
-        """A narrower network."""
-        net = ctx.dense()
-        if ratio == 0:
-            return net
-        budget = _filters.budget_of(ctx.model, ratio)
-        small = _filters.prune_to(ctx.model, net, fitted, budget)
-        _filters.retrain(small, self.finetune, ctx, name="taylor")
-        _filters.record_widths(ctx.model, small, ctx)
-        return small
+
+def outputs(
+    net: nn.Module, modules: dict[str, nn.Module], images: Tensor
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Outputs of modules, and of the network.
+
+    Args:
+        net: In ``eval`` mode.
+        modules: Modules of ``net`` by any names.
+        images: One batch.
+
+    Returns:
+        The outputs by name, and the logits.
+    """
+    found: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: object, output: Tensor) -> None:
+            found[name] = output
+
+        return hook
+
+    handles = [m.register_forward_hook(keep(name)) for name, m in modules.items()]
+    try:
+        return found, net(images)
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def activations_and_gradients(
@@ -100,24 +99,12 @@ def activations_and_gradients(
     Returns:
         By name, two tensors of the shape of the output.
     """
-    outputs: dict[str, Tensor] = {}
-
-    def keep(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: object, output: Tensor) -> None:
-            outputs[name] = output
-
-        return hook
-
-    handles = [m.register_forward_hook(keep(name)) for name, m in modules.items()]
-    try:
-        loss = functional.cross_entropy(net(images), labels)
-    finally:
-        for handle in handles:
-            handle.remove()
-    gradients = torch.autograd.grad(loss, list(outputs.values()))
+    found, logits = outputs(net, modules, images)
+    loss = functional.cross_entropy(logits, labels)
+    gradients = torch.autograd.grad(loss, list(found.values()))
     return {
         name: (output.detach(), gradient)
-        for (name, output), gradient in zip(outputs.items(), gradients, strict=True)
+        for (name, output), gradient in zip(found.items(), gradients, strict=True)
     }
 
 

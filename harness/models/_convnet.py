@@ -45,6 +45,29 @@ def conv_stack(
     return stack
 
 
+def averaged(
+    channels: int, classes: int, *, norm: bool = False
+) -> dict[str, nn.Module]:
+    """The end of a network: the mean over each map, and one linear layer.
+
+    Args:
+        channels: Of the last maps.
+        classes: Number of logits.
+        norm: Whether batch normalisation and a ReLU come first, as in networks whose
+            blocks normalise before they convolve.
+
+    Returns:
+        Name -> layer, the last one ``head``.
+    """
+    before = {"norm": nn.BatchNorm2d(channels), "relu": nn.ReLU()} if norm else {}
+    return {
+        **before,
+        "average": nn.AdaptiveAvgPool2d(1),
+        "flatten": nn.Flatten(),
+        "head": nn.Linear(channels, classes),
+    }
+
+
 class ZeroPadShortcut(nn.Module):
     """Every second pixel, and zero channels on both sides: no parameters (option A).
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from harness.models._classifier import Classifier, Stack
-from harness.models._convnet import BasicBlock
+from harness.models._convnet import BasicBlock, averaged
 
 
 class CifarResNet(Classifier):
@@ -42,7 +42,5 @@ class CifarResNet(Classifier):
                 channels = width
             if stage < 3:
                 stack[f"stage{stage}"] = nn.Identity()  # a place for an exit
-        stack["average"] = nn.AdaptiveAvgPool2d(1)
-        stack["flatten"] = nn.Flatten()
-        stack["head"] = nn.Linear(64, shape["classes"])
+        stack |= averaged(64, shape["classes"])
         return Stack(stack)

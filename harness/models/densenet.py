@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from harness.models._classifier import Classifier, Stack
-from harness.models._convnet import DenseLayer
+from harness.models._convnet import DenseLayer, averaged
 from harness.registry import model
 
 
@@ -66,9 +66,5 @@ class DenseNet(Classifier):
                 stack[f"transition{block}_relu"] = nn.ReLU()
                 stack[f"transition{block}_conv"] = nn.Conv2d(channels, channels, 1)
                 stack[f"transition{block}_pool"] = nn.AvgPool2d(2)
-        stack["norm"] = nn.BatchNorm2d(channels)
-        stack["relu"] = nn.ReLU()
-        stack["average"] = nn.AdaptiveAvgPool2d(1)
-        stack["flatten"] = nn.Flatten()
-        stack["head"] = nn.Linear(channels, shape["classes"])
+        stack |= averaged(channels, shape["classes"], norm=True)
         return Stack(stack)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from harness.models._classifier import Classifier, Stack
-from harness.models._convnet import conv_stack
+from harness.models._convnet import averaged, conv_stack
 from harness.registry import model
 
 
@@ -44,7 +44,5 @@ class DigitsConvnet(Classifier):
         """The network for a task's shape."""
         plan = (*self.widths[:2], "M", *self.widths[2:])
         stack = OrderedDict(conv_stack(plan, shape["input"][0], bias=False))
-        stack["average"] = nn.AdaptiveAvgPool2d(1)
-        stack["flatten"] = nn.Flatten()
-        stack["head"] = nn.Linear(self.widths[3], shape["classes"])
+        stack |= averaged(self.widths[3], shape["classes"])
         return Stack(stack)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from harness.models._classifier import Classifier, Stack
-from harness.models._convnet import Bottleneck
+from harness.models._convnet import Bottleneck, averaged
 from harness.registry import model
 
 _STAGES = ((3, 64), (4, 128), (6, 256), (3, 512))  # blocks, inner width
@@ -39,7 +39,5 @@ class ResNet50Cifar(Classifier):
                 stride = 2 if stage > 1 and number == 1 else 1
                 stack[f"block{stage}_{number}"] = Bottleneck(channels, width, stride)
                 channels = 4 * width
-        stack["average"] = nn.AdaptiveAvgPool2d(1)
-        stack["flatten"] = nn.Flatten()
-        stack["head"] = nn.Linear(channels, shape["classes"])
+        stack |= averaged(channels, shape["classes"])
         return Stack(stack)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from harness.models._classifier import Classifier, Stack
-from harness.models._convnet import PreActivationBlock
+from harness.models._convnet import PreActivationBlock, averaged
 from harness.registry import model
 
 
@@ -60,9 +60,5 @@ class WideResNet(Classifier):
                 channels = width * self.widen
             if stage < 3:
                 stack[f"stage{stage}"] = nn.Identity()  # a place for an exit
-        stack["norm"] = nn.BatchNorm2d(channels)
-        stack["relu"] = nn.ReLU()
-        stack["average"] = nn.AdaptiveAvgPool2d(1)
-        stack["flatten"] = nn.Flatten()
-        stack["head"] = nn.Linear(channels, shape["classes"])
+        stack |= averaged(channels, shape["classes"], norm=True)
         return Stack(stack)

@@ -6,52 +6,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_nets import C10, DIGITS, MNIST, context, dense, disturb_norms, tiny
 from torch import nn
 
-from harness.core import BenchError, Context, Model, NotFinite, Unsupported
-from harness.images import ImageData, Images
+from harness.core import BenchError, NotFinite, Unsupported
 from harness.registry import find
-from harness.training import Objective, Recipe
 from methods import _filters
-from methods.class_aware_pruning import (
-    ClassAwarePruning,
-    Modified,
-    class_scores,
-    not_orthogonal,
-)
 from methods.hrank import HRank, ranks
 from methods.l1_filter import L1Filter, norms
 from methods.network_slimming import NetworkSlimming, Sparse
 from methods.taylor import Taylor
 from tasks.digits import Digits
-
-DIGITS = {"classes": 10, "input": [1, 8, 8]}
-MNIST = {"classes": 10, "input": [1, 28, 28]}
-C10 = {"classes": 10, "input": [3, 32, 32]}
-SMALL = {
-    "wide_resnet": {"depth": 10, "widen": 1},
-    "densenet": {"layers_per_block": 2, "growth": 6},
-}
-CPU = torch.device("cpu")
-
-
-def dense(name: str, shape=DIGITS) -> Model:
-    return find("model", name).build(SMALL.get(name, {})).build(shape, 0)
-
-
-def context(model: Model, data=None) -> Context:
-    return Context(model=model, seed=0, device=CPU, data=data)
-
-
-def disturb_norms(net: nn.Module) -> None:
-    """Norms as after training: at their initial values every filter looks alike."""
-    rng = torch.Generator().manual_seed(1)
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.weight.data.uniform_(0.5, 1.5, generator=rng)
-            module.bias.data.uniform_(-0.3, 0.3, generator=rng)
-            module.running_mean.uniform_(-0.3, 0.3, generator=rng)
-
 
 # Surgery
 
@@ -154,112 +119,13 @@ def test_a_floor_protects_the_best_filters_of_a_layer():
     assert [(name, index) for _, name, index in ranking] == [("a", 1), ("b", 1)]
 
 
-def test_class_aware_pruning_leaves_every_layer_its_floor():
-    model = dense("digits_convnet")
-    ctx = context(model, Digits().data())
-    wide = ClassAwarePruning(floor=0.5, max_fraction=0.5)
-    net = wide.compress(wide.fit(model, ctx), 0.6, ctx)
-    sizes = {g.name: g.size for g in _filters.groups(model, net)}
-    least = {"conv1": 8, "conv2": 8, "conv3": 16, "conv4": 16}
-    assert all(sizes[name] >= count for name, count in least.items())
-    with pytest.raises(Unsupported, match="before a layer is too narrow"):
-        wide.compress(wide.fit(model, ctx), 0.8, ctx)
-
-
-# Scores on a layer made by hand: two classes, images of one bright pixel.
-
-
-class Tiny(nn.Module):
-    """One convolution of four filters that pass, negate, ignore and add 1."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(1, 4, 1)
-        self.relu = nn.ReLU()
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.head = nn.Linear(4, 2)
-        self.conv.weight.data = torch.tensor([1.0, -1, 0, 0]).view(4, 1, 1, 1)
-        self.conv.bias.data = torch.tensor([0.0, 0, 0, 1])
-        self.head.weight.data = torch.tensor([[1.0, 1, 1, 0], [-1.0, -1, -1, 0]])
-        self.head.bias.data.zero_()
-
-    def forward(self, images):
-        return self.head(self.pool(self.relu(self.conv(images))).flatten(1))
-
-
-def tiny() -> Context:
-    # Class 0 is bright at the first pixel, class 1 is dark (negative) at the last.
-    pixels = torch.full((8, 1, 1, 2), 128, dtype=torch.uint8)
-    pixels[:4, 0, 0, 0], pixels[4:, 0, 0, 1] = 255, 0
-    images = Images(
-        pixels=pixels,
-        labels=torch.tensor([0] * 4 + [1] * 4),
-        mean=(128 / 255,),
-        std=(0.5,),
-    )
-    data = ImageData(train=images, validation=images, test=images, classes=2)
-    model = Model(
-        name="tiny", net=Tiny().eval(), kind="classifier", roles={"conv": "conv"},
-        example=lambda: {"images": torch.zeros(1, 1, 1, 2)},
-    )  # fmt: skip
-    return context(model, data)
+# Scores
 
 
 def test_l1_scores_are_sums_of_absolute_weights():
     ctx = tiny()
     scores = norms(_filters.groups(ctx.model, ctx.model.net))
     assert scores["conv"].tolist() == [1, 1, 0, 0]
-
-
-def test_class_scores_count_the_classes_in_which_a_filter_is_alive():
-    # Filter 0 passes class 0 only, filter 1 (negation) class 1 only, filter 2 is zero;
-    # filter 3 is always on but the head ignores it, so that its gradient is zero.
-    ctx = tiny()
-    found = _filters.groups(ctx.model, ctx.model.net)
-    for reduce in ("sum_then_max", "max_then_sum"):
-        scores = class_scores(
-            ctx.model.net, found, ctx, images_per_class=3, reduce=reduce
-        )
-        assert scores["conv"].tolist() == pytest.approx([1, 1, 0, 0], abs=1e-5)
-
-
-def test_a_filter_alive_in_two_classes_at_two_places_tells_the_reductions_apart():
-    ctx = tiny()
-    net = ctx.model.net
-    net.conv.weight.data[0] = 1
-    images = ctx.data.train.pixels  # class 1 becomes bright at the second pixel
-    images[4:, 0, 0, 1] = 255
-    found = _filters.groups(ctx.model, net)
-    scores = {
-        reduce: class_scores(net, found, ctx, images_per_class=4, reduce=reduce)
-        for reduce in ("sum_then_max", "max_then_sum")
-    }
-    assert scores["sum_then_max"]["conv"][0].item() == pytest.approx(1, abs=1e-5)
-    assert scores["max_then_sum"]["conv"][0].item() == pytest.approx(2, abs=1e-5)
-
-
-def test_class_scores_lie_between_0_and_the_number_of_classes():
-    model = dense("digits_convnet")
-    model.net.conv2.weight.data[5] = 0  # and its norm has bias 0: a dead filter
-    ctx = context(model, Digits().data())
-    found = _filters.groups(model, model.net)
-    scores = class_scores(
-        model.net, found, ctx, images_per_class=5, reduce="sum_then_max"
-    )
-    for score in scores.values():
-        assert score.min() >= 0
-        assert score.max() <= 10
-    assert scores["conv2"][5] == 0
-
-
-def test_a_class_without_images_to_score_with_is_named():
-    ctx = tiny()
-    ctx.data.train.labels[:] = 0
-    with pytest.raises(BenchError, match="no training image has class 1"):
-        class_scores(
-            ctx.model.net, _filters.groups(ctx.model, ctx.model.net), ctx,
-            images_per_class=1, reduce="sum_then_max",
-        )  # fmt: skip
 
 
 def test_taylor_scores_are_the_derivatives_that_finite_differences_find():
@@ -337,64 +203,6 @@ def test_slimming_needs_norms():
     model = dense("lenet5", MNIST)
     with pytest.raises(Unsupported, match="conv1, conv2 has no batch normalisation"):
         NetworkSlimming().fit(model, context(model))
-
-
-# The modified cost of class-aware pruning
-
-
-def test_the_orthogonality_term_is_zero_for_orthogonal_kernels():
-    # Two kernels that are single centre pixels of different channels: at the centre
-    # their products are the identity, at the eight shifts they do not overlap.
-    kernel = torch.zeros(2, 2, 3, 3)
-    kernel[0, 0, 1, 1] = kernel[1, 1, 1, 1] = 1
-    assert not_orthogonal(kernel) == 0
-    # Twice as long: the centre becomes 4 I, and |4 I - I| = 3 sqrt(2).
-    assert not_orthogonal(2 * kernel).item() == pytest.approx(3 * 2**0.5)
-
-
-def test_the_modified_cost_is_the_sum_of_its_three_terms():
-    model = dense("digits_convnet")
-    batch = Digits().data().train.batch(torch.arange(8))
-    got = Modified(orthogonality=0.5, l1=0.25).loss(model.net, batch)
-    convs = [m for m in model.net.modules() if isinstance(m, nn.Conv2d)]
-    want = (
-        Objective().loss(model.net, batch)
-        + 0.5 * sum(not_orthogonal(c.weight) for c in convs)
-        + 0.25 * sum(p.abs().sum() for p in model.net.parameters())
-    )
-    torch.testing.assert_close(got, want)
-
-
-# The loop of class-aware pruning
-
-
-def test_class_aware_pruning_takes_as_many_cuts_as_its_fraction_asks():
-    model = dense("digits_convnet")
-    ctx = context(model, Digits().data())
-    tune = Recipe(epochs=1, lr=0.05)
-    careful = ClassAwarePruning(max_fraction=0.1, retrain=tune)
-    net = careful.compress(careful.fit(model, ctx), 0.4, ctx)
-    cuts = next(m.value for m in ctx.recorded if m.metric == "cuts")
-    assert cuts >= 2
-    steps = [m.step for m in ctx.recorded if m.metric == "train_loss"]
-    assert steps == list(range(int(cuts)))  # one curve over all cuts
-    assert _filters.parameters(net) <= _filters.budget_of(model, 0.4)
-
-
-def test_class_aware_pruning_stops_where_every_filter_matters():
-    model = dense("digits_convnet")
-    ctx = context(model, Digits().data())
-    strict = ClassAwarePruning(class_threshold=1e-9)
-    with pytest.raises(Unsupported, match="every filter matters for 1e-09 classes"):
-        strict.compress(strict.fit(model, ctx), 0.5, ctx)
-
-
-def test_class_aware_pruning_stops_below_the_wanted_accuracy():
-    model = dense("digits_convnet")
-    ctx = context(model, Digits().data())
-    proud = ClassAwarePruning(stop_accuracy=0.99)
-    with pytest.raises(Unsupported, match=r"fell to 0\.\d+, below stop_accuracy 0.99"):
-        proud.compress(proud.fit(model, ctx), 0.5, ctx)
 
 
 @pytest.mark.parametrize(
