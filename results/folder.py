@@ -5,12 +5,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import random
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from results.errors import StoreError
+
+T = TypeVar("T")
+PATIENCE = 60.0  # seconds that an object store may be away before a run stops
 
 
 class Folder(Protocol):
@@ -51,7 +56,7 @@ class LocalFolder:
         except FileNotFoundError:
             return []
         except OSError as why:
-            raise _explained(why, self.uri) from why
+            raise explained(why, self.uri) from why
 
     def read(self, path: str) -> bytes | None:
         """The bytes of a file, None where there is none."""
@@ -60,7 +65,7 @@ class LocalFolder:
         except FileNotFoundError:
             return None
         except OSError as why:
-            raise _explained(why, self.uri) from why
+            raise explained(why, self.uri) from why
 
     def write(self, path: str, data: Any) -> None:
         """Write beside, then rename."""
@@ -76,20 +81,30 @@ class LocalFolder:
             fsync_folder(target.parent)
         except OSError as why:
             beside.unlink(missing_ok=True)
-            raise _explained(why, self.uri) from why
+            raise explained(why, self.uri) from why
 
     def move(self, path: str, target: str) -> None:
         """Rename a file."""
-        (self.root / target).parent.mkdir(parents=True, exist_ok=True)
-        os.replace(self.root / path, self.root / target)
+        try:
+            (self.root / target).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(self.root / path, self.root / target)
+        except OSError as why:
+            raise explained(why, self.uri) from why
 
     def delete(self, path: str) -> None:
         """Delete a file, if it is there."""
-        (self.root / path).unlink(missing_ok=True)
+        try:
+            (self.root / path).unlink(missing_ok=True)
+        except OSError as why:
+            raise explained(why, self.uri) from why
 
 
 class RemoteFolder:
-    """A bucket or any other file system of pyarrow; one PUT makes a file appear."""
+    """A bucket or any other file system of pyarrow; one PUT makes a file appear.
+
+    Every request is made again, with growing pauses, until it succeeds or ``PATIENCE``
+    is over (SHRINKGRID_PATIENCE in the environment): none does harm when repeated.
+    """
 
     def __init__(self, filesystem: Any, root: str, uri: str) -> None:
         self.local: Path | None = None
@@ -102,38 +117,80 @@ class RemoteFolder:
         from pyarrow.fs import FileSelector, FileType
 
         selector = FileSelector(f"{self.root}/{path}", allow_not_found=True)
-        found = self.filesystem.get_file_info(selector)
+        found = self._patiently(lambda: self.filesystem.get_file_info(selector))
         return sorted(i.base_name for i in found if i.type == FileType.File)
 
     def read(self, path: str) -> bytes | None:
         """The bytes of a file, None where there is none."""
-        try:
+
+        def get() -> bytes:
             with self.filesystem.open_input_file(f"{self.root}/{path}") as file:
                 content: bytes = file.read()
                 return content
+
+        try:
+            return self._patiently(get)
         except FileNotFoundError:
             return None
 
     def write(self, path: str, data: Any) -> None:
         """One PUT."""
         whole = f"{self.root}/{path}"
-        try:
+
+        def put() -> None:
             self.filesystem.create_dir(whole.rpartition("/")[0], recursive=True)
             with self.filesystem.open_output_stream(whole) as stream:
                 stream.write(data)
-        except OSError as why:
-            raise _explained(why, self.uri) from why
+
+        self._patiently(put)
 
     def move(self, path: str, target: str) -> None:
         """Rename a file."""
         parent = f"{self.root}/{target}".rpartition("/")[0]
-        self.filesystem.create_dir(parent, recursive=True)
-        self.filesystem.move(f"{self.root}/{path}", f"{self.root}/{target}")
+
+        def rename() -> None:
+            self.filesystem.create_dir(parent, recursive=True)
+            self.filesystem.move(f"{self.root}/{path}", f"{self.root}/{target}")
+
+        self._patiently(rename)
 
     def delete(self, path: str) -> None:
         """Delete a file, if it is there."""
         with contextlib.suppress(FileNotFoundError):
-            self.filesystem.delete_file(f"{self.root}/{path}")
+            self._patiently(lambda: self.filesystem.delete_file(f"{self.root}/{path}"))
+
+    def _patiently(self, request: Callable[[], T]) -> T:
+        return patiently(request, self.uri)
+
+
+def patiently(request: Callable[[], T], uri: str) -> T:
+    """What a request of an object store returns, once it succeeds.
+
+    Args:
+        request: May be made again.
+        uri: Of the store, for the message.
+
+    Returns:
+        Its result.
+
+    Raises:
+        FileNotFoundError: If there is no such file; this is an answer.
+        StoreError: If the store does not answer, or refuses.
+    """
+    patience = float(os.environ.get("SHRINKGRID_PATIENCE", PATIENCE))
+    deadline, pause = time.monotonic() + patience, 0.5
+    while True:
+        try:
+            return request()
+        except FileNotFoundError:
+            raise
+        except PermissionError as why:
+            raise explained(why, uri) from why
+        except OSError as why:
+            if time.monotonic() + pause > deadline:
+                raise explained(why, uri) from why
+        time.sleep(pause * random.uniform(0.5, 1.0))  # drivers and workers spread out
+        pause = min(2 * pause, 10.0)
 
 
 def folder(uri: str | Path) -> Folder:
@@ -189,8 +246,16 @@ def fsync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def _explained(why: OSError, uri: str) -> StoreError:
-    """The operating system's reason, with what to do about it."""
+def explained(why: OSError, uri: str) -> StoreError:
+    """The operating system's reason, with what to do about it.
+
+    Args:
+        why: What it raised.
+        uri: Of the store.
+
+    Returns:
+        The error for a person.
+    """
     if why.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return StoreError(
             f"the store {uri} cannot grow: {why.strerror}; nothing that was stored is "
@@ -206,4 +271,7 @@ def _explained(why: OSError, uri: str) -> StoreError:
             f"the store {uri} is, or lies under, a file; a store is a folder: "
             "name another with --store"
         )
-    return StoreError(f"the store {uri} cannot be used: {why}")
+    return StoreError(
+        f"the store {uri} cannot be used: {why}; nothing that was stored is lost, type "
+        "the same command again when it can be reached"
+    )

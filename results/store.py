@@ -180,7 +180,10 @@ class Store:
     def here(self, name: str) -> Path:
         """A folder of this machine for the store's files: its own, or a cache."""
         path = (self.folder.local or _cache(self.uri)) / name
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as why:
+            raise places.explained(why, self.uri) from why
         return path
 
     def scratch(self, name: str) -> Path:
