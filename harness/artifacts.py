@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import random
 import time
 from dataclasses import replace
@@ -23,6 +25,8 @@ from harness.options import build
 from harness.plan import Artifact, configured
 from harness.trial import Part
 from results import artifacts as shelf
+from results.errors import StoreError
+from results.folder import explained
 from results.store import Store, open_store
 
 
@@ -34,6 +38,9 @@ def produce(job: ArtifactJob) -> Built:
 
     Returns:
         How it ended.
+
+    Raises:
+        StoreError: If the store cannot be used, which ends the run.
     """
     began = time.perf_counter()
     devices.set_threads(int(job.cpus))
@@ -44,7 +51,10 @@ def produce(job: ArtifactJob) -> Built:
             return Built(artifact=artifact.id, reused=True)
         with shelf.make(store, artifact.id, about=str(artifact)) as folder:
             _BUILDERS[artifact.kind](artifact, folder, store)
+    except StoreError:
+        raise
     except (Exception, TimedOut) as error:  # becomes a row of every trial that needs it
+        refuse_full_disk(error, store)
         failure = classify(error)
         return Built(
             artifact=artifact.id,
@@ -54,6 +64,21 @@ def produce(job: ArtifactJob) -> Built:
             traceback=failure.traceback,
         )
     return Built(artifact=artifact.id, seconds=time.perf_counter() - began)
+
+
+def refuse_full_disk(error: BaseException, store: Store) -> None:
+    """End the run, rather than fail a trial, where a disk of this machine is full.
+
+    Args:
+        error: What a trial or a builder raised; of safetensors, only the words tell.
+        store: For the message.
+
+    Raises:
+        StoreError: If it says that no space is left.
+    """
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if full or os.strerror(errno.ENOSPC) in str(error):
+        raise explained(OSError(errno.ENOSPC, str(error)), store.uri) from error
 
 
 def load_model(part: Part, dtype: str, store: Store, dense: Artifact | None) -> Model:

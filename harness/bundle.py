@@ -17,6 +17,7 @@ from harness import clock, devices, measure, provenance
 from harness.artifacts import (
     calibration,
     load_model,
+    refuse_full_disk,
     same_data,
     seed_everything,
     task_data,
@@ -45,19 +46,18 @@ def run(job: Job, built: Sequence[Built] = ()) -> Iterator[Event]:
         row, after which nothing of the job runs.
     """
     devices.set_threads(int(job.bundle.resources.cpus))
-    store = open_store(job.store)
-    worker = _Worker(job=job, store=store, built=tuple(built))
-    attempts = [(job.attempts[t.id], t.id) for t in job.bundle.trials]
-    with in_hand(store, job.run, job.bundle.id, attempts):
-        for trial in job.bundle.trials:
-            if draining(store, job.run):
-                return
-            yield Event(what="started", trial=trial.id)
-            try:
+    try:
+        store = open_store(job.store)
+        worker = _Worker(job=job, store=store, built=tuple(built))
+        attempts = [(job.attempts[t.id], t.id) for t in job.bundle.trials]
+        with in_hand(store, job.run, job.bundle.id, attempts):
+            for trial in job.bundle.trials:
+                if draining(store, job.run):
+                    return
+                yield Event(what="started", trial=trial.id)
                 yield worker.attempt(trial)
-            except StoreError as why:
-                yield Event(what="stopped", headline=str(why))
-                return
+    except StoreError as why:
+        yield Event(what="stopped", headline=str(why))
 
 
 def compressed(job: Job, built: Sequence[Built], trial: Trial) -> Model:
@@ -116,7 +116,10 @@ class _Worker:
         try:
             with clock.limit(self.job.bundle.resources.seconds):
                 found = self._execute(trial, row)
+        except StoreError:  # the run's trouble, not the trial's
+            raise
         except (Exception, TimedOut) as error:  # every failure of a trial is a row
+            refuse_full_disk(error, self.store)
             failure = classify(error)
             devices.release(device)
         row |= {
@@ -132,6 +135,8 @@ class _Worker:
             raise self.broken
         try:
             self._ready(trial)
+        except StoreError:
+            raise
         except (Exception, TimedOut) as error:
             self.broken = error
             raise
