@@ -7,10 +7,13 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from results import _json
 from results.store import Store
+
+SETTLED = 60.0  # seconds that another driver has to settle its claim
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +51,7 @@ class Holder:
         pid: Its process.
         started_at: Seconds since 1970.
         plan: The plan in the table ``plans``.
+        claims: Whether it has yet to look if it is alone.
     """
 
     run: str
@@ -55,6 +59,7 @@ class Holder:
     pid: int
     started_at: float
     plan: str
+    claims: bool = False
 
     def alive(self) -> bool | None:
         """Whether the driver lives; None if it is on another machine."""
@@ -64,10 +69,13 @@ class Holder:
 def _lives(host: str, pid: int) -> bool | None:
     if host != socket.gethostname():
         return None
-    with contextlib.suppress(OSError):
+    try:
         os.kill(pid, 0)
+    except PermissionError:  # it lives, and is somebody else's
         return True
-    return False
+    except (OSError, OverflowError):
+        return False
+    return pid > 0
 
 
 @contextlib.contextmanager
@@ -101,38 +109,83 @@ def in_hand(
 def hold(store: Store, run: str, plan: str) -> Iterator[None]:
     """Say in the store that this process drives a run of a plan.
 
+    At first it only claims the plan; see ``rivals``.
+
     Args:
         store: The store.
         run: The run's id.
         plan: The plan's id.
     """
-    path = f"running/{run}.driver"
+    _say(store, run, plan, claims=True)
+    try:
+        yield
+    finally:
+        store.folder.delete(f"running/{run}.driver")
+
+
+def rivals(
+    store: Store, run: str, plan: str, *, share: Callable[[Holder], bool]
+) -> list[Holder]:
+    """Who drives some of the trials of this run; if nobody does, it may go on.
+
+    Of two drivers that claim in the same moment one gives way, by the order of their
+    ids: each says what it claims before it looks, so at least one sees the other, and
+    the one that comes first waits until the other has given way or has gone on.
+
+    Args:
+        store: The store.
+        run: This run, which ``hold`` claims for.
+        plan: The plan's id.
+        share: Whether another driver has trials of this run in its plan.
+
+    Returns:
+        The other drivers that drive, or claim and come first.
+    """
+    deadline = time.monotonic() + SETTLED
+    while True:
+        others = [h for h in holders(store) if h.run != run and share(h)]
+        ahead = [h for h in others if not h.claims or h.run < run]
+        if ahead or not others:
+            break
+        if time.monotonic() > deadline:  # it is on a machine that is gone
+            return others
+        time.sleep(0.05)
+    if not ahead:
+        _say(store, run, plan, claims=False)
+    return ahead
+
+
+def _say(store: Store, run: str, plan: str, *, claims: bool) -> None:
     holder = {
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "started_at": time.time(),
         "plan": plan,
+        "claims": claims,
     }
-    store.folder.write(path, json.dumps(holder).encode())
-    try:
-        yield
-    finally:
-        store.folder.delete(path)
+    store.folder.write(f"running/{run}.driver", json.dumps(holder).encode())
 
 
 def holders(store: Store) -> list[Holder]:
     """Every driver that says it runs; those of this machine that died are cleared."""
     found = []
     for name in store.folder.names("running"):
-        text = store.folder.read(f"running/{name}")
-        if not text or not name.endswith(".driver"):
+        if not name.endswith(".driver"):
             continue
-        value = json.loads(text)
-        holder = Holder(run=name.removesuffix(".driver"), **value)
-        if holder.alive() is False:
-            forget(store, name)
-        else:
-            found.append(holder)
+        with contextlib.suppress(ValueError, KeyError, TypeError, OverflowError):
+            value = _json.read(store.folder.read(f"running/{name}") or b"")
+            holder = Holder(
+                run=name.removesuffix(".driver"),
+                host=str(value["host"]),
+                pid=int(value["pid"]),
+                started_at=float(value["started_at"]),
+                plan=str(value["plan"]),
+                claims=bool(value.get("claims")),
+            )
+            if holder.alive() is False:
+                forget(store, name)
+            else:
+                found.append(holder)
     return found
 
 

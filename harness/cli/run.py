@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -52,38 +53,80 @@ def run(grid: str, store: str, quiet: bool, **options: Any) -> int:
     running.await_orphans(opened)
     reconcile(opened)
     picked = {key: options.pop(key) for key in ("only", "retry", "refresh")}
-    plan, old = make_plan(grid, opened, **picked)
-    if not options.pop("take_over"):
-        _refuse_held(plan, opened)
     console = Console(stderr=True, quiet=quiet)
-    for warning in opened.warnings:
-        console.print(f"[yellow]warning:[/] {warning}")
-    summarise(plan, old, console)
     outcome = None
-    if plan.bundles:
-        outcome = _execute(plan, opened, console, options)
+    with _alone(grid, opened, picked, options.pop("take_over")) as (plan, old, run_id):
+        for warning in opened.warnings:
+            console.print(f"[yellow]warning:[/] {warning}")
+        summarise(plan, old, console)
+        if plan.bundles:
+            outcome = _execute(plan, opened, console, {**options, "run_id": run_id})
     return _finish(plan, opened, console, outcome)
 
 
-def _refuse_held(plan: Plan, store: Store) -> None:
+@contextlib.contextmanager
+def _alone(
+    grid: str, store: Store, picked: dict[str, Any], take_over: bool
+) -> Iterator[tuple[Plan, dict[str, str], str]]:
+    """A plan that no other driver works on while the block runs.
+
+    Args:
+        grid: As it was typed.
+        store: Where the claim is made.
+        picked: Options of ``make_plan``.
+        take_over: Whether to go on though another driver holds the trials.
+
+    Yields:
+        The plan, trials made by other code, and the run's id.
+    """
+    from results import running
+    from results.store import new_attempt
+
+    run = new_attempt()[-12:]
+    seen = store.files("trials")
+    plan, old = make_plan(grid, store, **picked)
+    if not plan.bundles:
+        yield plan, old, run
+        return
+    recorded = _record(plan, store)
+    with running.hold(store, run, recorded):
+        _refuse_held(plan, store, (run, recorded), take_over)
+        if store.files("trials") != seen:  # a driver finished some since the plan
+            plan, old = make_plan(grid, store, **picked)
+        yield plan, old, run
+
+
+def _refuse_held(
+    plan: Plan, store: Store, claim: tuple[str, str], take_over: bool
+) -> None:
     """Two drivers must not run one trial: say who has it."""
     from datetime import UTC, datetime
 
     from harness.core import BenchError
     from results import running
-    from results.db import ask
 
     wanted = {t.id for b in plan.bundles for t in b.trials}
-    for holder in running.holders(store):
-        rows = ask(store, "SELECT trial FROM plans WHERE plan = ?", [holder.plan]).rows
-        both = wanted & {trial for (trial,) in rows}
-        if both:
-            since = datetime.fromtimestamp(holder.started_at, UTC)
-            raise BenchError(
-                f"process {holder.pid} on {holder.host} has been running {len(both)} "
-                f"of these trials since {since:%Y-%m-%d %H:%M} UTC: wait for it, or "
-                "stop it; --take-over goes on where that machine is gone"
-            )
+    held = {}
+
+    def share(holder: running.Holder) -> bool:
+        if holder.plan not in held and not take_over:
+            held[holder.plan] = len(wanted & _planned(store, holder.plan))
+        return bool(held.get(holder.plan))
+
+    for holder in running.rivals(store, *claim, share=share):
+        since = datetime.fromtimestamp(holder.started_at, UTC)
+        raise BenchError(
+            f"process {holder.pid} on {holder.host} has been running "
+            f"{held[holder.plan]} of these trials since {since:%Y-%m-%d %H:%M} UTC: "
+            "wait for it, or stop it; --take-over goes on where that machine is gone"
+        )
+
+
+def _planned(store: Store, plan: str) -> set[str]:
+    from results.db import ask
+
+    rows = ask(store, "SELECT trial FROM plans WHERE plan = ?", [plan]).rows
+    return {trial for (trial,) in rows}
 
 
 def _execute(
@@ -92,9 +135,7 @@ def _execute(
     from harness import provenance
     from harness.driver import Driver
     from harness.progress import View
-    from results import running
 
-    recorded = _record(plan, store)
     executor = _executor(options["address"], options["cpus"])
     try:
         with View(plan.trials, console) as view:
@@ -105,9 +146,9 @@ def _execute(
                 watcher=view,
                 max_failures=1 if options["fail_fast"] else options["max_failures"],
                 commit=provenance.commit(),
+                run_id=options["run_id"],
             )
-            with running.hold(store, driver.run_id, recorded):
-                return driver.run()
+            return driver.run()
     finally:
         executor.close()
 
