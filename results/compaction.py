@@ -32,6 +32,7 @@ from results.store import Store
 
 ENOUGH = 200_000  # rows; a larger file is left as it is
 _ROW_GROUP = 30_000  # rows; bounds the memory of writers and readers
+_AT_ONCE = 1_000  # files; DuckDB keeps the footers of all that one query reads
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,11 +113,28 @@ def _copy(
     connection: duckdb.DuckDBPyConnection, store: Store, paths: list[str], to: Path
 ) -> None:
     """Write all rows of some files to one, streaming; absent columns become NULL."""
-    mixed = "true" if store.mixed else "false"
     connection.execute("SET enable_progress_bar = false")  # stdout is for rows
     connection.execute("SET preserve_insertion_order = false")
+    connection.execute("SET threads = 1")  # each buffers row groups of its own
+    parts: list[Path] = []
+    try:
+        for first in range(0, len(paths), _AT_ONCE):
+            parts.append(to.with_suffix(f".{len(parts)}"))
+            some = _listed(store, paths[first : first + _AT_ONCE])
+            _write(connection, some, parts[-1], mixed=store.mixed)
+        every = _listed(None, [str(part) for part in parts])
+        _write(connection, every, to, mixed=store.mixed)
+    finally:
+        for part in parts:
+            part.unlink(missing_ok=True)
+
+
+def _write(
+    connection: duckdb.DuckDBPyConnection, listed: str, to: Path, *, mixed: bool
+) -> None:
+    union = "true" if mixed else "false"
     connection.execute(
-        f"COPY (FROM read_parquet({_listed(store, paths)}, union_by_name = {mixed})) "
+        f"COPY (FROM read_parquet({listed}, union_by_name = {union})) "
         f"TO {quoted(str(to))} (FORMAT parquet, COMPRESSION zstd, "
         f"ROW_GROUP_SIZE {_ROW_GROUP})"
     )
@@ -125,11 +143,12 @@ def _copy(
 def _rows(
     connection: duckdb.DuckDBPyConnection, store: Store | None, paths: list[str]
 ) -> int:
-    listed = _listed(store, paths)
-    found = connection.execute(
-        f"SELECT count(*) FROM read_parquet({listed})"
-    ).fetchone()
-    return int(found[0]) if found else 0
+    total = 0
+    for first in range(0, len(paths), _AT_ONCE):
+        listed = _listed(store, paths[first : first + _AT_ONCE])
+        found = connection.execute(f"SELECT count(*) FROM read_parquet({listed})")
+        total += int((found.fetchone() or (0,))[0])
+    return total
 
 
 def _listed(store: Store | None, paths: list[str]) -> str:
