@@ -32,7 +32,7 @@ class Executor(Protocol):
 
     slots: int
 
-    def check(self, bundles: Sequence[Bundle]) -> None:
+    def check(self, bundles: Sequence[Bundle], store: str) -> None:
         """Refuse what can never run here."""
 
     def run(self, jobs: Iterator[Job]) -> Iterator[tuple[Job, list[Event]]]:
@@ -103,7 +103,7 @@ class Driver:
         Returns:
             Counts of what ended how.
         """
-        self.executor.check(self.plan.bundles)
+        self.executor.check(self.plan.bundles, self.store.uri)
         self._queue.extend(split(self.plan.bundles, self.executor))
         with _DrainOnInterrupt(self.drain):
             for job, events in self.executor.run(self._jobs()):

@@ -16,6 +16,9 @@ from results.errors import StoreError
 VERBS = {
     "run": "run",
     "plan": "run",
+    "submit": "submit",
+    "attach": "submit",
+    "cancel": "submit",
     "status": "look",
     "leaderboard": "ask",
     "sql": "ask",

@@ -17,7 +17,7 @@ class Inline:
     def __init__(self) -> None:
         self._built: dict[str, Built] = {}
 
-    def check(self, bundles: Sequence[Bundle]) -> None:
+    def check(self, bundles: Sequence[Bundle], store: str) -> None:
         """Everything may run here."""
 
     def run(self, jobs: Iterator[Job]) -> Iterator[tuple[Job, list[Event]]]:

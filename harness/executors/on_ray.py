@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import math
 import os
 import socket
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -18,12 +16,13 @@ from ray import exceptions
 
 from harness.core import BenchError
 from harness.events import ArtifactJob, Built, Event, Job
+from harness.executors import machines, shipping
+from harness.executors.jobs import first_line
 from harness.plan import Bundle
 
 GRACE = 30.0  # seconds beyond its limit that a trial gets before its worker is killed
 QUICK = 0.05  # seconds; the starts of shorter trials are not reported one by one
 FLUSH = 0.2  # seconds between reports of quick trials
-PACKAGES = ("harness", "methods", "tasks", "results")
 
 
 def _stream(job: Job, *built: Built) -> Iterator[list[Event]]:
@@ -77,6 +76,7 @@ class OnRay:
 
     def __init__(self, address: str = "local", cpus: int | None = None) -> None:
         _connect(address, cpus)
+        self._local = address == "local"
         total = ray.cluster_resources()
         self.cpus = float(total.get("CPU", 1))
         self.gpus = float(total.get("GPU", 0))
@@ -86,26 +86,20 @@ class OnRay:
         self._task = ray.remote(max_retries=0, num_returns="streaming")(_stream)
         self._produce = ray.remote(max_retries=0)(_produce)
 
-    def check(self, bundles: Sequence[Bundle]) -> None:
+    def check(self, bundles: Sequence[Bundle], store: str) -> None:
         """Refuse, before anything runs, what the cluster could never run.
 
         Args:
             bundles: Everything that is to run.
+            store: The store's URI.
 
         Raises:
-            BenchError: Naming each method and model that asks for too much.
+            BenchError: Naming each method and model that asks for too much, or each
+                machine that does not see the store or lacks code.
         """
-        wrong = []
-        for bundle in bundles:
-            asked, first = bundle.resources, bundle.trials[0]
-            if asked.cpus > self.cpus or asked.gpus > self.gpus:
-                wrong.append(
-                    f"{first.method.name} on {first.model.name} asks for "
-                    f"{asked.cpus:g} CPUs and {asked.gpus:g} GPUs; the cluster has "
-                    f"{self.cpus:g} and {self.gpus:g}: change `resources` in the grid"
-                )
-        if wrong:
-            raise BenchError(*dict.fromkeys(wrong))
+        machines.refuse_misfits(bundles)
+        if not self._local:
+            machines.refuse_strangers(bundles, store)
 
     def run(self, jobs: Iterator[Job]) -> Iterator[tuple[Job, list[Event]]]:
         """Yield each job's events as they come; a dead worker is an event too.
@@ -239,10 +233,16 @@ def _connect(address: str, cpus: int | None) -> None:
     _reachable(address)
     try:
         ray.init(address=address, runtime_env=_runtime_env(), **quiet)
+    except exceptions.AuthenticationError as why:
+        raise BenchError(
+            f"the cluster at {address!r} does not let us in: {first_line(why)}; put "
+            "its token into ~/.ray/auth_token"
+        ) from why
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as why:
         raise BenchError(
-            f"no Ray cluster answers at {address!r}: {str(why).splitlines()[0]}; start "
-            "one with `ray start --head`, or leave --address away to run locally"
+            f"no Ray cluster answers at {address!r}: {first_line(why)}; start one with "
+            "`ray start --head`, put its token into ~/.ray/auth_token where it wants "
+            "one, or leave --address away to run locally"
         ) from why
 
 
@@ -267,14 +267,10 @@ def _reachable(address: str) -> None:
 
 def _runtime_env() -> dict[str, Any]:
     """Send our packages, so that workers need not have them, whatever their folder."""
-    folders = []
-    for name in PACKAGES:
-        where = importlib.import_module(name).__file__
-        assert where is not None
-        folders.append(str(Path(where).parent))
     passed = {
         name: os.environ[name]
         for name in ("HF_HUB_OFFLINE", "HF_DATASETS_CACHE", "SHRINKGRID_PLUGINS")
         if name in os.environ
     }
+    folders = [str(folder) for folder in shipping.folders()]
     return {"py_modules": folders, "env_vars": passed}
