@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache, lru_cache
 from typing import Any
@@ -23,7 +23,7 @@ from harness.artifacts import (
     task_data,
 )
 from harness.core import Context, Measurement, Model, NotFinite
-from harness.events import Built, Event, Job
+from harness.events import Built, Event, Job, took
 from harness.failures import ArtifactFailed, Failure, TimedOut, classify
 from harness.options import dumps
 from harness.plan import Artifact, configured
@@ -113,6 +113,8 @@ class _Worker:
         row: dict[str, Any] = {}
         found: list[Measurement] = []
         failure = None
+        first = not self.is_fitted
+        before = None if self.current is None else self.current.ratio
         try:
             with clock.limit(self.job.bundle.resources.seconds):
                 found = self._execute(trial, row)
@@ -128,7 +130,11 @@ class _Worker:
             "peak_memory_bytes": devices.peak_memory(),
             "peak_device_bytes": devices.peak_device(device),
         }
-        return self._commit(trial, row, found, failure)
+        event = self._commit(trial, row, found, failure)
+        if failure is not None:
+            return event
+        new_ratio = trial.ratio != before
+        return replace(event, numbers=took(row, first=first, new_ratio=new_ratio))
 
     def _execute(self, trial: Trial, row: dict[str, Any]) -> list[Measurement]:
         if self.broken is not None:
@@ -367,6 +373,7 @@ def base_row(job: Job, trial: Trial) -> dict[str, Any]:
         "host": devices.host(),
         "device": devices.name(devices.pick()),
         "threads": devices.threads(),
+        "node": devices.node(),
     }
 
 

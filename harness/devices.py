@@ -10,11 +10,21 @@ import socket
 from functools import cache
 from pathlib import Path
 
+import psutil
+import threadpoolctl
 import torch
+
+from results.running import NODE
+
+ONLY = "SHRINKGRID_DEVICE"  # ``cpu`` in a worker that was given no device
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_GIVEN = f"SHRINKGRID_THREADS_{os.getpid()}"  # set once in this process; not inherited
 
 
 def pick() -> torch.device:
     """The device of this process: the GPU that Ray gave it, else the CPU."""
+    if os.environ.get(ONLY) == "cpu":  # nobody gave it one, though it may see some
+        return torch.device("cpu")
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -39,6 +49,11 @@ def host() -> str:
     return socket.gethostname()
 
 
+def node() -> str | None:
+    """Ray's id of the node that this process works on; None outside Ray."""
+    return os.environ.get(NODE)
+
+
 def synchronize(device: torch.device) -> None:
     """Wait until the device has done what it was told; the CPU always has."""
     if device.type == "cuda":
@@ -52,10 +67,35 @@ def free_bytes(device: torch.device) -> int | None:
     return int(torch.cuda.mem_get_info(device)[0])
 
 
+def free() -> tuple[int | None, int, int]:
+    """Free bytes of the device and of the host, and what this process holds already."""
+    held = psutil.Process().memory_info().rss
+    return free_bytes(pick()), psutil.virtual_memory().available, held
+
+
+def installed() -> list[tuple[str, int]]:
+    """Name and memory of each accelerator that this process sees."""
+    if not torch.cuda.is_available():
+        return []
+    found = [
+        torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())
+    ]
+    return [(str(one.name), int(one.total_memory)) for one in found]
+
+
 def set_threads(count: int) -> None:
-    """Let torch and BLAS use ``count`` threads in this process."""
-    torch.set_num_threads(max(1, count))
-    os.environ["OMP_NUM_THREADS"] = str(max(1, count))
+    """Let torch and BLAS use ``count`` threads in this process.
+
+    BLAS reads the environment once, when it is loaded; later only its own interface
+    reaches it, which threadpoolctl knows.
+    """
+    wanted = max(1, count)
+    torch.set_num_threads(wanted)
+    if os.environ.get(_GIVEN) == str(wanted):  # the search takes 5 ms, every bundle
+        return
+    for name in (*_THREADS, _GIVEN):
+        os.environ[name] = str(wanted)
+    threadpoolctl.ThreadpoolController().limit(limits=wanted)
 
 
 def threads() -> int:

@@ -10,6 +10,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import count
 from types import FrameType
 from typing import Any, Protocol
 
@@ -22,15 +23,21 @@ from results import running
 from results.db import ask
 from results.store import Store, new_attempt
 
-# How often a trial is tried in one run, by the class of what ended it.
-TRIES = {"infra": 3, "oom": 2}
-BACKOFF = 1.0  # seconds before the first retry; doubles, with jitter
+# How often a trial is tried in one run, by the class of what ended it; a class that is
+# not here is a fault of the trial's own. ``crowded`` never started: it costs nothing.
+TRIES = {"infra": 3, "oom": 2, "crowded": 6}
+LIED = ("oom", "crowded")  # what shows that a prediction was too small
+BACKOFF, LONGEST = 1.0, 60.0  # seconds before the first retry; doubles, with jitter
 
 
 class Executor(Protocol):
     """Where bundles run."""
 
-    slots: int
+    def arrange(self, bundles: Sequence[Bundle]) -> list[Bundle]:
+        """Bundles in the order in which they should go, cut where that is of use."""
+
+    def stale(self) -> bool:
+        """Whether enough was learnt since to arrange what is left anew."""
 
     def check(self, bundles: Sequence[Bundle], store: str) -> None:
         """Refuse what can never run here."""
@@ -71,6 +78,14 @@ class Outcome:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Time as the driver reads it; a simulation has one of its own."""
+
+    now: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+
+
 @dataclass(slots=True, kw_only=True)
 class Driver:
     """One run of a plan.
@@ -82,6 +97,7 @@ class Driver:
         watcher: Who shows progress.
         max_failures: Stop after so many failed trials; None never.
         commit: Commit and dirty flag of this checkout.
+        clock: Of the waits before retries.
     """
 
     plan: Plan
@@ -90,12 +106,15 @@ class Driver:
     watcher: Watcher
     max_failures: int | None = None
     commit: tuple[str | None, bool | None] = (None, None)
+    clock: Clock = field(default_factory=Clock)
     run_id: str = field(default_factory=lambda: new_attempt()[-12:])
     outcome: Outcome = field(default_factory=Outcome)
     _queue: deque[Bundle] = field(default_factory=deque)
     _retries: list[tuple[float, int, Bundle]] = field(default_factory=list)
-    _tries: Counter[str] = field(default_factory=Counter)
+    _order: Iterator[int] = field(default_factory=count)
+    _tries: Counter[tuple[str, str]] = field(default_factory=Counter)
     _ended: dict[str, set[str]] = field(default_factory=dict)
+    _redo: dict[str, dict[str, list[Trial]]] = field(default_factory=dict)
 
     def run(self) -> Outcome:
         """Run everything that the plan wants, whatever fails on the way.
@@ -104,7 +123,7 @@ class Driver:
             Counts of what ended how.
         """
         self.executor.check(self.plan.bundles, self.store.uri)
-        self._queue.extend(split(self.plan.bundles, self.executor))
+        self._queue.extend(self.executor.arrange(self.plan.bundles))
         with _DrainOnInterrupt(self.drain):
             for job, events in self.executor.run(self._jobs()):
                 for event in events:
@@ -131,20 +150,25 @@ class Driver:
         return _Jobs()
 
     def _next(self) -> Bundle:
-        """A retry that is due, else a fresh bundle, else wait for the next retry."""
-        if self._retries and self._retries[0][0] <= time.monotonic():
+        """A retry that is due, else a fresh bundle; none while others still run."""
+        now = self.clock.now()
+        if self._retries and self._retries[0][0] <= now:
             return heapq.heappop(self._retries)[2]
         if self._queue:
+            if self.executor.stale():
+                self._queue = deque(self.executor.arrange(self._queue))
             return self._queue.popleft()
+        # With jobs in hand the executor asks again at their next event, or soon.
+        if not self._retries or self._ended:
+            raise StopIteration
+        while self._retries and (wait := self._retries[0][0] - self.clock.now()) > 0:
+            self.clock.sleep(min(wait, 0.5))  # short: a drain empties the retries
         if not self._retries:
             raise StopIteration
-        due, _, bundle = heapq.heappop(self._retries)
-        time.sleep(max(0.0, due - time.monotonic()))
-        return bundle
+        return heapq.heappop(self._retries)[2]
 
     def _job(self, bundle: Bundle) -> Job:
-        self._ended[bundle.id] = set()
-        return Job(
+        job = Job(
             bundle=bundle,
             attempts={t.id: new_attempt() for t in bundle.trials},
             store=self.store.uri,
@@ -152,6 +176,8 @@ class Driver:
             run=self.run_id,
             commit=self.commit,
         )
+        self._ended[job.key] = set()
+        return job
 
     def _hear(self, job: Job, event: Event) -> None:
         if event.what == "stopped":
@@ -159,21 +185,22 @@ class Driver:
         if event.what == "crashed":
             self._bury(job, event)
             return
-        trial = next(t for t in job.bundle.trials if t.id == event.trial)
+        trial = job.trial(event.trial)
         if event.what == "ended":
             self._count(job, trial, event)
         self.watcher.event(job, trial, event)
 
     def _count(self, job: Job, trial: Trial, event: Event) -> None:
-        ended = self._ended[job.bundle.id]
+        ended = self._ended[job.key]
         ended.add(trial.id)
-        if len(ended) == len(job.bundle.trials):
-            del self._ended[job.bundle.id]
-        retry = event.error_class and self._again(trial, event.error_class)
-        if retry:
-            self._requeue(job.bundle, [trial], event.error_class or "")
+        if event.error_class and self._again(trial, event.error_class):
+            again = self._redo.setdefault(job.key, {})
+            again.setdefault(event.error_class, []).append(trial)
         else:
             self.outcome.counts[event.status] += 1
+        if len(ended) == len(job.bundle.trials):
+            del self._ended[job.key]
+            self._retry(job)
         if (
             self.max_failures is not None
             and self.outcome.failures >= self.max_failures
@@ -181,16 +208,23 @@ class Driver:
         ):
             self.drain(f"{self.outcome.failures} trials failed")
 
+    def _retry(self, job: Job) -> None:
+        """Trials of a bundle that get another try go together, and share again."""
+        for error_class, trials in self._redo.pop(job.key, {}).items():
+            if self.outcome.stopped is None:
+                self._requeue(job.bundle, trials, error_class)
+
     def _again(self, trial: Trial, error_class: str) -> bool:
         """Whether this trial gets another try in this run."""
         if error_class not in TRIES or self.outcome.stopped is not None:
             return False
-        self._tries[trial.id] += 1
-        return self._tries[trial.id] < TRIES[error_class]
+        self._tries[trial.id, error_class] += 1
+        return self._tries[trial.id, error_class] < TRIES[error_class]
 
     def _bury(self, job: Job, event: Event) -> None:
         """A worker died: its trial in hand gets a row, the rest runs again."""
-        ended = self._ended.pop(job.bundle.id, set())
+        ended = self._ended.pop(job.key, set())
+        self._retry(job)
         left = [t for t in job.bundle.trials if t.id not in ended]
         for trial in list(left):  # committed, but the news died with the worker
             if not committed(self.store, job.attempts[trial.id]):
@@ -208,6 +242,7 @@ class Driver:
                 "error_class": event.error_class,
                 "reason": event.headline,
                 "started_at": datetime.now(UTC),
+                "node": event.node or None,
                 "measurements": [],
             }
         )
@@ -224,19 +259,20 @@ class Driver:
         rest = bundle.without(t.id for t in bundle.trials if t.id not in wanted)
         if rest is None:
             return
-        if error_class == "oom" and rest.resources.bytes is not None:
-            bigger = replace(rest.resources, memory=2 * rest.resources.bytes)
-            rest = replace(rest, resources=bigger)
-        tries = max(self._tries[t.id] for t in trials)
-        wait = BACKOFF * 2.0**tries * random.uniform(0.5, 1.0) if error_class else 0.0
-        order = len(self._retries) + self._tries.total()
-        heapq.heappush(self._retries, (time.monotonic() + wait, order, rest))
+        if error_class in LIED:
+            rest = replace(rest, lied=rest.lied + 1)
+        tries = max(self._tries[t.id, error_class] for t in trials)
+        wait = min(LONGEST, BACKOFF * 2.0**tries) * random.uniform(0.5, 1.0)
+        due = self.clock.now() + (wait if error_class else 0.0)
+        heapq.heappush(self._retries, (due, next(self._order), rest))
 
 
 def committed(store: Store, attempt: str) -> bool:
     """Whether an attempt has its row, in a file of its own or in a compacted one."""
     if store.folder.read(f"trials/{attempt}.parquet") is not None:
         return True
+    if not store.folder.names("trials/compacted"):
+        return False
     return bool(ask(store, "SELECT 1 FROM trials WHERE attempt = ?", [attempt]).rows)
 
 
@@ -280,40 +316,6 @@ def _lost_row(
         "host": marker.host,
         "measurements": [],
     }
-
-
-def split(bundles: list[Bundle], executor: Executor) -> list[Bundle]:
-    """Cut bundles by ratio, then by task, until there is one for each slot.
-
-    Args:
-        bundles: As planned, with the most sharing.
-        executor: Has ``slots``.
-
-    Returns:
-        At least as many bundles as slots where there are trials for it.
-    """
-    parts = list(bundles)
-    for axis in ("ratio", "task"):
-        while len(parts) < executor.slots:
-            widest = max(parts, key=lambda b: len(_values(b, axis)), default=None)
-            if widest is None or len(_values(widest, axis)) < 2:
-                break
-            parts.remove(widest)
-            parts.extend(_halves(widest, axis))
-    return parts
-
-
-def _values(bundle: Bundle, axis: str) -> list[Any]:
-    """The distinct ratios or tasks of a bundle, in order."""
-    return list(dict.fromkeys(getattr(t, axis) for t in bundle.trials))
-
-
-def _halves(bundle: Bundle, axis: str) -> Iterator[Bundle]:
-    values = _values(bundle, axis)
-    first = values[: len(values) // 2]
-    for keep in (True, False):
-        trials = (t for t in bundle.trials if (getattr(t, axis) in first) is keep)
-        yield replace(bundle, trials=tuple(trials))
 
 
 class _DrainOnInterrupt:

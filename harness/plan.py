@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -56,13 +56,15 @@ class Artifact:
 class Bundle:
     """Trials that share one load, one fit, and one compression a ratio.
 
-    ``trials`` are in the order in which they run: by ratio, then by task.
+    ``trials`` are in the order in which they run: by ratio, then by task; ``lied`` is
+    how often they needed more than was predicted, in this run.
     """
 
     trials: tuple[Trial, ...]
     artifacts: tuple[Artifact, ...]
     resources: Resources
     exclusive: bool = False
+    lied: int = 0
 
     @property
     def id(self) -> str:
@@ -76,12 +78,7 @@ class Bundle:
         left = tuple(t for t in self.trials if t.id not in gone)
         if not left:
             return None
-        return Bundle(
-            trials=left,
-            artifacts=self.artifacts,
-            resources=self.resources,
-            exclusive=self.exclusive,
-        )
+        return replace(self, trials=left)
 
 
 @dataclass(slots=True, kw_only=True)

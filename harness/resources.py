@@ -21,21 +21,31 @@ class Resources:
 
     Args:
         cpus: Processor threads; torch and BLAS get as many.
-        gpus: Devices, fractions allowed.
-        memory: Host memory in bytes (``4GB`` in a grid); None asks for nothing.
+        gpus: Devices, fractions allowed. None leaves it to the packing: the share
+            that the predicted peak needs where there are devices, else none.
+        device_memory: Peak bytes on a device (``20GB`` in a grid), instead of the
+            prediction; without ``gpus`` it becomes a share of a device.
+        memory: Host memory in bytes (``4GB`` in a grid); None is as predicted.
         time: Limit of one trial in seconds (``30m`` in a grid); None is no limit.
     """
 
     cpus: float = 1.0
-    gpus: float = 0.0
+    gpus: float | None = None
+    device_memory: int | str | None = None
     memory: int | str | None = None
     time: float | str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "memory", size(self.memory))
+        object.__setattr__(self, "device_memory", size(self.device_memory))
         object.__setattr__(self, "time", duration(self.time))
-        if self.cpus <= 0 or self.gpus < 0:
+        gpus = self.gpus or 0.0
+        if self.cpus <= 0 or gpus < 0:
             raise ValueError("cpus must be above 0 and gpus at least 0")
+        if gpus > 1 and gpus != int(gpus):
+            raise ValueError(f"gpus {gpus:g} is neither at most 1 nor a whole number")
+        if self.device_memory is not None and self.gpus == 0:
+            raise ValueError("device_memory needs a device, and gpus is 0")
 
     @property
     def seconds(self) -> float | None:
@@ -46,6 +56,11 @@ class Resources:
     def bytes(self) -> int | None:
         """The host memory asked for."""
         return None if self.memory is None else int(self.memory)
+
+    @property
+    def device_bytes(self) -> int | None:
+        """The peak on a device that the grid states."""
+        return None if self.device_memory is None else int(self.device_memory)
 
 
 def size(value: int | str | None) -> int | None:
@@ -139,3 +154,60 @@ def read(value: Any) -> tuple[Rules, list[str]]:
         except BenchError as why:
             mistakes.extend(f"resources: {m}" for m in why.mistakes)
     return Rules(default, tuple(rules)), mistakes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """What a bundle takes of the cluster while it runs.
+
+    Args:
+        cpus: Processor threads.
+        gpus: Devices, or the share of one.
+        memory: Host bytes; None asks for nothing.
+        device: The kind of device that it must be, in a cluster of several kinds.
+        device_bytes: What must be free on the device before it starts; None is not
+            checked.
+        host_bytes: The same for the host.
+    """
+
+    cpus: float
+    gpus: float = 0.0
+    memory: int | None = None
+    device: str | None = None
+    device_bytes: int | None = None
+    host_bytes: int | None = None
+
+
+def shortage(
+    ask: Ask, device_free: int | None, host_free: int | None, held: int = 0
+) -> str | None:
+    """Why a bundle cannot start where it was put, or None.
+
+    Args:
+        ask: What it was promised.
+        device_free: Bytes that are really free on its device; None on a CPU.
+        host_free: Bytes that the host can still give; None where nobody knows.
+        held: Host bytes that the worker has already.
+
+    Returns:
+        One sentence.
+    """
+    for what, wanted, free in (
+        ("device", ask.device_bytes, device_free),
+        ("host", None if ask.host_bytes is None else ask.host_bytes - held, host_free),
+    ):
+        if wanted is not None and free is not None and free < wanted:
+            return (
+                f"put back: it needs {gigabytes(wanted)} of {what} memory, and "
+                f"{gigabytes(max(0, free))} is free"
+            )
+    return None
+
+
+def gigabytes(count: float) -> str:
+    """Bytes as a person reads them.
+
+    >>> gigabytes(80e9), gigabytes(1_230_000_000)
+    ('80 GB', '1.23 GB')
+    """
+    return f"{count / 1e9:.3g} GB"

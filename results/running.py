@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from results import _json
 from results.store import Store
 
+NODE = "SHRINKGRID_NODE"  # environment variable: the cluster's id of this node
 SETTLED = 60.0  # seconds that another driver has to settle its claim
 
 
@@ -27,6 +28,7 @@ class Marker:
         pid: Its process.
         started_at: Seconds since 1970.
         attempts: Attempt and trial, in the order in which they run.
+        node: The cluster's id of the node; empty where there is no cluster.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Marker:
     pid: int
     started_at: float
     attempts: tuple[tuple[str, str], ...]
+    node: str = ""
 
     def alive(self) -> bool | None:
         """Whether the worker lives; None if it is on another machine."""
@@ -95,6 +98,7 @@ def in_hand(
         "run": run,
         "host": socket.gethostname(),
         "pid": os.getpid(),
+        "node": os.environ.get(NODE, ""),
         "started_at": time.time(),
         "attempts": list(attempts),
     }
@@ -209,24 +213,25 @@ def await_orphans(store: Store, seconds: float = 60.0) -> None:
 
 def markers(store: Store) -> list[Marker]:
     """Every marker in the store, also those whose worker died."""
-    found = []
-    for name in store.folder.names("running"):
-        text = store.folder.read(f"running/{name}")
-        if not text or not name.endswith(".json"):
-            continue
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            value = json.loads(text)
-            found.append(
-                Marker(
-                    name=name,
-                    run=str(value["run"]),
-                    host=str(value["host"]),
-                    pid=int(value["pid"]),
-                    started_at=float(value["started_at"]),
-                    attempts=tuple((str(a), str(t)) for a, t in value["attempts"]),
-                )
-            )
-    return found
+    names = [n for n in store.folder.names("running") if n.endswith(".json")]
+    return [found for name in names if (found := marker(store, name)) is not None]
+
+
+def marker(store: Store, name: str) -> Marker | None:
+    """One marker by its file name, or None where there is none."""
+    text = store.folder.read(f"running/{name}")
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        value = json.loads(text or "null")
+        return Marker(
+            name=name,
+            run=str(value["run"]),
+            host=str(value["host"]),
+            pid=int(value["pid"]),
+            started_at=float(value["started_at"]),
+            attempts=tuple((str(a), str(t)) for a, t in value["attempts"]),
+            node=str(value.get("node", "")),
+        )
+    return None
 
 
 def drain(store: Store, run: str) -> None:

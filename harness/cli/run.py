@@ -136,7 +136,7 @@ def _execute(
     from harness.driver import Driver
     from harness.progress import View
 
-    executor = _executor(options["address"], options["cpus"])
+    executor = _executor(options["address"], options["cpus"], store)
     try:
         with View(plan.trials, console) as view:
             driver = Driver(
@@ -153,14 +153,15 @@ def _execute(
         executor.close()
 
 
-def _executor(address: str, cpus: int | None) -> Any:
+def _executor(address: str, cpus: int | None, store: Store) -> Any:
     if address == "inline":
         from harness.executors.inline import Inline
 
         return Inline()
+    from harness.estimate import Predictor
     from harness.executors.on_ray import OnRay
 
-    return OnRay(address, cpus)
+    return OnRay(address, cpus, predictor=Predictor.of(store))
 
 
 def _record(plan: Plan, store: Store) -> str:
@@ -202,16 +203,20 @@ def _finish(plan: Plan, store: Store, console: Console, outcome: Outcome | None)
 
 
 def _compact(store: Store, console: Console) -> None:
-    """Fold small files once there are many: queries open each of them."""
-    from results.compaction import compact
-    from results.errors import StoreError
+    """Fold small files once there are many: queries open each of them.
+
+    In a process of its own, so that the driver's memory does not grow by what a
+    compaction needs.
+    """
+    import subprocess
+    import sys
 
     if len(store.files("trials")) < MANY_FILES:
         return
-    try:
-        compact(store)
-    except StoreError as why:  # another compaction is at work, or this is a bucket
-        console.print(f"[yellow]not compacted:[/] {why}")
+    line = [sys.executable, "-m", "harness", "compact", "--store", store.uri]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    if done.returncode:  # another compaction is at work, or this is a bucket
+        console.print("[yellow]not compacted:[/]", done.stderr.strip())
 
 
 def _show_leaderboard(plan: Plan, store: Store) -> None:
@@ -240,11 +245,20 @@ def _show_leaderboard(plan: Plan, store: Store) -> None:
 @grid_options
 @store_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a trial.")
-def plan(grid: str, store: str, as_json: bool, **options: Any) -> None:
+@click.option(
+    "--cluster",
+    metavar="COUNTxDEVICE",
+    help="Forecast for 8xH100, 4xA10G,16xCPU ..., or auto: the Ray that runs here.",
+)
+def plan(
+    grid: str, store: str, as_json: bool, cluster: str | None, **options: Any
+) -> None:
     """Show what GRID would run, what is shared, what is skipped and why."""
     from rich.console import Console
 
     from harness.chosen import tolerate_unseen
+    from harness.estimate import Predictor
+    from harness.forecast import sentences
     from results.errors import StoreError
     from results.store import open_store
 
@@ -254,6 +268,7 @@ def plan(grid: str, store: str, as_json: bool, **options: Any) -> None:
         if "no store at" not in why.mistakes[0]:
             raise
         opened = None
+    there = _cluster(cluster)  # a mistake in it shows before anything is looked up
     with tolerate_unseen() as missing:
         made, old = make_plan(grid, opened, **options)
     for one in missing:
@@ -266,10 +281,26 @@ def plan(grid: str, store: str, as_json: bool, **options: Any) -> None:
     console = Console()
     _table(made, console)
     summarise(made, old, console)
-    if opened is not None:
-        from harness.estimate import sentence
+    for line in sentences(made, there, Predictor.of(opened)):
+        console.print(line, highlight=False)
 
-        console.print(sentence(made, opened))
+
+def _cluster(text: str | None) -> Any:
+    """The cluster to forecast for; one slot where none is named."""
+    from harness.accelerators import parse
+    from harness.forecast import ONE
+
+    if text is None:
+        return ONE
+    if text != "auto":
+        return parse(text)
+    from harness.executors.on_ray import OnRay
+
+    executor = OnRay("auto")
+    try:
+        return executor.packer.cluster
+    finally:
+        executor.close()
 
 
 def states(made: Plan) -> Iterator[tuple[str, Any, str | None]]:
@@ -313,6 +344,7 @@ def _table(made: Plan, console: Console) -> None:
     from rich.table import Table
 
     from harness.progress import span
+    from harness.resources import gigabytes
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("method", "model", "tasks", "ratios", "seed", "asks for"):
@@ -321,6 +353,8 @@ def _table(made: Plan, console: Console) -> None:
         first = bundle.trials[0]
         asked = bundle.resources
         wants = f"{asked.cpus:g} cpu" + (f", {asked.gpus:g} gpu" if asked.gpus else "")
+        if asked.device_bytes:
+            wants += f", {gigabytes(asked.device_bytes)} of a device"
         if asked.seconds:
             wants += f", {span(asked.seconds)}"
         table.add_row(

@@ -12,10 +12,16 @@ from harness.plan import Bundle
 class Inline:
     """The executor without Ray; its rows equal those that Ray's workers write."""
 
-    slots = 1
-
     def __init__(self) -> None:
         self._built: dict[str, Built] = {}
+
+    def arrange(self, bundles: Sequence[Bundle]) -> list[Bundle]:
+        """As planned: one after the other, any order takes as long."""
+        return list(bundles)
+
+    def stale(self) -> bool:
+        """Never: the order makes no difference."""
+        return False
 
     def check(self, bundles: Sequence[Bundle], store: str) -> None:
         """Everything may run here."""

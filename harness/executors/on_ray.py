@@ -3,32 +3,51 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import socket
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
 from ray import exceptions
 
+from harness.accelerators import Cluster
 from harness.core import BenchError
+from harness.estimate import Predictor
 from harness.events import ArtifactJob, Built, Event, Job
 from harness.executors import machines, shipping
 from harness.executors.jobs import first_line
-from harness.plan import Bundle
+from harness.executors.looker import Looker
+from harness.packing import Packer, Window
+from harness.plan import Artifact, Bundle
+from harness.resources import Ask, shortage
+from results import running
+from results.errors import StoreError
+from results.store import open_store
 
 GRACE = 30.0  # seconds beyond its limit that a trial gets before its worker is killed
 QUICK = 0.05  # seconds; the starts of shorter trials are not reported one by one
 FLUSH = 0.2  # seconds between reports of quick trials
+LOOK = 30.0  # seconds between two looks at what the cluster is made of
+TOO_OFTEN = 3  # bundles that died on one node: it is avoided from then on
+# Free bytes of the device (None on a CPU) and of the host, and what the worker holds.
+FreeMemory = Callable[[], tuple[int | None, int, int]]
 
 
-def _stream(job: Job, *built: Built) -> Iterator[list[Event]]:
+def _stream(
+    job: Job, ask: Ask, free: FreeMemory | None, *built: Built
+) -> Iterator[list[Event]]:
     """A worker's task: the bundle's events, those of quick trials in batches."""
-    from harness import bundle
+    _take_place(ask.gpus)
+    from harness import bundle, devices
 
+    device, host, held = (free or devices.free)()
+    short = shortage(ask, device, host, held)
+    if short is not None:
+        yield [_crashed("cancelled", "crowded", short)]
+        return
     began = flushed = time.perf_counter()
     waiting: list[Event] = []
     ended = 0
@@ -44,11 +63,18 @@ def _stream(job: Job, *built: Built) -> Iterator[list[Event]]:
         yield waiting
 
 
-def _produce(job: ArtifactJob) -> Built:
+def _produce(job: ArtifactJob, gpus: float) -> Built:
     """A worker's task: build one artifact."""
+    _take_place(gpus)
     from harness import artifacts
 
     return artifacts.produce(job)
+
+
+def _take_place(gpus: float) -> None:
+    """Say to the code below where this is, and whether it was given a device."""
+    os.environ[running.NODE] = ray.get_runtime_context().get_node_id()
+    os.environ["SHRINKGRID_DEVICE"] = "any" if gpus else "cpu"
 
 
 @dataclass(slots=True)
@@ -56,6 +82,7 @@ class _Running:
     """A job on a worker, as the driver sees it."""
 
     job: Job
+    ask: Ask
     stream: Any
     trial: str = ""  # in hand, as far as reported
     since: float = field(default_factory=time.monotonic)
@@ -69,19 +96,35 @@ class OnRay:
         address: ``local`` starts one on this machine, ``auto`` joins the one that
             runs here, ``HOST:PORT`` or ``ray://HOST:PORT`` joins another.
         cpus: Processors of a local cluster; None is all.
+        gpus: Devices of a local cluster; None is those that Ray finds.
+        predictor: What is known of earlier trials.
+        look: Says what the cluster is made of; a test puts devices in that way.
+        free: Says in a worker what is free, in the place of ``devices.free``.
 
     Raises:
         BenchError: If nothing answers at the address.
     """
 
-    def __init__(self, address: str = "local", cpus: int | None = None) -> None:
-        _connect(address, cpus)
+    def __init__(
+        self,
+        address: str = "local",
+        cpus: int | None = None,
+        *,
+        gpus: int | None = None,
+        predictor: Predictor | None = None,
+        look: Callable[[], Cluster] | None = None,
+        free: FreeMemory | None = None,
+    ) -> None:
+        _connect(address, cpus, gpus)
         self._local = address == "local"
-        total = ray.cluster_resources()
-        self.cpus = float(total.get("CPU", 1))
-        self.gpus = float(total.get("GPU", 0))
-        self.slots = max(1, int(self.cpus + self.gpus))
+        self._look = look or Looker()
+        self.packer = Packer(cluster=self._look(), predictor=predictor or Predictor())
+        self._free = free
+        self._looked = time.monotonic()
+        self._window = Window(self.packer)
+        self._blamed: dict[str, set[str]] = {}
         self._artifacts: dict[str, Any] = {}
+        self._building: dict[Any, str] = {}
         self._running: dict[Any, _Running] = {}
         self._task = ray.remote(max_retries=0, num_returns="streaming")(_stream)
         self._produce = ray.remote(max_retries=0)(_produce)
@@ -98,13 +141,24 @@ class OnRay:
                 machine that does not see the store or lacks code.
         """
         machines.refuse_misfits(bundles)
+        wrong = self.packer.mistakes(bundles)
+        if wrong:
+            raise BenchError(*wrong)
         if not self._local:
             machines.refuse_strangers(bundles, store)
+
+    def arrange(self, bundles: Sequence[Bundle]) -> list[Bundle]:
+        """The longest first, long ones cut; see ``harness.packing``."""
+        return self.packer.arrange(bundles)
+
+    def stale(self) -> bool:
+        """Whether so much was learnt that the order should be made anew."""
+        return self.packer.stale()
 
     def run(self, jobs: Iterator[Job]) -> Iterator[tuple[Job, list[Event]]]:
         """Yield each job's events as they come; a dead worker is an event too.
 
-        At most twice as many jobs as slots are with Ray at a time, so that the
+        At most twice of what the cluster can hold is with Ray at a time, so that the
         driver's memory does not grow with the grid.
 
         Args:
@@ -115,7 +169,7 @@ class OnRay:
             The job and its next events; one ``crashed`` event if its worker died.
         """
         while True:
-            while len(self._running) < 2 * self.slots:
+            while self._window.open():
                 job = next(jobs, None)
                 if job is None:
                     break
@@ -130,43 +184,107 @@ class OnRay:
                 events = self._next(one)
                 if events:
                     yield one.job, events
+            self._see_artifacts()
+            self._look_around()
             self._enforce_limits()
 
     def _submit(self, job: Job) -> None:
-        asked = job.bundle.resources
-        options: dict[str, Any] = {"num_cpus": asked.cpus, "num_gpus": asked.gpus}
-        if asked.bytes is not None:
-            options["memory"] = asked.bytes
-        built = []
-        for artifact in job.bundle.artifacts:
-            if artifact.id not in self._artifacts:
-                work = ArtifactJob(artifact=artifact, store=job.store, cpus=asked.cpus)
-                self._artifacts[artifact.id] = self._produce.options(**options).remote(
-                    work
-                )
-            built.append(self._artifacts[artifact.id])
-        if asked.gpus:  # device memory that a method leaks dies with its process
+        bundle = job.bundle
+        ask = self.packer.ask(bundle)
+        options = self._options(ask)
+        built = [self._artifact(a, job, ask) for a in bundle.artifacts]
+        if ask.gpus:  # device memory that a method leaks dies with its process
             options["max_calls"] = 1
-        if job.bundle.exclusive:  # the whole device is taken, and few threads used
-            options |= _whole(asked.gpus)
-        stream = self._task.options(**options).remote(job, *built)
-        self._running[stream] = _Running(job=job, stream=stream)
+        stream = self._task.options(**options).remote(job, ask, self._free, *built)
+        self._running[stream] = _Running(job=job, ask=ask, stream=stream)
+        waits = {a.id for a in bundle.artifacts} & set(self._building.values())
+        self._window.add(stream, ask, waits)
+
+    def _artifact(self, artifact: Artifact, job: Job, ask: Ask) -> Any:
+        """The reference of an artifact, which is built once for all jobs."""
+        if artifact.id not in self._artifacts:
+            work = ArtifactJob(
+                artifact=artifact, store=job.store, cpus=job.bundle.resources.cpus
+            )
+            options = self._options(replace(ask, cpus=work.cpus))
+            if ask.gpus:
+                options["max_calls"] = 1
+            ref = self._produce.options(**options).remote(work, ask.gpus)
+            self._artifacts[artifact.id] = ref
+            self._building[ref] = artifact.id
+            self._window.add(ref, ask)
+        return self._artifacts[artifact.id]
+
+    def _options(self, ask: Ask) -> dict[str, Any]:
+        """An ask in Ray's words, away from nodes that failed again and again."""
+        options: dict[str, Any] = {"num_cpus": ask.cpus, "num_gpus": ask.gpus}
+        if ask.memory is not None:
+            options["memory"] = ask.memory
+        if ask.device is not None:
+            options["accelerator_type"] = ask.device
+        bad = [n for n, jobs in self._blamed.items() if len(jobs) >= TOO_OFTEN]
+        if bad:
+            selector = {"ray.io/node-id": f"!in({','.join(bad)})"}
+            options["label_selector"] = selector
+            options["fallback_strategy"] = [{"label_selector": {}}]
+        return options
+
+    def _see_artifacts(self) -> None:
+        """Count the bundles whose artifacts are there now as running."""
+        if not self._building:
+            return
+        waited = list(self._building)
+        ready, _ = ray.wait(
+            waited, num_returns=len(waited), timeout=0, fetch_local=False
+        )
+        for ref in ready:
+            self._window.drop(ref)
+            self._window.built(self._building.pop(ref))
+
+    def _look_around(self) -> None:
+        """Nodes come and go; every half minute the packing hears of it."""
+        if time.monotonic() - self._looked > LOOK:
+            self._looked = time.monotonic()
+            self.packer.cluster = self._look()
 
     def _next(self, one: _Running) -> list[Event]:
         try:
             events: list[Event] = ray.get(next(one.stream))
         except StopIteration:
-            del self._running[one.stream]
+            self._drop(one)
             return []
         except exceptions.RayError as why:
-            del self._running[one.stream]
-            for artifact in one.job.bundle.artifacts:  # a crash there is built again
-                self._artifacts.pop(artifact.id, None)
-            return [_crash(why, overstayed=one.overstayed)]
+            self._drop(one)
+            self._forget_artifacts(one.job)  # a crash there is built again
+            crash = _crash(why, overstayed=one.overstayed)
+            return [self._blame(one.job, crash)]
         for event in events:
             if event.what == "started":
                 one.trial, one.since = event.trial, time.monotonic()
+            elif event.error_class in ("oom", "infra"):
+                self._forget_artifacts(one.job)  # their failure may be what it tells
+            elif event.numbers:
+                self.packer.learn(one.job.trial(event.trial), one.ask, event)
         return events
+
+    def _drop(self, one: _Running) -> None:
+        del self._running[one.stream]
+        self._window.drop(one.stream)
+
+    def _forget_artifacts(self, job: Job) -> None:
+        for artifact in job.bundle.artifacts:
+            self._artifacts.pop(artifact.id, None)
+
+    def _blame(self, job: Job, crash: Event) -> Event:
+        """Note the node that a worker died on, as its marker in the store tells it."""
+        name = f"{job.run}-{job.bundle.id}.json"
+        with contextlib.suppress(StoreError, OSError):
+            marker = running.marker(open_store(job.store), name)
+            if marker is not None and marker.node:
+                if crash.error_class == "infra":
+                    self._blamed.setdefault(marker.node, set()).add(job.bundle.id)
+                return replace(crash, node=marker.node)
+        return crash
 
     def _enforce_limits(self) -> None:
         """Kill the worker of a trial that overstayed in C code."""
@@ -183,12 +301,10 @@ class OnRay:
         ray.shutdown()
 
 
-def _whole(gpus: float) -> dict[str, float]:
-    """What to ask for so that nothing else runs on the device: a GPU, or a node."""
-    if gpus:
-        return {"num_gpus": float(math.ceil(gpus))}
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return {"num_cpus": max(node.get("CPU", 0.0) for node in nodes)}
+def _crashed(status: str, error_class: str, headline: str) -> Event:
+    return Event(
+        what="crashed", status=status, error_class=error_class, headline=headline
+    )
 
 
 def _crash(why: exceptions.RayError, *, overstayed: bool) -> Event:
@@ -196,33 +312,24 @@ def _crash(why: exceptions.RayError, *, overstayed: bool) -> Event:
     said = str(why).strip().splitlines() or [type(why).__name__]
     reason = f"{type(why).__name__}: {said[0]}"
     if overstayed:
-        return Event(
-            what="crashed",
-            status="timed_out",
-            error_class="timeout",
-            headline="its worker was killed: the trial overstayed its limit",
-        )
+        said_late = "its worker was killed: the trial overstayed its limit"
+        return _crashed("timed_out", "timeout", said_late)
     if isinstance(why, exceptions.OutOfMemoryError):
-        return Event(
-            what="crashed",
-            status="out_of_memory",
-            error_class="oom",
-            headline="Ray killed its worker because the host ran out of memory",
-        )
+        said_oom = "Ray killed its worker because the host ran out of memory"
+        return _crashed("out_of_memory", "oom", said_oom)
     if isinstance(why, exceptions.RayTaskError):  # our own code raised in the worker
-        return Event(
-            what="crashed", status="failed", error_class="bug", headline=reason
-        )
-    return Event(what="crashed", status="lost", error_class="infra", headline=reason)
+        return _crashed("failed", "bug", reason)
+    return _crashed("lost", "infra", reason)
 
 
-def _connect(address: str, cpus: int | None) -> None:
+def _connect(address: str, cpus: int | None, gpus: int | None = None) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if address == "local":
         ray.init(
             address="local",
             num_cpus=cpus,
+            num_gpus=gpus,
             include_dashboard=False,
             # Rows travel through the store and events are small: the default third
             # of the memory would only be taken from the models.

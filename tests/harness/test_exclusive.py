@@ -12,23 +12,6 @@ tasks:
 """
 
 
-def test_a_bundle_alone_asks_for_a_whole_gpu_or_a_whole_node(monkeypatch):
-    import ray
-
-    from harness.executors import on_ray
-
-    nodes = [
-        {"Alive": True, "Resources": {"CPU": 4.0}},
-        {"Alive": True, "Resources": {"CPU": 16.0, "GPU": 2.0}},
-        {"Alive": False, "Resources": {"CPU": 64.0}},
-        {"Alive": True, "Resources": {}},
-    ]
-    monkeypatch.setattr(ray, "nodes", lambda: nodes)
-    assert on_ray._whole(0.0) == {"num_cpus": 16.0}
-    assert on_ray._whole(0.25) == {"num_gpus": 1.0}
-    assert on_ray._whole(2.0) == {"num_gpus": 2.0}
-
-
 @pytest.mark.slow
 def test_on_ray_nothing_runs_beside_a_measurement_of_speed(tmp_path, capsys):
     from harness.cli import main

@@ -200,7 +200,7 @@ def test_later_resource_rules_win_where_they_match():
     small, big = rules.of("svd", "llama-7b"), rules.of("svd", "llama-13b")
     assert (small.cpus, small.gpus, small.bytes) == (2, 1, 80_000_000_000)
     assert big.gpus == 2
-    assert rules.of("svd", "mlp").gpus == 0
+    assert rules.of("svd", "mlp").gpus is None
 
 
 def test_the_peak_of_memory_starts_anew_and_sees_what_was_held():

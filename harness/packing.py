@@ -1,0 +1,320 @@
+"""Decides what each bundle asks for, in which order bundles go, and where they fit."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import count
+
+from harness.accelerators import CPU, Cluster, Device
+from harness.estimate import Need, Predictor
+from harness.events import Event
+from harness.plan import Artifact, Bundle
+from harness.resources import Ask, gigabytes
+from harness.trial import Trial
+
+MARGIN = 1.15  # over the predicted peak
+LEAST = 0.05  # of a device: at most twenty bundles share one
+STEP = 512 * 2**20  # host bytes are asked for in such steps: few shapes for Ray
+USABLE = 0.9  # of a node's memory, where a prediction asks for more than there is
+GRAIN = 0.25  # of the ideal time of the whole plan: longer bundles are cut
+REPEATED = 0.1  # the share of a bundle that a cut may repeat when no slot is idle
+AHEAD = 2.0  # how much of the cluster's room is handed to Ray ahead
+HELD = 1000  # bundles that may wait for artifacts, whatever the cluster
+
+
+@dataclass(slots=True, kw_only=True)
+class Packer:
+    """The one place that decides; every executor asks it.
+
+    Args:
+        cluster: What there is; may be replaced while nodes come and go.
+        predictor: What bundles will take.
+    """
+
+    cluster: Cluster
+    predictor: Predictor = field(default_factory=Predictor)
+    _arranged_at: int = 0
+
+    @property
+    def device(self) -> Device:
+        """The kind of device that seconds are predicted for."""
+        devices = self.cluster.devices
+        return devices[0] if devices else CPU
+
+    def need(self, bundle: Bundle) -> Need:
+        """What a bundle will take, on a device unless it asks for none."""
+        on_cpu = bundle.resources.gpus == 0 or not self.cluster.gpus
+        return self.predictor.bundle(bundle, CPU if on_cpu else self.device)
+
+    def ask(self, bundle: Bundle) -> Ask:
+        """What a bundle asks for.
+
+        A number in the grid is obeyed. Else the device's share is the predicted peak
+        with a margin over the device's memory, and host memory the predicted peak.
+        A bundle whose prediction lied before gets its device alone.
+
+        Args:
+            bundle: The trials.
+
+        Returns:
+            The ask.
+        """
+        asked, need = bundle.resources, self.need(bundle)
+        alone = bundle.exclusive or bundle.lied > 0
+        gpus, device, wanted = self._devices(bundle, need)
+        if alone and gpus:
+            gpus = float(math.ceil(gpus))
+        cpus = asked.cpus
+        if bundle.exclusive and not gpus:
+            cpus = max((n.cpus for n in self.cluster.nodes), default=asked.cpus)
+        return Ask(
+            cpus=cpus,
+            gpus=gpus,
+            memory=self._memory(bundle, need),
+            device=device,
+            device_bytes=wanted if gpus else None,
+            host_bytes=self._host_check(bundle, need),
+        )
+
+    def _devices(
+        self, bundle: Bundle, need: Need
+    ) -> tuple[float, str | None, int | None]:
+        """The share of a device, its kind where it matters, and the bytes to check."""
+        asked, devices = bundle.resources, self.cluster.devices
+        stated = asked.device_bytes
+        sure = (
+            stated if stated is not None else need.device.high if need.known else None
+        )
+        checked = None if sure is None else int(sure)
+        if asked.gpus is not None:
+            return asked.gpus, None, checked
+        if not self.cluster.gpus and stated is None:
+            return 0.0, None, None
+        peak = (stated or need.device.high) * MARGIN
+        fitting = [d for d in devices if d.bytes is not None and d.bytes >= peak]
+        if not fitting:  # of unknown size, or too small for the prediction: a whole one
+            largest = [d for d in devices if d.bytes is not None][-1:]
+            kind = largest[0].name if largest and len(devices) > 1 else None
+            return 1.0, kind, checked
+        smallest = fitting[0]
+        assert smallest.bytes is not None
+        share = max(LEAST, math.ceil(1000 * peak / smallest.bytes) / 1000)
+        kind = smallest.name if len(fitting) < len(devices) else None
+        return min(1.0, share), kind, checked
+
+    def _memory(self, bundle: Bundle, need: Need) -> int | None:
+        asked, most = bundle.resources.bytes, self.cluster.memory
+        if asked is not None:
+            wanted = asked * 2**bundle.lied
+            return wanted if not bundle.lied or most is None else min(wanted, most)
+        if most is None:
+            return None
+        wanted = math.ceil(need.host.high * MARGIN / STEP) * STEP * 2**bundle.lied
+        return int(min(wanted, USABLE * most))
+
+    def _host_check(self, bundle: Bundle, need: Need) -> int | None:
+        sure = bundle.resources.bytes or (need.host.high if need.known else None)
+        most = self.cluster.memory
+        if sure is None or most is None:
+            return None if sure is None else int(sure)
+        return int(min(sure, USABLE * most))
+
+    def learn(self, trial: Trial, ask: Ask, event: Event) -> None:
+        """Let the next prediction know what a trial took."""
+        device = self.device.name if ask.gpus else CPU.name
+        self.predictor.learn(trial, event.numbers, device)
+
+    def mistakes(self, bundles: Iterable[Bundle]) -> list[str]:
+        """Device memory that a grid states and no device has.
+
+        Args:
+            bundles: Everything that is to run.
+
+        Returns:
+            One sentence for each method and model.
+        """
+        there = self.cluster.devices
+        room = max((d.bytes for d in there if d.bytes is not None), default=None)
+        unknown = any(d.bytes is None for d in there) or self.cluster.promised[1]
+        wrong: dict[str, None] = {}
+        for bundle in bundles:
+            stated, first = bundle.resources.device_bytes, bundle.trials[0]
+            if stated is None or unknown or (room is not None and stated <= room):
+                continue
+            has = f"the largest has {gigabytes(room)}" if room else "there is none"
+            wrong[
+                f"{first.method.name} on {first.model.name} asks for "
+                f"{gigabytes(stated)} on a device, and {has}: change `resources` in "
+                "the grid"
+            ] = None
+        return list(wrong)
+
+    def width(self, bundles: Sequence[Bundle]) -> int:
+        """How many bundles like these can run at once, at least 1."""
+        if not bundles:
+            return 1
+        asks = [self.ask(b) for b in bundles]
+        capacity = _capacity(self.cluster)
+        wide = [
+            room * len(asks) / total
+            for name, room in capacity.items()
+            if room and (total := sum(_parts(a)[name] for a in asks))
+        ]
+        return max(1, int(min(wide, default=1)))
+
+    def arrange(self, bundles: Sequence[Bundle]) -> list[Bundle]:
+        """Bundles in the order in which they go, those that take long cut in parts.
+
+        Longest predicted first, artifacts included, as list scheduling wants it
+        (Graham 1969, doi:10.1137/0117039: at most 4/3 of the shortest time); what
+        needs a device alone goes last, when nothing is left that would fill it.
+        Bundles are cut by ratio, then by task, while slots are idle, or while a bundle
+        takes more than a quarter of what the whole plan takes at best and a cut
+        repeats little.
+
+        Args:
+            bundles: As planned, with the most sharing.
+
+        Returns:
+            As many bundles or more, with the same trials.
+        """
+        parts = self._cut(list(bundles))
+        built = {a.id: self._build(a) for b in parts for a in b.artifacts}
+        self._arranged_at = self.predictor.learnt
+
+        def place(bundle: Bundle) -> tuple[bool, float]:
+            waits = max((built[a.id] for a in bundle.artifacts), default=0.0)
+            return bundle.exclusive, -(waits + self.need(bundle).seconds.mid)
+
+        return sorted(parts, key=place)
+
+    def stale(self) -> bool:
+        """Whether so much was learnt that the order should be made anew."""
+        return self.predictor.learnt >= max(64, 2 * self._arranged_at)
+
+    def _build(self, artifact: Artifact) -> float:
+        return self.predictor.artifact(artifact, self.device).mid
+
+    def _cut(self, bundles: list[Bundle]) -> list[Bundle]:
+        width, order = self.width(bundles), count()
+        needs = [self.need(b) for b in bundles]
+        total = sum(n.seconds.mid for n in needs)
+        heap = [
+            (-n.seconds.mid, next(order), n, b)
+            for n, b in zip(needs, bundles, strict=True)
+        ]
+        heapq.heapify(heap)
+        done: list[Bundle] = []
+        while heap:
+            idle = len(heap) + len(done) < width
+            minus, _, need, bundle = heap[0]
+            if not idle and -minus <= GRAIN * total / width:
+                break
+            heapq.heappop(heap)
+            halves = [(b, self.need(b)) for b in _halves(bundle)]
+            if not halves or not _pays(need, [n for _, n in halves], idle=idle):
+                done.append(bundle)
+                continue
+            total += sum(n.seconds.mid for _, n in halves) - need.seconds.mid
+            for half, its in halves:
+                heapq.heappush(heap, (-its.seconds.mid, next(order), its, half))
+        kept = [b for _, _, _, b in sorted(heap, key=lambda one: one[1])]
+        return done + kept
+
+
+def _pays(whole: Need, halves: Sequence[Need], *, idle: bool) -> bool:
+    """Whether a cut ends sooner than it costs."""
+    if not idle:
+        return whole.setup <= REPEATED * whole.seconds.mid
+    longest = max(n.seconds.mid for n in halves)
+    return not whole.known or longest <= (1 - REPEATED) * whole.seconds.mid
+
+
+def _halves(bundle: Bundle) -> list[Bundle]:
+    """A bundle in two, by ratio, else by task; nothing where there is one of each."""
+    for axis in ("ratio", "task"):
+        values = list(dict.fromkeys(getattr(t, axis) for t in bundle.trials))
+        if len(values) > 1:
+            first = set(values[: len(values) // 2])
+            return [
+                replace(
+                    bundle,
+                    trials=tuple(
+                        t for t in bundle.trials if (getattr(t, axis) in first) is keep
+                    ),
+                )
+                for keep in (True, False)
+            ]
+    return []
+
+
+class Window:
+    """How much is with Ray: enough to keep every slot busy, no more.
+
+    Bundles that wait for an artifact take no slot and do not count, so that one long
+    training never keeps others from running.
+    """
+
+    def __init__(self, packer: Packer) -> None:
+        self.packer = packer
+        self._used = dict.fromkeys(_capacity(packer.cluster), 0.0)
+        self._asks: dict[Hashable, Ask] = {}
+        self._waits: dict[Hashable, set[str]] = {}
+        self._waiting: dict[str, set[Hashable]] = {}
+
+    def open(self) -> bool:
+        """Whether another bundle may be handed over."""
+        if not self._asks or len(self._waits) > HELD:
+            return not self._asks
+        room = _capacity(self.packer.cluster)
+        return all(
+            self._used[name] < AHEAD * most
+            for name, most in room.items()
+            if self._used[name]
+        )
+
+    def add(self, job: Hashable, ask: Ask, waits: Iterable[str] = ()) -> None:
+        """A job was handed over; ``waits`` are artifacts that are not built yet."""
+        self._asks[job] = ask
+        missing = set(waits)
+        if not missing:
+            self._count(ask, 1)
+            return
+        self._waits[job] = missing
+        for artifact in missing:
+            self._waiting.setdefault(artifact, set()).add(job)
+
+    def built(self, artifact: str) -> None:
+        """An artifact was built, or failed: who waited for it takes its slot."""
+        for job in self._waiting.pop(artifact, set()):
+            missing = self._waits.get(job)
+            if missing is None:
+                continue
+            missing.discard(artifact)
+            if not missing:
+                del self._waits[job]
+                self._count(self._asks[job], 1)
+
+    def drop(self, job: Hashable) -> None:
+        """A job ended."""
+        ask = self._asks.pop(job)
+        if self._waits.pop(job, None) is None:
+            self._count(ask, -1)
+
+    def _count(self, ask: Ask, sign: int) -> None:
+        for name, part in _parts(ask).items():
+            self._used[name] += sign * part
+            if abs(self._used[name]) < 1e-6:  # sums of fractions
+                self._used[name] = 0.0
+
+
+def _parts(ask: Ask) -> dict[str, float]:
+    return {"cpu": ask.cpus, "gpu": ask.gpus, "memory": float(ask.memory or 0)}
+
+
+def _capacity(cluster: Cluster) -> dict[str, float]:
+    memory = float(sum(n.memory or 0 for n in cluster.nodes))
+    return {"cpu": cluster.cpus, "gpu": cluster.gpus, "memory": memory}
