@@ -77,6 +77,17 @@ def _take_place(gpus: float) -> None:
     os.environ["SHRINKGRID_DEVICE"] = "any" if gpus else "cpu"
 
 
+def _remote(work: Callable[..., Any], **options: Any) -> dict[bool, Any]:
+    """A task's two forms: with a device it has a process of its own.
+
+    What a method leaks on a device dies with that process.
+    """
+    return {
+        False: ray.remote(max_retries=0, **options)(work),
+        True: ray.remote(max_retries=0, max_calls=1, **options)(work),
+    }
+
+
 @dataclass(slots=True)
 class _Running:
     """A job on a worker, as the driver sees it."""
@@ -126,8 +137,8 @@ class OnRay:
         self._artifacts: dict[str, Any] = {}
         self._building: dict[Any, str] = {}
         self._running: dict[Any, _Running] = {}
-        self._task = ray.remote(max_retries=0, num_returns="streaming")(_stream)
-        self._produce = ray.remote(max_retries=0)(_produce)
+        self._streams = _remote(_stream, num_returns="streaming")
+        self._builds = _remote(_produce)
 
     def check(self, bundles: Sequence[Bundle], store: str) -> None:
         """Refuse, before anything runs, what the cluster could never run.
@@ -193,9 +204,8 @@ class OnRay:
         ask = self.packer.ask(bundle)
         options = self._options(ask)
         built = [self._artifact(a, job, ask) for a in bundle.artifacts]
-        if ask.gpus:  # device memory that a method leaks dies with its process
-            options["max_calls"] = 1
-        stream = self._task.options(**options).remote(job, ask, self._free, *built)
+        task = self._streams[ask.gpus > 0].options(**options)
+        stream = task.remote(job, ask, self._free, *built)
         self._running[stream] = _Running(job=job, ask=ask, stream=stream)
         waits = {a.id for a in bundle.artifacts} & set(self._building.values())
         self._window.add(stream, ask, waits)
@@ -207,9 +217,8 @@ class OnRay:
                 artifact=artifact, store=job.store, cpus=job.bundle.resources.cpus
             )
             options = self._options(replace(ask, cpus=work.cpus))
-            if ask.gpus:
-                options["max_calls"] = 1
-            ref = self._produce.options(**options).remote(work, ask.gpus)
+            task = self._builds[ask.gpus > 0].options(**options)
+            ref = task.remote(work, ask.gpus)
             self._artifacts[artifact.id] = ref
             self._building[ref] = artifact.id
             self._window.add(ref, ask)

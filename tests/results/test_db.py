@@ -23,6 +23,7 @@ VIEWS = (
     "completeness",
     "failures",
     "cost",
+    "steps",
 )
 PUBLISHED = ("published", "comparison")
 
