@@ -51,8 +51,9 @@ def trials(count: int) -> Iterator[dict[str, Any]]:
         names = ("accuracy", "perplexity", *(f"diagnostic_{j}" for j in range(8)))
         goals = ("max", "min", *["none"] * 8)
         yield {
-            "attempt": f"a{i:08d}",
-            "trial": f"t{i:08d}",
+            # As long, and as unlike one another, as the engine's own.
+            "attempt": f"{0x19A0000000 + 40 * i:012x}{draw.getrandbits(48):012x}",
+            "trial": f"{draw.getrandbits(64):016x}",
             "grid": "bench",
             "bundle": f"b{i // 10:07d}",
             "method": method,

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from harness.options import dumps
-from results.leaderboard import label
+from results.labels import label
 
 
 def digest(value: Any, length: int = 16) -> str:
@@ -50,8 +50,6 @@ class Part:
     @property
     def label(self) -> str:
         """The name with its options, as the leaderboard writes it."""
-        if "chain" in json.loads(self.options):
-            return self.name
         return label(self.name, self.options)
 
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import duckdb
 
+from results import footers
 from results.errors import StoreError
 from results.schema import TABLES, arrow, ddl
 from results.store import Store
@@ -24,6 +25,7 @@ verdict VARCHAR, reason VARCHAR
 """
 # Errors that a damaged file, or one that a compaction has just replaced, can cause.
 _READ_ERRORS = (
+    FileNotFoundError,
     duckdb.IOException,
     duckdb.InvalidInputException,
     duckdb.ConversionException,
@@ -163,10 +165,8 @@ def _connect(store: Store, through: str = "~") -> duckdb.DuckDBPyConnection:
         connection.execute("CREATE SCHEMA empty; CREATE SCHEMA fetched")
         connection.execute("CREATE SCHEMA stored")
         connection.execute(f"CREATE TABLE stored.comparison ({_COMPARISON})")
-        for table in TABLES:
-            _create_stored(connection, store, table)
-        many = len(store.files("trials")) > _MANY_FILES
-        create_views(connection, through, many)
+        opened = {t: _create_stored(connection, store, t) for t in TABLES}
+        create_views(connection, through, opened["trials"] > _MANY_FILES)
     except BaseException:
         connection.close()
         raise
@@ -211,26 +211,47 @@ def fill_comparison(connection: duckdb.DuckDBPyConnection, store: Store) -> None
 
 def _create_stored(
     connection: duckdb.DuckDBPyConnection, store: Store, table: str
-) -> None:
-    """A view ``stored.TABLE`` over the files of a table, whatever wrote them."""
+) -> int:
+    """A view ``stored.TABLE`` over a table's files; how many of them it opens."""
     connection.execute(f"CREATE TABLE empty.{table} ({ddl(table)})")
-    source = f"empty.{table}"
+    sources = [f"empty.{table}"]
     paths = store.files(table)
     if paths and store.folder.local is None:
         _read_remote(connection, store, table)
-        source = f"fetched.{table}"
+        sources = [f"fetched.{table}"]
     elif paths:
-        listed = ", ".join(quoted(f"{store.folder.local}/{p}") for p in paths)
-        mixed = "true" if store.mixed else "false"
-        source = f"read_parquet([{listed}], union_by_name = {mixed})"
-        if store.mixed:  # older files lack columns, which are then NULL
-            source = f"(FROM empty.{table} UNION ALL BY NAME FROM {source})"
+        if table == "trials" and len(paths) > _MANY_FILES:
+            paths = _read_copies(connection, store, paths)
+            sources = ["fetched.trials"]
+        if paths:
+            listed = ", ".join(quoted(f"{store.folder.local}/{p}") for p in paths)
+            mixed = "true" if store.mixed else "false"
+            files = f"read_parquet([{listed}], union_by_name = {mixed})"
+            # Older files lack columns, which are then NULL.
+            whole = not store.mixed and sources == [f"empty.{table}"]
+            sources = [files] if whole else [*sources, files]
+    source = " UNION ALL BY NAME ".join(f"FROM {one}" for one in sources)
     times = [name for name, kind in TABLES[table].items() if kind == "TIMESTAMPTZ"]
     naive = ", ".join(f"make_timestamp(epoch_us({t})) AS {t}" for t in times)
     replaced = f" REPLACE ({naive})" if times else ""
     connection.execute(
-        f"CREATE VIEW stored.{table} AS SELECT *{replaced} FROM {source}"
+        f"CREATE VIEW stored.{table} AS SELECT *{replaced} FROM ({source})"
     )
+    return len(paths)
+
+
+def _read_copies(
+    connection: duckdb.DuckDBPyConnection, store: Store, paths: Sequence[str]
+) -> list[str]:
+    """Read many one-row files into memory; the paths of the others are returned."""
+    import pyarrow as pa
+
+    small = [path for path in paths if "/compacted/" not in path]
+    found, left = footers.rows(store.folder, small)
+    connection.register("arrow_rows", pa.Table.from_pylist(found, arrow("trials")))
+    connection.execute("CREATE TABLE fetched.trials AS FROM arrow_rows")
+    connection.unregister("arrow_rows")
+    return [path for path in paths if "/compacted/" in path] + left
 
 
 def _read_remote(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from results.columns import printable
 from results.errors import StoreError, unknown
-from results.leaderboard import label
+from results.labels import label
 from results.statistics import front_probability
 
 if TYPE_CHECKING:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+import textwrap
 from collections.abc import Iterable, Mapping
 from itertools import groupby
 from typing import Any
@@ -22,10 +21,11 @@ from results.columns import (
 from results.db import Answer, ask
 from results.errors import StoreError, unknown
 from results.formats import DASH, number
+from results.labels import label, method_label
+from results.protocols import Fields, differing, named, told_apart
 from results.store import Store
 
 BOARD = ("model", "model_options", "task", "task_options", "metric", "protocol")
-NARROWED_BY = ("model", "task", "metric", "method")
 
 
 def read(store: Store, **only: Iterable[str]) -> Answer:
@@ -33,9 +33,9 @@ def read(store: Store, **only: Iterable[str]) -> Answer:
 
     Args:
         store: Where to read.
-        **only: ``model``, ``task``, ``metric`` or ``method`` -> the names to keep;
-            none keeps all, and of the metrics the one that each task measures first.
-            The metric ``all`` keeps every one.
+        **only: ``model``, ``task``, ``metric``, ``method`` or ``protocol`` -> the names
+            to keep; none keeps all, and of the metrics the one that each task measures
+            first. The metric ``all`` keeps every one.
 
     Returns:
         The rows, dense first in each board.
@@ -89,74 +89,106 @@ def one_board(store: Store, **only: Iterable[str]) -> list[dict[str, Any]]:
             choice = column.removesuffix("_options")
             raise StoreError(
                 f"{len(found)} {column}s fit ({', '.join(found)}); "
-                f"choose one with --{choice if choice != 'protocol' else 'task'}"
+                f"choose one with --{choice}"
             )
     return rows
 
 
-def boards(answer: Answer) -> str:
-    """One heading and one table for each model, task, metric and protocol.
+def together(answer: Answer) -> Answer:
+    """The rows with places over all protocols, which are otherwise ranked apart.
 
     Args:
         answer: Rows as ``read`` gives them.
 
     Returns:
+        The same rows, board by board, ranked anew at each ratio.
+    """
+    rows = answer.dicts()
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((*_board(row)[:-1], row["ratio"]), []).append(row)
+    for rivals in groups.values():
+        sign = -1 if rivals[0]["goal"] == "max" else 1
+        for row in rivals:
+            better = sum(sign * other["mean"] < sign * row["mean"] for other in rivals)
+            row["place"] = 1 + better
+    rows.sort(
+        key=lambda r: (_board(r)[:-1], r["method"] != "dense", r["ratio"], r["place"])
+    )
+    return Answer(
+        columns=answer.columns,
+        types=answer.types,
+        rows=[tuple(row.values()) for row in rows],
+    )
+
+
+def rival_protocols(answer: Answer) -> set[str]:
+    """Protocols of the tasks and metrics that were measured in more than one."""
+    found: dict[tuple[str, ...], set[str]] = {}
+    for row in answer.dicts():
+        found.setdefault(_board(row)[:-1], set()).add(row["protocol"])
+    return {one for several in found.values() if len(several) > 1 for one in several}
+
+
+def boards(
+    answer: Answer,
+    protocols: Mapping[str, Fields] | None = None,
+    *,
+    mixed: bool = False,
+) -> str:
+    """One heading and one table for each model, task, metric and protocol.
+
+    Args:
+        answer: Rows as ``read`` or ``together`` gives them.
+        protocols: Hash -> fields of those in it, to say in what they differ.
+        mixed: Whether all protocols of a task stand on one board; the board says so,
+            and each row says in what it differs.
+
+    Returns:
         Text with ANSI colours, at most 100 columns wide.
     """
+    width = len(BOARD) - mixed  # the protocol is the last
 
     def board(row: Mapping[str, Any]) -> tuple[str, ...]:
-        return tuple(row[column] or "" for column in BOARD)
+        return _board(row)[:width]
 
-    rows = sorted(answer.dicts(), key=board)  # stable: the view's order stays inside
-    protocols: dict[tuple[str, str], set[str]] = {}
+    rows = sorted(answer.dicts(), key=board)  # stable: the order stays inside
+    known: dict[tuple[str, ...], dict[str, Fields]] = {}
     for row in rows:
-        key = (_title(row), row["metric"])
-        protocols.setdefault(key, set()).add(row["protocol"])
+        fields = (protocols or {}).get(row["protocol"], {})
+        known.setdefault(_board(row)[:-1], {})[row["protocol"]] = fields
     parts = []
     for _, group in groupby(rows, key=board):
         listed = list(group)
         first = listed[0]
-        several = len(protocols[_title(first), first["metric"]]) > 1
-        parts.append(f"{_heading(first, several)}\n{_table(listed)}")
+        own = known[_board(first)[:-1]]
+        apart = told_apart(own) if len(own) > 1 else {}
+        parts.append("\n".join(_heading(first, own, mixed=mixed)))
+        parts[-1] += f"\n{_table(listed, apart if mixed else {})}"
     return "\n\n".join(parts)
 
 
-def _heading(row: Mapping[str, Any], several: bool) -> str:
+def _board(row: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(row[column] or "" for column in BOARD)
+
+
+def _heading(
+    row: Mapping[str, Any], protocols: Mapping[str, Fields], *, mixed: bool
+) -> list[str]:
+    """What the board is of; two numbers compare only where the protocols agree."""
     arrow = "higher is better" if row["goal"] == "max" else "lower is better"
-    words = [
-        styled(printable(_title(row)), BOLD, CYAN),
-        styled(printable(f"{row['metric']}, {arrow}"), DIM),
-    ]
-    if several:  # two numbers compare only where the protocols agree
-        words.append(styled(f"protocol {row['protocol']}", YELLOW))
-    return "  ".join(words)
-
-
-def label(name: str, options: str | None) -> str:
-    """A name with its options, as short as can be.
-
-    An option that only repeats the name (of a task of lm-eval) is left out; one that is
-    a mapping (a training recipe) is told apart by four digits of its hash.
-
-    >>> label("svd", "{}"), label("gptq", '{"bits":4,"group":[1,2]}')
-    ('svd', 'gptq bits=4 group=[1,2]')
-    >>> label("piqa", '{"id":"piqa","limit":3}')
-    'piqa limit=3'
-    >>> label("mlp", '{"recipe":{"epochs":3}}')
-    'mlp recipe=#cc63'
-    """
-    given = json.loads(options) if options else {}
-    words = [f"{k}={_short(v)}" for k, v in given.items() if v != name]
-    return " ".join([name, *words])
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    text = json.dumps(value, separators=(",", ":"), sort_keys=True)
-    if isinstance(value, Mapping):
-        return f"#{hashlib.sha256(text.encode()).hexdigest()[:4]}"
-    return text
+    ranked = styled(printable(f"{row['metric']}, {arrow}"), DIM)
+    lines = [f"{styled(printable(_title(row)), BOLD, CYAN)}  {ranked}"]
+    if len(protocols) < 2:
+        return lines
+    if mixed:
+        fields = named(differing(protocols.values()))
+        text = f"{len(protocols)} protocols on one board, which differ in {fields}"
+    else:
+        where = told_apart(protocols)[row["protocol"]]
+        text = f"one of {len(protocols)} protocols: {row['protocol']} {where}"
+    folded = textwrap.wrap(printable(text), 100)
+    return lines + [styled(line, YELLOW) for line in folded]
 
 
 def _title(row: Mapping[str, Any]) -> str:
@@ -164,7 +196,7 @@ def _title(row: Mapping[str, Any]) -> str:
     return f"{model} on {label(row['task'], row['task_options'])}"
 
 
-def _table(rows: list[dict[str, Any]]) -> Columns:
+def _table(rows: list[dict[str, Any]], marks: Mapping[str, str]) -> Columns:
     headings = ["", "method", "asked", "achieved", "of", rows[0]["metric"]]
     headings += ["± stderr", "recovery", "params", "seeds"]
     table = Columns(headings=headings, left=[i in (0, 1, 4) for i in range(10)])
@@ -174,17 +206,15 @@ def _table(rows: list[dict[str, Any]]) -> Columns:
         if row["ratio"] != ratio:
             table.rule()
             ratio = row["ratio"]
-        table.add(_cells(row), *_style(row, rows))
+        mark = marks.get(row["protocol"])
+        table.add(_cells(row, f" [{mark}]" if mark else ""), *_style(row, rows))
     return table
 
 
-def _cells(row: Mapping[str, Any]) -> list[str]:
-    name = label(row["method"], row["method_options"])
-    if row["calibration"]:
-        name = label(name, row["calibration"])
+def _cells(row: Mapping[str, Any], mark: str) -> list[str]:
     return [
         "★" if _is_best(row) else "",
-        name,
+        method_label(row) + mark,
         f"{row['ratio']:g}",
         _or_dash(row["achieved"], "{:.3f}"),
         _OF.get(row["ratio_of"], row["ratio_of"] or ""),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from results.bleu import counted, paired_bleu
 from results.cells import Cell
 from results.db import ask, quoted
 from results.statistics import compare, holm
@@ -63,7 +64,11 @@ def _rank(rivals: Sequence[Cell], samples: Samples) -> bool:
 
 def _p_value(best: Cell, other: Cell, samples: Samples) -> float | None:
     """Of the hypothesis that two cells measure the same; None where nothing tells."""
-    ours, theirs = _values(best, samples), _values(other, samples)
+    metric = str(best.key.get("metric"))
+    counts = [_counts(cell, metric, samples) for cell in (best, other)]
+    if all(counts) and len({len(c[0][counted(metric)[0]]) for c in counts}) == 1:
+        return paired_bleu(*counts, order=int(metric[-1]))
+    ours, theirs = (_values(cell, metric, samples) for cell in (best, other))
     if ours and len(ours) == len(theirs):
         return compare(ours, theirs)[0]
     errors = [((c.high or 0.0) - (c.low or 0.0)) / (2 * _REACH) for c in (best, other)]
@@ -74,10 +79,30 @@ def _p_value(best: Cell, other: Cell, samples: Samples) -> float | None:
     return math.erfc(gap / spread / math.sqrt(2))
 
 
-def _values(cell: Cell, samples: Samples) -> list[float]:
-    """Per-sample values of a cell's trials, seed after seed."""
-    metric = str(cell.key.get("metric"))
-    return [v for a in cell.attempts for v in samples.get((a, metric), ())]
+def _values(cell: Cell, metric: str, samples: Samples) -> list[float]:
+    """One value a sample: the mean over the seeds; none where a seed lacks them.
+
+    The seeds of a method read the same samples, so that pooling them would count each
+    sample several times.
+    """
+    found = [samples.get((attempt, metric), ()) for attempt in cell.attempts]
+    if len({len(values) for values in found}) != 1:
+        return []
+    return [math.fsum(values) / len(values) for values in zip(*found, strict=True)]
+
+
+def _counts(
+    cell: Cell, metric: str, samples: Samples
+) -> list[dict[str, Sequence[float]]]:
+    """The per-sentence counts of a corpus metric, seed by seed; none if any lacks."""
+    names = counted(metric)
+    found = [
+        {name: samples[attempt, name] for name in names if (attempt, name) in samples}
+        for attempt in cell.attempts
+    ]
+    sizes = {len(values) for counts in found for values in counts.values()}
+    whole = all(len(counts) == len(names) for counts in found)
+    return found if names and whole and len(sizes) == 1 else []
 
 
 def _samples(store: Store, rows: Sequence[Sequence[Cell]]) -> Samples:

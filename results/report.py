@@ -12,7 +12,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from results import figures, leaderboard, papers
+from results import figures, labels, leaderboard, papers
 from results.columns import printable
 from results.db import ask
 from results.errors import StoreError
@@ -152,7 +152,7 @@ def _data(store: Store) -> str:
     """The leaderboard as JSON that cannot end its script element."""
     rows = []
     for row in ask(store, "FROM leaderboard", through="40_leaderboard").dicts():
-        row["options"] = leaderboard.label("", row["method_options"]).strip()
+        row["options"] = labels.label("", row["method_options"]).strip()
         rows.append([_rounded(row[name]) for name, _, _ in _COLUMNS])
     columns = [{"name": n, "title": t, "kind": k} for n, t, k in _COLUMNS]
     text = json.dumps({"columns": columns, "rows": rows}, separators=(",", ":"))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from results import folder as places
+from results import footers
 from results.errors import StoreError, unknown
 from results.folder import Folder
 from results.schema import FINISHED, SCHEMA_VERSION, TABLES, arrow, ddl
@@ -208,6 +209,9 @@ class Store:
                         f"a row of {table} does not fit its columns: {why}"
                     ) from why
                 writer.write_batch(batch)
+                if table == "trials" and len(rows) == 1:
+                    copy = footers.copied(rows[0])
+                    writer.add_key_value_metadata({footers.KEY: copy})
         self.folder.write(f"{table}/{name}.parquet", stream.getvalue())
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from results.db import Answer
 from results.errors import StoreError
-from results.leaderboard import label
+from results.labels import method_label
+from results.leaderboard import BOARD
 from results.statistics import critical_difference
 
-_BOARD = ("model", "model_options", "task", "task_options", "metric", "protocol")
 _COLUMNS = {
     "method": "VARCHAR",
     "ratio": "DOUBLE",
@@ -26,12 +26,15 @@ _COLUMNS = {
 Rows = Sequence[Mapping[str, Any]]
 
 
-def over_boards(answer: Answer, *, allow_unequal: bool = False) -> Answer:
+def over_boards(
+    answer: Answer, *, allow_unequal: bool = False, across_protocols: bool = False
+) -> Answer:
     """Each method's mean recovery at each ratio, over all models and tasks.
 
     Args:
         answer: Rows of the view ``leaderboard``, one metric a task.
         allow_unequal: Whether methods may be averaged over different boards.
+        across_protocols: Whether one task is one board, whatever its protocols.
 
     Returns:
         One row a ratio and method, best first. ``stderr`` is over the boards; ``rank``
@@ -47,14 +50,15 @@ def over_boards(answer: Answer, *, allow_unequal: bool = False) -> Answer:
         for row in answer.dicts()
         if row["method"] != "dense" and row["recovery"] is not None
     ]
+    columns = BOARD[:-1] if across_protocols else BOARD  # the protocol is the last
     made: list[tuple[Any, ...]] = []
     mistakes = []
     for ratio in sorted({row["ratio"] for row in rows}):
         table: dict[str, dict[tuple[str, ...], Mapping[str, Any]]] = {}
         for row in rows:
             if row["ratio"] == ratio:
-                name = label(row["method"], row["method_options"])
-                board = tuple(str(row[column]) for column in _BOARD)
+                name = method_label(row)
+                board = tuple(str(row[column]) for column in columns)
                 table.setdefault(name, {})[board] = row
         missing = _missing(table)
         if missing and not allow_unequal:
@@ -66,8 +70,8 @@ def over_boards(answer: Answer, *, allow_unequal: bool = False) -> Answer:
             "a mean over different tasks compares nothing: narrow it with --task, "
             "--model or --method, or say --allow-unequal",
         )
-    columns = tuple(_COLUMNS)
-    return Answer(columns=columns, types=tuple(_COLUMNS.values()), rows=made)
+    kinds = tuple(_COLUMNS.values())
+    return Answer(columns=tuple(_COLUMNS), types=kinds, rows=made)
 
 
 def _missing(table: Mapping[str, Mapping[tuple[str, ...], Any]]) -> list[str]:

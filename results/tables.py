@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from results import cells as make
-from results.cells import DIFFERS, NO_CLAIM, NOT_RUN, PROTOCOL, Cell
-from results.db import Answer, ask, query, quoted
-from results.errors import StoreError, unknown
+from results.cells import DIFFERS, NO_CLAIM, PROTOCOL, Cell
+from results.db import Answer, ask, quoted
+from results.errors import unknown
 from results.papers import PaperTable, model_ids
 from results.placing import place
 from results.store import Store
@@ -22,7 +22,6 @@ SELECT n.trial, n.attempt, n.status, n.reason, n.method, n.method_options, n.mod
        n.achieved_macs, n.achieved_bytes, s.metric, s.value, s.sample_stderr, s.goal
 FROM newest AS n LEFT JOIN scores AS s USING (attempt)
 """
-AXES = ("method", "model", "task", "ratio", "seed", "dtype", "calibration", "grid")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -132,69 +131,6 @@ def paper_table(
     return table
 
 
-def own_table(
-    store: Store,
-    *,
-    rows: Sequence[str],
-    cols: Sequence[str],
-    metric: str,
-    where: str = "true",
-    allow_mixed: bool = False,
-) -> Table:
-    """A table over the store: rows by columns, each cell a mean over seeds.
-
-    Args:
-        store: Where the numbers are.
-        rows: Columns of the view ``scores`` whose values make the rows.
-        cols: Those whose values make the columns.
-        metric: Which numbers.
-        where: An SQL condition on ``scores``; read-only, as in ``shrinkgrid sql``.
-        allow_mixed: Whether one cell, or one column, may mix protocols.
-
-    Returns:
-        The table.
-
-    Raises:
-        StoreError: If a name is not known, nothing fits, protocols are mixed, or a
-            cell would mix trials that are no seeds of one another.
-    """
-    for name in (*rows, *cols):
-        if name not in AXES:
-            raise unknown("column to arrange a table by", name, AXES)
-    answer = query(store, f"SELECT * FROM scores WHERE ({where}\n)")
-    known = {row["metric"] for row in answer.dicts()}
-    if metric not in known:
-        if not answer.rows:
-            raise StoreError(f"no trial in {store.uri} ended well and fits {where!r}")
-        raise unknown("metric", metric, known)
-    found = [row for row in answer.dicts() if row["metric"] == metric]
-    if not allow_mixed:
-        _refuse_mixed(found, cols)
-    down = _values(found, rows)
-    across = _values(found, cols)
-    table = Table(
-        title=f"{metric} by {', '.join(rows)} and {', '.join(cols)}",
-        labels=list(rows),
-        columns=[" ".join(_shown(value) for value in values) for values in across],
-        rows=[],
-    )
-    for values in down:
-        made = [
-            _own_cell(found, dict(zip((*rows, *cols), (*values, *other), strict=True)))
-            for other in across
-        ]
-        labels = [_shown(value) for value in values]
-        at = dict(zip(rows, labels, strict=True))
-        group = " ".join(v for k, v in at.items() if k not in ("method", "seed"))
-        dense = at.get("method") == "dense"
-        table.rows.append(
-            Row(labels=labels, cells=made, group=None if dense else group)
-        )
-    table.rows.sort(key=lambda row: row.group is not None)
-    table.notes += place(store, [row.cells for row in table.rows], groups(table))
-    return table
-
-
 def models_of(paper: PaperTable) -> set[str]:
     """The models that a table names."""
     parts = [*paper.columns, *paper.rows]
@@ -261,59 +197,6 @@ def _warn_of_dense(table: Table) -> None:
                     f"{': ' + cell.reason if cell.reason else ''}); the numbers "
                     "below it cannot be compared"
                 )
-
-
-def _refuse_mixed(scores: Sequence[Mapping[str, Any]], cols: Sequence[str]) -> None:
-    """A column over several protocols compares what cannot be compared."""
-    protocols: dict[tuple[Any, ...], dict[str, Mapping[str, Any]]] = {}
-    for score in scores:
-        column = (score["task"], *(score[name] for name in cols))
-        fields = json.loads(score["protocol_fields"] or "{}")
-        protocols.setdefault(column, {})[str(score["protocol"])] = fields
-    for column, found in protocols.items():
-        if len(found) > 1:
-            every = {key for fields in found.values() for key in fields}
-            differing = sorted(
-                key
-                for key in every
-                if len({json.dumps(f.get(key)) for f in found.values()}) > 1
-            )
-            raise StoreError(
-                f"task {column[0]} was measured with {len(found)} protocols, which "
-                f"differ in {', '.join(differing) or 'fields that are not stored'}; "
-                "narrow them with --where, or say --allow-mixed"
-            )
-
-
-def _values(scores: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[Any]:
-    found = {tuple(score[name] for name in names) for score in scores}
-
-    def order(values: tuple[Any, ...]) -> list[tuple[bool, float, str]]:
-        numbers = [v if isinstance(v, int | float) else 0.0 for v in values]
-        named = zip(values, numbers, strict=True)
-        return [(v is None, n, str(v)) for v, n in named]
-
-    return sorted(found, key=order)
-
-
-def _own_cell(scores: Sequence[Mapping[str, Any]], at: Mapping[str, Any]) -> Cell:
-    group = [s for s in scores if all(s[name] == value for name, value in at.items())]
-    if not group:
-        return Cell(verdict=NOT_RUN, reason="no such trial in the store")
-    for name in ("model", "task", "method", "method_options", "task_options", "ratio"):
-        mixed = {str(score[name]) for score in group}
-        if len(mixed) > 1:
-            raise StoreError(
-                f"one cell ({', '.join(map(_shown, at.values()))}) would be a mean "
-                f"over {name} {', '.join(sorted(mixed))}; narrow it with --where, or "
-                f"put {name} into --rows or --cols"
-            )
-    values = {"metric": group[0]["metric"], "goal": group[0]["goal"]}
-    return make.of_trials(group, values)
-
-
-def _shown(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def groups(table: Table) -> list[str | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ def corpus_scores(
     Yields:
         ``bleu1`` ... ``bleu4``, ``chrf``, ``rouge_l``, ``exact_match``, in percent;
         then ``bleu_correct_1`` ... and their like, whose ``values`` are the counts of
-        each sentence, from which BLEU of any subset follows; see ``corpus_bleu``.
+        each sentence, from which BLEU of any subset follows (``results.bleu``).
     """
     n = len(references)
     draws = _draws(n)
@@ -88,35 +88,6 @@ def bleu_statistics(
     return {
         name: np.asarray(column, dtype=np.int64) for name, column in columns.items()
     }
-
-
-def corpus_bleu(
-    statistics: Mapping[str, Any], weights: Any = None, order: int = 4
-) -> float:
-    """BLEU from the counts of sentences (Papineni et al. 2002), without smoothing.
-
-    Two systems are compared by giving both the same ``weights``, drawn anew many
-    times: the paired bootstrap.
-
-    Args:
-        statistics: As ``bleu_statistics`` gives them.
-        weights: How often each sentence counts, shape ``(sentences,)``; None for once.
-        order: Longest n-gram.
-
-    Returns:
-        BLEU in percent.
-    """
-    times = np.ones(len(statistics["bleu_total_1"])) if weights is None else weights
-    total = {name: float(np.dot(times, column)) for name, column in statistics.items()}
-    precisions = [
-        total[f"bleu_correct_{n}"] / max(total[f"bleu_total_{n}"], 1.0)
-        for n in range(1, order + 1)
-    ]
-    if min(precisions) == 0:
-        return 0.0
-    words, wanted = total["bleu_hypothesis_words"], total["bleu_reference_words"]
-    brevity = 1.0 if words >= wanted else float(np.exp(1 - wanted / words))
-    return 100 * brevity * float(np.exp(np.mean(np.log(precisions))))
 
 
 def _corpus_score(

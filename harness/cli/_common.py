@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,17 @@ store_option = click.option(
     envvar="SHRINKGRID_STORE",
     default="store",
     show_default=True,
-    help="Folder or object-store URI of the results.",
+    help="Folder or URI of the results (or set SHRINKGRID_STORE).",
+)
+
+
+format_option = click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "csv", "json", "md"]),
+    default="table",
+    show_default=True,
+    help="How to print the rows.",
 )
 
 
@@ -51,6 +62,27 @@ def grid_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ):
         command = decorate(command)
     return command
+
+
+def on_store(verb: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a verb the option ``--store``, opened.
+
+    What readers had to set aside is printed to stderr at the end.
+    """
+
+    @store_option
+    @functools.wraps(verb)
+    def opened(store: str, **arguments: Any) -> Any:
+        from results.store import open_store
+
+        place = open_store(store)
+        try:
+            return verb(place, **arguments)
+        finally:
+            for warning in place.warnings:
+                click.echo(f"warning: {warning}", err=True)
+
+    return opened
 
 
 def make_plan(

@@ -2,56 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
+from harness.cli._common import format_option, on_store
+
 if TYPE_CHECKING:
     from results.store import Store
-
-FORMATS = ["table", "csv", "json", "md"]
-
-
-def on_store(verb: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a verb the option ``--store``, opened.
-
-    What readers had to set aside is printed to stderr at the end.
-    """
-
-    @click.option(
-        "--store",
-        "uri",
-        envvar="SHRINKGRID_STORE",
-        default="store",
-        show_default=True,
-        help="Folder or URI of the store (or set SHRINKGRID_STORE).",
-    )
-    @functools.wraps(verb)
-    def opened(uri: str, **arguments: Any) -> Any:
-        from results.store import open_store
-
-        store = open_store(uri)
-        try:
-            return verb(store, **arguments)
-        finally:
-            for warning in store.warnings:
-                click.echo(f"warning: {warning}", err=True)
-
-    return opened
-
-
-_format = click.option(
-    "--format",
-    "form",
-    type=click.Choice(FORMATS),
-    default="table",
-    show_default=True,
-    help="How to print the rows.",
-)
 
 
 @click.command()
@@ -67,33 +27,51 @@ _format = click.option(
     "--mean", is_flag=True, help="One row a method: mean recovery and rank over tasks."
 )
 @click.option("--allow-unequal", is_flag=True, help="Let means be over unequal tasks.")
-@_format
+@click.option("--protocol", multiple=True, help="Only this protocol; may be repeated.")
+@click.option(
+    "--allow-mixed",
+    is_flag=True,
+    help="Rank numbers of different protocols, or of different hosts, together.",
+)
+@format_option
 @on_store
 def leaderboard(
     store: Store,
     form: str,
     mean: bool,
     allow_unequal: bool,
+    allow_mixed: bool,
     **only: tuple[str, ...],
 ) -> None:
-    """Print which method keeps how much, at which ratio: dense first, best marked."""
+    """Print which method keeps how much, at which ratio: dense first, best marked.
+
+    Numbers of different protocols stand on boards of their own; for times and memory
+    the host, the device and the threads are part of the protocol.
+    """
     from results import leaderboard as view
+    from results import protocols
     from results.formats import render
 
     rows = view.read(store, **only)
+    if allow_mixed:
+        rows = view.together(rows)
     if mean:
         from results.summary import over_boards
 
-        click.echo(render(over_boards(rows, allow_unequal=allow_unequal), form))
+        found = over_boards(
+            rows, allow_unequal=allow_unequal, across_protocols=allow_mixed
+        )
+        click.echo(render(found, form))
     elif form == "table":
-        click.echo(view.boards(rows))
+        fields = protocols.stored(store, view.rival_protocols(rows))
+        click.echo(view.boards(rows, fields, mixed=allow_mixed))
     else:
         click.echo(render(rows, form))
 
 
 @click.command()
 @click.argument("query")
-@_format
+@format_option
 @on_store
 def sql(store: Store, query: str, form: str) -> None:
     """Ask the store one SELECT; nothing is ever written.

@@ -7,20 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli._common import make_plan, store_option
+from harness.cli._common import format_option, make_plan, store_option
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from results.store import Store
-
-format_option = click.option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "csv", "json", "md"]),
-    default="table",
-    show_default=True,
-)
 
 
 @click.command()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli.ask import on_store
+from harness.cli._common import on_store
 
 if TYPE_CHECKING:
     from results.store import Store
@@ -44,8 +44,9 @@ def table(store: Store, paper: str | None, form: str, **options: Any) -> None:
     PAPER is a name that `shrinkgrid list papers` gives, or a YAML file of that kind.
     Without it, --rows, --cols and --metric make a table of your own.
     """
+    from results.own_tables import own_table
     from results.papers import read
-    from results.tables import own_table, paper_table
+    from results.tables import paper_table
     from results.tables_text import render
 
     if paper is None:
@@ -129,6 +130,7 @@ def report(store: Store, out: Path) -> None:
 @click.option("--model", help="Needed where the store has several.")
 @click.option("--task", help="Needed where the store has several.")
 @click.option("--metric", help="By default the one that the task measures first.")
+@click.option("--protocol", help="Needed where the task was measured in several ways.")
 @click.option(
     "--cost",
     default="params",
