@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
@@ -11,31 +12,45 @@ from typing import Any
 
 from results.errors import StoreError, unknown
 
+Kinds = tuple[type, ...]
+_TEXT: Kinds = (str,)
+_NUMBER: Kinds = (int, float)
+_WORDS = {
+    str: "a text",
+    int: "a number like 1.0e-6",
+    float: "a number like 1.0e-6",
+    list: "a list",
+}
+_WORDS |= {dict: "a mapping", type(None): "nothing", bool: "true or false"}
+_SHOWN = 80  # characters of a wrong value
 # What says which trial a cell is; in a row, or in a column where that differs.
-WANTED = {
-    "model",
-    "method",
-    "options",
-    "ratio",
-    "task",
-    "metric",
-    "column",
-    "protocol",
-    "goal",
-    "scale",
-    "offset",
-    "within",
+WANTED: dict[str, Kinds] = {
+    "model": _TEXT,
+    "method": _TEXT,
+    "options": (dict,),
+    "ratio": _NUMBER,
+    "task": (str, type(None)),
+    "metric": _TEXT,
+    "column": _TEXT,
+    "protocol": (dict,),
+    "goal": _TEXT,
+    "scale": _NUMBER,
+    "offset": _NUMBER,
+    "within": _NUMBER,
 }
-_TABLE = {"title", "paper", "link", "table", "note", "sources", "columns", "rows"}
-_ROW = WANTED | {
-    "label",
-    "printed_ratio",
-    "printed_model",
-    "printed_data",
-    "source",
-    "cells",
+_TABLE: dict[str, Kinds] = {
+    **dict.fromkeys(("title", "paper", "link", "table", "note"), _TEXT),
+    **dict.fromkeys(("sources", "columns", "rows"), (list,)),
 }
-_COLUMN = WANTED | {"name", "mean_of"}
+_ROW: dict[str, Kinds] = WANTED | {
+    "label": _TEXT,
+    "printed_ratio": _TEXT,
+    "printed_model": _TEXT,
+    "printed_data": _TEXT,
+    "source": (str, int),
+    "cells": (list,),
+}
+_COLUMN: dict[str, Kinds] = WANTED | {"name": _TEXT, "mean_of": (list,)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,65 +124,97 @@ def read(name: str) -> PaperTable:
         path = Path(name)
         if not path.is_file():
             raise StoreError(f"no file {name}; `shrinkgrid list papers` lists tables")
-        return _checked(path.stem, path.read_text(encoding="utf-8"), name)
+        return _checked(path.stem, path.read_bytes(), name)
     if name not in names():
         raise unknown("paper table", name, names())
-    text = (files("results.papers") / f"{name}.yaml").read_text(encoding="utf-8")
+    text = (files("results.papers") / f"{name}.yaml").read_bytes()
     return _checked(name, text, f"{name}.yaml")
 
 
 @cache
 def model_ids(model: str) -> tuple[str, ...]:
     """The names under which the store may hold a table's model, its own first."""
-    text = (files("results.papers") / "_models.yaml").read_text(encoding="utf-8")
+    text = (files("results.papers") / "_models.yaml").read_bytes()
     return (model, *_yaml(text, "_models.yaml").get(model, ()))
 
 
-def _checked(name: str, text: str, file: str) -> PaperTable:
+def _checked(name: str, text: bytes, file: str) -> PaperTable:
     content = _yaml(text, file)
     if not isinstance(content, dict):
         raise StoreError(f"{file} is no mapping; its keys are {', '.join(_TABLE)}")
-    mistakes = _unknown_keys(content, _TABLE, file)
+    mistakes = _wrong_keys(content, _TABLE, file)
     mistakes += [
         f"{file} lacks the key {key!r}"
         for key in ("title", "columns", "rows")
         if not content.get(key)
     ]
-    columns, rows = content.get("columns") or [], content.get("rows") or []
-    for number, column in enumerate(columns, 1):
-        mistakes += _unknown_keys(column, _COLUMN, f"{file}, column {number}")
-    headings = [column.get("name") for column in columns]
-    for number, row in enumerate(rows, 1):
-        mistakes += _unknown_keys(row, _ROW, f"{file}, row {number}")
-        given = row.get("cells")
-        if given is not None and len(given) != len(columns):
-            mistakes.append(
-                f"{file}, row {number} has {len(given)} cells, "
-                f"not {len(columns)} as there are columns"
-            )
-    for column in columns:
-        for part in column.get("mean_of", ()):
-            if part not in headings:
-                mistakes.append(f"{file}: mean_of names no column {part!r}")
+    for part, known in (("column", _COLUMN), ("row", _ROW)):
+        for number, one in enumerate(_list(content.get(f"{part}s")), 1):
+            mistakes += _wrong_keys(one, known, f"{file}, {part} {number}")
+    if not mistakes:  # else the shapes to compare are not there
+        mistakes = list(_wrong_shape(content["columns"], content["rows"], file))
     if mistakes:
         raise StoreError(*mistakes)
-    empty: list[None] = [None] * len(columns)
-    content["rows"] = [{"cells": empty, **row} for row in rows]
+    empty: list[None] = [None] * len(content["columns"])
+    content["rows"] = [{"cells": empty, **row} for row in content["rows"]]
     return PaperTable(name=name, **content)
 
 
-def _unknown_keys(given: Any, known: set[str], where: str) -> list[str]:
+def _wrong_shape(
+    columns: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]], file: str
+) -> Iterator[str]:
+    for number, row in enumerate(rows, 1):
+        given = row.get("cells")
+        if given is not None and len(given) != len(columns):
+            yield (
+                f"{file}, row {number} has {len(given)} cells, "
+                f"not {len(columns)} as there are columns"
+            )
+    measured = {column.get("name") for column in columns if "mean_of" not in column}
+    for number, column in enumerate(columns, 1):
+        if "name" not in column:
+            yield f"{file}, column {number} has no name"
+        for part in column.get("mean_of", ()):
+            if not isinstance(part, str) or part not in measured:
+                yield f"{file}: mean_of names no measured column {part!r}"
+
+
+def _wrong_keys(given: Any, known: Mapping[str, Kinds], where: str) -> list[str]:
+    """What is wrong with a mapping: keys that are not known, values of other kinds."""
     if not isinstance(given, dict):
         return [f"{where} is no mapping"]
-    return [
-        f"{where}: {unknown('key', str(k), known)}" for k in given if k not in known
+    wrong = [
+        f"{where}: {unknown('key', str(k)[:_SHOWN], known)}"
+        for k in given
+        if k not in known
     ]
+    for key, value in given.items():
+        if key in known and not _fits(value, known[key]):
+            wanted = " or ".join(dict.fromkeys(_WORDS[kind] for kind in known[key]))
+            wrong.append(f"{where}: {key} is {repr(value)[:_SHOWN]}, not {wanted}")
+    return wrong
 
 
-def _yaml(text: str, file: str) -> Any:
-    import yaml
+def _fits(value: Any, kinds: Kinds) -> bool:
+    if isinstance(value, float) and not math.isfinite(value):
+        return False
+    if isinstance(value, list):  # of texts, numbers and holes; tables' own are checked
+        return list in kinds and all(
+            isinstance(v, dict | str | int | float | None) for v in value
+        )
+    if isinstance(value, bool):
+        return bool in kinds
+    return isinstance(value, kinds)
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _yaml(text: bytes, file: str) -> Any:
+    from results import _yaml as plain
 
     try:
-        return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except yaml.YAMLError as why:
-        raise StoreError(f"{file} is no YAML: {why}") from why
+        return plain.read(text)
+    except ValueError as why:
+        raise StoreError(f"{file}: {why}") from why
