@@ -14,6 +14,8 @@ from harness.options import canonical, dumps
 from harness.registry import Plugin, facts, resolve
 from harness.trial import Part
 
+MAX_NAME = 200  # characters of a plugin's name, or of a folder's
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chosen:
@@ -48,6 +50,11 @@ def configure(kind: str, item: Any) -> tuple[str, Plugin, Any]:
         item = {"name": "chain", **item}
     if not isinstance(item, dict) or not isinstance(item.get("name"), str):
         raise BenchError(f"{kind} {item!r} is neither a name nor {{name: ...}}")
+    if len(item["name"]) > MAX_NAME or not item["name"].isprintable():
+        raise BenchError(
+            f"{kind} {item['name'][:MAX_NAME]!r}... is no name: up to {MAX_NAME} "
+            "printable characters are"
+        )
     plugin, implied = resolve(kind, item["name"])
     instance = plugin.build(implied | {k: v for k, v in item.items() if k != "name"})
     return getattr(instance, "label", None) or item["name"], plugin, instance

@@ -31,6 +31,7 @@ BLOCK_KEYS = (
 GRID_KEYS = ("name", "description", "blocks", "resources", *BLOCK_KEYS)
 EXCLUDE_KEYS = ("method", "model", "task", "ratio", "seed")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
+MAX_TRIALS = 2_000_000  # of a grid; more is a slip of the pen, and fills the memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +46,12 @@ class Block:
     exclude: tuple[dict[str, Any], ...] = ()
     calibration: str = "{}"
     dtype: str = "float32"
+
+    @property
+    def size(self) -> int:
+        """How many points its product has at most."""
+        axes = (self.models, self.methods, self.ratios, self.tasks, self.seeds)
+        return math.prod(map(len, axes))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +143,12 @@ def read(path: Path, *, locked: Mapping[str, str] | None = None) -> Grid:
     name = value.get("name", path.stem)
     if not isinstance(name, str) or not name:
         reader.mistakes.append(f"name {name!r} is not a text")
+    trials = sum(b.size for b in read_blocks if b is not None)
+    if trials > MAX_TRIALS:
+        reader.mistakes.append(
+            f"the product has {trials} trials, and {MAX_TRIALS} are allowed: cut it "
+            "into several grids, which may share a store"
+        )
     if reader.mistakes:
         raise BenchError(*dict.fromkeys(reader.mistakes), where=str(path))
     return Grid(

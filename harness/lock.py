@@ -8,6 +8,7 @@ from pathlib import Path
 
 from harness.core import BenchError
 from harness.options import dumps
+from results import _json
 
 FORMAT = 1
 
@@ -75,7 +76,7 @@ def read(grid: Path) -> dict[str, str]:
         return {}
     renew = f"remove it, or renew it with `shrinkgrid prepare {grid.stem}`"
     try:
-        value = json.loads(path.read_text())
+        value = _json.read(path.read_bytes())
         found = {str(k): str(v) for k, v in value["revisions"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as why:
         raise BenchError(f"{path} is no lock of shrinkgrid: {renew}") from why

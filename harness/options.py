@@ -72,7 +72,7 @@ def build(kind: str, name: str, plugin: type, options: Mapping[str, Any]) -> Any
         raise BenchError(*mistakes)
     try:
         return plugin(**values)
-    except ValueError as why:  # a plugin's __post_init__ says what is out of range
+    except (ValueError, OverflowError) as why:  # its __post_init__ says what is wrong
         raise BenchError(f"{kind} {name!r}: {why}") from why
 
 

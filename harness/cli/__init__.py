@@ -39,6 +39,7 @@ VERBS = {
 
 _FUNCTIONS = {"list": "list_"}  # `list` is a builtin
 
+SHOWN, LONGEST = 100, 5000  # mistakes of one file, and characters of one mistake
 COMPLETE, OURS, MISTAKE, TRIALS_FAILED = 0, 1, 2, 3  # exit statuses
 
 
@@ -110,9 +111,12 @@ def _status(arguments: list[str] | None) -> int:
 def complain(mistakes: list[str], where: str = "") -> None:
     """Print what a person did wrong, all of it at once, to stderr."""
     if len(mistakes) == 1:
-        click.echo(f"error: {where + ': ' if where else ''}{mistakes[0]}", err=True)
+        only = mistakes[0][:LONGEST]
+        click.echo(f"error: {where + ': ' if where else ''}{only}", err=True)
         return
     has = f"{where} has " if where else ""
     click.echo(f"error: {has}{len(mistakes)} mistakes:", err=True)
-    for mistake in mistakes:
-        click.echo(f"  - {mistake}", err=True)
+    for mistake in mistakes[:SHOWN]:
+        click.echo(f"  - {mistake[:LONGEST]}", err=True)
+    if len(mistakes) > SHOWN:
+        click.echo(f"  ... and {len(mistakes) - SHOWN} more", err=True)
