@@ -8,9 +8,10 @@ import json
 import shutil
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+from results import _json
 from results.store import Store
 
 MANIFEST = "manifest.json"
@@ -82,20 +83,35 @@ def make(store: Store, key: str, **facts: Any) -> Iterator[Path]:
 
 def manifest(path: Path) -> dict[str, Any]:
     """What an artifact's manifest says."""
-    stored: dict[str, Any] = json.loads((path / MANIFEST).read_text())
+    stored: dict[str, Any] = _json.read((path / MANIFEST).read_bytes())
     return stored
 
 
 def _damage(path: Path) -> str | None:
     """What is wrong with an artifact's files, or None."""
     try:
-        expected = manifest(path)["sha256"]
-        for name, digest in expected.items():
+        for name, digest in _digests(manifest(path)).items():
             if _sha256(path / name) != digest:
                 return f"{name} is not what was written"
-    except (OSError, ValueError, KeyError) as why:
+    except (OSError, ValueError) as why:
         return f"{type(why).__name__}: {why}"
     return None
+
+
+def _digests(stored: Any) -> dict[str, str]:
+    """File -> digest, as a manifest has them; of files in its own folder alone.
+
+    Raises:
+        ValueError: If it has none, or names what lies elsewhere.
+    """
+    found = stored.get("sha256") if isinstance(stored, dict) else None
+    if not isinstance(found, dict):
+        raise ValueError(f"{MANIFEST} lists no files")
+    for name in found:
+        parts = PurePosixPath(name).parts
+        if not parts or ".." in parts or parts[0] == "/" or "\0" in name:
+            raise ValueError(f"{MANIFEST} names {name!r}, which lies elsewhere")
+    return found
 
 
 def _sha256(path: Path) -> str:
@@ -115,8 +131,11 @@ def _fetch(store: Store, key: str) -> None:
     text = store.folder.read(f"artifacts/{key}/{MANIFEST}")
     if text is None or target.is_dir():
         return
+    names: list[str] = []
+    with contextlib.suppress(ValueError):  # then it is damaged, which `find` sees
+        names = list(_digests(_json.read(text)))
     beside = target.with_name(f".{key}.{uuid.uuid4().hex[:8]}.tmp")
-    for name in [*json.loads(text)["sha256"], MANIFEST]:
+    for name in [*names, MANIFEST]:
         content = store.folder.read(f"artifacts/{key}/{name}")
         if content is not None:  # a missing one is damage, which `find` sees
             (beside / name).parent.mkdir(parents=True, exist_ok=True)

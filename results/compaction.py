@@ -28,7 +28,7 @@ from results.db import quoted, reading
 from results.errors import StoreError
 from results.folder import fsync_folder
 from results.schema import TABLES
-from results.store import Store
+from results.store import Store, folded_names
 
 ENOUGH = 200_000  # rows; a larger file is left as it is
 _ROW_GROUP = 30_000  # rows; bounds the memory of writers and readers
@@ -179,7 +179,7 @@ def _finish_earlier(store: Store, table: str) -> None:
 def _delete_folded(store: Store, table: str, name: str) -> None:
     """Delete the files that a committed compaction stands for, then their list."""
     path = f"{table}/compacted/{name}.json"
-    for folded in json.loads(store.folder.read(path) or b"[]"):
+    for folded in folded_names(table, store.folder.read(path)):
         store.folder.delete(folded)
     store.folder.delete(path)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
 import os
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +15,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from results import _json
 from results import folder as places
 from results import footers
 from results.errors import StoreError, unknown
@@ -137,7 +140,7 @@ class Store:
         for name in large:
             if name.endswith(".json") and f"{name[:-5]}.parquet" in large:
                 text = self.folder.read(f"{table}/compacted/{name}")
-                folded.update(json.loads(text) if text else [])
+                folded.update(folded_names(table, text))
         paths = [f"{table}/compacted/{name}" for name in large]
         paths += [f"{table}/{name}" for name in small]
         return [p for p in paths if p.endswith(".parquet") and p not in folded]
@@ -215,6 +218,28 @@ class Store:
         self.folder.write(f"{table}/{name}.parquet", stream.getvalue())
 
 
+def folded_names(table: str, text: bytes | None) -> list[str]:
+    """The files that a compacted file stands for.
+
+    Args:
+        table: The table that they belong to.
+        text: Of the list beside the compacted file, None where there is none.
+
+    Returns:
+        Paths of Parquet files of that table; nothing else that may stand there, since
+        what is listed is deleted.
+    """
+    found: Any = None
+    with contextlib.suppress(ValueError):
+        found = _json.read(text or b"[]")
+    names = re.compile(rf"{table}/(compacted/)?[^/\\\0]+\.parquet")
+    return [
+        path
+        for path in (found if isinstance(found, list) else [])
+        if isinstance(path, str) and names.fullmatch(path)
+    ]
+
+
 def open_store(uri: str | Path, create: bool = False) -> Store:
     """Open the store at a path or URI.
 
@@ -278,9 +303,11 @@ def _refuse_foreign(place: Folder) -> None:
 
 def _read_format(text: bytes, uri: str) -> dict[str, Any]:
     try:
-        known: dict[str, Any] = json.loads(text)
+        known: dict[str, Any] = _json.read(text)
         version = int(known["schema_version"])
-    except (ValueError, KeyError, TypeError) as why:
+        if not isinstance(known.get("columns", []), list):
+            raise TypeError("columns is no list")
+    except (ValueError, KeyError, TypeError, OverflowError) as why:
         raise StoreError(
             f"{uri}/{FORMAT} does not say what the store is ({why}); "
             f'write {{"schema_version": {SCHEMA_VERSION}}} into it to mend it'
