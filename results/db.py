@@ -89,8 +89,11 @@ def reading(store: Store, read: Callable[[Store], T]) -> T:
             return read(store)
         except _READ_ERRORS as why:
             _set_damaged_aside(store, str(why))
-            if _listing(store) == listed:
+            if _listing(store) != listed:
+                continue
+            if store.mixed:
                 raise
+            store.mixed = True  # whole files, of which one lacks columns
 
 
 def ask(
@@ -339,10 +342,36 @@ def _damage(store: Store, path: str) -> str | None:
     if content is None:
         return None  # a compaction has replaced it
     try:
-        pq.ParquetFile(pa.BufferReader(content)).read()
+        file = pq.ParquetFile(pa.BufferReader(content))
+        file.read()
     except (pa.ArrowException, OSError) as why:
         return str(why).strip().partition("\n")[0]
+    known = arrow(path.partition("/")[0])
+    have = file.schema_arrow
+    if known.names[0] not in have.names:
+        return f"it has no column {known.names[0]}"
+    for field in have:
+        if field.name in known.names and not _alike(
+            field.type, known.field(field.name).type
+        ):
+            return f"its column {field.name} is of type {field.type}"
     return None
+
+
+def _alike(have: Any, wanted: Any) -> bool:
+    """Whether values of an Arrow type can stand in a column of another."""
+    import pyarrow.types as kinds
+
+    if kinds.is_list(wanted):
+        return kinds.is_list(have) and _alike(have.value_type, wanted.value_type)
+    if kinds.is_struct(wanted):
+        return kinds.is_struct(have) and all(
+            _alike(have.field(f.name).type, f.type)
+            for f in wanted
+            if have.get_field_index(f.name) >= 0
+        )
+    texts = kinds.is_string(wanted) and kinds.is_large_string(have)
+    return bool(texts or have == wanted)
 
 
 def quoted(text: str) -> str:

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from results import _json
 from results.db import ask, quoted
 from results.errors import StoreError
 from results.schema import TRIALS
 from results.store import Store
 
-_NUMBER = r"(-?\d[\d,]*(?:\.\d+)?)"
+# Bounded, and only from its first digit on: a million digits take no time.
+_NUMBER = r"(?<![\d,.])(-?\d[\d,]{0,40}(?:\.\d{1,40})?)"
 _HTML = re.compile(
     r'<span data-shrinkgrid="([^"]*)">(?:<[bu]>)?' + _NUMBER + "(?:</[bu]>)?</span>"
 )
@@ -25,6 +27,9 @@ _LATEX = re.compile(
 )
 _MARKDOWN_KEY = re.compile(r"^\[\^(\d+)\]: `shrinkgrid (\{.*?\})`", re.M)
 _MARKDOWN_CELL = re.compile(_NUMBER + r"(?:\*\*|</u>)?\[\^(\d+)\]")
+
+
+MEANS = 3  # levels of means of means
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,9 +109,29 @@ def _written(text: str) -> Iterator[Written]:
 def _made(text: str, match: re.Match[str], *, printed: str, key: str) -> Written:
     line = text.count("\n", 0, match.start()) + 1
     try:
-        return Written(printed=printed, key=json.loads(key), line=line)
+        read = _json.read(key)
     except ValueError as why:
-        raise StoreError(f"line {line}: the key {key!r} is no JSON") from why
+        raise StoreError(f"line {line}: the key {key[:200]!r} is no JSON") from why
+    if not _is_key(read):
+        raise StoreError(f"line {line}: {key[:200]!r} is no key of `shrinkgrid table`")
+    return Written(printed=printed, key=read, line=line)
+
+
+def _is_key(value: Any, depth: int = 0) -> bool:
+    """Whether a value has the shape of a key; a mean may be of means."""
+    if not isinstance(value, dict) or depth > MEANS:
+        return False
+    if "mean" in value:
+        parts = value["mean"]
+        fine = isinstance(parts, list) and bool(parts)
+        return fine and all(_is_key(part, depth + 1) for part in parts)
+    kinds = {"metric": str, "column": str, "trials": list, "scale": float}
+    kinds |= {"offset": float}
+    return all(
+        isinstance(float(given) if type(given) is int else given, kinds[name])
+        for name, given in value.items()
+        if name in kinds
+    )
 
 
 Values = dict[tuple[str, str], float]
