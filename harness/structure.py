@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from harness._untrusted import BROKEN, MAX_REASON, Budget, read_form
 from harness.core import BenchError, Model
 from harness.registry import discover, resolve
 
@@ -180,15 +181,17 @@ def load(folder: Path) -> Model:
             f"{folder} holds no saved network: it needs {STRUCTURE} and {WEIGHTS}, "
             "as `shrinkgrid save-model TRIAL DIR` writes them"
         )
-    form = json.loads(path.read_text())
-    if form["format"] > FORMAT:
+    try:
+        form = read_form(path, FORMAT)
+        with Budget((folder / WEIGHTS).stat().st_size, str(path)):
+            skeleton = _skeleton(form["origin"], folder)
+            net = _rebuilt(skeleton.net, form)
+        _fill(net, form, load_file(folder / WEIGHTS))
+    except BROKEN as why:
         raise BenchError(
-            f"{path} has format {form['format']}, this version reads up to {FORMAT}: "
-            "update shrinkgrid"
-        )
-    skeleton = _skeleton(form["origin"], folder)
-    net = _rebuilt(skeleton.net, form)
-    _fill(net, form, load_file(folder / WEIGHTS))
+            f"{folder} holds no network that can be rebuilt: {type(why).__name__}: "
+            f"{str(why)[:MAX_REASON]}; save it again with `shrinkgrid save-model`"
+        ) from why
     return skeleton.with_net(net.eval())
 
 
