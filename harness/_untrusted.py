@@ -46,7 +46,7 @@ class Budget(TorchDispatchMode):
     """
 
     def __init__(self, stored: int, what: str) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.limit, self.what = SPARE + LARGEST * stored, what
         self.bytes = self.operations = 0
 

@@ -43,7 +43,7 @@ def read(text: bytes) -> Any:
     except UnicodeDecodeError as why:
         raise ValueError(f"it is not UTF-8 text: {why}") from why
     except yaml.YAMLError as why:
-        raise ValueError(f"it is not YAML: {' '.join(str(why).split())}") from why
+        raise ValueError(f"it is no YAML: {' '.join(str(why).split())}") from why
     except (RecursionError, OverflowError) as why:
         raise ValueError(f"it cannot be read as YAML: {why}") from why
 
@@ -65,9 +65,7 @@ def _bounded(node: Any, count: list[int], within: tuple[Any, ...] = ()) -> None:
         raise ValueError(f"it has more than {MAX_NODES} values")
     if isinstance(node, yaml.CollectionNode):
         if node in within or len(within) > MAX_DEPTH:
-            raise ValueError(
-                "it stands in itself, or too deep, once aliases are followed"
-            )
+            raise ValueError(f"it has more than {MAX_DEPTH} levels, or holds itself")
         for child in node.value:
             for one in child if isinstance(child, tuple) else (child,):
                 _bounded(one, count, (*within, node))

@@ -99,11 +99,7 @@ def _damage(path: Path) -> str | None:
 
 
 def _digests(stored: Any) -> dict[str, str]:
-    """File -> digest, as a manifest has them; of files in its own folder alone.
-
-    Raises:
-        ValueError: If it has none, or names what lies elsewhere.
-    """
+    """File -> digest, as a manifest has them; refuses what lies elsewhere."""
     found = stored.get("sha256") if isinstance(stored, dict) else None
     if not isinstance(found, dict):
         raise ValueError(f"{MANIFEST} lists no files")
