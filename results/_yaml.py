@@ -43,7 +43,7 @@ def read(text: bytes) -> Any:
     except UnicodeDecodeError as why:
         raise ValueError(f"it is not UTF-8 text: {why}") from why
     except yaml.YAMLError as why:
-        raise ValueError(f"it is no YAML: {' '.join(str(why).split())}") from why
+        raise ValueError(f"it is not YAML: {' '.join(str(why).split())}") from why
     except (RecursionError, OverflowError) as why:
         raise ValueError(f"it cannot be read as YAML: {why}") from why
 

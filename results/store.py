@@ -15,9 +15,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from results import _json
+from results import _json, footers
 from results import folder as places
-from results import footers
 from results.errors import StoreError, unknown
 from results.folder import Folder
 from results.schema import FINISHED, SCHEMA_VERSION, TABLES, arrow, ddl
