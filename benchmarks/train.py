@@ -126,7 +126,7 @@ def main() -> None:
     torch.set_num_threads(1)
     for case in CASES:
         trainer(case, turns)
-    for keep in (1 / 5, 1 / 25):
+    for keep in (1 / 5, 1 / 13, 1 / 25, 1 / 60):
         dropback(keep, turns)
 
 

@@ -19,8 +19,9 @@ from methods._tracked import Initial, Tracked, flatten, initial_of
 RELEASED = Recipe(
     lr=0.4, momentum=0.0, schedule="steps", every=25, gamma=0.5, batch_size=100
 )
-# The next scan's bound, as a share of the k-th largest score of this step.
-_SLACK = 0.8
+# Who is looked at in the next step, as shares of the k-th largest score of this one:
+# untracked weights above the first, tracked ones below the second.
+_LOW, _HIGH = 0.8, 1.25
 _FADED = 1e-12  # a factor below this is 0: smaller numbers are slow and change nothing
 
 
@@ -114,16 +115,18 @@ class DropBack:
 class Tracking(Objective):
     """The rule of DropBack around a training.
 
-    Selection is exact at every step, and costs a scan instead of a sort. Between steps
-    an untracked weight equals its initial value, so its score is the length of this
-    one step; a tracked weight's is its accumulated step. The k-th largest score moves
-    little from step to step: a scan for untracked weights above a bound somewhat below
-    the last one finds few, and only those and the tracked ones are ranked. Where the
-    k-th largest comes out below the bound, the scan is repeated with it as the bound,
-    so that nobody is missed.
+    Selection is exact at every step, and costs two scans instead of a sort. Between
+    steps an untracked weight equals its initial value, so its score is the length of
+    this one step; a tracked weight's is its accumulated step. The k-th largest score
+    moves little from step to step. A scan for untracked weights somewhat below the last
+    one and up finds all who may enter, a scan for tracked weights somewhat above it and
+    down finds all who may leave, and only those few are ranked. Where the k-th largest
+    comes out beyond either bound, the scan is repeated with a wider one, so that nobody
+    is missed. The scan reads slopes; only for those it finds they become steps.
 
-    Beside the weights, k accumulated steps and k initial values are held; the initial
-    values of the other weights are the weights themselves.
+    Beside weights and gradients, one vector of slopes, k accumulated steps, k initial
+    values and one mark a weight are held; the initial values of the others are the
+    weights themselves.
 
     Args:
         initial: Initial values by index.
@@ -140,7 +143,7 @@ class Tracking(Objective):
     decay: float = 1.0
     factor: float = 1.0
     frozen: bool = False
-    bound: float = 0.0
+    last: float = 0.0  # the k-th largest score of the last step
     tracked: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
     origin: Tensor = field(default_factory=lambda: torch.empty(0))
     shift: Tensor = field(default_factory=lambda: torch.empty(0))
@@ -152,6 +155,12 @@ class Tracking(Objective):
         self.tracked = everything[:0]
         self.origin = self.flat[:0].clone()
         self.shift = self.flat[:0].clone()
+        self._prepare()
+
+    def _prepare(self) -> None:
+        self._slope = torch.empty_like(self.flat)
+        self._free = torch.ones_like(self.flat, dtype=torch.bool)
+        self._free[self.tracked] = False
 
     def before_epoch(self, net: nn.Module, epoch: int) -> None:
         """Freeze the tracked set when its epoch has come."""
@@ -161,53 +170,77 @@ class Tracking(Objective):
     def step(self, net: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """One step of SGD, after which only tracked weights have moved."""
         group = optimizer.param_groups[0]
-        move = torch.cat([_gradient(p) for p in net.parameters()])
+        slope, rate = self._slope, group["lr"]
+        torch.cat([_gradient(p) for p in net.parameters()], out=slope)
         if group["weight_decay"]:
-            move.add_(self.flat, alpha=group["weight_decay"])
-        move.mul_(-group["lr"])
+            slope.add_(self.flat, alpha=group["weight_decay"])
         if self.decay < 1:
             self._fade()
-        if self.frozen and len(self.tracked):
-            self.shift.add_(move.index_select(0, self.tracked))
-        else:
-            self._select(move)
+        self.shift.add_(self._move(self.tracked, rate))
+        if not self.frozen or not len(self.tracked):
+            self._select(rate)
         self.flat.index_copy_(0, self.tracked, self.origin + self.shift)
 
-    def _select(self, move: Tensor) -> None:
-        """Choose the tracked set anew, given this step of every weight."""
-        self.shift.add_(move.index_select(0, self.tracked))
+    def _move(self, index: Tensor, rate: float) -> Tensor:
+        """This step of the weights at ``index``."""
+        return self._slope.index_select(0, index).mul_(-rate)
+
+    def _select(self, rate: float) -> None:
+        """Choose the tracked set anew, given this step's slopes."""
         distance = self.shift.abs()
-        length = move.abs().index_fill_(0, self.tracked, -1)
-        bound = self.bound if len(self.tracked) else -0.5  # at first: everybody
+        low, high = _LOW * self.last, _HIGH * self.last
+        if not len(self.tracked):
+            low, high = -0.5, math.inf  # at first: everybody
         while True:
-            entrants = _above(length, bound)
-            scores = torch.cat([distance, length.index_select(0, entrants)])
-            cut = _largest(scores, self.k)
-            if cut >= bound:
+            entrants = self._entrants(low, rate)
+            moves = self._move(entrants, rate)
+            weak = _positions(distance < high)
+            scores = torch.cat([distance.index_select(0, weak), moves.abs()])
+            # Ranked from below: whoever is not in `scores` reaches `high`.
+            cut = _smallest(scores, len(distance) + len(moves) - self.k)
+            if cut < low:
+                low = cut
+            elif cut >= high:
+                high = math.inf
+            else:  # NaN too: the next loss will say so
                 break
-            bound = cut - 1e-12 * abs(cut)
-        self.bound = _SLACK * cut
-        leaving = _positions(distance < cut)
-        entering = entrants.index_select(0, _positions(scores[len(distance) :] >= cut))
+        self.last = cut
+        leaving = weak[_positions(scores[: len(weak)] < cut)]
+        entering = _positions(scores[len(weak) :] >= cut)
         if len(leaving) == len(entering):
-            self._swap(leaving, entering, move)
+            self._swap(
+                leaving,
+                entrants.index_select(0, entering),
+                moves.index_select(0, entering),
+            )
         else:  # at first, and where scores at the cut are equal
-            self._rank(entrants, scores, cut, move)
+            everybody = torch.cat([distance, moves.abs()])
+            self._rank(entrants, moves, _first(everybody, cut, self.k))
 
-    def _swap(self, leaving: Tensor, entering: Tensor, move: Tensor) -> None:
+    def _entrants(self, low: float, rate: float) -> Tensor:
+        """Untracked weights, among them all whose step is at least ``low`` long."""
+        least = low * (1 - 1e-6) - 1e-44  # by more than a product can be rounded
+        limit = least / rate if rate else math.copysign(math.inf, low)
+        return _beyond(self._slope, limit, self._free)
+
+    def _swap(self, leaving: Tensor, entering: Tensor, moves: Tensor) -> None:
         """Put weights into the places of as many tracked ones."""
-        self.flat[self.tracked[leaving]] = self.origin[leaving]
-        self.tracked[leaving] = entering
-        self.origin[leaving] = self.flat[entering]
-        self.shift[leaving] = move[entering]
+        left = self.tracked.index_select(0, leaving)
+        self.flat.index_copy_(0, left, self.origin.index_select(0, leaving))
+        self._free.index_fill_(0, left, True)
+        self._free.index_fill_(0, entering, False)
+        self.tracked.index_copy_(0, leaving, entering)
+        self.origin.index_copy_(0, leaving, self.flat.index_select(0, entering))
+        self.shift.index_copy_(0, leaving, moves)
 
-    def _rank(self, entrants: Tensor, scores: Tensor, cut: float, move: Tensor) -> None:
-        """Take the first ``k`` that reach ``cut``, tracked ones before entrants."""
-        kept = _first(scores, cut, self.k)
+    def _rank(self, entrants: Tensor, moves: Tensor, kept: Tensor) -> None:
+        """Track the weights at places ``kept`` of tracked ones and entrants."""
         self.flat[self.tracked] = self.origin
+        self._free[self.tracked] = True
         self.tracked = torch.cat([self.tracked, entrants])[kept]
         self.origin = torch.cat([self.origin, self.flat[entrants]])[kept]
-        self.shift = torch.cat([self.shift, move[entrants]])[kept]
+        self.shift = torch.cat([self.shift, moves])[kept]
+        self._free[self.tracked] = False
 
     def _fade(self) -> None:
         before, self.factor = self.factor, self.factor * self.decay
@@ -231,7 +264,7 @@ class Tracking(Objective):
             "tracked": self.tracked,
             "origin": self.origin,
             "shift": self.shift,
-            "factor": torch.tensor([self.factor, self.bound], dtype=torch.float64),
+            "factor": torch.tensor([self.factor, self.last], dtype=torch.float64),
         }
 
     def restore(self, net: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -240,7 +273,8 @@ class Tracking(Objective):
         self.tracked = state["tracked"].to(device)
         self.origin = state["origin"].to(device)
         self.shift = state["shift"].to(device)
-        self.factor, self.bound = state["factor"].tolist()
+        self.factor, self.last = state["factor"].tolist()
+        self._prepare()
 
 
 def _positions(true: Tensor) -> Tensor:
@@ -250,19 +284,29 @@ def _positions(true: Tensor) -> Tensor:
     return true.nonzero().view(-1)
 
 
-def _above(score: Tensor, bound: float) -> Tensor:
-    """Positions of scores above ``bound``, in order."""
-    if score.device.type == "cpu":  # the comparison too
-        return torch.from_numpy(np.flatnonzero(score.numpy() > bound))
-    return _positions(score > bound)
+def _beyond(slope: Tensor, limit: float, free: Tensor) -> Tensor:
+    """Positions, of those ``free``, of slopes further from zero than ``limit``.
+
+    >>> slope = torch.tensor([0.5, -2.0, -0.5, 1.0, 3.0])
+    >>> _beyond(slope, 0.7, torch.tensor([True, True, True, True, False])).tolist()
+    [1, 3]
+    """
+    if slope.device.type == "cpu":  # the comparisons too
+        steep = slope.numpy()
+        found = steep > limit
+        found |= steep < -limit
+        found &= free.numpy()
+        return torch.from_numpy(np.flatnonzero(found))
+    return _positions(((slope > limit) | (slope < -limit)) & free)
 
 
-def _largest(score: Tensor, k: int) -> float:
-    """The k-th largest score."""
+def _smallest(score: Tensor, place: int) -> float:
+    """The score at ``place`` from below, counted from 0; infinite if there is none."""
+    if place >= len(score):
+        return math.inf
     if score.device.type == "cpu":
-        place = len(score) - k
         return float(np.partition(score.numpy(), place)[place])
-    return float(score.topk(k, sorted=False).values.min())
+    return float(score.kthvalue(place + 1).values)
 
 
 def _first(score: Tensor, cut: float, k: int) -> Tensor:

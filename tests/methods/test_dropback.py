@@ -1,5 +1,6 @@
 """DropBack: its generator, its selection rule, its artifact, and the digits table."""
 
+import dataclasses
 import math
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from harness import measure, structure
+from harness import measure, structure, training
 from harness.core import Context, Unsupported
 from harness.models.digits_convnet import DigitsConvnet
 from harness.models.mlp import MLP
@@ -93,31 +94,43 @@ def test_matrices_start_as_lecun_normal_norms_at_one_and_biases_at_zero():
 # The rule
 
 
-def reference_step(weight, start, grad, lr, k):
-    """The published algorithm in dense form: candidates, |candidate - start|, top k."""
-    candidate = weight - lr * grad
-    keep = (candidate - start).abs().topk(k).indices
-    result = start.clone()
+def reference_step(shift, slope, rate, k):
+    """The published algorithm in dense form: candidates, distances, a full sort."""
+    candidate = shift + slope * -rate
+    keep = candidate.abs().sort(descending=True).indices[:k]
+    result = torch.zeros_like(shift)
     result[keep] = candidate[keep]
     return result
 
 
-@pytest.mark.parametrize("k", [1, 7, 40])
-def test_the_amortised_selection_equals_the_dense_algorithm(k):
+@pytest.mark.parametrize("k", [1, 7, 400])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.01])
+def test_the_amortised_selection_has_the_bits_of_the_dense_algorithm(k, weight_decay):
     torch.manual_seed(0)
-    net = nn.Linear(20, 4)
+    net = nn.Linear(200, 10)
     goal = Tracking(initial=initial_of(net, 1, 1.0), flat=flatten(net), k=k)
     goal.begin()
     start = goal.flat.clone()
-    want = start.clone()
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
-    for _ in range(30):
-        grad = torch.randn(84)
-        net.weight.grad, net.bias.grad = grad[:80].view(4, 20), grad[80:]
-        goal.step(net, optimizer)
-        want = reference_step(want, start, grad, 0.1, k)
-        torch.testing.assert_close(goal.flat, want, rtol=0, atol=1e-6)
-        assert int((goal.flat != start).sum()) == k
+    shift = torch.zeros_like(start)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, weight_decay=weight_decay)
+    scans = []
+    beyond = dropback._beyond
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            dropback, "_beyond", lambda *of: scans.append(beyond(*of)) or scans[-1]
+        )
+        # Falling, growing and resting steps: the bound must follow both ways.
+        for rate in (0.1, 0.1, 0.05, 0.2, 0.0, 0.01, 1.0, 0.3, 0.1, *[0.02] * 20):
+            optimizer.param_groups[0]["lr"] = rate
+            slope = torch.randn(2010) * torch.rand(1)
+            net.weight.grad = slope[:2000].view(10, 200).clone()
+            net.bias.grad = slope[2000:].clone()
+            full = slope.add(goal.flat, alpha=weight_decay) if weight_decay else slope
+            shift = reference_step(shift, full, rate, k)
+            goal.step(net, optimizer)
+            assert torch.equal(goal.flat, start + shift)
+            assert len(goal.tracked.unique()) == k
+    assert sum(map(len, scans[1:])) < len(scans[1:]) * 2010  # it does not rank all
     indices, values = goal.moved()
     assert torch.equal(start.index_put((indices,), values), goal.flat)
 
@@ -156,6 +169,31 @@ def test_a_frozen_set_moves_and_admits_nobody():
     assert step(1e4) == frozen
     changed = set((goal.flat != before).nonzero().view(-1).tolist())
     assert changed == frozen
+
+
+def test_a_killed_training_resumes_to_the_same_tracked_bits(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "SAVE_SECONDS", 0.0)
+    short = DropBack(recipe=dataclasses.replace(QUICK, epochs=2))
+    whole = short.compress(None, 0.9, context())
+
+    with monkeypatch.context() as patch:
+        select, calls = Tracking._select, []
+
+        def dies(goal, rate):
+            calls.append(rate)
+            if len(calls) == 40:  # in the second epoch
+                raise KeyboardInterrupt
+            select(goal, rate)
+
+        patch.setattr(Tracking, "_select", dies)
+        killed = dataclasses.replace(context(), scratch=tmp_path)
+        with pytest.raises(KeyboardInterrupt):
+            short.compress(None, 0.9, killed)
+
+    again = dataclasses.replace(context(), scratch=tmp_path)
+    resumed = short.compress(None, 0.9, again)
+    assert torch.equal(resumed.values, whole.values)
+    assert torch.equal(resumed.indices, whole.indices)
 
 
 def test_a_decay_scales_the_initial_values_of_untracked_weights():
