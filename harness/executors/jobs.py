@@ -226,6 +226,8 @@ def _answers(address: str) -> None:
     except urllib.error.HTTPError as why:
         if why.code in (401, 403):  # explained once the token was tried
             return
+    except http.client.InvalidURL as why:
+        raise BenchError(f"--cluster {address!r} is no address: {why}") from why
     except (ValueError, http.client.HTTPException):  # something else answers
         pass
     except OSError as why:
