@@ -308,8 +308,8 @@ class Zeroing(Tracking):
         start = self.initial.at(torch.arange(len(self.flat)))
         grad = torch.cat([p.grad.reshape(-1) for p in net.parameters()])
         rate = optimizer.param_groups[0]["lr"]
-        moved = reference_step(self.flat, start, grad, rate, self.k)
-        self.flat.copy_(moved.where(moved != start, torch.zeros(())))
+        moved = reference_step(self.flat - start, grad, rate, self.k)
+        self.flat.copy_((start + moved).where(moved != 0, torch.zeros(())))
 
 
 def test_the_network_is_dead_when_untracked_weights_are_zeroed(monkeypatch):
