@@ -220,8 +220,8 @@ def markers(store: Store) -> list[Marker]:
 def marker(store: Store, name: str) -> Marker | None:
     """One marker by its file name, or None where there is none."""
     text = store.folder.read(f"running/{name}")
-    with contextlib.suppress(ValueError, KeyError, TypeError):
-        value = json.loads(text or "null")
+    with contextlib.suppress(ValueError, KeyError, TypeError, OverflowError):
+        value = _json.read(text or "null")
         return Marker(
             name=name,
             run=str(value["run"]),
