@@ -4,7 +4,8 @@ Both run here, one after the other, on the same processors: 2,000 no-op trials t
 plan, Ray, durable Parquet rows and the final leaderboard; and no-op trials of Ray Tune
 (fewer, since each takes it a second or more). Starting and stopping Ray and importing
 packages is left out on both sides, and given apart. Then 1,000 and 20,000 trials, for
-the growth of the driver's memory.
+the growth of the driver's memory, of Ray's logs, and of the references that the driver
+still holds at the end.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ tune.Tuner(lambda config: {{"value": 1.0}}, param_space=grid).fit()
 print(json.dumps({{"seconds": time.perf_counter() - began}}))
 """
 ENGINE = """
-import json, resource, sys, time
+import json, os, resource, sys, time
 import ray, torch
 from harness.cli import _status
 ray_seconds = []
@@ -42,13 +43,28 @@ def timed(call):
         finally:
             ray_seconds.append(time.perf_counter() - began)
     return wrapped
-ray.init, ray.shutdown = timed(ray.init), timed(ray.shutdown)
+def at_the_end():
+    # What the driver holds of Ray, and the bytes of the session's logs.
+    worker = ray._private.worker.global_worker
+    refs = worker.core_worker.get_all_reference_counts()
+    held = sum(int(r["local"]) + int(r["submitted"]) > 0 for r in refs.values())
+    logs = os.path.join(ray._private.worker._global_node.get_session_dir_path(), "logs")
+    sizes = [os.path.getsize(os.path.join(at, name))
+             for at, _, names in os.walk(logs) for name in names]
+    ended.update(refs=held, logs=sum(sizes), files=len(sizes))
+ended = {}
+shutdown = ray.shutdown
+def leave(*words, **options):
+    if ray.is_initialized():
+        at_the_end()
+    return shutdown(*words, **options)
+ray.init, ray.shutdown = timed(ray.init), timed(leave)
 began = time.perf_counter()
 status = _status(["run", sys.argv[1], "--store", sys.argv[2], "--cpus", sys.argv[3]])
 seconds = time.perf_counter() - began
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 print("\\n" + json.dumps({"status": status, "peak": peak, "seconds": seconds,
-                         "ray": sum(ray_seconds)}))
+                         "ray": sum(ray_seconds)} | ended))
 """
 
 
@@ -84,7 +100,8 @@ def engine(folder: Path, trials: int, cpus: int) -> dict[str, float]:
     said = json.loads(done.stdout.splitlines()[-1])
     assert said["status"] == 0, done.stderr
     work = said["seconds"] - said["ray"]
-    return {"whole": whole, "work": work, "rate": trials / work, "peak": said["peak"]}
+    told = {k: said[k] for k in ("peak", "refs", "logs", "files")}
+    return {"whole": whole, "work": work, "rate": trials / work} | told
 
 
 def tune(trials: int, cpus: int) -> float:
@@ -113,9 +130,10 @@ def main() -> None:
         print(f"engine    {asked.trials} trials in {ours['work']:.1f} s from plan to")
         print(f"          leaderboard: {ours['rate']:.0f} a second; the whole process,")
         print(f"          imports and Ray's start and end too, {ours['whole']:.1f} s")
-        theirs = asked.tune_trials / tune(asked.tune_trials, asked.cpus)
-        print(f"Ray Tune  {asked.tune_trials} trials: {theirs:.2f} a second")
-        print(f"ratio     {ours['rate'] / theirs:.0f} times Ray Tune")
+        if asked.tune_trials:
+            theirs = asked.tune_trials / tune(asked.tune_trials, asked.cpus)
+            print(f"Ray Tune  {asked.tune_trials} trials: {theirs:.2f} a second")
+            print(f"ratio     {ours['rate'] / theirs:.0f} times Ray Tune")
         if not asked.memory[1]:
             return
         few, many = (engine(folder, n, asked.cpus) for n in asked.memory)
@@ -126,6 +144,11 @@ def main() -> None:
         print(
             f"          {asked.memory[1]} trials ({many['rate']:.0f} trials a second)"
         )
+        for count, one in zip(asked.memory, (few, many), strict=True):
+            print(
+                f"ray       {count} trials leave {one['refs']:.0f} references in the "
+                f"driver, {one['logs'] / 1e6:.2f} MB in {one['files']:.0f} log files"
+            )
 
 
 if __name__ == "__main__":

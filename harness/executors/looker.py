@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from typing import Any
 
@@ -83,5 +84,7 @@ def _promised() -> tuple[float, float]:
     from ray._private import state
 
     reads = getattr(state.state, "get_max_resources_from_cluster_config", None)
-    most = (reads() if reads is not None else None) or {}
+    most: dict[str, float] = {}
+    with contextlib.suppress(exceptions.RaySystemError):  # through ray://, nobody knows
+        most = (reads() if reads is not None else None) or {}
     return float(most.get("CPU", 0.0)), float(most.get("GPU", 0.0))
