@@ -23,7 +23,7 @@ WITH stored_once AS MATERIALIZED (  -- see results.db.create_views
            measurements
     FROM stored.trials
 ), losers AS (  -- of trials with several attempts, those that the view newest drops
-    SELECT attempt
+    SELECT attempt, cell
     FROM stored_once
     SEMI JOIN (SELECT trial FROM stored_once GROUP BY trial HAVING count(*) > 1)
         USING (trial)
@@ -42,26 +42,17 @@ WITH stored_once AS MATERIALIZED (  -- see results.db.create_views
     )
     WHERE m.goal IN ('min', 'max') AND m.step IS NULL AND isfinite(m.value)
 ), wanted AS (
-    SELECT cell FROM stored_once ANTI JOIN losers USING (attempt)
+    SELECT cell, 1 AS trials FROM stored_once
     UNION ALL
-    SELECT hash(method, method_options, model, task, task_options, ratio)
+    SELECT cell, -1 FROM losers
+    UNION ALL
+    SELECT hash(method, method_options, model, task, task_options, ratio), 1
     FROM (SELECT DISTINCT ON (trial) * FROM plans ANTI JOIN stored_once USING (trial))
 ), coverage AS (
-    SELECT cell, count(*) AS planned FROM wanted GROUP BY cell
-), grouped AS (
+    SELECT cell, sum(trials)::BIGINT AS planned FROM wanted GROUP BY cell
+), numbers AS (
     SELECT configuration, metric, unit, goal,
            any_value(cell)           AS cell,
-           any_value(task)           AS task,
-           any_value(task_options)   AS task_options,
-           any_value(protocol)       AS protocol,
-           any_value(model)          AS model,
-           any_value(model_options)  AS model_options,
-           any_value(ratio)          AS ratio,
-           any_value(ratio_of)       AS ratio_of,
-           any_value(method)         AS method,
-           any_value(method_options) AS method_options,
-           any_value(calibration)    AS calibration,
-           any_value(dtype)          AS dtype,
            min(position)             AS position,
            avg(value)                AS mean,
            stddev_samp(value)        AS deviation,
@@ -76,6 +67,12 @@ WITH stored_once AS MATERIALIZED (  -- see results.db.create_views
            avg(seconds)              AS seconds
     FROM ranked
     GROUP BY configuration, metric, unit, goal
+), described AS (
+    SELECT DISTINCT task, task_options, protocol, model, model_options, ratio, ratio_of,
+           method, method_options, calibration, dtype, configuration
+    FROM stored_once WHERE status = 'ok'
+), grouped AS (
+    FROM numbers JOIN described USING (configuration)
 ), dense AS (
     SELECT task, task_options, protocol, metric, model, model_options, dtype,
            avg(mean) AS dense
