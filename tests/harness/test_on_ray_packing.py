@@ -196,3 +196,29 @@ def test_a_node_on_which_workers_die_again_and_again_is_avoided(run, tmp_path):
     assert {node for (node,) in lost} == {bad.node_id}
     # Three bundles die until it is known, and those that Ray holds already.
     assert 3 <= len(lost) <= 3 + 6
+
+
+@pytest.mark.slow
+def test_plan_forecasts_for_the_cluster_that_runs_here(
+    tmp_path, toys, monkeypatch, capsys
+):
+    from ray.cluster_utils import Cluster as Hosts
+
+    from harness.cli import _status
+
+    path = tmp_path / "grid.yaml"
+    path.write_text(SHARING.replace("whereabouts, seconds: 3", "toy_sum"))
+    hosts = Hosts(initialize_head=True, head_node_args={"num_cpus": 1})
+    hosts.add_node(num_cpus=2, num_gpus=2, resources={"accelerator_type:L4": 1})
+    hosts.wait_for_nodes()
+    monkeypatch.setenv("RAY_ADDRESS", hosts.address)
+    try:
+        words = ["plan", str(path), "--store", str(tmp_path / "s")]
+        status = _status([*words, "--cluster", "auto"])
+    finally:
+        hosts.shutdown()
+
+    assert status == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "on 1xCPU,2xL4: about" in said
+    assert "bundles share a device" in said
