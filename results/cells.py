@@ -30,6 +30,7 @@ PROTOCOL = "protocol differs"
 DIFFERS = "not reproduced"
 NOT_RUN = "not run"
 SUBSTITUTE = "other model"
+ABSENT = "no such trial in the store"
 NO_CLAIM = ""  # nothing is published to compare with
 VERDICTS = (REPRODUCED, WITHIN, PROTOCOL, DIFFERS, NOT_RUN, SUBSTITUTE)
 
@@ -128,7 +129,7 @@ def fill(
     measured = [s for s in found if s[column] is not None and s["status"] == "ok"]
     if not measured:
         cell.verdict = NOT_RUN
-        cell.reason = next((_why_not(s) for s in found), "no such trial in the store")
+        cell.reason = next((_why_not(s) for s in found), ABSENT)
         return cell
     group, differing = _nearest(measured, wanted)
     _measure(cell, group, wanted)
@@ -184,11 +185,29 @@ def _is_trial(
     ):
         return False
     given = json.loads(score["method_options"] or "{}")
-    if any(given.get(k) != v for k, v in (wanted.get("options") or {}).items()):
+    if not _fits(given, wanted.get("options") or {}):
         return False
     if not _same_task(score, wanted.get("task")):
         return False
     return score["metric"] in (wanted.get("metric"), None) or "column" in wanted
+
+
+def _fits(given: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether options are those that are wanted; None wants an option's default.
+
+    >>> _fits({"lora": {"epochs": 1}}, {"lora": {}}), _fits({}, {"lora": {}})
+    (True, False)
+    >>> _fits({"bits": 4}, {"bits": None}), _fits({}, {"bits": None})
+    (False, True)
+    """
+    for key, value in wanted.items():
+        own = given.get(key)
+        if isinstance(own, Mapping) and isinstance(value, Mapping):
+            if not _fits(own, value):
+                return False
+        elif own != value:
+            return False
+    return True
 
 
 def _same_task(score: Mapping[str, Any], task: str | None) -> bool:

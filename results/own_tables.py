@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from results import cells as make
-from results.cells import NOT_RUN, Cell
+from results.cells import ABSENT, NOT_RUN, Cell
 from results.db import query
 from results.errors import StoreError, unknown
 from results.formats import DASH
@@ -129,7 +129,7 @@ def _cell(
 ) -> Cell:
     group = [score for score in scores if _stands(score, across)]
     if not group:
-        return Cell(verdict=NOT_RUN, reason="no such trial in the store")
+        return Cell(verdict=NOT_RUN, reason=ABSENT)
     for name in _SAME:
         mixed = {str(score[name]) for score in group}
         if len(mixed) > 1:

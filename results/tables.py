@@ -167,6 +167,9 @@ def _paper_row(
         if "mean_of" not in column:
             wanted = {**row, **column}
             cell = make.fill(wanted, printed, scores, substitutes=stands_for)
+            excuse = paper.excuse(wanted)
+            if cell.reason == make.ABSENT and excuse is not None:
+                cell.reason = str(excuse["why"])
             filled[column["name"]] = cell
     for column, printed in zip(paper.columns, row["cells"], strict=True):
         if "mean_of" in column:

@@ -40,7 +40,11 @@ WANTED: dict[str, Kinds] = {
 }
 _TABLE: dict[str, Kinds] = {
     **dict.fromkeys(("title", "paper", "link", "table", "note"), _TEXT),
-    **dict.fromkeys(("sources", "columns", "rows"), (list,)),
+    **dict.fromkeys(("sources", "unplanned", "columns", "rows"), (list,)),
+}
+_UNPLANNED: dict[str, Kinds] = {
+    "why": _TEXT,
+    **dict.fromkeys(("label", "model", "method", "ratio", "task"), (list,)),
 }
 _ROW: dict[str, Kinds] = WANTED | {
     "label": _TEXT,
@@ -65,6 +69,7 @@ class PaperTable:
         table: Its number there.
         note: What a reader must know.
         sources: Where the numbers were read.
+        unplanned: Which cells no packaged grid plans: lists of values, and ``why``.
         columns: Column -> what it measures; keys as in ``WANTED``.
         rows: Row -> which trials it is, and ``cells`` as printed, None for a hole.
     """
@@ -78,6 +83,14 @@ class PaperTable:
     table: str = ""
     note: str = ""
     sources: Sequence[str] = field(default_factory=tuple)
+    unplanned: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
+
+    def excuse(self, wanted: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """The entry of ``unplanned`` that a cell falls under, None for most."""
+        for entry in self.unplanned:
+            if all(wanted.get(k) in v for k, v in entry.items() if k != "why"):
+                return entry
+        return None
 
 
 def names() -> list[str]:
@@ -148,9 +161,11 @@ def _checked(name: str, text: bytes, file: str) -> PaperTable:
         for key in ("title", "columns", "rows")
         if not content.get(key)
     ]
-    for part, known in (("column", _COLUMN), ("row", _ROW)):
-        for number, one in enumerate(_list(content.get(f"{part}s")), 1):
-            mistakes += _wrong_keys(one, known, f"{file}, {part} {number}")
+    parts = {"columns": _COLUMN, "rows": _ROW, "unplanned": _UNPLANNED}
+    for part, known in parts.items():
+        for number, one in enumerate(_list(content.get(part)), 1):
+            where = f"{file}, {part.removesuffix('s')} {number}"
+            mistakes += _wrong_keys(one, known, where)
     if not mistakes:  # else the shapes to compare are not there
         mistakes = list(_wrong_shape(content["columns"], content["rows"], file))
     if mistakes:

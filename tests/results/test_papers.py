@@ -104,11 +104,14 @@ def test_published_numbers_equal_the_research_file(shared_data):
     ("text", "message"),
     [
         ("[1]", "is no mapping"),
-        ("a: [", "is no YAML"),
+        ("a: [", "is not YAML"),
         ("titl: x", "Did you mean 'title'"),
         ("title: x\ncolumns: [{nme: a}]\nrows: [{}]", "Did you mean 'name'"),
         ("title: x\ncolumns: [{name: a}]\nrows: [{cells: ['1', '2']}]", "has 2 cells"),
-        ("title: x\ncolumns: [{name: a, mean_of: [b]}]\nrows: [{}]", "no column 'b'"),
+        (
+            "title: x\ncolumns: [{name: a, mean_of: [b]}]\nrows: [{}]",
+            "no measured column 'b'",
+        ),
     ],
 )
 def test_a_yaml_of_ones_own_is_checked(tmp_path, text, message):
