@@ -21,7 +21,8 @@ STEP = 512 * 2**20  # host bytes are asked for in such steps: few shapes for Ray
 USABLE = 0.9  # of a node's memory, where a prediction asks for more than there is
 GRAIN = 0.25  # of the ideal time of the whole plan: longer bundles are cut
 REPEATED = 0.1  # the share of a bundle that a cut may repeat when no slot is idle
-AHEAD = 2.0  # how much of the cluster's room is handed to Ray ahead
+AHEAD = 1.25  # of the cluster's room is handed to Ray, and never fewer than FEW bundles
+FEW = 4
 HELD = 1000  # bundles that may wait for artifacts, whatever the cluster
 
 
@@ -101,7 +102,7 @@ class Packer:
             return 1.0, kind, checked
         smallest = fitting[0]
         assert smallest.bytes is not None
-        share = max(LEAST, math.ceil(1000 * peak / smallest.bytes) / 1000)
+        share = max(LEAST, math.ceil(100 * peak / smallest.bytes) / 100)
         kind = smallest.name if len(fitting) < len(devices) else None
         return min(1.0, share), kind, checked
 
@@ -267,8 +268,10 @@ class Window:
 
     def open(self) -> bool:
         """Whether another bundle may be handed over."""
-        if not self._asks or len(self._waits) > HELD:
-            return not self._asks
+        if len(self._waits) > HELD:
+            return False
+        if len(self._asks) - len(self._waits) < FEW:
+            return True
         room = _capacity(self.packer.cluster)
         return all(
             self._used[name] < AHEAD * most

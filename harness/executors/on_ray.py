@@ -169,7 +169,7 @@ class OnRay:
     def run(self, jobs: Iterator[Job]) -> Iterator[tuple[Job, list[Event]]]:
         """Yield each job's events as they come; a dead worker is an event too.
 
-        At most twice of what the cluster can hold is with Ray at a time, so that the
+        Little more than the cluster can hold is with Ray at a time, so that the
         driver's memory does not grow with the grid.
 
         Args:

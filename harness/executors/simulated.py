@@ -68,7 +68,7 @@ class Simulated:
         self._window = Window(self.packer)
         self._room = _Room(cluster)
         self._artifacts: dict[str, _Work | None] = {}  # None once it is built
-        self._queues: dict[Ask, deque[_Work]] = {}
+        self._queues: dict[Any, deque[_Work]] = {}
         self._held: dict[str, list[_Work]] = {}
         self._agenda: list[tuple[float, int, str, Any]] = []
         self._order = 0
@@ -144,7 +144,7 @@ class Simulated:
             self._queue(work)
 
     def _queue(self, work: _Work) -> None:
-        queue = self._queues.setdefault(work.ask, deque())
+        queue = self._queues.setdefault(_shape(work.ask), deque())
         place = None if queue else self._room.find(work.ask)
         if place is None:
             queue.append(work)
@@ -226,14 +226,19 @@ class Simulated:
 
     def _refill(self, place: tuple[int, tuple[int, ...]]) -> None:
         """Give what was freed to the first job of each shape that fits there."""
-        for ask, queue in list(self._queues.items()):
+        for shape, queue in list(self._queues.items()):
             while queue:
-                found = self._room.find(ask, place)
+                found = self._room.find(queue[0].ask, place)
                 if found is None:
                     break
                 self._begin(queue.popleft(), found)
             if not queue:
-                del self._queues[ask]
+                del self._queues[shape]
+
+
+def _shape(ask: Ask) -> tuple[Any, ...]:
+    """What Ray queues by."""
+    return ask.cpus, ask.gpus, ask.memory, ask.device
 
 
 class _Room:

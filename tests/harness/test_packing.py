@@ -13,7 +13,7 @@ from harness import plan as plans
 from harness.accelerators import Cluster, Device, Node, known, parse
 from harness.estimate import Need, Predictor
 from harness.executors.simulated import Simulated
-from harness.packing import AHEAD, LEAST, MARGIN, Packer, Window
+from harness.packing import AHEAD, FEW, LEAST, MARGIN, Packer, Window
 from harness.plan import Artifact, Bundle, Plan
 from harness.priors import CONTEXT, Span
 from harness.resources import Ask, Resources, read, shortage
@@ -55,7 +55,7 @@ def test_a_bundle_asks_for_the_share_that_its_peak_is_of_the_device(plan):
     (bundle,) = plan().bundles
     ask = Packer(cluster=EIGHT, predictor=taught(bundle)).ask(bundle)
 
-    assert ask.gpus == pytest.approx((8 * GB + CONTEXT) * MARGIN / (80 * GB), abs=1e-3)
+    assert ask.gpus == pytest.approx((8 * GB + CONTEXT) * MARGIN / (80 * GB), abs=1e-2)
     assert ask.gpus * 80 * GB >= (8 * GB + CONTEXT) * MARGIN
     assert ask.device_bytes == 8 * GB + CONTEXT
     assert ask.device is None
@@ -101,7 +101,7 @@ def test_without_a_device_nothing_of_one_is_asked(plan):
         ("{gpus: 0.25}", 0.25, None),
         ("{gpus: 2}", 2, None),
         ("{gpus: 0, memory: 3GB}", 0, 3 * GB),
-        ("{device_memory: 20GB}", 0.288, None),  # 20 x 1.15 / 80, rounded up
+        ("{device_memory: 20GB}", 0.29, None),  # 20 x 1.15 / 80, rounded up
     ],
 )
 def test_numbers_of_the_grid_are_obeyed(plan, resources, gpus, memory):
@@ -128,7 +128,7 @@ def test_of_several_kinds_the_smallest_that_fits_is_asked_for(plan):
     huge = Packer(cluster=mixed, predictor=taught(bundle, peak=99e9)).ask(bundle)
 
     assert small.device is None  # anywhere; the share is that of the smallest
-    assert small.gpus == pytest.approx(2.6 * MARGIN / 16, abs=1e-3)
+    assert small.gpus == pytest.approx(2.6 * MARGIN / 16, abs=1e-2)
     assert (middle.device, huge.device) == ("L4", "H100")
     assert huge.gpus == 1
 
@@ -196,15 +196,14 @@ def test_a_bundle_that_is_mostly_its_fit_is_not_cut(plan):
     assert len(Packer(cluster=parse("4xH100"), predictor=quick)._cut([bundle])) > 1
 
 
-def test_the_window_holds_twice_what_the_cluster_does(plan):
-    packer = Packer(cluster=parse("2xH100"))
-    window = Window(packer)
+def test_the_window_holds_a_little_more_than_the_cluster(plan):
+    window = Window(Packer(cluster=parse("8xH100")))
     given_out = 0
     while window.open():
         window.add(given_out, Ask(cpus=1, gpus=0.5))
         given_out += 1
 
-    assert given_out == 2 * AHEAD * 2
+    assert given_out == AHEAD * 8 / 0.5
     window.drop(0)
     assert window.open()
 
@@ -219,16 +218,17 @@ def test_bundles_that_wait_for_an_artifact_leave_their_slot_to_others():
     window.drop("training")
     window.built("checkpoint")
     assert not window.open()
-    for job in range(19):
+    for job in range(17):
         window.drop(job)
     assert window.open()
 
 
-def test_a_window_lets_something_out_even_where_nothing_fits():
+def test_a_window_lets_a_few_out_even_where_nothing_fits_yet():
     window = Window(Packer(cluster=Cluster(nodes=())))
+    for job in range(FEW):
+        assert window.open()
+        window.add(job, Ask(cpus=1))
 
-    assert window.open()
-    window.add("first", Ask(cpus=1))
     assert not window.open()
 
 
