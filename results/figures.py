@@ -7,9 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from results.columns import printable
+from results.db import ask
 from results.errors import StoreError, unknown
-from results.labels import label
+from results.labels import method_label
+from results.protocols import stored, told_apart
 from results.statistics import front_probability
+from results.store import Store
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,8 +26,14 @@ COSTS = {
     "params_nonzero": "non-zero parameters",
     "bytes": "bytes of the saved network",
     "macs": "multiply-accumulates of one forward pass",
+    "latency": "milliseconds a batch of images",
+    "prefill": "milliseconds a token read",
+    "decode": "milliseconds a token written",
 }
+TIMES = ("latency", "prefill", "decode")  # which other tasks measure; see ``timed``
 KINDS = ("pareto", "curves")
+_NETWORK = ("model", "model_options", "method", "method_options", "calibration")
+_NETWORK += ("dtype", "ratio")
 _REACH = 1.959964  # half a 95 % interval, in standard errors
 Rows = Sequence[Mapping[str, Any]]
 
@@ -35,7 +44,7 @@ def draw(kind: str, rows: Rows, *, cost: str = "params", form: str = "svg") -> b
     Args:
         kind: ``pareto`` (quality against a cost) or ``curves`` (recovery by ratio).
         rows: Rows of the view ``leaderboard``, of one model, task and metric.
-        cost: One of ``COSTS``, for ``pareto``.
+        cost: One of ``COSTS``, for ``pareto``; a time needs the rows of ``timed``.
         form: ``svg``, ``pdf`` or ``png``.
 
     Returns:
@@ -66,6 +75,49 @@ def draw(kind: str, rows: Rows, *, cost: str = "params", form: str = "svg") -> b
     return out.getvalue()
 
 
+def timed(
+    store: Store, rows: Rows, cost: str, protocol: str | None = None
+) -> list[dict[str, Any]]:
+    """The rows with a time of the same networks, which another task measured.
+
+    Args:
+        store: Where the times are.
+        rows: Rows of the view ``leaderboard``.
+        cost: One of ``TIMES``.
+        protocol: That of the times; needed where the store has several.
+
+    Returns:
+        The rows with milliseconds under ``cost``, None where there is no time.
+
+    Raises:
+        StoreError: If none was measured, or with several protocols; says in which
+            fields they differ.
+    """
+    times = ask(store, "FROM times WHERE cost = ?", [cost], through="45_times").dicts()
+    models = {(row["model"], row["model_options"]) for row in rows}
+    times = [t for t in times if (t["model"], t["model_options"]) in models]
+    known = {str(t["timed"]) for t in times}
+    if protocol is not None and protocol not in known:
+        raise unknown(f"protocol of {cost} in {store.uri}", protocol, known)
+    if protocol is None and len(known) > 1:
+        apart = told_apart(stored(store, known))
+        listed = ", ".join(f"{name} ({apart[name]})" for name in sorted(apart))
+        raise StoreError(
+            f"{cost} was measured with {len(known)} protocols: {listed}; choose one "
+            "with --timed"
+        )
+    found = {
+        tuple(t[key] for key in _NETWORK): t["size"]
+        for t in times
+        if protocol in (None, t["timed"])
+    }
+    if not found:
+        raise StoreError(f"no task measured {cost} of these models in {store.uri}")
+    return [
+        {**row, cost: found.get(tuple(row[key] for key in _NETWORK))} for row in rows
+    ]
+
+
 def probabilities(rows: Rows, cost: str) -> list[float]:
     """How probable it is that each row is on the front of quality against a cost.
 
@@ -86,7 +138,7 @@ def probabilities(rows: Rows, cost: str) -> list[float]:
 
 
 def _pareto(axes: Axes, rows: Rows, cost: str) -> None:
-    sized = [row for row in rows if row[cost] is not None]
+    sized = [row for row in rows if row.get(cost) is not None]
     if not sized:
         raise StoreError(f"no row of this board has a measured {cost}")
     shares = probabilities(sized, cost)
@@ -154,7 +206,7 @@ def _methods(rows: Rows) -> list[str]:
 
 
 def _name(row: Mapping[str, Any]) -> str:
-    return printable(label(row["method"], row["method_options"]))
+    return printable(method_label(row))
 
 
 def _quality(rows: Rows) -> str:

@@ -135,8 +135,10 @@ def report(store: Store, out: Path) -> None:
     "--cost",
     default="params",
     show_default=True,
-    help="Of a Pareto plot: params, params_nonzero, bytes or macs.",
+    help="Of a Pareto plot: params, params_nonzero, bytes, macs, or a measured time: "
+    "latency, prefill, decode.",
 )
+@click.option("--timed", help="Protocol of the time, where it was measured in several.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -144,7 +146,14 @@ def report(store: Store, out: Path) -> None:
     help="The figure; its suffix (.svg, .pdf, .png) says the format.",
 )
 @on_store
-def plot(store: Store, kind: str, cost: str, out: Path, **only: str | None) -> None:
+def plot(
+    store: Store,
+    kind: str,
+    cost: str,
+    timed: str | None,
+    out: Path,
+    **only: str | None,
+) -> None:
     """Draw a figure of one model and task: pareto, or curves of recovery by ratio."""
     from results import figures
     from results.errors import StoreError
@@ -154,6 +163,8 @@ def plot(store: Store, kind: str, cost: str, out: Path, **only: str | None) -> N
     if form not in ("svg", "pdf", "png"):
         raise StoreError(f"{out} is no .svg, .pdf or .png file")
     rows = one_board(store, **{k: [v] for k, v in only.items() if v is not None})
+    if kind == "pareto" and cost in figures.TIMES:
+        rows = figures.timed(store, rows, cost, timed)
     content = figures.draw(kind, rows, cost=cost, form=form)
     try:
         out.write_bytes(content)

@@ -19,6 +19,7 @@ VIEWS = (
     "scores",
     "leaderboard",
     "recovery",
+    "times",
     "pareto",
     "completeness",
     "failures",

@@ -6,7 +6,8 @@ import re
 import pytest
 from synthetic import row
 
-from results import leaderboard, protocols
+from results import figures, leaderboard, protocols
+from results.db import ask
 from results.errors import StoreError
 from results.labels import label, method_label
 from results.summary import over_boards
@@ -118,3 +119,58 @@ def test_rows_that_differ_in_calibration_or_dtype_have_different_names():
     }
     assert names == {"svd_llm", "svd_llm samples=16", "svd_llm bfloat16"}
     assert label("", '{"samples":16}').strip() == "samples=16"
+
+
+def _timed(store):
+    """Accuracies beside the latencies of two hosts; svd is both faster and worse."""
+    _hosts(store)
+    for method, value in (("dense", 0.9), ("svd", 0.8), ("magnitude", 0.7)):
+        store.append(
+            row(
+                f"{method}-accuracy",
+                method=method,
+                ratio=0.0 if method == "dense" else 0.5,
+                measured={"accuracy": value},
+            )
+        )
+    return store
+
+
+def test_the_front_against_latency_is_one_a_host(empty):
+    found = ask(
+        _timed(empty),
+        "SELECT timed, method, size FROM pareto "
+        "WHERE cost = 'latency' AND metric = 'accuracy' ORDER BY timed, size",
+    ).rows
+    # Magnitude, timed on beta only, is slower than svd and worse.
+    assert found == [
+        ("at-alpha", "svd", 4.0),
+        ("at-alpha", "dense", 8.0),
+        ("at-beta", "svd", 8.0),
+        ("at-beta", "dense", 16.0),
+    ]
+
+
+def test_tokens_a_second_are_a_time_a_token(empty):
+    made = row("d", method="dense", ratio=0.0, task="decode")
+    made["measurements"] = [{"metric": "decode_rate", "value": 50.0, "goal": "max"}]
+    empty.append(made)
+    assert ask(empty, "SELECT cost, size FROM times").rows == [("decode", 20.0)]
+
+
+def test_a_plot_against_latency_needs_one_protocol(empty):
+    rows = leaderboard.one_board(_timed(empty), metric=["accuracy"])
+    with pytest.raises(StoreError, match=r"2 protocols: at-alpha \(host=alpha\)"):
+        figures.timed(empty, rows, "latency")
+    with pytest.raises(StoreError, match="Did you mean 'at-beta'"):
+        figures.timed(empty, rows, "latency", "at-bet")
+    with pytest.raises(StoreError, match="no task measured decode"):
+        figures.timed(empty, rows, "decode")
+    timed = figures.timed(empty, rows, "latency", "at-beta")
+    assert {r["method"]: r["latency"] for r in timed} == {
+        "dense": 16.0,
+        "svd": 8.0,
+        "magnitude": 12.0,
+    }
+    svg = figures.draw("pareto", timed, cost="latency").decode()
+    assert "milliseconds a batch of images" in svg
