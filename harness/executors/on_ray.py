@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,8 +16,8 @@ from harness.accelerators import Cluster
 from harness.core import BenchError
 from harness.estimate import Predictor
 from harness.events import ArtifactJob, Built, Event, Job
-from harness.executors import machines, shipping
-from harness.executors.jobs import first_line
+from harness.executors import machines
+from harness.executors.connection import connect
 from harness.executors.looker import Looker
 from harness.packing import Packer, Window
 from harness.plan import Artifact, Bundle
@@ -126,7 +125,7 @@ class OnRay:
         look: Callable[[], Cluster] | None = None,
         free: FreeMemory | None = None,
     ) -> None:
-        _connect(address, cpus, gpus)
+        connect(address, cpus, gpus)
         self._local = address == "local"
         self._look = look or Looker()
         self.packer = Packer(cluster=self._look(), predictor=predictor or Predictor())
@@ -329,64 +328,3 @@ def _crash(why: exceptions.RayError, *, overstayed: bool) -> Event:
     if isinstance(why, exceptions.RayTaskError):  # our own code raised in the worker
         return _crashed("failed", "bug", reason)
     return _crashed("lost", "infra", reason)
-
-
-def _connect(address: str, cpus: int | None, gpus: int | None = None) -> None:
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    if address == "local":
-        ray.init(
-            address="local",
-            num_cpus=cpus,
-            num_gpus=gpus,
-            include_dashboard=False,
-            # Rows travel through the store and events are small: the default third
-            # of the memory would only be taken from the models.
-            object_store_memory=128 * 2**20,
-            **quiet,
-        )
-        return
-    _reachable(address)
-    try:
-        ray.init(address=address, runtime_env=_runtime_env(), **quiet)
-    except exceptions.AuthenticationError as why:
-        raise BenchError(
-            f"the cluster at {address!r} does not let us in: {first_line(why)}; put "
-            "its token into ~/.ray/auth_token"
-        ) from why
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as why:
-        raise BenchError(
-            f"no Ray cluster answers at {address!r}: {first_line(why)}; start one with "
-            "`ray start --head`, put its token into ~/.ray/auth_token where it wants "
-            "one, or leave --address away to run locally"
-        ) from why
-
-
-def _reachable(address: str) -> None:
-    """Refuse at once what Ray would try for a minute."""
-    if address == "auto":
-        return
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdigit():
-        raise BenchError(
-            f"address {address!r} is none of 'local', 'auto', HOST:PORT, ray://HOST:PORT"
-        )
-    try:
-        with contextlib.closing(socket.create_connection((host, int(port)), 5)):
-            return
-    except (OSError, OverflowError) as why:
-        raise BenchError(
-            f"nothing answers at {address}: {why}; start Ray there with "
-            "`ray start --head`, or leave --address away to run on this machine"
-        ) from why
-
-
-def _runtime_env() -> dict[str, Any]:
-    """Send our packages, so that workers need not have them, whatever their folder."""
-    passed = {
-        name: os.environ[name]
-        for name in ("HF_HUB_OFFLINE", "HF_DATASETS_CACHE", "SHRINKGRID_PLUGINS")
-        if name in os.environ
-    }
-    folders = [str(folder) for folder in shipping.folders()]
-    return {"py_modules": folders, "env_vars": passed}
