@@ -14,7 +14,7 @@ from ray._private import ray_constants
 
 from harness.core import BenchError
 from harness.executors import shipping
-from harness.executors.jobs import first_line
+from harness.executors.joining import refused
 
 
 def connect(address: str, cpus: int | None = None, gpus: int | None = None) -> None:
@@ -46,17 +46,14 @@ def connect(address: str, cpus: int | None = None, gpus: int | None = None) -> N
     _reachable(address)
     try:
         ray.init(address=address, runtime_env=_runtime_env(), **quiet)
-    except exceptions.AuthenticationError as why:
-        raise BenchError(
-            f"the cluster at {address!r} does not let us in: {first_line(why)}; put "
-            "its token into ~/.ray/auth_token"
-        ) from why
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as why:
-        raise BenchError(
-            f"no Ray cluster answers at {address!r}: {first_line(why)}; start one with "
-            "`ray start --head`, put its token into ~/.ray/auth_token where it wants "
-            "one, or leave --address away to run locally"
-        ) from why
+    except (
+        exceptions.AuthenticationError,
+        ConnectionError,
+        RuntimeError,
+        ValueError,
+        TimeoutError,
+    ) as why:
+        raise refused(address, why) from why
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from harness.estimate import Predictor
 from harness.events import ArtifactJob, Built, Event, Job
 from harness.executors import machines
 from harness.executors.connection import connect
+from harness.executors.joining import Pulse
 from harness.executors.looker import Looker
 from harness.packing import Packer, Window
 from harness.plan import Artifact, Bundle
@@ -127,6 +128,8 @@ class OnRay:
     ) -> None:
         connect(address, cpus, gpus)
         self._local = address == "local"
+        far = address.startswith("ray://")
+        self._pulse = Pulse("" if far else ray.get_runtime_context().gcs_address)
         self._look = look or Looker()
         self.packer = Packer(cluster=self._look(), predictor=predictor or Predictor())
         self._free = free
@@ -251,6 +254,7 @@ class OnRay:
 
     def _look_around(self) -> None:
         """Nodes come and go; every half minute the packing hears of it."""
+        self._pulse.feel()
         if time.monotonic() - self._looked > LOOK:
             self._looked = time.monotonic()
             self.packer.cluster = self._look()
@@ -325,6 +329,8 @@ def _crash(why: exceptions.RayError, *, overstayed: bool) -> Event:
     if isinstance(why, exceptions.OutOfMemoryError):
         said_oom = "Ray killed its worker because the host ran out of memory"
         return _crashed("out_of_memory", "oom", said_oom)
+    if isinstance(why, StoreError):  # it could not build an artifact
+        return Event(what="stopped", headline=str(why.cause))  # type: ignore[attr-defined]
     if isinstance(why, exceptions.RayTaskError):  # our own code raised in the worker
         return _crashed("failed", "bug", reason)
     return _crashed("lost", "infra", reason)

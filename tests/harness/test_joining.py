@@ -1,0 +1,49 @@
+"""What a driver says of a cluster that refuses it, and of one whose head is gone."""
+
+import socket
+
+import pytest
+
+from harness.core import BenchError
+from harness.executors import joining
+from harness.executors.joining import Pulse, refused
+
+
+def test_other_versions_are_both_named():
+    # The words of ray._private.utils.check_version_info.
+    why = RuntimeError(
+        "Version mismatch: The cluster was started with:\n    Ray: 2.7.0\n"
+        "    Python: 3.11.7\nThis process on node 1.2.3.4 was started with:\n"
+        "    Ray: 2.60.0\n    Python: 3.11.7\n"
+    )
+
+    said = str(refused("head:6379", why))
+
+    assert "Ray: 2.7.0" in said
+    assert "Ray: 2.60.0" in said
+    assert "install equal ones" in said
+
+
+def test_a_head_that_does_not_answer_for_long_ends_the_run(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(joining.time, "monotonic", lambda: now[0])
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+        pulse = Pulse(address)
+        now[0] = 100.0
+        pulse.feel()  # it answers
+    now[0] = 110.0
+    pulse.feel()  # it does not, but may yet
+
+    now[0] = 121.0
+    with pytest.raises(BenchError, match=f"{address} has not answered for 21 s"):
+        pulse.feel()
+
+
+def test_a_head_out_of_reach_is_never_asked(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(joining.time, "monotonic", lambda: now[0])
+    pulse = Pulse("")
+    now[0] = 1e6
+
+    assert pulse.feel() is None
