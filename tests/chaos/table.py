@@ -1,0 +1,70 @@
+"""Does every fault of the table, and writes what came of it into docs/faults.md.
+
+Run as `make faults`; with names, only those rows are measured anew.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+from faults import Fault, table
+from scene import Outcome
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs/faults.md"
+HEAD = (
+    "| fault | what is done | finished before | lost | doubled | the run | the same "
+    "line again | s to recover |\n|---|---|---:|---:|---:|---|---|---:|\n"
+)
+
+
+def line(fault: Fault, outcome: Outcome) -> str:
+    """One row of the table."""
+    assert outcome.missing == 0, f"{fault.name}: the grid is not complete"
+    cells = (
+        fault.name,
+        fault.does.removesuffix("."),
+        outcome.finished,
+        outcome.lost,
+        outcome.doubled,
+        outcome.ended,
+        outcome.again,
+        f"{outcome.seconds:.0f}" if outcome.seconds >= 1 else f"{outcome.seconds:.1f}",
+    )
+    return f"| {' | '.join(map(str, cells))} |\n"
+
+
+def between(mark: str, text: str, page: str) -> str:
+    """The page with ``text`` between two marks."""
+    pattern = rf"(<!-- {mark} -->\n).*?(<!-- end of {mark} -->)"
+    made, count = re.subn(
+        pattern, lambda m: m[1] + text + m[2], page, count=1, flags=re.S
+    )
+    assert count == 1, f"{PAGE.name} has no place for {mark}"
+    return made
+
+
+def main(names: list[str]) -> None:
+    """Measure, then write."""
+    os.environ["SHRINKGRID_PLUGINS"] = str(ROOT / "tests/toys")
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    page = PAGE.read_text()
+    rows = dict(re.findall(r"^(\| ([^|]+?) \| .*\n)", page, flags=re.M)) or {}
+    rows = {name: row for row, name in rows.items()}
+    for name, fault in table().items():
+        if names and name not in names:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            rows[name] = line(fault, fault.harm(Path(folder)))
+        sys.stdout.write(rows[name])
+        sys.stdout.flush()
+    body = HEAD + "".join(rows[name] for name in table() if name in rows)
+    PAGE.write_text(between("table", body, page))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
