@@ -10,12 +10,13 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from harness.core import Context
+from harness.core import Context, Measurement
 from harness.images import ImageData, Images
 from harness.registry import find
 from harness.training import Objective, Recipe, train
@@ -32,7 +33,7 @@ CASES = {
 class Silent(Objective):
     """Cross-entropy without a validation pass, which the bare loop has not either."""
 
-    def validate(self, net, data):
+    def validate(self, net: nn.Module, data: Any) -> dict[str, Measurement]:
         """No curve point."""
         return {}
 
