@@ -194,7 +194,13 @@ class Simulated:
         crash = Event(
             what="crashed", status="lost", error_class="infra", headline="node failed"
         )
-        work.ends = [crash]
+        left, done = self.time - work.began, []
+        for event in work.ends:  # what had ended was stored and heard of
+            left -= event.seconds
+            if left < 0 or event.what != "ended":
+                break
+            done.append(event)
+        work.ends = [*done, crash]
         yield from self._end(work)
 
     def _end(self, work: _Work) -> Iterator[_Work]:
