@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 BOLD, DIM, ITALIC, GREEN, CYAN, YELLOW = "1", "2", "3", "32", "36", "33"
-_GAP = "   "
+_GAP = "  "
 _LEAST = 8  # characters that a folded column keeps
 
 

@@ -32,8 +32,15 @@ COSTS = {
 }
 TIMES = ("latency", "prefill", "decode")  # which other tasks measure; see ``timed``
 KINDS = ("pareto", "curves")
-_NETWORK = ("model", "model_options", "method", "method_options", "calibration")
-_NETWORK += ("dtype", "ratio")
+_NETWORK = (
+    "model",
+    "model_options",
+    "method",
+    "method_options",
+    "calibration",
+    "dtype",
+    "ratio",
+)
 _REACH = 1.959964  # half a 95 % interval, in standard errors
 Rows = Sequence[Mapping[str, Any]]
 

@@ -73,7 +73,10 @@ def _row(content: bytes) -> dict[str, Any] | None:
     if at < 0:
         return None
     length, start = _varint(footer, at + len(_BEFORE))
-    row: dict[str, Any] = json.loads(footer[start : start + length])
+    try:
+        row: dict[str, Any] = json.loads(footer[start : start + length])
+    except ValueError:
+        return None
     for name in _TIMES:
         if name in row:
             row[name] = dt.datetime.fromisoformat(row[name])

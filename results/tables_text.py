@@ -23,7 +23,7 @@ MARKS = {
     verdict.SUBSTITUTE: "",
     verdict.NO_CLAIM: "",
 }
-_WIDTH = 3  # gap between columns of a terminal
+_WIDTH = 2  # gap between columns of a terminal
 
 
 def render(table: Table, form: str) -> str:
