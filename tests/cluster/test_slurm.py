@@ -80,7 +80,7 @@ def run(grid: Path, store: Path, stand_ins: Path, stop_after: int | None = None)
         }
         script = [str(CHECKOUT / "deploy" / "slurm.sh"), str(grid), str(store)]
         process = subprocess.Popen(
-            three.typed(1, "bash", *script, "--quiet"),
+            three.typed(1, "bash", *script),
             stdout=subprocess.DEVNULL,
             stderr=(three.folder / "script.log").open("wb"),
             cwd=three.folder,
