@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
+import sys
+import threading
 import time
 
 from ray import exceptions
@@ -11,6 +14,7 @@ from ray import exceptions
 from harness.core import BenchError
 from harness.executors.jobs import first_line
 
+MISTAKE = 2  # exit status of what a person can mend
 GONE = 20.0  # seconds without an answer after which a cluster's head is gone
 
 
@@ -42,7 +46,10 @@ def refused(address: str, why: Exception) -> BenchError:
 
 
 class Pulse:
-    """The head of a cluster, asked now and then; Ray ends a driver without one.
+    """The head of a cluster, asked every second.
+
+    Without a head Ray blocks the driver in C code for a minute and then ends it, so
+    only a thread can say what happened, and end it in our own words.
 
     Args:
         address: Of the head's control service, HOST:PORT; empty where it is not within
@@ -52,15 +59,34 @@ class Pulse:
     def __init__(self, address: str) -> None:
         self.address = address
         self._felt = time.monotonic()
+        self._over = threading.Event()
+
+    def watch(self) -> Pulse:
+        """Ask from a thread, until ``stop``; a head that is gone ends this process."""
+        threading.Thread(target=self._watch, daemon=True).start()
+        return self
+
+    def stop(self) -> None:
+        """Ask no more."""
+        self._over.set()
+
+    def _watch(self) -> None:
+        while not self._over.wait(1.0):
+            try:
+                self.feel()
+            except BenchError as why:
+                sys.stderr.write(f"error: {why}\n")
+                sys.stderr.flush()
+                os._exit(MISTAKE)
 
     def feel(self) -> None:
-        """Ask, unless it has just answered.
+        """Ask.
 
         Raises:
             BenchError: If it has not answered for ``GONE`` seconds.
         """
         silent = time.monotonic() - self._felt
-        if silent < 1.0 or not self.address:
+        if not self.address:
             return
         host, _, port = self.address.rpartition(":")
         with contextlib.suppress(OSError):

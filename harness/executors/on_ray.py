@@ -129,7 +129,8 @@ class OnRay:
         connect(address, cpus, gpus)
         self._local = address == "local"
         far = address.startswith("ray://")
-        self._pulse = Pulse("" if far else ray.get_runtime_context().gcs_address)
+        head = "" if far else ray.get_runtime_context().gcs_address
+        self._pulse = Pulse(head).watch()
         self._look = look or Looker()
         self.packer = Packer(cluster=self._look(), predictor=predictor or Predictor())
         self._free = free
@@ -254,7 +255,6 @@ class OnRay:
 
     def _look_around(self) -> None:
         """Nodes come and go; every half minute the packing hears of it."""
-        self._pulse.feel()
         if time.monotonic() - self._looked > LOOK:
             self._looked = time.monotonic()
             self.packer.cluster = self._look()
@@ -310,6 +310,7 @@ class OnRay:
     def close(self) -> None:
         """Leave the cluster; a local one stops with all its processes."""
         self._running.clear()
+        self._pulse.stop()
         ray.shutdown()
 
 

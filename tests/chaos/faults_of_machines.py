@@ -39,7 +39,7 @@ def head_killed(folder: Path) -> Outcome:
             first.kill()
             it.harmed()
             it.ended(run, 2)
-            assert "cluster" in run.said, run.said
+            assert "the head of the cluster" in run.said, run.said
         with head(port, cpus=2):
             it.again()
             return it.outcome()

@@ -69,6 +69,7 @@ def unavailable(folder: Path) -> Outcome:
         run = it.under_way()
         it.harmed()
         bucket.fail_for(8)
+        it.recovered(run)
         it.ended(run, 0)
         assert bucket.refused > 3
         it.again()
