@@ -188,7 +188,7 @@ class Tracking(Objective):
     def _select(self, rate: float) -> None:
         """Choose the tracked set anew, given this step's slopes."""
         distance = self.shift.abs()
-        low, high = _LOW * self.last, _HIGH * self.last
+        low, high = _LOW * self.last, _HIGH * self.last or math.inf
         if not len(self.tracked):
             low, high = -0.5, math.inf  # at first: everybody
         while True:
