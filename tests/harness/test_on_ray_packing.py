@@ -31,7 +31,8 @@ from harness.registry import method, task
 
 @task("whereabouts", kind="classifier")
 class Whereabouts:
-    seconds: float = 0.0
+    meet: int = 1
+    at: str = ""
 
     def protocol(self):
         return {}
@@ -42,12 +43,21 @@ class Whereabouts:
     def evaluate(self, model):
         import numpy  # noqa: F401 - loads a BLAS
 
-        time.sleep(self.seconds)
+        met = self.waits_for_others() if self.at else 1
+        yield Measurement(metric="met", value=met, goal="none")
         pools = [p["num_threads"] for p in threadpoolctl.threadpool_info()]
         yield Measurement(metric="threads", value=max(pools), goal="none")
         yield Measurement(metric="pools", value=len(pools), goal="none")
         seen = os.environ.get("SHRINKGRID_DEVICE") != "cpu"
         yield Measurement(metric="device", value=float(seen), goal="none")
+
+    def waits_for_others(self):
+        (Path(self.at) / str(os.getpid())).touch()
+        for _ in range(900):
+            if len(list(Path(self.at).iterdir())) >= self.meet:
+                break
+            time.sleep(0.1)
+        return len(list(Path(self.at).iterdir()))
 
 
 @method("mortal", ratio_of="zeros", random=True)
@@ -104,26 +114,30 @@ SHARING = """
 models: [toy]
 methods: [dense, toy_drop, magnitude]
 ratios: [0.5]
-tasks: [{name: whereabouts, seconds: 3}]
+tasks: [whereabouts]
 resources: {cpus: 1}
 """
 
 
-def test_bundles_that_fit_share_a_device_and_know_that_they_have_one(run):
-    store, outcome = run(SHARING, lambda: OnRay("local", cpus=4, gpus=1, look=one_h100))
+def test_bundles_that_fit_share_a_device_and_know_that_they_have_one(run, tmp_path):
+    at = tmp_path / "meeting"
+    at.mkdir()
+    text = SHARING.replace(
+        "[whereabouts]", f"[{{name: whereabouts, meet: 3, at: {at}}}]"
+    )
+    store, outcome = run(text, lambda: OnRay("local", cpus=4, gpus=1, look=one_h100))
 
     assert outcome.counts == {"ok": 3}
-    rows = ask(store, "SELECT epoch(started_at), node FROM trials").rows
-    starts = [start for start, _ in rows]
-    assert max(starts) - min(starts) < 3  # side by side: alone they would take 9 s
-    assert all(node for _, node in rows)
-    value = "SELECT DISTINCT value FROM measurements WHERE metric = 'device'"
-    assert ask(store, value).rows == [(1.0,)]
+    # Each waited until three were there at once; one after the other, two would not.
+    metric = "SELECT min(value), max(value) FROM measurements WHERE metric = '{}'"
+    assert ask(store, metric.format("met")).rows == [(3, 3)]
+    assert ask(store, metric.format("device")).rows == [(1, 1)]
+    assert all(node for (node,) in ask(store, "SELECT node FROM trials").rows)
 
 
 @pytest.mark.parametrize("cpus", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_threads_of_torch_and_blas_are_the_processors_that_ray_gave(run, cpus):
-    text = SHARING.replace("cpus: 1", f"cpus: {cpus}").replace(", seconds: 3", "")
+    text = SHARING.replace("cpus: 1", f"cpus: {cpus}")
     store, _ = run(text.replace("dense, ", ""), lambda: OnRay("local", cpus=3, gpus=1))
 
     assert ask(store, "SELECT DISTINCT threads FROM trials").rows == [(cpus,)]
@@ -152,7 +166,7 @@ def test_a_bundle_goes_back_where_less_is_free_than_was_predicted(run, tmp_path)
         free = crowded_until(tmp_path)
         return OnRay("local", cpus=2, gpus=1, look=one_h100, free=free)
 
-    store, outcome = run(text.replace(", seconds: 3", ""), make)
+    store, outcome = run(text, make)
 
     rows = ask(
         store, "SELECT status, error_class, reason FROM trials ORDER BY started_at"
@@ -207,7 +221,7 @@ def test_plan_forecasts_for_the_cluster_that_runs_here(
     from harness.cli import _status
 
     path = tmp_path / "grid.yaml"
-    path.write_text(SHARING.replace("whereabouts, seconds: 3", "toy_sum"))
+    path.write_text(SHARING.replace("whereabouts", "toy_sum"))
     hosts = Hosts(initialize_head=True, head_node_args={"num_cpus": 1})
     hosts.add_node(num_cpus=2, num_gpus=2, resources={"accelerator_type:L4": 1})
     hosts.wait_for_nodes()
