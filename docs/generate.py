@@ -57,6 +57,10 @@ def _verbs() -> Iterator[str]:
 def _plugin(plugin: Plugin) -> Iterator[str]:
     yield from (f"### `{plugin.name}`", "")
     yield from (inspect.cleandoc(plugin.cls.__doc__ or ""), "")
+    for base in plugin.cls.__mro__[1:]:  # options that several methods share
+        _, args, lines = inspect.cleandoc(base.__doc__ or "").partition("Args:")
+        if dataclasses.is_dataclass(base) and args:
+            yield from (f"Shared options:{lines}", "")
     facts = ", ".join(
         f"{key}: {_words(plugin.facts[key])}" for key in FACTS[plugin.kind]
     )
