@@ -81,6 +81,7 @@ class Predictor:
     )
     _params: dict[Any, int] = field(default_factory=dict)
     _built: frozenset[str] = frozenset()
+    _memo: dict[Any, Need] = field(default_factory=dict)  # until something is learnt
 
     @classmethod
     def of(cls, store: Store | None) -> Predictor:
@@ -109,6 +110,7 @@ class Predictor:
             row: A row of ``_HISTORY``, in which each step has ``n``, ``mean``,
                 ``low`` and ``high``.
         """
+        self._memo.clear()
         device, pace = _pace(row["device"], row["threads"], row["peak_device_bytes"])
         params = row["params_dense"]
         model = (row["model"], row["model_options"] or "{}")
@@ -182,11 +184,23 @@ class Predictor:
             The prediction.
         """
         first = bundle.trials[0]
-        pace = device.pace(bundle.resources.cpus)
+        tasks = Counter(t.task for t in bundle.trials)
+        ratios = len({t.ratio for t in bundle.trials})
+        parts = (first.method, first.model, first.dtype, first.calibration)
+        cpus = bundle.resources.cpus
+        key = (parts, tuple(tasks.items()), ratios, device, cpus)
+        if key not in self._memo:
+            self._memo[key] = self._bundle(first, tasks, ratios, (device, cpus))
+        return self._memo[key]
+
+    def _bundle(
+        self, first: Trial, tasks: Counter[Part], ratios: int, on: tuple[Device, float]
+    ) -> Need:
+        device, cpus = on
+        pace = device.pace(cpus)
         question = _Question(self, first, device.name, pace)
         load, fit, compress = (question.step(s) for s in ("load", "fit", "compress"))
-        tasks = Counter(t.task for t in bundle.trials)
-        seconds = load + fit + compress * len({t.ratio for t in bundle.trials})
+        seconds = load + fit + compress * ratios
         for task, times in tasks.items():
             seconds += question.step("evaluate", task) * times
         peaks = [question.peaks(task) for task in tasks]
