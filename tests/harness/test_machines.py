@@ -67,6 +67,9 @@ def test_of_many_machines_the_largest_are_named(cluster):
 
 
 def test_where_machines_come_when_asked_for_nothing_is_refused(cluster):
-    cluster({"CPU": 0.0, "autoscaled": 1.0})
+    cluster({"CPU": 0.0})
+    with pytest.raises(BenchError, match="GPU"):
+        machines.refuse_misfits([bundle(gpus=8)])
 
+    cluster({"CPU": 0.0, "autoscaled": 1.0})
     machines.refuse_misfits([bundle(gpus=8)])
