@@ -151,8 +151,8 @@ def cancel(job: str, cluster: str) -> int:
 
 def _follow(jobs: Jobs, job: str) -> int:
     """The log to stdout; returns the exit status of the run."""
-    jobs.state(job)  # refuses a job that is not there
     try:
+        jobs.state(job)  # refuses a job that is not there
         ended = jobs.follow(job, lambda text: click.echo(text, nl=False))
     except KeyboardInterrupt:
         at = f"{job} --cluster {jobs.address}"

@@ -15,7 +15,7 @@ from results.store import open_store
 WHY_NOT = hosts.impossible()
 pytestmark = [
     pytest.mark.cluster,
-    pytest.mark.timeout(400),
+    pytest.mark.timeout(900),
     pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT)),
 ]
 CHECKOUT = Path(__file__).parents[2]
@@ -87,9 +87,9 @@ def run(grid: Path, store: Path, stand_ins: Path, stop_after: int | None = None)
             env=three.env,
         )
         if stop_after is not None:
-            hosts.until(lambda: len(finished(store)) >= stop_after, 150, "a trial")
+            hosts.until(lambda: len(finished(store)) >= stop_after, 300, "a trial")
             process.send_signal(signal.SIGTERM)
-        code = process.wait(timeout=180)
+        code = process.wait(timeout=300)
         said = (three.folder / "script.log").read_text()
     return subprocess.CompletedProcess(script, code, "", said)
 
