@@ -1,6 +1,7 @@
 """The Slurm script on three hosts; `srun` and `scontrol` are stand-ins."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
