@@ -92,6 +92,7 @@ def run(grid: Path, store: Path, stand_ins: Path, stop_after: int | None = None)
             process.send_signal(signal.SIGTERM)
         code = process.wait(timeout=300)
         said = (three.folder / "script.log").read_text()
+    shutil.rmtree(f"/tmp/ray-{JOB}", ignore_errors=True)
     return subprocess.CompletedProcess(script, code, "", said)
 
 
