@@ -31,7 +31,7 @@ from harness.registry import method, task
 
 @task("whereabouts", kind="classifier")
 class Whereabouts:
-    '''Says what a worker was given.'''
+    """Says what a worker was given."""
 
     meet: int = 1
     at: str = ""
