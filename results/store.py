@@ -293,7 +293,9 @@ def _refuse_foreign(place: Folder) -> None:
             f"the store {path} is a file; a store is a folder: name another "
             "with --store"
         )
-    if path.is_dir() and any(path.iterdir()):
+    # What starts with a dot is being written: another driver makes the store just now.
+    names = [p.name for p in path.iterdir()] if path.is_dir() else []
+    if any(n[0] != "." for n in names) and place.read(FORMAT) is None:
         raise StoreError(
             f"{path} holds other things and is no store; name an empty or a new "
             "folder with --store"

@@ -103,6 +103,14 @@ def test_a_folder_of_other_things_is_not_made_a_store(tmp_path):
     assert os.listdir(tmp_path) == ["thesis.tex"]
 
 
+def test_two_drivers_make_one_store_in_the_same_moment(tmp_path):
+    (tmp_path / ".format.json.0123abcd.tmp").write_bytes(b"")  # the other's, half-way
+
+    open_store(tmp_path, create=True)
+
+    assert open_store(tmp_path).statuses() == {}
+
+
 def test_a_store_of_a_newer_version_is_refused(tmp_path):
     (tmp_path / "format.json").write_text('{"schema_version": 99}')
     with pytest.raises(StoreError, match=r"schema version 99.*newer shrinkgrid"):
