@@ -25,6 +25,7 @@ HEAD = (
 def line(fault: Fault, outcome: Outcome) -> str:
     """One row of the table."""
     assert outcome.missing == 0, f"{fault.name}: the grid is not complete"
+    assert outcome.lost == outcome.doubled == 0, f"{fault.name}: {outcome}"
     cells = (
         fault.name,
         fault.does.removesuffix("."),
