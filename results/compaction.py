@@ -115,7 +115,6 @@ def _copy(
     """Write all rows of some files to one, streaming; absent columns become NULL."""
     connection.execute("SET enable_progress_bar = false")  # stdout is for rows
     connection.execute("SET preserve_insertion_order = false")
-    connection.execute("SET threads = 1")  # each buffers row groups of its own
     parts: list[Path] = []
     try:
         for first in range(0, len(paths), _AT_ONCE):
