@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from functools import cache, lru_cache
 from typing import Any
 
 from torch import nn
 
-from harness import clock, devices, measure, provenance
+from harness import clock, devices, measure, rows
 from harness.artifacts import (
     calibration,
     load_model,
@@ -25,10 +23,9 @@ from harness.artifacts import (
 from harness.core import Context, Measurement, Model, NotFinite
 from harness.events import Built, Event, Job, took
 from harness.failures import ArtifactFailed, Failure, TimedOut, classify
-from harness.options import dumps
 from harness.plan import Artifact, configured
 from harness.registry import facts, find
-from harness.trial import Part, Trial, digest
+from harness.trial import Trial, digest
 from results.errors import StoreError
 from results.running import draining, in_hand
 from results.store import Store, open_store
@@ -147,10 +144,10 @@ class _Worker:
             self.broken = error
             raise
         row["fit_seconds"] = self.fit_seconds
-        row |= _dense_columns(self.dense)
+        row |= rows.dense_columns(self.dense)
         made = self._compressed(trial)
         row["compress_seconds"] = made.seconds
-        row |= _size_columns(made.size, self.dense)
+        row |= rows.size_columns(made.size, self.dense)
         row["achieved_ratio"] = self._achieved(trial, made)
         began = time.perf_counter()
         found = self._evaluate(trial, made.net)
@@ -267,10 +264,10 @@ class _Worker:
         failure: Failure | None,
     ) -> Event:
         status = "ok" if failure is None else failure.status
-        row |= base_row(self.job, trial) | {"status": status}
+        row |= rows.base_row(self.job, trial) | {"status": status}
         if failure is not None:
             row |= asdict(failure)
-        row["measurements"] = [_stored(m) for m in found]
+        row["measurements"] = [rows.stored(m) for m in found]
         samples = [
             {"attempt": row["attempt"], "metric": m.metric, "values": list(m.values)}
             for m in found
@@ -294,111 +291,3 @@ def headline(found: Sequence[Measurement]) -> str:
         if one.goal != "none":
             return f"{one.metric} {one.value:.4g}"
     return ""
-
-
-def _stored(one: Measurement) -> dict[str, Any]:
-    return {
-        "metric": one.metric,
-        "value": float(one.value),
-        "unit": one.unit,
-        "goal": one.goal,
-        "stderr": None if one.stderr is None else float(one.stderr),
-        "n": one.n,
-        "step": one.step,
-    }
-
-
-def _dense_columns(dense: measure.Size | None) -> dict[str, Any]:
-    if dense is None:
-        return {}
-    return {
-        "params_dense": dense.params,
-        "bytes_dense": dense.bytes,
-        "macs_dense": dense.macs,
-    }
-
-
-def _size_columns(size: measure.Size, dense: measure.Size | None) -> dict[str, Any]:
-    columns: dict[str, Any] = {
-        "params": size.params,
-        "params_nonzero": size.nonzero,
-        "bytes": size.bytes,
-        "macs": size.macs,
-    }
-    for name in ("params", "bytes", "macs"):
-        before = getattr(dense, name, 0)
-        if before:
-            columns[f"achieved_{name}"] = 1 - getattr(size, name) / before
-    return columns
-
-
-def base_row(job: Job, trial: Trial) -> dict[str, Any]:
-    """The columns that are known before anything runs.
-
-    Args:
-        job: Gives the attempt, the grid and the commit.
-        trial: The trial.
-
-    Returns:
-        Columns of ``results.schema.TRIALS``.
-    """
-    plugin = find("method", trial.method.plugin)
-    commit, dirty = job.commit
-    measured_by = protocol(trial.task)
-    return {
-        "attempt": job.attempts[trial.id],
-        "trial": trial.id,
-        "grid": job.grid,
-        "bundle": job.bundle.id,
-        "method": trial.method.name,
-        "method_options": trial.method.options,
-        "model": trial.model.name,
-        "model_options": trial.model.options,
-        "model_revision": trial.model.revision,
-        "task": trial.task.name,
-        "task_options": trial.task.options,
-        "calibration": trial.calibration,
-        "protocol": digest(measured_by, 12),
-        "protocol_fields": dumps(measured_by),
-        "data_fingerprint": trial.task.revision,
-        "ratio": trial.ratio,
-        "ratio_of": facts(plugin, configured("method", trial.method))["ratio_of"],
-        "seed": trial.seed,
-        "identity": dumps(trial.identity()),
-        "dtype": trial.dtype,
-        "code_digest": code_digest(trial.method, trial.task),
-        "commit": commit,
-        "dirty": dirty,
-        "versions": _versions(),
-        "host": devices.host(),
-        "device": devices.name(devices.pick()),
-        "threads": devices.threads(),
-        "node": devices.node(),
-    }
-
-
-def protocol(task: Part) -> dict[str, Any]:
-    """What must be equal for two numbers of a task to be comparable.
-
-    A task whose numbers depend on where they are measured has a ``place``, which is no
-    part of the trial's identity.
-    """
-    fields: dict[str, Any] = json.loads(task.protocol)
-    place = getattr(configured("task", task), "place", None)
-    fields |= {} if place is None else place()
-    return {"task": task.name, "version": task.version, **fields, "data": task.revision}
-
-
-@cache
-def _versions() -> str:
-    return dumps(provenance.versions())
-
-
-@lru_cache(maxsize=4096)
-def code_digest(method: Part, task: Part) -> str:
-    """Digest of the code of a method and a task together."""
-    modules = [
-        find(kind, part.plugin).cls.__module__
-        for kind, part in (("method", method), ("task", task))
-    ]
-    return "".join(provenance.code_digest(m)[:8] for m in modules)

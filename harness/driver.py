@@ -14,10 +14,10 @@ from itertools import count
 from types import FrameType
 from typing import Any, Protocol
 
-from harness.bundle import base_row
 from harness.core import BenchError
 from harness.events import Event, Job
 from harness.plan import Bundle, Plan
+from harness.rows import base_row
 from harness.trial import Trial
 from results import running
 from results.db import ask

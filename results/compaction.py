@@ -121,6 +121,9 @@ def _copy(
             parts.append(to.with_suffix(f".{len(parts)}"))
             some = _listed(store, paths[first : first + _AT_ONCE])
             _write(connection, some, parts[-1], mixed=store.mixed)
+        if len(parts) == 1:
+            parts.pop().rename(to)
+            return
         every = _listed(None, [str(part) for part in parts])
         _write(connection, every, to, mixed=store.mixed)
     finally:

@@ -173,7 +173,7 @@ def stale(grid: Grid, store: Store, statuses: Mapping[str, str]) -> dict[str, st
     Returns:
         Trial id -> what it is.
     """
-    from harness.bundle import code_digest
+    from harness.rows import code_digest
 
     if not statuses:
         return {}

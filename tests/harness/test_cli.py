@@ -131,7 +131,7 @@ def test_why_a_finished_trial_will_not_run(shrinkgrid, grid):
 
 def test_stale_rows_are_named_and_run_again_when_told(shrinkgrid, grid, monkeypatch):
     shrinkgrid("run", grid, "--address", "inline")
-    monkeypatch.setattr("harness.bundle.code_digest", lambda *_: "f" * 16)
+    monkeypatch.setattr("harness.rows.code_digest", lambda *_: "f" * 16)
 
     _, out, _ = shrinkgrid("plan", grid)
     assert "3 finished trials were made by other code than this" in out

@@ -5,7 +5,7 @@ import torch
 from tiny_llm import tiny
 from torch import nn
 
-from harness import bundle, devices
+from harness import devices, rows
 from harness.core import BenchError, Measurement, Model, Unsupported
 from harness.plan import is_exclusive
 from harness.registry import find
@@ -173,7 +173,7 @@ def test_memory_prints_nothing(capfd):
 def test_speed_needs_the_device_alone_and_says_where_it_was_measured(name):
     part = Part(name=name, plugin=name, protocol='{"batch":1}')
     assert is_exclusive(part)
-    here = bundle.protocol(part)
+    here = rows.protocol(part)
     assert here["host"] == devices.host()
     assert here["threads"] == torch.get_num_threads()
     assert "host" not in part.identity()[0]["protocol"]
@@ -181,7 +181,7 @@ def test_speed_needs_the_device_alone_and_says_where_it_was_measured(name):
 
 def test_a_task_of_accuracy_has_no_place():
     part = Part(name="digits", plugin="digits", protocol="{}")
-    assert "host" not in bundle.protocol(part)
+    assert "host" not in rows.protocol(part)
 
 
 def test_a_trained_model_shares_the_checkpoint_of_the_task_it_is_trained_on():
