@@ -40,7 +40,9 @@ def _check_each_once(store: Store, wanted: set[str]) -> None:
     assert len(attempts) == len(set(attempts)) == len(wanted)
 
 
-def test_compaction_changes_no_row_and_leaves_one_file(empty):
+@pytest.mark.parametrize("at_once", [1_000, 7])  # all at a time; in parts, one short
+def test_compaction_changes_no_row_and_leaves_one_file(empty, monkeypatch, at_once):
+    monkeypatch.setattr(compaction, "_AT_ONCE", at_once)
     _fill(empty, 50)
     empty.record_plan([{"plan": "p", "trial": f"t{i}"} for i in range(3)])
     before = _everything(empty)
@@ -54,6 +56,7 @@ def test_compaction_changes_no_row_and_leaves_one_file(empty):
     assert _everything(empty) == before
     assert len(empty.files("trials")) == 1
     assert os.listdir(empty.folder.local / "trials") == ["compacted"]
+    assert not list((empty.folder.local / "scratch").glob("*.parquet*"))
     assert compact(empty) == []
 
 
