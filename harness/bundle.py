@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -100,6 +101,7 @@ class _Worker:
     fit_seconds: float = 0.0
     fit_recorded: tuple[Measurement, ...] = ()
     current: _Compressed | None = None
+    scratch: Path | None = None
     refused: dict[float, BaseException] = field(default_factory=dict)
 
     def attempt(self, trial: Trial) -> Event:
@@ -187,15 +189,12 @@ class _Worker:
     def _context(self, trial: Trial, key: str) -> Context:
         assert self.model is not None
         statistics, dense = self._artifact("calibration"), self._artifact("dense")
-        scratch = (
-            f"{digest([trial.identity()[k] for k in ('method', 'model', 'seed')])}"
-        )
         return Context(
             model=self.model,
             seed=trial.seed,
             device=devices.pick(),
             data=None if dense is None else task_data(trial.task),
-            scratch=self.store.scratch(f"{trial.method.name}-{scratch}"),
+            scratch=self._scratch(trial),
             calibrate=(
                 None
                 if statistics is None
@@ -203,6 +202,14 @@ class _Worker:
             ),
             checkpoint_key=key,
         )
+
+    def _scratch(self, trial: Trial) -> Path:
+        """A folder for checkpoints; one for all trials of a bundle, whoever runs it."""
+        if self.scratch is None:
+            known = trial.identity()
+            name = digest([known[key] for key in ("method", "model", "seed")])
+            self.scratch = self.store.scratch(f"{trial.method.name}-{name}")
+        return self.scratch
 
     def _compressed(self, trial: Trial) -> _Compressed:
         """The network at the trial's ratio; the one before it is let go."""
@@ -254,6 +261,9 @@ class _Worker:
         for one in found:
             if not math.isfinite(one.value):
                 raise NotFinite(f"{one.metric} is {one.value}")
+            values = () if one.values is None else one.values
+            if not all(map(math.isfinite, values)):
+                raise NotFinite(f"a sample's {one.metric} is not a finite number")
         return found
 
     def _commit(

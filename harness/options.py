@@ -95,6 +95,8 @@ def canonical(instance: Any) -> dict[str, Any]:
 
 def plain(value: Any) -> Any:
     """``value`` as JSON knows it: dataclasses become their non-default options."""
+    if value is None or type(value) in (str, int, float, bool):  # nearly all are
+        return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return canonical(value)
     if isinstance(value, tuple | list):

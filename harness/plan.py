@@ -57,7 +57,8 @@ class Bundle:
     """Trials that share one load, one fit, and one compression a ratio.
 
     ``trials`` are in the order in which they run: by ratio, then by task; ``lied`` is
-    how often they needed more than was predicted, in this run.
+    how often they needed more than was predicted, in this run; ``id`` is 16 hexadecimal
+    digits of the trials' ids.
     """
 
     trials: tuple[Trial, ...]
@@ -65,12 +66,12 @@ class Bundle:
     resources: Resources
     exclusive: bool = False
     lied: int = 0
+    id: str = field(init=False, compare=False)
 
-    @property
-    def id(self) -> str:
-        """16 hexadecimal digits of the trials' ids."""
+    def __post_init__(self) -> None:
         joined = "".join(t.id for t in self.trials)
-        return hashlib.sha256(joined.encode()).hexdigest()[:16]
+        name = hashlib.sha256(joined.encode()).hexdigest()[:16]
+        object.__setattr__(self, "id", name)
 
     def without(self, done: Iterable[str]) -> Bundle | None:
         """The bundle without trials that ended, or None if none is left."""

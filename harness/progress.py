@@ -78,11 +78,10 @@ class View:
         self._running.pop(trial.id, None)
         self.counts[event.status] += 1
         self._ends.append(time.monotonic())
-        line = self._line(trial, event)
         if event.status not in ("ok", "unsupported"):
-            self._failures.append(line)
-        if self.live is None:
-            self._speak(line, always=event.status != "ok")
+            self._failures.append(self._line(trial, event))
+        if self.live is None and self._speaks(always=event.status != "ok"):
+            self._speak(self._line(trial, event))
 
     @property
     def done(self) -> int:
@@ -115,14 +114,16 @@ class View:
         line.append(f"  {span(event.seconds)}", style="dim")
         return line
 
-    def _speak(self, line: Text, *, always: bool) -> None:
-        now = time.monotonic()
-        if not always and now - self._spoke < 1 / LINES_A_SECOND:
-            self._silent += 1
-            return
+    def _speaks(self, *, always: bool) -> bool:
+        """Whether a line is due; one that is not is counted."""
+        due = always or time.monotonic() - self._spoke >= 1 / LINES_A_SECOND
+        self._silent += not due
+        return due
+
+    def _speak(self, line: Text) -> None:
         if self._silent:
             line = Text.assemble(line, (f"  (and {self._silent} before it)", "dim"))
-        self._spoke, self._silent = now, 0
+        self._spoke, self._silent = time.monotonic(), 0
         self._say(line)
 
     def _say(self, line: Text) -> None:

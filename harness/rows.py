@@ -23,8 +23,8 @@ def stored(one: Measurement) -> dict[str, Any]:
         "unit": one.unit,
         "goal": one.goal,
         "stderr": None if one.stderr is None else float(one.stderr),
-        "n": one.n,
-        "step": one.step,
+        "n": None if one.n is None else int(one.n),
+        "step": None if one.step is None else int(one.step),
     }
 
 
@@ -66,7 +66,6 @@ def base_row(job: Job, trial: Trial) -> dict[str, Any]:
     """
     plugin = find("method", trial.method.plugin)
     commit, dirty = job.commit
-    measured_by = protocol(trial.task)
     return {
         "attempt": job.attempts[trial.id],
         "trial": trial.id,
@@ -80,8 +79,7 @@ def base_row(job: Job, trial: Trial) -> dict[str, Any]:
         "task": trial.task.name,
         "task_options": trial.task.options,
         "calibration": trial.calibration,
-        "protocol": digest(measured_by, 12),
-        "protocol_fields": dumps(measured_by),
+        **_protocol_columns(trial.task),
         "data_fingerprint": trial.task.revision,
         "ratio": trial.ratio,
         "ratio_of": facts(plugin, configured("method", trial.method))["ratio_of"],
@@ -109,6 +107,24 @@ def protocol(task: Part) -> dict[str, Any]:
     place = getattr(configured("task", task), "place", None)
     fields |= {} if place is None else place()
     return {"task": task.name, "version": task.version, **fields, "data": task.revision}
+
+
+def _protocol_columns(task: Part) -> dict[str, str]:
+    if hasattr(configured("task", task), "place"):
+        return _as_columns(protocol(task))
+    return _fixed_protocol(task)
+
+
+@lru_cache(maxsize=4096)
+def _fixed_protocol(task: Part) -> dict[str, str]:
+    return _as_columns(protocol(task))
+
+
+def _as_columns(measured_by: dict[str, Any]) -> dict[str, str]:
+    return {
+        "protocol": digest(measured_by, 12),
+        "protocol_fields": dumps(measured_by),
+    }
 
 
 @cache

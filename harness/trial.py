@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -14,7 +14,11 @@ from results.labels import label
 
 def digest(value: Any, length: int = 16) -> str:
     """The first hexadecimal digits of the SHA-256 of ``value`` as canonical JSON."""
-    return hashlib.sha256(dumps(value).encode()).hexdigest()[:length]
+    return _hash(dumps(value), length)
+
+
+def _hash(text: str, length: int = 16) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,14 +42,8 @@ class Part:
     protocol: str = ""
 
     def identity(self) -> list[Any]:
-        """What of this part is meant to change a trial's number."""
-        named: dict[str, Any] = {"name": self.name, "version": self.version}
-        named["options"] = json.loads(self.options)
-        if self.revision:
-            named["revision"] = self.revision
-        if self.protocol:
-            named["protocol"] = json.loads(self.protocol)
-        return [named]
+        """What of this part is meant to change a trial's number; not to be changed."""
+        return _identity(self)
 
     @property
     def label(self) -> str:
@@ -65,6 +63,7 @@ class Trial:
         seed: Of every random choice.
         dtype: Of the weights while measuring.
         calibration: Canonical JSON of the calibration, None where none is read.
+        id: 16 hexadecimal digits; equal for trials of equal semantic content.
     """
 
     method: Part
@@ -74,6 +73,12 @@ class Trial:
     seed: int
     dtype: str = "float32"
     calibration: str | None = None
+    id: str = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        constant = _constant(self.method, self.model, self.task)
+        varied = f"{self.ratio!r}|{self.seed}|{self.dtype}|{self.calibration}"
+        object.__setattr__(self, "id", _hash(f"{constant}|{varied}"))
 
     def identity(self) -> dict[str, Any]:
         """The semantic content, field by field, in the order in which ``why`` looks."""
@@ -89,19 +94,22 @@ class Trial:
             fields["calibration"] = json.loads(self.calibration)
         return fields
 
-    @property
-    def id(self) -> str:
-        """16 hexadecimal digits; equal for trials of equal semantic content."""
-        return hashlib.sha256(
-            f"{_constant(self.method, self.model, self.task)}|{self.ratio!r}|"
-            f"{self.seed}|{self.dtype}|{self.calibration}".encode()
-        ).hexdigest()[:16]
-
     def __str__(self) -> str:
         return (
             f"{self.method.label} on {self.model.label}, {self.task.label}, "
             f"ratio {self.ratio:g}, seed {self.seed}"
         )
+
+
+@lru_cache(maxsize=4096)
+def _identity(part: Part) -> list[Any]:
+    named: dict[str, Any] = {"name": part.name, "version": part.version}
+    named["options"] = json.loads(part.options)
+    if part.revision:
+        named["revision"] = part.revision
+    if part.protocol:
+        named["protocol"] = json.loads(part.protocol)
+    return [named]
 
 
 @lru_cache(maxsize=65536)

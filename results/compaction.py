@@ -24,6 +24,7 @@ from pathlib import Path
 
 import duckdb
 
+from results import encoding, footers
 from results.db import quoted, reading
 from results.errors import StoreError
 from results.folder import fsync_folder
@@ -83,12 +84,11 @@ def _fold(store: Store, *, table: str, at_least: int) -> Folded | None:
         ]
         if len(small) < at_least:
             return None
-        rows = _rows(connection, store, small)
         name = uuid.uuid4().hex
         target = f"{table}/compacted/{name}"
         beside = store.here("scratch") / f"{name}.parquet"
         try:
-            _copy(connection, store, small, beside)
+            rows = _copy(connection, store, table, small, beside)
             written = _rows(connection, None, [str(beside)])
             if written != rows:  # never delete what was not written
                 raise StoreError(
@@ -110,25 +110,51 @@ def _fold(store: Store, *, table: str, at_least: int) -> Folded | None:
 
 
 def _copy(
-    connection: duckdb.DuckDBPyConnection, store: Store, paths: list[str], to: Path
-) -> None:
-    """Write all rows of some files to one, streaming; absent columns become NULL."""
+    connection: duckdb.DuckDBPyConnection,
+    store: Store,
+    table: str,
+    paths: list[str],
+    to: Path,
+) -> int:
+    """Write all rows of some files to one, and count them first; holes become NULL."""
     connection.execute("SET enable_progress_bar = false")  # stdout is for rows
     connection.execute("SET preserve_insertion_order = false")
     parts: list[Path] = []
+    rows = 0
     try:
         for first in range(0, len(paths), _AT_ONCE):
-            parts.append(to.with_suffix(f".{len(parts)}"))
-            some = _listed(store, paths[first : first + _AT_ONCE])
-            _write(connection, some, parts[-1], mixed=store.mixed)
+            some = paths[first : first + _AT_ONCE]
+            if table == "trials" and not store.mixed:
+                parts.append(to.with_suffix(f".{len(parts)}"))
+                left = _write_copies(store, some, parts[-1])
+                rows += len(some) - len(left)
+                some = left
+            if some:
+                parts.append(to.with_suffix(f".{len(parts)}"))
+                rows += _rows(connection, store, some)
+                _write(connection, _listed(store, some), parts[-1], mixed=store.mixed)
         if len(parts) == 1:
             parts.pop().rename(to)
-            return
+            return rows
         every = _listed(None, [str(part) for part in parts])
         _write(connection, every, to, mixed=store.mixed)
+        return rows
     finally:
         for part in parts:
             part.unlink(missing_ok=True)
+
+
+def _write_copies(store: Store, paths: list[str], to: Path) -> list[str]:
+    """Write the rows of which files hold copies; the paths of the others."""
+    import pyarrow.parquet as pq
+
+    lines, left = footers.copies(store.folder, paths)
+    try:
+        read = encoding.table("trials", lines)
+    except StoreError:  # a damaged copy: their columns say what it was
+        read, left = encoding.table("trials", []), paths
+    pq.write_table(read, to, compression="zstd", store_schema=False)
+    return left
 
 
 def _write(

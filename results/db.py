@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import duckdb
 
-from results import footers
+from results import encoding, footers
 from results.errors import StoreError
 from results.schema import TABLES, arrow, ddl
 from results.store import Store
@@ -247,11 +247,13 @@ def _read_copies(
     connection: duckdb.DuckDBPyConnection, store: Store, paths: Sequence[str]
 ) -> list[str]:
     """Read many one-row files into memory; the paths of the others are returned."""
-    import pyarrow as pa
-
     small = [path for path in paths if "/compacted/" not in path]
-    found, left = footers.rows(store.folder, small)
-    connection.register("arrow_rows", pa.Table.from_pylist(found, arrow("trials")))
+    copies, left = footers.copies(store.folder, small)
+    try:
+        read = encoding.table("trials", copies, exact=False)
+    except StoreError:  # a damaged copy: none of them is worth a guess
+        read, left = arrow("trials").empty_table(), small
+    connection.register("arrow_rows", read)
     connection.execute("CREATE TABLE fetched.trials AS FROM arrow_rows")
     connection.unregister("arrow_rows")
     return [path for path in paths if "/compacted/" in path] + left

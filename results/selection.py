@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import duckdb
-import pyarrow as pa
 
+from results import encoding
 from results.errors import StoreError
-from results.schema import arrow
 
 
 def select(rows: Sequence[Mapping[str, Any]], condition: str) -> set[str]:
@@ -30,9 +29,8 @@ def select(rows: Sequence[Mapping[str, Any]], condition: str) -> set[str]:
     {'a'}
     """
     with duckdb.connect(config={"python_enable_replacements": "false"}) as connection:
-        connection.register(
-            "arrow_rows", pa.Table.from_pylist(list(rows), arrow("plans"))
-        )
+        planned = encoding.table("plans", [encoding.line(row) for row in rows])
+        connection.register("arrow_rows", planned)
         connection.execute("CREATE TABLE plan AS FROM arrow_rows")
         connection.unregister("arrow_rows")
         connection.execute("SET enable_external_access = false")

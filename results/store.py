@@ -15,7 +15,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from results import _json, footers
+from results import _json, encoding, footers
 from results import folder as places
 from results.errors import StoreError, unknown
 from results.folder import Folder
@@ -199,21 +199,14 @@ class Store:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        schema = arrow(table)
         stream = pa.BufferOutputStream()
-        with pq.ParquetWriter(stream, schema, **_SMALL_FILE) as writer:
+        with pq.ParquetWriter(stream, arrow(table), **_SMALL_FILE) as writer:
             for rows in chunks:
                 _check_columns(table, rows)
-                try:
-                    batch = pa.RecordBatch.from_pylist(list(rows), schema=schema)
-                except (pa.ArrowInvalid, pa.ArrowTypeError) as why:
-                    raise StoreError(
-                        f"a row of {table} does not fit its columns: {why}"
-                    ) from why
-                writer.write_batch(batch)
-                if table == "trials" and len(rows) == 1:
-                    copy = footers.copied(rows[0])
-                    writer.add_key_value_metadata({footers.KEY: copy})
+                lines = [encoding.line(row) for row in rows]
+                writer.write_table(encoding.table(table, lines))
+                if table == "trials" and len(lines) == 1:
+                    writer.add_key_value_metadata({footers.KEY: lines[0]})
         self.folder.write(f"{table}/{name}.parquet", stream.getvalue())
 
 

@@ -18,9 +18,10 @@ GRID = """
 models: [toy]
 methods: [{methods}]
 ratios: [0.25, 0.5, 0.75]
-tasks: [toy_sum, {{name: toy_sum, by: 2}}]
+tasks: [toy_sum, {task}]
 resources: {{time: {limit}}}
 """
+TWICE = "{name: toy_sum, by: 2}"
 
 
 class Silent:
@@ -34,9 +35,9 @@ class Silent:
 def run(tmp_path: Path, toys: Path):
     """Run a grid of the given methods; returns the store and the outcome."""
 
-    def runs(methods: str, limit: str = "2m", **options):
+    def runs(methods: str, limit: str = "2m", task: str = TWICE, **options):
         path = tmp_path / "grid.yaml"
-        path.write_text(GRID.format(methods=methods, limit=limit))
+        path.write_text(GRID.format(methods=methods, limit=limit, task=task))
         store = open_store(tmp_path / "store", create=True)
         plan = plans.make(grids.read(path), statuses=store.statuses(), **options)
         driver = Driver(plan=plan, store=store, executor=Inline(), watcher=Silent())
@@ -127,6 +128,18 @@ def test_a_trial_that_fails_is_a_row_and_the_rest_goes_on(
     assert has_traceback == {error_class == "bug"}
 
 
+def test_a_sample_that_is_no_number_fails_its_trial_and_not_the_run(run):
+    store, _, outcome = run("dense", task="toy_samples")
+
+    assert outcome.stopped is None
+    rows = ask(store, "SELECT task, status, error_class, reason FROM newest").rows
+    told = "a sample's m is not a finite number"
+    assert {row for row in rows if row[0] == "toy_samples"} == {
+        ("toy_samples", "failed", "nan", told)
+    }
+    assert outcome.counts == {"ok": 1, "failed": 1}
+
+
 def test_failed_trials_run_again_only_when_asked(run):
     run("{name: toy_trouble, how: raise}")
     _, plain, _ = run("{name: toy_trouble, how: raise}")
@@ -159,7 +172,7 @@ def test_secrets_of_the_environment_reach_no_row(run, monkeypatch):
 def test_stop_after_the_first_failure_leaves_the_rest_missing(tmp_path, toys):
     path = tmp_path / "grid.yaml"
     methods = "{name: toy_trouble, how: raise}, toy_drop"
-    path.write_text(GRID.format(methods=methods, limit="2m"))
+    path.write_text(GRID.format(methods=methods, limit="2m", task=TWICE))
     store = open_store(tmp_path / "store", create=True)
     plan = plans.make(grids.read(path))
     outcome = Driver(

@@ -51,10 +51,10 @@ def test_the_copies_say_what_the_columns_say(empty, monkeypatch):
 
 def test_every_small_file_has_its_copy_and_a_large_one_none(empty):
     _fill(empty)
-    found, left = footers.rows(empty.folder, empty.files("trials"))
+    found, left = footers.copies(empty.folder, empty.files("trials"))
     assert (len(found), left) == (12, [])
     empty.append_all([row("a"), row("b")])
-    assert len(footers.rows(empty.folder, empty.files("trials"))[1]) == 1
+    assert len(footers.copies(empty.folder, empty.files("trials"))[1]) == 1
 
 
 def test_files_without_a_copy_are_read_beside_those_with_one(empty, many):
@@ -62,7 +62,7 @@ def test_files_without_a_copy_are_read_beside_those_with_one(empty, many):
     before = _everything(empty)
     path = empty.folder.local / empty.files("trials")[4]
     pq.write_table(pq.read_table(path).replace_schema_metadata(None), path)
-    assert len(footers.rows(empty.folder, empty.files("trials"))[1]) == 1
+    assert len(footers.copies(empty.folder, empty.files("trials"))[1]) == 1
     assert _everything(empty) == before
 
 
@@ -73,6 +73,37 @@ def test_copies_stand_beside_compacted_rows(empty, many):
         empty.append(row(f"later{i}"))
     trials = [trial for (trial,) in ask(empty, "SELECT trial FROM trials").rows]
     assert len(trials) == len(set(trials)) == 18
+
+
+def _damage_copy(store, path):
+    """Make the copy in a file something that is no JSON; its columns stay whole."""
+    content = (store.folder.local / path).read_bytes()
+    at = content.rindex(b'{"schema_version"')
+    (store.folder.local / path).write_bytes(content[:at] + b"?" + content[at + 1 :])
+
+
+def test_a_damaged_copy_is_not_believed(empty, many):
+    _fill(empty)
+    before = _everything(empty)
+    _damage_copy(empty, empty.files("trials")[4])
+    assert _everything(empty) == before
+    assert empty.warnings == []
+
+
+def test_compaction_reads_the_columns_where_a_copy_is_damaged(empty):
+    _fill(empty)
+    before = _everything(empty)
+    _damage_copy(empty, empty.files("trials")[4])
+    assert [(f.before, f.rows) for f in compact(empty)] == [(12, 12)]
+    assert _everything(empty) == before
+
+
+def test_compaction_of_copies_and_of_files_without_one_loses_nothing(empty):
+    _fill(empty)
+    empty.append_all([row("a"), row("b")])
+    before = _everything(empty)["stored.trials"]
+    assert [(f.before, f.rows) for f in compact(empty)] == [(13, 14)]
+    assert _everything(empty)["stored.trials"] == before
 
 
 def test_a_truncated_file_is_set_aside_among_copies_too(empty, many):

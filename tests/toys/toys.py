@@ -158,6 +158,21 @@ class ToySlow:
         yield Measurement(metric="seconds", value=self.seconds, goal="min")
 
 
+@task("toy_samples", kind="classifier")
+class ToySamples:
+    """A number whose samples are none."""
+
+    def protocol(self) -> dict[str, Any]:
+        return {}
+
+    def fingerprint(self) -> str:
+        return ""
+
+    def evaluate(self, model: Model) -> Iterator[Measurement]:
+        samples = [1.0, math.inf]
+        yield Measurement(metric="m", value=1.0, goal="min", values=samples)
+
+
 def count(what: str) -> None:
     """Leave a mark for tests that count how often a step ran."""
     folder = os.environ.get("TOY_COUNTS")
