@@ -6,7 +6,7 @@ import math
 import re
 from collections import Counter
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from harness.core import BenchError
 from harness.options import nearest
@@ -83,7 +83,7 @@ class Node:
     id: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Cluster:
     """The machines that bundles run on.
 
@@ -95,23 +95,23 @@ class Cluster:
     nodes: tuple[Node, ...]
     promised: tuple[float, float] = (0.0, 0.0)
 
-    @property
+    @cached_property
     def cpus(self) -> float:
         """Processor threads of all nodes."""
         return max(sum(n.cpus for n in self.nodes), self.promised[0])
 
-    @property
+    @cached_property
     def gpus(self) -> float:
         """Devices of all nodes."""
         return max(sum(n.gpus for n in self.nodes), self.promised[1])
 
-    @property
+    @cached_property
     def devices(self) -> tuple[Device, ...]:
         """Kinds of devices, the smallest first, those of unknown size last."""
         found = {n.device for n in self.nodes if n.device is not None and n.gpus}
         return tuple(sorted(found, key=lambda d: (d.bytes is None, d.bytes, d.name)))
 
-    @property
+    @cached_property
     def memory(self) -> int | None:
         """Host bytes of the largest node; None where no node says."""
         return max((n.memory for n in self.nodes if n.memory), default=None)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness.accelerators import CPU, Device, known
+from harness.core import BenchError
 from harness.plan import Artifact, Bundle
 from harness.priors import (
     BASE,
@@ -71,7 +72,8 @@ class Predictor:
     A trial is four steps: load, fit, compress, evaluate. Each step is looked up by
     what it depends on, from the very same (options, dtype, kind of device) to any
     model; the first place where something was seen is the guess. Steps move between
-    devices by their pace, and between models by parameters.
+    devices by their pace. Between models moves how far off the prior was: a small model
+    takes seconds of which most are overhead, so seconds a parameter say nothing.
     """
 
     learnt: int = 0
@@ -116,7 +118,9 @@ class Predictor:
         model = (row["model"], row["model_options"] or "{}")
         if params:
             self._params[model] = self._params[row["model"]] = params
-        method = (row["method"], (row["method_options"] or "{}", row["calibration"]))
+        options = row["method_options"] or "{}"
+        method = (row["method"], (options, row["calibration"]))
+        part = Part(name=row["method"], plugin=row["method"], options=options)
         task = (row["task"], row["task_options"] or "{}")
         for step, who in _STEPS.items():
             subject = {"method": method, "task": task, "": ("", "")}[who]
@@ -127,9 +131,9 @@ class Predictor:
                 continue
             places = _places(step, subject, model, row["dtype"], device)
             for level, place in enumerate(places):
-                if level == 3 and not params:
+                unit = _unit(level, pace, (step, part, params))
+                if unit is None:
                     continue
-                unit = _unit(level, pace, params)
                 seen = self._seen.setdefault(place, _Seen())
                 seen.add(n, mean * unit, low * unit, high * unit)
         for kind in ("device", "memory"):
@@ -240,6 +244,7 @@ class _Question:
     def step(self, step: str, task: Part | None = None) -> Span:
         """Seconds of one step."""
         trial = self.trial
+        params = self.predictor.params(trial.model)
         model = (trial.model.name, trial.model.options)
         subject: tuple[Any, Any] = ("", "")
         if _STEPS[step] == "method":
@@ -250,11 +255,10 @@ class _Question:
         for level, place in enumerate(places):
             seen = self.predictor._seen.get(place)
             if seen is not None:
-                params = self.predictor.params(trial.model)
-                value = seen.span() * (1 / _unit(level, self.pace, params))
+                unit = _unit(level, self.pace, (step, trial.method, params))
+                value = seen.span() * (0.0 if unit is None else 1 / unit)
                 return value.wider(WIDE[max(0, level - 1)])
         self.guessed = True
-        params = self.predictor.params(trial.model)
         return step_seconds(step, trial.method, params, self.pace)
 
     def peaks(self, task: Part) -> tuple[Span, Span, bool]:
@@ -322,11 +326,27 @@ def _places(
     )
 
 
-def _unit(level: int, pace: float, params: int | None) -> float:
-    """What seconds are multiplied by to be comparable at a level."""
-    if level == 0:
-        return 1.0
-    return pace if level < 3 else pace / max(1, params or 1)
+def _unit(level: int, pace: float, guess: tuple[str, Part, int | None]) -> float | None:
+    """What seconds are multiplied by to be comparable at a level.
+
+    Args:
+        level: Index into ``_places``.
+        pace: Of the device.
+        guess: Step, method and parameters: what the prior knows of them.
+
+    Returns:
+        The factor; None where the prior says nothing.
+    """
+    if level < 3:
+        return pace if level else 1.0
+    step, method, params = guess
+    if not params:
+        return None
+    try:
+        prior = step_seconds(step, method, params, pace).mid
+    except BenchError:  # a method of an earlier time, which nobody has now
+        return None
+    return 1 / prior if prior else None
 
 
 def _peak_places(

@@ -203,34 +203,46 @@ class Packer:
         width, order = self.width(bundles), count()
         needs = [self.need(b) for b in bundles]
         total = sum(n.seconds.mid for n in needs)
-        heap = [
-            (-n.seconds.mid, next(order), n, b)
-            for n, b in zip(needs, bundles, strict=True)
-        ]
+        waits = {a.id: self._build(a) for b in bundles for a in b.artifacts}
+        chain = 0.0  # what the longest trial takes alone: no cut ends sooner
+        heap = []
+        for need, bundle in zip(needs, bundles, strict=True):
+            wait = max((waits[a.id] for a in bundle.artifacts), default=0.0)
+            trial = (need.seconds.mid - need.setup) / len(bundle.trials)
+            chain = max(chain, wait + need.setup + trial)
+            heap.append((-wait - need.seconds.mid, next(order), need, bundle))
         heapq.heapify(heap)
         done: list[Bundle] = []
         while heap:
             idle = len(heap) + len(done) < width
+            ideal = total / width
+            # Whatever starts last ends at ``ideal`` plus its length, or sooner.
+            length = max(GRAIN * ideal, chain - ideal)
             minus, _, need, bundle = heap[0]
-            if not idle and -minus <= GRAIN * total / width:
+            if not idle and -minus <= length:
                 break
             heapq.heappop(heap)
             halves = [(b, self.need(b)) for b in _halves(bundle)]
-            if not halves or not _pays(need, [n for _, n in halves], idle=idle):
+            free = idle or -minus > max(
+                ideal, chain
+            )  # costs nobody, or all wait for it
+            wanted = free or need.seconds.mid > length
+            if not halves or not wanted or not _pays(need, halves, free=free):
                 done.append(bundle)
                 continue
             total += sum(n.seconds.mid for _, n in halves) - need.seconds.mid
+            wait = -minus - need.seconds.mid
             for half, its in halves:
-                heapq.heappush(heap, (-its.seconds.mid, next(order), its, half))
+                heapq.heappush(heap, (-wait - its.seconds.mid, next(order), its, half))
         kept = [b for _, _, _, b in sorted(heap, key=lambda one: one[1])]
         return done + kept
 
 
-def _pays(whole: Need, halves: Sequence[Need], *, idle: bool) -> bool:
+def _pays(whole: Need, halves: Sequence[tuple[Bundle, Need]], *, free: bool) -> bool:
     """Whether a cut ends sooner than it costs."""
-    if not idle:
+    if not free:
         return whole.setup <= REPEATED * whole.seconds.mid
-    longest = max(n.seconds.mid for n in halves)
+    longest = max(n.seconds.mid for _, n in halves)
     return not whole.known or longest <= (1 - REPEATED) * whole.seconds.mid
 
 

@@ -27,6 +27,8 @@ class Artifact:
         task: The task whose data trains it; None for calibration.
         seed: Of the training; 0 for calibration.
         calibration: Canonical JSON of the calibration; None for checkpoints.
+        training: The key of the data that trains it; None for calibration.
+        id: Kind and hash of everything that can change the content.
     """
 
     kind: str
@@ -36,12 +38,12 @@ class Artifact:
     seed: int = 0
     calibration: str | None = None
     training: str | None = None
+    id: str = field(init=False, compare=False)
 
-    @property
-    def id(self) -> str:
-        """Kind and hash of everything that can change the content."""
+    def __post_init__(self) -> None:
         what = [self.model.identity(), self.dtype, self.training, self.seed]
-        return f"{self.kind}-{digest([*what, self.calibration])}"
+        name = f"{self.kind}-{digest([*what, self.calibration])}"
+        object.__setattr__(self, "id", name)
 
     def __str__(self) -> str:
         if self.task is not None:

@@ -1,6 +1,7 @@
 """Predictions: what was seen, moved to what was not, and priors for the rest."""
 
 import re
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from harness.estimate import Predictor
 from harness.executors.inline import Inline
 from harness.forecast import ONE, forecast, sentences
 from harness.plan import Plan
-from harness.priors import BASE, CONTEXT, tokens
+from harness.priors import BASE, CONTEXT, step_seconds, tokens
 from results.db import ask
 from results.store import open_store
 
@@ -133,6 +134,27 @@ def test_another_option_is_predicted_from_its_sisters_with_a_wider_interval(
     assert unsure.mid == pytest.approx(sure.mid)
     assert unsure.high > sure.high
     assert unsure.low < sure.low
+
+
+def test_between_models_moves_how_far_off_the_prior_was(plan, tmp_path):
+    # 7,000 times the parameters: of the 5 s of load most are overhead and stay.
+    made = plan()
+    predictor = stored(made, tmp_path)
+    first = made.bundles[0].trials[0]
+    large = replace(first.model, name="x/llama-7b")
+    moved = replace(
+        made.bundles[0],
+        trials=tuple(replace(t, model=large) for t in made.bundles[0].trials),
+    )
+    mid, pace = H100.pace(), {}
+    for step in ("load", "fit"):
+        small = step_seconds(step, first.method, 10**6, mid).mid
+        pace[step] = step_seconds(step, first.method, 7 * 10**9, mid).mid / small
+
+    found = predictor.bundle(moved, H100)
+
+    assert found.setup == pytest.approx(5 * pace["load"] + 20 * pace["fit"])
+    assert pace["load"] < 700
 
 
 def test_without_history_a_prior_says_that_it_is_one(plan):
