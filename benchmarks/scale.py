@@ -190,16 +190,18 @@ class World:
         seconds, events = 0.0, []
         for trial, steps in zip(job.bundle.trials, self.took(job.bundle), strict=True):
             if peak + CONTEXT > ask.gpus * (self.device.bytes or 0):
-                seconds += steps.get("load_seconds", 0.0)
-                events.append(_ended(trial, "out_of_memory", "oom"))
+                took = steps.get("load_seconds", 0.0)
+                seconds += took
+                ended = _ended(trial, "out_of_memory", "oom")
+                events.append(replace(ended, seconds=took))
                 continue
-            seconds += sum(steps.values())
+            took = sum(steps.values())
+            seconds += took
             if self.faults and self.rng.random() < self.lost:
                 events.append(Event(what="crashed", status="lost", error_class="infra"))
                 break
             numbers = steps | {"peak_device_bytes": peak, "peak_memory_bytes": 1e9}
             numbers |= {"params_dense": weights / 4, "bytes_dense": weights}
-            took = sum(steps.values())
             events.append(replace(_ended(trial, "ok", None, numbers), seconds=took))
         return seconds, events
 

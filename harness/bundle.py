@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -28,7 +29,7 @@ from harness.plan import Artifact, configured
 from harness.registry import facts, find
 from harness.trial import Trial, digest
 from results.errors import StoreError
-from results.running import draining, in_hand
+from results.running import draining, forget, in_hand, recalled
 from results.store import Store, open_store
 
 
@@ -40,7 +41,8 @@ def run(job: Job, built: Sequence[Built] = ()) -> Iterator[Event]:
         built: How building the bundle's artifacts ended.
 
     Yields:
-        ``started`` and ``ended`` for each trial; ``stopped`` if the store refused a
+        ``started`` and ``ended`` for each trial that the driver does not ask back
+        before it begins; ``returned`` for those; ``stopped`` if the store refused a
         row, after which nothing of the job runs.
     """
     devices.set_threads(int(job.bundle.resources.cpus))
@@ -49,13 +51,29 @@ def run(job: Job, built: Sequence[Built] = ()) -> Iterator[Event]:
         worker = _Worker(job=job, store=store, built=tuple(built))
         attempts = [(job.attempts[t.id], t.id) for t in job.bundle.trials]
         with in_hand(store, job.run, job.bundle.id, attempts):
-            for trial in job.bundle.trials:
-                if draining(store, job.run):
-                    return
+            left = deque(job.bundle.trials)
+            while left and not draining(store, job.run):
+                trial = left.popleft()
+                given = _give_back(store, job, left)
+                if given:
+                    yield Event(what="returned", trials=given)
                 yield Event(what="started", trial=trial.id)
                 yield worker.attempt(trial)
     except StoreError as why:
         yield Event(what="stopped", headline=str(why))
+
+
+def _give_back(store: Store, job: Job, left: deque[Trial]) -> tuple[str, ...]:
+    """Take out of ``left`` what the driver asked back; the ids of these trials."""
+    if not left:
+        return ()
+    wanted = recalled(store, job.name)
+    given = tuple(trial.id for trial in left if trial.id in wanted)
+    if wanted:
+        forget(store, f"{job.name}.back")
+    for _ in given:
+        left.remove(next(trial for trial in left if trial.id in wanted))
+    return given
 
 
 def compressed(job: Job, built: Sequence[Built], trial: Trial) -> Model:

@@ -185,10 +185,21 @@ class Driver:
         if event.what == "crashed":
             self._bury(job, event)
             return
+        if event.what == "returned":
+            self._take_back(job, event.trials)
+            return
         trial = job.trial(event.trial)
         if event.what == "ended":
             self._count(job, trial, event)
         self.watcher.event(job, trial, event)
+
+    def _take_back(self, job: Job, trials: Sequence[str]) -> None:
+        """What a worker had not begun goes to whoever is idle."""
+        self._ended[job.key].update(trials)
+        kept = (t.id for t in job.bundle.trials if t.id not in trials)
+        rest = job.bundle.without(kept)
+        if rest is not None and self.outcome.stopped is None:
+            self._queue.append(rest)
 
     def _count(self, job: Job, trial: Trial, event: Event) -> None:
         ended = self._ended[job.key]
@@ -231,7 +242,7 @@ class Driver:
                 break
             left.remove(trial)
             self.outcome.counts["ok"] += 1
-        running.forget(self.store, f"{job.run}-{job.bundle.id}.json")
+        running.forget(self.store, f"{job.name}.json")
         if not left:
             return
         first = left[0]

@@ -35,6 +35,11 @@ class Job:
         """Tells this job from every other, also from one of the same trials."""
         return next(iter(self.attempts.values()))
 
+    @property
+    def name(self) -> str:
+        """``RUN-BUNDLE``: what its markers in the store are called."""
+        return f"{self.run}-{self.bundle.id}"
+
     def trial(self, trial: str) -> Trial:
         """The trial of an id; ``attempts`` are in the order of the trials."""
         return self.bundle.trials[list(self.attempts).index(trial)]
@@ -66,9 +71,11 @@ class Event:
     """One step of progress.
 
     Args:
-        what: ``started`` or ``ended``; ``stopped`` when the store refused a row;
+        what: ``started`` or ``ended``; ``returned`` for trials that it was asked to
+            give back before they began; ``stopped`` when the store refused a row;
             ``crashed`` when the rest of the job has to run again.
         trial: The trial's id; empty for ``stopped``.
+        trials: Ids of what is given back.
         status: How it ended.
         seconds: How long it took.
         headline: ``perplexity 24.19``, or the reason of a failure.
@@ -79,6 +86,7 @@ class Event:
 
     what: str
     trial: str = ""
+    trials: tuple[str, ...] = ()
     status: str = ""
     seconds: float = 0.0
     headline: str = ""

@@ -244,6 +244,27 @@ def draining(store: Store, run: str) -> bool:
     return store.folder.read(f"running/{run}.stop") is not None
 
 
+def recall(store: Store, job: str, trials: Sequence[str]) -> None:
+    """Ask a worker to give back trials of its job that it has not begun.
+
+    Args:
+        store: The store.
+        job: ``RUN-BUNDLE``.
+        trials: Their ids.
+    """
+    store.folder.write(f"running/{job}.back", json.dumps(list(trials)).encode())
+
+
+def recalled(store: Store, job: str) -> frozenset[str]:
+    """What the driver asked back from a job."""
+    text = store.folder.read(f"running/{job}.back")
+    with contextlib.suppress(ValueError):
+        found = _json.read(text or b"[]")
+        if isinstance(found, list):
+            return frozenset(t for t in found if isinstance(t, str))
+    return frozenset()
+
+
 def forget(store: Store, name: str) -> None:
     """Delete a marker whose worker is gone."""
     store.folder.delete(f"running/{name}")

@@ -22,6 +22,7 @@ from harness.executors.joining import Pulse
 from harness.executors.looker import Looker
 from harness.packing import Packer, Window
 from harness.plan import Artifact, Bundle
+from harness.recall import Recall
 from harness.resources import Ask, shortage
 from results import running
 from results.errors import StoreError
@@ -56,7 +57,7 @@ def _stream(
         now = time.perf_counter()
         ended += event.what == "ended"
         slow = event.what == "started" and now - began > QUICK * ended
-        if slow or now - flushed > FLUSH:
+        if slow or event.what == "returned" or now - flushed > FLUSH:
             yield waiting
             waiting, flushed = [], now
     if waiting:
@@ -136,6 +137,7 @@ class OnRay:
         self._free = free
         self._looked = time.monotonic()
         self._window = Window(self.packer)
+        self._recall = Recall(self.packer)
         self._blamed: dict[str, set[str]] = {}
         self._artifacts: dict[str, Any] = {}
         self._building: dict[Any, str] = {}
@@ -186,6 +188,7 @@ class OnRay:
             while self._window.open():
                 job = next(jobs, None)
                 if job is None:
+                    self._ask_back()
                     break
                 self._submit(job)
             if not self._running:
@@ -210,8 +213,15 @@ class OnRay:
         task = self._streams[ask.gpus > 0].options(**options)
         stream = task.remote(job, ask, self._free, *built)
         self._running[stream] = _Running(job=job, ask=ask, stream=stream)
+        self._recall.add(stream, bundle)
         waits = {a.id for a in bundle.artifacts} & set(self._building.values())
         self._window.add(stream, ask, waits)
+
+    def _ask_back(self) -> None:
+        """Slots are idle: have long bundles give up what they have not begun."""
+        for stream, trials in self._recall.due(time.monotonic()).items():
+            job = self._running[stream].job
+            running.recall(open_store(job.store), job.name, trials)
 
     def _artifact(self, artifact: Artifact, job: Job, ask: Ask) -> Any:
         """The reference of an artifact, which is built once for all jobs."""
@@ -270,6 +280,7 @@ class OnRay:
             self._forget_artifacts(one.job)  # a crash there is built again
             crash = _crash(why, overstayed=one.overstayed)
             return [self._blame(one.job, crash)]
+        self._recall.hear(one.stream, events)
         for event in events:
             if event.what == "started":
                 one.trial, one.since = event.trial, time.monotonic()
@@ -282,6 +293,8 @@ class OnRay:
     def _drop(self, one: _Running) -> None:
         del self._running[one.stream]
         self._window.drop(one.stream)
+        if self._recall.drop(one.stream):
+            running.forget(open_store(one.job.store), f"{one.job.name}.back")
 
     def _forget_artifacts(self, job: Job) -> None:
         for artifact in job.bundle.artifacts:
@@ -289,7 +302,7 @@ class OnRay:
 
     def _blame(self, job: Job, crash: Event) -> Event:
         """Note the node that a worker died on, as its marker in the store tells it."""
-        name = f"{job.run}-{job.bundle.id}.json"
+        name = f"{job.name}.json"
         with contextlib.suppress(StoreError, OSError):
             marker = running.marker(open_store(job.store), name)
             if marker is not None and marker.node:

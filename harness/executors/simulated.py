@@ -15,6 +15,7 @@ from harness.estimate import Predictor
 from harness.events import Event, Job
 from harness.packing import Packer, Window
 from harness.plan import Artifact, Bundle
+from harness.recall import Recall
 from harness.resources import Ask
 
 _ROOM = 1e-9  # fractions of a device add up to 1 within this
@@ -27,7 +28,10 @@ class World(Protocol):
         """Seconds that an artifact takes."""
 
     def job(self, job: Job, ask: Ask, node: int) -> tuple[float, list[Event]]:
-        """Seconds until a job ends on a node, and the events that it ends with."""
+        """Seconds until a job ends on a node, and its events, one a trial.
+
+        What their own seconds leave of it comes before the last.
+        """
 
     def outages(self) -> list[tuple[float, int, float]]:
         """When a node fails, which, and for how many seconds."""
@@ -42,7 +46,9 @@ class _Work:
     artifact: Artifact | None = None
     place: tuple[int, tuple[int, ...]] = (-1, ())  # node, devices
     began: float = 0.0
-    ends: list[Event] = field(default_factory=list)
+    # What is still to come, trial by trial: seconds, the trial's id, how it ends.
+    ahead: deque[tuple[float, str, Event | None]] = field(default_factory=deque)
+    back: frozenset[str] = frozenset()  # trials that it was asked to give back
     over: bool = False
 
 
@@ -66,6 +72,7 @@ class Simulated:
         self.time = 0.0
         self.busy = 0.0  # seconds of devices (of processors where there are none)
         self._window = Window(self.packer)
+        self._recall = Recall(self.packer)
         self._room = _Room(cluster)
         self._artifacts: dict[str, _Work | None] = {}  # None once it is built
         self._queues: dict[Any, deque[_Work]] = {}
@@ -95,32 +102,39 @@ class Simulated:
         self.time += seconds
 
     def run(self, jobs: Iterator[Job]) -> Iterator[tuple[Job, list[Event]]]:
-        """Yield each job with all its events when it ends.
+        """Yield each job with its events as they come.
 
         Args:
             jobs: Drawn as a real executor draws them.
 
         Yields:
-            The job and its events.
+            The job and its next events.
         """
         in_hand = 0
         while True:
             while self._window.open():
                 job = next(jobs, None)
                 if job is None:
+                    self._ask_back()
                     break
                 self._submit(job)
                 in_hand += 1
             if not in_hand:
                 return
-            for work in self._step():
-                in_hand -= 1
-                assert work.job is not None
-                for event in work.ends:
+            for work, events in self._step():
+                job = work.job
+                assert job is not None
+                in_hand -= work.over
+                for event in events:
                     if event.numbers:
-                        trial = work.job.trial(event.trial)
+                        trial = job.trial(event.trial)
                         self.packer.learn(trial, work.ask, event)
-                yield work.job, work.ends
+                yield job, events
+
+    def _ask_back(self) -> None:
+        for work, trials in self._recall.due(self.time).items():
+            assert isinstance(work, _Work)
+            work.back = frozenset(trials)
 
     def close(self) -> None:
         """Nothing to close."""
@@ -128,6 +142,7 @@ class Simulated:
     def _submit(self, job: Job) -> None:
         ask = self.packer.ask(job.bundle)
         work = _Work(ask=ask, job=job)
+        self._recall.add(work, job.bundle)
         for artifact in job.bundle.artifacts:
             if artifact.id not in self._artifacts:
                 building = _Work(ask=ask, artifact=artifact)
@@ -155,19 +170,28 @@ class Simulated:
         self._room.take(work.ask, place)
         work.place, work.began = place, self.time
         self._room.put(work)
-        if work.job is not None:
-            seconds, work.ends = self.world.job(work.job, work.ask, place[0])
-        else:
+        if work.job is None:
             assert work.artifact is not None
-            seconds = self.world.build(work.artifact)
-        self._at(self.time + seconds, "ends", work)
+            self._at(self.time + self.world.build(work.artifact), "ends", work)
+            return
+        left, events = self.world.job(work.job, work.ask, place[0])
+        ids = [t.id for t in work.job.bundle.trials]
+        ends: list[Event | None] = [*events] or [None]
+        for trial, end in zip(ids, ends[:-1], strict=False):
+            assert end is not None
+            work.ahead.append((end.seconds, trial, end))
+            left -= end.seconds
+        work.ahead.append((max(0.0, left), ids[len(ends) - 1], ends[-1]))
+        if work.back:
+            self._at(self.time, "gives", work)
+        self._at(self.time + work.ahead[0][0], "ends", work)
 
     def _at(self, when: float, what: str, about: Any) -> None:
         self._order += 1
         heapq.heappush(self._agenda, (when, self._order, what, about))
 
-    def _step(self) -> Iterator[_Work]:
-        """The next thing that happens; the jobs that it ends."""
+    def _step(self) -> Iterator[tuple[_Work, list[Event]]]:
+        """The next thing that happens; what jobs tell of it."""
         when, _, what, about = heapq.heappop(self._agenda)
         self.time = max(self.time, when)
         if what == "fails":
@@ -179,10 +203,40 @@ class Simulated:
         elif what == "returns":
             self._room.down.discard(about)
             self._refill((about, ()))
-        elif not about.over:
-            yield from self._end(about)
+        elif about.over:
+            return
+        elif what == "gives":
+            yield from self._give_back(about)
+        elif about.artifact is not None:
+            self._built(about)
+        else:
+            yield from self._trial_ends(about)
 
-    def _fail(self, work: _Work) -> Iterator[_Work]:
+    def _trial_ends(self, work: _Work) -> Iterator[tuple[_Work, list[Event]]]:
+        _, _, end = work.ahead.popleft()
+        if not work.ahead:
+            yield from self._end(work, [] if end is None else [end])
+            return
+        assert end is not None
+        self._recall.hear(work, [end])
+        yield work, [end]
+        yield from self._give_back(work)
+        self._at(self.time + work.ahead[0][0], "ends", work)
+
+    def _give_back(self, work: _Work) -> Iterator[tuple[_Work, list[Event]]]:
+        """What it was asked for, but for the trial that begins now."""
+        assert work.job is not None
+        begins = work.ahead[0][1]
+        ids = [t.id for t in work.job.bundle.trials]
+        given = tuple(t for t in ids[ids.index(begins) + 1 :] if t in work.back)
+        work.back = frozenset()
+        work.ahead = deque(one for one in work.ahead if one[1] not in given)
+        if given:
+            returned = Event(what="returned", trials=given)
+            self._recall.hear(work, [returned])
+            yield work, [returned]
+
+    def _fail(self, work: _Work) -> Iterator[tuple[_Work, list[Event]]]:
         if work.artifact is not None:  # Ray builds it again, elsewhere
             self._release(work)
             again = _Work(ask=work.ask, artifact=work.artifact)
@@ -194,35 +248,35 @@ class Simulated:
         crash = Event(
             what="crashed", status="lost", error_class="infra", headline="node failed"
         )
-        left, done = self.time - work.began, []
-        for event in work.ends:  # what had ended was stored and heard of
-            left -= event.seconds
-            if left < 0 or event.what != "ended":
-                break
-            done.append(event)
-        work.ends = [*done, crash]
-        yield from self._end(work)
+        yield from self._end(work, [crash])
 
-    def _end(self, work: _Work) -> Iterator[_Work]:
+    def _built(self, work: _Work) -> None:
+        assert work.artifact is not None
         self._release(work)
         self._window.drop(work)
-        if work.artifact is not None:
-            key = work.artifact.id
-            self._artifacts[key] = None
-            self._window.built(key)
-            for waiting in self._held.pop(key, []):
-                assert waiting.job is not None
-                missing = [
-                    a.id
-                    for a in waiting.job.bundle.artifacts
-                    if self._artifacts[a.id] is not None
-                ]
-                if missing:
-                    self._held.setdefault(missing[0], []).append(waiting)
-                else:
-                    self._queue(waiting)
-        else:
-            yield work
+        key = work.artifact.id
+        self._artifacts[key] = None
+        self._window.built(key)
+        for waiting in self._held.pop(key, []):
+            assert waiting.job is not None
+            missing = [
+                a.id
+                for a in waiting.job.bundle.artifacts
+                if self._artifacts[a.id] is not None
+            ]
+            if missing:
+                self._held.setdefault(missing[0], []).append(waiting)
+            else:
+                self._queue(waiting)
+        self._refill(work.place)
+
+    def _end(
+        self, work: _Work, events: list[Event]
+    ) -> Iterator[tuple[_Work, list[Event]]]:
+        self._release(work)
+        self._window.drop(work)
+        self._recall.drop(work)
+        yield work, events
         self._refill(work.place)
 
     def _release(self, work: _Work) -> None:

@@ -108,8 +108,9 @@ def marker(data: bytes) -> None:
     from results import running
 
     store = _store("markers")
-    for name in ("a.json", "b.driver", "c.stop"):
+    for name in ("a.json", "b.driver", "c.stop", "d.back"):
         written(f"markers/running/{name}", data)
+    running.recalled(store, "d")
     running.holders(store)
     running.markers(store)
     reconcile(store)
