@@ -29,7 +29,7 @@ from harness.plan import Artifact, configured
 from harness.registry import facts, find
 from harness.trial import Trial, digest
 from results.errors import StoreError
-from results.running import draining, forget, in_hand, recalled
+from results.running import draining, forget, in_hand, is_held, recalled
 from results.store import Store, open_store
 
 
@@ -61,6 +61,12 @@ def run(job: Job, built: Sequence[Built] = ()) -> Iterator[Event]:
                 yield worker.attempt(trial)
     except StoreError as why:
         yield Event(what="stopped", headline=str(why))
+    except _GivenUp:
+        return
+
+
+class _GivenUp(Exception):
+    """The driver took this worker for dead, and its trials run elsewhere."""
 
 
 def _give_back(store: Store, job: Job, left: deque[Trial]) -> tuple[str, ...]:
@@ -301,6 +307,8 @@ class _Worker:
             for m in found
             if m.values is not None
         ]
+        if not is_held(self.store, self.job.name):
+            raise _GivenUp
         self.store.append(row, samples)
         final = [m for m in found if m.step is None]
         return Event(

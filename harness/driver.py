@@ -236,13 +236,13 @@ class Driver:
         """A worker died: its trial in hand gets a row, the rest runs again."""
         ended = self._ended.pop(job.key, set())
         self._retry(job)
+        running.forget(self.store, f"{job.name}.json")  # what it ends now is not stored
         left = [t for t in job.bundle.trials if t.id not in ended]
         for trial in list(left):  # committed, but the news died with the worker
             if not committed(self.store, job.attempts[trial.id]):
                 break
             left.remove(trial)
             self.outcome.counts["ok"] += 1
-        running.forget(self.store, f"{job.name}.json")
         if not left:
             return
         first = left[0]

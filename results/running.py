@@ -109,6 +109,19 @@ def in_hand(
         store.folder.delete(path)
 
 
+def is_held(store: Store, job: str) -> bool:
+    """Whether a worker's marker is there still.
+
+    A driver deletes it when it takes the worker for dead, before it gives the trials to
+    another. A worker that was only cut off, and comes back, must not store them too.
+
+    Args:
+        store: The store.
+        job: ``RUN-BUNDLE``.
+    """
+    return store.folder.read(f"running/{job}.json") is not None
+
+
 @contextlib.contextmanager
 def hold(store: Store, run: str, plan: str) -> Iterator[None]:
     """Say in the store that this process drives a run of a plan.

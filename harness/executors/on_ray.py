@@ -202,7 +202,7 @@ class OnRay:
                 if events:
                     yield one.job, events
             self._see_artifacts()
-            self._look_around()
+            yield from self._look_around()
             self._enforce_limits()
 
     def _submit(self, job: Job) -> None:
@@ -263,11 +263,26 @@ class OnRay:
             self._window.drop(ref)
             self._window.built(self._building.pop(ref))
 
-    def _look_around(self) -> None:
-        """Nodes come and go; every half minute the packing hears of it."""
-        if time.monotonic() - self._looked > LOOK:
-            self._looked = time.monotonic()
-            self.packer.cluster = self._look()
+    def _look_around(self) -> Iterator[tuple[Job, list[Event]]]:
+        """Nodes come and go; every half minute the packing hears of it.
+
+        Ray waits for minutes for a worker whose node was cut off from the network,
+        though it has taken the node for dead. Its jobs are given up here.
+        """
+        if time.monotonic() - self._looked <= LOOK:
+            return
+        self._looked = time.monotonic()
+        before = {node.id for node in self.packer.cluster.nodes}
+        self.packer.cluster = self._look()
+        gone = before - {node.id for node in self.packer.cluster.nodes}
+        for one in list(self._running.values()) if gone else ():
+            if self._node(one.job) in gone:
+                self._drop(one)
+                self._forget_artifacts(one.job)
+                with contextlib.suppress(exceptions.RayError):
+                    ray.cancel(one.stream, force=True)
+                crash = _crashed("lost", "infra", "its node does not answer any more")
+                yield one.job, [self._blame(one.job, crash)]
 
     def _next(self, one: _Running) -> list[Event]:
         try:
@@ -301,15 +316,18 @@ class OnRay:
             self._artifacts.pop(artifact.id, None)
 
     def _blame(self, job: Job, crash: Event) -> Event:
-        """Note the node that a worker died on, as its marker in the store tells it."""
-        name = f"{job.name}.json"
+        """Note the node that a worker died on."""
+        node = self._node(job)
+        if node and crash.error_class == "infra":
+            self._blamed.setdefault(node, set()).add(job.bundle.id)
+        return replace(crash, node=node)
+
+    def _node(self, job: Job) -> str:
+        """Where a job runs, as its marker in the store tells it; else empty."""
         with contextlib.suppress(StoreError, OSError):
-            marker = running.marker(open_store(job.store), name)
-            if marker is not None and marker.node:
-                if crash.error_class == "infra":
-                    self._blamed.setdefault(marker.node, set()).add(job.bundle.id)
-                return replace(crash, node=marker.node)
-        return crash
+            marker = running.marker(open_store(job.store), f"{job.name}.json")
+            return "" if marker is None else marker.node
+        return ""
 
     def _enforce_limits(self) -> None:
         """Kill the worker of a trial that overstayed in C code."""

@@ -85,6 +85,11 @@ class Hosts:
             _ip("-n", name, "link", "set", "eth0", "up")
             _ip("-n", name, "link", "set", "lo", "up")
 
+    def plug(self, host: int, *, into: bool) -> None:
+        """Pull a host's cable, or put it back."""
+        state = "up" if into else "down"
+        _ip("-n", self._names[0], "link", "set", f"port{host}", state)
+
     def start(self, host: int, *words: str, log: str) -> subprocess.Popen[bytes]:
         """A program on a host, which stays until ``close``."""
         hide = [str(f) for f in (*shipping.folders(), *self.hidden)]

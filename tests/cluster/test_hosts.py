@@ -5,15 +5,27 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import hosts
 import pytest
-from hosts import TOKEN, Hosts, until
+from hosts import TOKEN, until
+from lab import (
+    AWS,
+    AWS_SECRET,
+    BUCKET,
+    CHECKOUT,
+    HUB_SECRET,
+    TOYS,
+    Lab,
+    alive,
+    answers,
+    finished,
+    in_hand,
+    rows,
+)
 
 from results import running
-from results.db import ask
 from results.store import open_store
 
 WHY_NOT = hosts.impossible()
@@ -22,73 +34,6 @@ pytestmark = [
     pytest.mark.timeout(900),
     pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT)),
 ]
-CHECKOUT = Path(__file__).parents[2]
-TOYS = CHECKOUT / "tests" / "toys" / "toys.py"
-# What must be in no row, no log and no file: the cluster's token, keys of the object
-# store, and a token in the environment of the machine that submits.
-AWS_SECRET, HUB_SECRET = "planted-key-of-the-bucket", "hf_plantedTokenOfTheHub"
-BUCKET = "http://10.77.0.1:5005"
-AWS = {
-    "AWS_ENDPOINT_URL": BUCKET,
-    "AWS_ACCESS_KEY_ID": "planted",
-    "AWS_SECRET_ACCESS_KEY": AWS_SECRET,
-    "AWS_DEFAULT_REGION": "us-east-1",
-    "AWS_EC2_METADATA_DISABLED": "true",
-}
-GRID = """
-models: [toy]
-methods: [{methods}]
-ratios: [0.1, 0.2, 0.5]
-tasks: [{{name: toy_slow, seconds: {seconds}}}]
-seeds: {seeds}
-resources: {{gpus: 1, time: 100s}}
-"""
-
-
-@dataclass(kw_only=True)
-class Lab:
-    """Three hosts with a Ray each, and somebody at a terminal of host 1.
-
-    Args:
-        hosts: The hosts.
-        laptop: The working directory at that terminal; the hosts do not see it.
-        shared: A folder that all see.
-    """
-
-    hosts: Hosts
-    laptop: Path
-    shared: Path
-
-    def grid(self, name: str, *, methods: str = "toy_noop", **more: object) -> str:
-        """Write a grid file; its name."""
-        path = self.laptop / f"{name}.yaml"
-        values = {"methods": methods, "seconds": 0.5, "seeds": [0, 1], **more}
-        path.write_text(GRID.format(**values))
-        return path.name
-
-    def start(self, *words: str, env: dict[str, str] | None = None):
-        """Type a line at the terminal."""
-        known = {
-            "SHRINKGRID_PLUGINS": str(self.laptop / "toys.py"),
-            "PYTHONPATH": str(CHECKOUT),
-            "HF_TOKEN": HUB_SECRET,
-        }
-        line = [sys.executable, "-m", "harness", *words]
-        return subprocess.Popen(
-            self.hosts.typed(1, *line, env={**known, **(env or {})}),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=self.laptop,
-            env=self.hosts.env,
-        )
-
-    def type(self, *words: str, env: dict[str, str] | None = None):
-        """Type a line and wait; exit status, stdout, stderr."""
-        process = self.start(*words, env=env)
-        out, err = process.communicate(timeout=240)
-        assert "Traceback" not in err, err
-        return process.returncode, out, err
 
 
 @pytest.fixture(scope="module")
@@ -109,26 +54,6 @@ def lab(tmp_path_factory) -> Iterator[Lab]:
         until(lambda: answers(made, "10.77.0.1", 5005), 60, "the object store")
         until(lambda: alive(made) == 3, 120, "three nodes")
         yield made
-
-
-def answers(lab: Lab, address: str, port: int, host: int = 1) -> bool:
-    """Whether a connection from a host is accepted."""
-    code = f"import socket; socket.create_connection(({address!r}, {port}), 2)"
-    words = lab.hosts.typed(host, sys.executable, "-c", code)
-    return subprocess.run(words, capture_output=True, check=False).returncode == 0
-
-
-def alive(lab: Lab) -> int:
-    """How many nodes the cluster has."""
-    words = lab.hosts.typed(1, "ray", "status", "--address", "10.77.0.1:6379")
-    done = subprocess.run(
-        words, capture_output=True, text=True, check=False, env=lab.hosts.env
-    )
-    return done.stdout.count(" 1 node_")
-
-
-def rows(store: str) -> list[dict[str, object]]:
-    return ask(open_store(store), "FROM trials").dicts()
 
 
 def test_a_grid_runs_on_three_hosts_that_share_only_the_store(lab):
@@ -215,18 +140,6 @@ def test_a_closed_terminal_ends_nothing_and_cancel_drains(lab):
     assert done <= finished(store)
     assert {r["seed"] for r in found} >= {11}
     assert len({r["trial"] for r in found}) == len(found), "nothing ran twice"
-
-
-def in_hand(store: str) -> int:
-    """How many workers have something in hand."""
-    there = Path(store, "format.json").exists()
-    return len(running.markers(open_store(store))) if there else 0
-
-
-def finished(store: str) -> set[str]:
-    if not Path(store, "format.json").exists():
-        return set()
-    return {str(r["attempt"]) for r in rows(store) if r["status"] == "ok"}
 
 
 def test_who_has_no_token_is_refused(lab):

@@ -223,3 +223,17 @@ blocks:
     assert len(rows) == len({trial for _, trial in rows}) == 8
     assert len({bundle for bundle, _ in rows}) > 1
     assert store.folder.names("running") == []
+
+
+def test_a_worker_that_was_taken_for_dead_stores_nothing_more(plan, tmp_path):
+    (only,) = plan("toy_drop").bundles
+    store = open_store(tmp_path / "store", create=True)
+    job = _job(only, store.uri)
+    ended = 0
+    for event in bundle.run(job):
+        ended += event.what == "ended"
+        if ended == 2:
+            running.forget(store, f"{job.name}.json")
+
+    assert ended == 2
+    assert ask(store, "SELECT count(*) FROM trials").rows == [(2,)]
