@@ -118,6 +118,9 @@ def is_held(store: Store, job: str) -> bool:
     Args:
         store: The store.
         job: ``RUN-BUNDLE``.
+
+    Returns:
+        False if the driver took it for dead.
     """
     return store.folder.read(f"running/{job}.json") is not None
 
@@ -269,7 +272,7 @@ def recall(store: Store, job: str, trials: Sequence[str]) -> None:
 
 
 def recalled(store: Store, job: str) -> frozenset[str]:
-    """What the driver asked back from a job."""
+    """What the driver asked back from a job; nothing where that cannot be read."""
     text = store.folder.read(f"running/{job}.back")
     with contextlib.suppress(ValueError):
         found = _json.read(text or b"[]")
