@@ -87,13 +87,25 @@ def reading(store: Store, read: Callable[[Store], T]) -> T:
         listed = _listing(store)
         try:
             return read(store)
-        except _READ_ERRORS as why:
+        except (*_READ_ERRORS, duckdb.Error, RuntimeError) as why:
+            if isinstance(why, duckdb.Error) and not _is_of_reading(why):
+                raise
             _set_damaged_aside(store, str(why))
             if _listing(store) != listed:
                 continue
-            if store.mixed:
+            if store.mixed or not isinstance(why, _READ_ERRORS):
                 raise
             store.mixed = True  # whole files, of which one lacks columns
+
+
+def _is_of_reading(why: duckdb.Error) -> bool:
+    """Whether a damaged file can be behind an error, and not only the query.
+
+    One wrong byte of a footer makes DuckDB raise its base class, or call it a fault of
+    its own.
+    """
+    vague = (duckdb.Error, duckdb.InternalException, duckdb.FatalException)
+    return isinstance(why, _READ_ERRORS) or type(why) in vague
 
 
 def ask(
@@ -357,6 +369,20 @@ def _damage(store: Store, path: str) -> str | None:
             field.type, known.field(field.name).type
         ):
             return f"its column {field.name} is of type {field.type}"
+    return _refused(store, path)
+
+
+def _refused(store: Store, path: str) -> str | None:
+    """Why DuckDB cannot read a file that Arrow can, or None."""
+    if store.folder.local is None:
+        return None
+    listed = quoted(f"{store.folder.local}/{path}")
+    with duckdb.connect() as connection:
+        try:
+            connection.execute(f"SELECT count(COLUMNS(*)) FROM read_parquet({listed})")
+            connection.fetchall()
+        except (duckdb.Error, RuntimeError) as why:
+            return str(why).strip().partition("\n")[0]
     return None
 
 

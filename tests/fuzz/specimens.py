@@ -200,6 +200,8 @@ def parquets() -> Iterator[tuple[str, bytes]]:
     """Parquet files of trials."""
     import pyarrow as pa
 
+    from results.schema import arrow
+
     yield "nothing", b""
     yield "no Parquet", b"PAR1" + bytes(range(256)) + b"PAR1"
     yield "a footer of 2^31 bytes", b"PAR1" + struct.pack("<I", 2**31 - 1) + b"PAR1"
@@ -224,6 +226,13 @@ def parquets() -> Iterator[tuple[str, bytes]]:
         "measurements of other types",
         _parquet(pa.Table.from_pylist([{**honest, "measurements": numbers}])),
     )
+    whole = _parquet(pa.Table.from_pylist([honest], schema=arrow("trials")))
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    for at in (0, 2, 3, 7, 15, 23, 46, 48, 53, *range(60, len(whole) - 8 - footer, 97)):
+        for wrong_byte in (0x00, 0x1C, 0xFF):
+            made = bytearray(whole)
+            made[footer + at] = wrong_byte
+            yield f"byte {at} of the footer is {wrong_byte}", bytes(made)
     long = {**honest, "reason": "x" * 10**7}
     yield "a reason of ten million characters", _parquet(pa.Table.from_pylist([long]))
 
