@@ -31,6 +31,9 @@ _READ_ERRORS = (
     duckdb.ConversionException,
     duckdb.SerializationException,
 )
+# What DuckDB raises too where one byte of a footer is wrong: its base class, a fault of
+# its own, or what comes of a name or a message that is not Unicode.
+_ODD_ERRORS = (duckdb.Error, RuntimeError, UnicodeDecodeError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +90,7 @@ def reading(store: Store, read: Callable[[Store], T]) -> T:
         listed = _listing(store)
         try:
             return read(store)
-        except (*_READ_ERRORS, duckdb.Error, RuntimeError) as why:
+        except (*_READ_ERRORS, *_ODD_ERRORS) as why:
             if isinstance(why, duckdb.Error) and not _is_of_reading(why):
                 raise
             _set_damaged_aside(store, str(why))
@@ -99,11 +102,7 @@ def reading(store: Store, read: Callable[[Store], T]) -> T:
 
 
 def _is_of_reading(why: duckdb.Error) -> bool:
-    """Whether a damaged file can be behind an error, and not only the query.
-
-    One wrong byte of a footer makes DuckDB raise its base class, or call it a fault of
-    its own.
-    """
+    """Whether a damaged file can be behind an error, and not only the query."""
     vague = (duckdb.Error, duckdb.InternalException, duckdb.FatalException)
     return isinstance(why, _READ_ERRORS) or type(why) in vague
 
@@ -358,7 +357,7 @@ def _damage(store: Store, path: str) -> str | None:
     try:
         file = pq.ParquetFile(pa.BufferReader(content))
         file.read()
-    except (pa.ArrowException, OSError) as why:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as why:
         return str(why).strip().partition("\n")[0]
     known = arrow(path.partition("/")[0])
     have = file.schema_arrow
@@ -381,7 +380,7 @@ def _refused(store: Store, path: str) -> str | None:
         try:
             connection.execute(f"SELECT count(COLUMNS(*)) FROM read_parquet({listed})")
             connection.fetchall()
-        except (duckdb.Error, RuntimeError) as why:
+        except _ODD_ERRORS as why:
             return str(why).strip().partition("\n")[0]
     return None
 

@@ -228,8 +228,19 @@ def parquets() -> Iterator[tuple[str, bytes]]:
     )
     whole = _parquet(pa.Table.from_pylist([honest], schema=arrow("trials")))
     footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
-    for at in (0, 2, 3, 7, 15, 23, 46, 48, 53, *range(60, len(whole) - 8 - footer, 97)):
-        for wrong_byte in (0x00, 0x1C, 0xFF):
+    for at in (
+        0,
+        2,
+        3,
+        7,
+        15,
+        23,
+        46,
+        48,
+        53,
+        *range(60, len(whole) - 8 - footer, 197),
+    ):
+        for wrong_byte in (0x00, 0xFF):
             made = bytearray(whole)
             made[footer + at] = wrong_byte
             yield f"byte {at} of the footer is {wrong_byte}", bytes(made)
