@@ -33,6 +33,9 @@ BROKEN = (
 )
 OPERATIONS = 20_000  # that build one network; a hundred layers take a thousand
 _WIDEST = 8  # bytes of the widest element
+GROWTH = (
+    1000.0  # times its length that a tokenizer may make of a text before it cuts it
+)
 
 
 class Budget(TorchDispatchMode):
@@ -78,6 +81,46 @@ def _asked(name: str, args: Sequence[Any]) -> int:
         power = 2 if name.startswith("aten.eye") else 1
         return int(max(numbers, default=0)) ** power * _WIDEST
     return 0
+
+
+def refuse_bomb(tokenizer: Any, what: str) -> None:
+    """Refuse a tokenizer that blows up what it reads: thirty rules "a becomes aa".
+
+    Args:
+        tokenizer: Of transformers; one without rules in the file passes.
+        what: Whose it is, for the message.
+
+    Raises:
+        BenchError: If its rules, one after the other, can make a text longer than
+            ``GROWTH`` times.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    for part in ("normalizer", "decoder"):
+        rules = getattr(backend, part, None)
+        if rules is not None and growth(_json.read(rules.__getstate__())) > GROWTH:
+            raise BenchError(
+                f"the {part} in the tokenizer of {what} makes a text more than "
+                f"{GROWTH:g} times longer; no honest one does"
+            )
+
+
+def growth(rule: Mapping[str, Any]) -> float:
+    """How many times longer a text can become by a rule of a tokenizer's file.
+
+    >>> growth({"type": "Replace", "pattern": {"String": " "}, "content": "▁"})
+    1.0
+    >>> twice = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
+    >>> growth({"type": "Sequence", "normalizers": [twice] * 10})
+    1024.0
+    """
+    inner = [r for k in ("normalizers", "decoders") for r in rule.get(k) or ()]
+    if inner:
+        return math.prod(map(growth, inner))
+    content = len(rule.get("content") or rule.get("prepend") or "")
+    pattern = (rule.get("pattern") or {}).get("String")
+    if pattern:
+        return max(1.0, content / len(pattern))
+    return 1.0 + content  # before every character, at most
 
 
 def read_form(path: Path, newest: int) -> dict[str, Any]:

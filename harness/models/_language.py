@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from harness._untrusted import refuse_bomb
 from harness.core import BenchError, Model
 from harness.roles import LANGUAGE_MODEL
 
@@ -27,8 +28,10 @@ def wrap(name: str, net: nn.Module, tokenizer: Any) -> Model:
         The model, its network in eval mode.
 
     Raises:
-        BenchError: If it is an encoder, or no module of it has a known role.
+        BenchError: If it is an encoder, no module of it has a known role, or its
+            tokenizer is a bomb.
     """
+    refuse_bomb(tokenizer, name)
     config: Any = net.config
     if _encoder(config):
         raise BenchError(

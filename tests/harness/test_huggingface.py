@@ -3,6 +3,7 @@ import json
 import pytest
 import torch
 from tiny_llm import config, logits
+from tokenizers import Regex, Tokenizer, normalizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from harness.core import BenchError
@@ -102,3 +103,34 @@ def test_a_saved_network_loads_without_the_original(folder, tmp_path_factory):
     assert (
         structure.saved_bytes(model.net) == (saved / "model.safetensors").stat().st_size
     )
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        [normalizers.Replace("a", "aa")] * 30,
+        [normalizers.Replace(Regex("(?=a)"), "a")] * 30,
+        [normalizers.Sequence([normalizers.Replace("a", "a" * 40)] * 3)] * 2,
+    ],
+    ids=["thirty doublings", "thirty empty matches", "nested"],
+)
+def test_a_tokenizer_that_blows_up_its_text_is_refused(folder, rules):
+    """Two to the thirtieth of one letter would be a gigabyte."""
+    file = folder / "tokenizer.json"
+    made = Tokenizer.from_file(str(file))
+    made.normalizer = normalizers.Sequence(rules)
+    made.save(str(file))
+
+    with pytest.raises(BenchError, match="makes a text more than 1000 times longer"):
+        HuggingFace(id=str(folder)).load()
+
+
+def test_honest_rules_of_a_tokenizer_pass(folder):
+    file = folder / "tokenizer.json"
+    made = Tokenizer.from_file(str(file))
+    steps = [normalizers.NFKC(), normalizers.Prepend("▁"), normalizers.Lowercase()]
+    spaces = normalizers.Replace(Regex(" {2,}"), " ")
+    made.normalizer = normalizers.Sequence([*steps, spaces])
+    made.save(str(file))
+
+    assert HuggingFace(id=str(folder)).load().tokenizer is not None
