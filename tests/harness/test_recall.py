@@ -197,6 +197,7 @@ def test_a_damaged_request_asks_for_nothing(tmp_path, text):
     assert running.recalled(store, "r-b") == frozenset()
 
 
+@pytest.mark.slow
 def test_on_ray_the_last_bundle_is_shared_with_the_idle_worker(
     plan, tmp_path, monkeypatch
 ):
