@@ -33,9 +33,7 @@ BROKEN = (
 )
 OPERATIONS = 20_000  # that build one network; a hundred layers take a thousand
 _WIDEST = 8  # bytes of the widest element
-GROWTH = (
-    1000.0  # times its length that a tokenizer may make of a text before it cuts it
-)
+GROWTH = 1000.0  # times longer that a tokenizer's rules may make a text
 
 
 class Budget(TorchDispatchMode):

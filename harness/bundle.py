@@ -50,7 +50,7 @@ def run(job: Job, built: Sequence[Built] = ()) -> Iterator[Event]:
         store = open_store(job.store)
         worker = _Worker(job=job, store=store, built=tuple(built))
         attempts = [(job.attempts[t.id], t.id) for t in job.bundle.trials]
-        with in_hand(store, job.run, job.bundle.id, attempts):
+        with in_hand(store, job.run, job.name, attempts):
             left = deque(job.bundle.trials)
             while left and not draining(store, job.run):
                 trial = left.popleft()
@@ -77,8 +77,8 @@ def _give_back(store: Store, job: Job, left: deque[Trial]) -> tuple[str, ...]:
     given = tuple(trial.id for trial in left if trial.id in wanted)
     if wanted:
         forget(store, f"{job.name}.back")
-    for _ in given:
-        left.remove(next(trial for trial in left if trial.id in wanted))
+    for trial in [trial for trial in left if trial.id in wanted]:
+        left.remove(trial)
     return given
 
 

@@ -37,8 +37,8 @@ class Job:
 
     @property
     def name(self) -> str:
-        """``RUN-BUNDLE``: what its markers in the store are called."""
-        return f"{self.run}-{self.bundle.id}"
+        """What its markers are called; another job of the same trials has others."""
+        return f"{self.run}-{self.key}"
 
     def trial(self, trial: str) -> Trial:
         """The trial of an id; ``attempts`` are in the order of the trials."""

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import duckdb
 
 from results import encoding, footers
+from results.damage import ODD_ERRORS, damage
 from results.errors import StoreError
 from results.schema import TABLES, arrow, ddl
 from results.store import Store
@@ -31,9 +32,6 @@ _READ_ERRORS = (
     duckdb.ConversionException,
     duckdb.SerializationException,
 )
-# What DuckDB raises too where one byte of a footer is wrong: its base class, a fault of
-# its own, or what comes of a name or a message that is not Unicode.
-_ODD_ERRORS = (duckdb.Error, RuntimeError, UnicodeDecodeError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +88,7 @@ def reading(store: Store, read: Callable[[Store], T]) -> T:
         listed = _listing(store)
         try:
             return read(store)
-        except (*_READ_ERRORS, *_ODD_ERRORS) as why:
+        except (*_READ_ERRORS, *ODD_ERRORS) as why:
             if isinstance(why, duckdb.Error) and not _is_of_reading(why):
                 raise
             _set_damaged_aside(store, str(why))
@@ -341,64 +339,9 @@ def _set_damaged_aside(store: Store, message: str) -> None:
     listed = _listing(store)
     named = [path for path in listed if path in message]
     for path in named or listed:
-        reason = _damage(store, path)
+        reason = damage(store, path)
         if reason is not None:
             store.set_aside(path, reason)
-
-
-def _damage(store: Store, path: str) -> str | None:
-    """Why a file cannot be read whole, or None."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    content = store.folder.read(path)
-    if content is None:
-        return None  # a compaction has replaced it
-    try:
-        file = pq.ParquetFile(pa.BufferReader(content))
-        file.read()
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as why:
-        return str(why).strip().partition("\n")[0]
-    known = arrow(path.partition("/")[0])
-    have = file.schema_arrow
-    if known.names[0] not in have.names:
-        return f"it has no column {known.names[0]}"
-    for field in have:
-        if field.name in known.names and not _alike(
-            field.type, known.field(field.name).type
-        ):
-            return f"its column {field.name} is of type {field.type}"
-    return _refused(store, path)
-
-
-def _refused(store: Store, path: str) -> str | None:
-    """Why DuckDB cannot read a file that Arrow can, or None."""
-    if store.folder.local is None:
-        return None
-    listed = quoted(f"{store.folder.local}/{path}")
-    with duckdb.connect() as connection:
-        try:
-            connection.execute(f"SELECT count(COLUMNS(*)) FROM read_parquet({listed})")
-            connection.fetchall()
-        except _ODD_ERRORS as why:
-            return str(why).strip().partition("\n")[0]
-    return None
-
-
-def _alike(have: Any, wanted: Any) -> bool:
-    """Whether values of an Arrow type can stand in a column of another."""
-    import pyarrow.types as kinds
-
-    if kinds.is_list(wanted):
-        return kinds.is_list(have) and _alike(have.value_type, wanted.value_type)
-    if kinds.is_struct(wanted):
-        return kinds.is_struct(have) and all(
-            _alike(have.field(f.name).type, f.type)
-            for f in wanted
-            if have.get_field_index(f.name) >= 0
-        )
-    texts = kinds.is_string(wanted) and kinds.is_large_string(have)
-    return bool(texts or have == wanted)
 
 
 def quoted(text: str) -> str:

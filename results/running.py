@@ -83,17 +83,17 @@ def _lives(host: str, pid: int) -> bool | None:
 
 @contextlib.contextmanager
 def in_hand(
-    store: Store, run: str, bundle: str, attempts: Sequence[tuple[str, str]]
+    store: Store, run: str, job: str, attempts: Sequence[tuple[str, str]]
 ) -> Iterator[None]:
     """Say in the store that this process works on these attempts.
 
     Args:
         store: The store.
         run: The run's id.
-        bundle: The bundle's id.
+        job: The job's name, which no other job has.
         attempts: Attempt and trial, in the order in which they run.
     """
-    path = f"running/{run}-{bundle}.json"
+    path = f"running/{job}.json"
     marker = {
         "run": run,
         "host": socket.gethostname(),
@@ -117,7 +117,7 @@ def is_held(store: Store, job: str) -> bool:
 
     Args:
         store: The store.
-        job: ``RUN-BUNDLE``.
+        job: The job's name.
 
     Returns:
         False if the driver took it for dead.
@@ -265,7 +265,7 @@ def recall(store: Store, job: str, trials: Sequence[str]) -> None:
 
     Args:
         store: The store.
-        job: ``RUN-BUNDLE``.
+        job: The job's name.
         trials: Their ids.
     """
     store.folder.write(f"running/{job}.back", json.dumps(list(trials)).encode())

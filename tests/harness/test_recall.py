@@ -238,3 +238,20 @@ def test_a_worker_that_was_taken_for_dead_stores_nothing_more(plan, tmp_path):
 
     assert ended == 2
     assert ask(store, "SELECT count(*) FROM trials").rows == [(2,)]
+
+
+def test_a_worker_that_was_taken_for_dead_lets_the_next_one_be(plan, tmp_path):
+    # Nothing had been stored, so the very same bundle is with another worker now.
+    (only,) = plan("toy_drop").bundles
+    store = open_store(tmp_path / "store", create=True)
+    cut_off, again = _job(only, store.uri), _job(only, store.uri)
+    first, second = bundle.run(cut_off), bundle.run(again)
+    assert next(first).what == "started"
+    running.forget(store, f"{cut_off.name}.json")
+    assert next(second).what == "started"
+
+    assert list(first) == []
+
+    assert sum(e.what == "ended" for e in second) == 8
+    query = "SELECT count(*), count(DISTINCT trial) FROM trials"
+    assert ask(store, query).rows == [(8, 8)]
