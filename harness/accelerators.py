@@ -123,7 +123,8 @@ class Cluster:
                 counts[node.device.name] += int(node.gpus)
             else:
                 counts["CPU"] += int(node.cpus)
-        return ",".join(f"{n}x{name}" for name, n in counts.items())
+        named = sorted(counts.items(), key=lambda one: (one[0] == CPU.name, one[0]))
+        return ",".join(f"{n}x{name}" for name, n in named)
 
 
 @lru_cache(maxsize=256)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from typing import Any
 
 import duckdb
@@ -44,20 +45,25 @@ def damage(store: Store, path: str) -> str | None:
             field.type, known.field(field.name).type
         ):
             return f"its column {field.name} is of type {field.type}"
-    return _refused(store, path)
+    return _refused(content) if store.folder.local else None  # Arrow reads a bucket
 
 
-def _refused(store: Store, path: str) -> str | None:
-    """Why DuckDB cannot read a file that Arrow can, or None."""
-    if store.folder.local is None:
-        return None
-    file = f"{store.folder.local}/{path}"
-    with duckdb.connect() as connection:
-        try:
-            connection.execute("SELECT count(COLUMNS(*)) FROM read_parquet(?)", [file])
-            connection.fetchall()
-        except ODD_ERRORS as why:
-            return str(why).strip().partition("\n")[0]
+def _refused(content: bytes) -> str | None:
+    """Why DuckDB cannot read a file that Arrow can, or None.
+
+    It reads a copy: the file itself may be gone by now, which is no damage.
+    """
+    with tempfile.NamedTemporaryFile(suffix=".parquet") as copy:
+        copy.write(content)
+        copy.flush()
+        with duckdb.connect() as connection:
+            try:
+                connection.execute(
+                    "SELECT count(COLUMNS(*)) FROM read_parquet(?)", [copy.name]
+                )
+                connection.fetchall()
+            except ODD_ERRORS as why:
+                return str(why).strip().partition("\n")[0]
     return None
 
 

@@ -33,8 +33,8 @@ class Folder(Protocol):
     def write(self, path: str, data: Any) -> None:
         """Make a whole file appear at once, durable; replaces one of the same name."""
 
-    def move(self, path: str, target: str) -> None:
-        """Rename a file."""
+    def move(self, path: str, target: str) -> bool:
+        """Rename a file, if it is there; whether it was."""
 
     def delete(self, path: str) -> None:
         """Delete a file, if it is there."""
@@ -83,13 +83,16 @@ class LocalFolder:
             beside.unlink(missing_ok=True)
             raise explained(why, self.uri) from why
 
-    def move(self, path: str, target: str) -> None:
-        """Rename a file."""
+    def move(self, path: str, target: str) -> bool:
+        """Rename a file, if it is there; whether it was."""
         try:
             (self.root / target).parent.mkdir(parents=True, exist_ok=True)
             os.replace(self.root / path, self.root / target)
+        except FileNotFoundError:
+            return False
         except OSError as why:
             raise explained(why, self.uri) from why
+        return True
 
     def delete(self, path: str) -> None:
         """Delete a file, if it is there."""
@@ -144,15 +147,19 @@ class RemoteFolder:
 
         self._patiently(put)
 
-    def move(self, path: str, target: str) -> None:
-        """Rename a file."""
+    def move(self, path: str, target: str) -> bool:
+        """Rename a file, if it is there; whether it was."""
         parent = f"{self.root}/{target}".rpartition("/")[0]
 
         def rename() -> None:
             self.filesystem.create_dir(parent, recursive=True)
             self.filesystem.move(f"{self.root}/{path}", f"{self.root}/{target}")
 
-        self._patiently(rename)
+        try:
+            self._patiently(rename)
+        except FileNotFoundError:
+            return False
+        return True
 
     def delete(self, path: str) -> None:
         """Delete a file, if it is there."""

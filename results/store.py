@@ -174,7 +174,8 @@ class Store:
         target = f"damaged/{path.replace('/', '-')}"
         if self.folder.read(target) is not None:
             target = f"{target}.{time.time_ns()}"
-        self.folder.move(path, target)
+        if not self.folder.move(path, target):
+            return  # another reader has, or a compaction has replaced it
         self.warnings.append(
             f"{path} is damaged ({reason}); it was set aside as {target}: its trials "
             "count as missing, and the next run computes them"

@@ -37,6 +37,7 @@ class Looker:
     def __call__(self) -> Cluster:
         """The cluster as it is now."""
         there = [node for node in ray.nodes() if node["Alive"]]
+        there.sort(key=_larger_first)  # Ray's order changes from start to start
         self._ask([n["NodeID"] for n in there if n["Resources"].get("GPU")])
         return Cluster(nodes=tuple(map(self._node, there)), promised=_promised())
 
@@ -77,6 +78,11 @@ class Looker:
             gpus=has.get("GPU", 0.0),
             device=device if has.get("GPU") else None,
         )
+
+
+def _larger_first(node: dict[str, Any]) -> tuple[float, float, str]:
+    has = node["Resources"]
+    return -has.get("GPU", 0.0), -has.get("CPU", 0.0), node["NodeID"]
 
 
 def _promised() -> tuple[float, float]:

@@ -236,5 +236,5 @@ def test_plan_forecasts_for_the_cluster_that_runs_here(
 
     assert status == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "on 1xCPU,2xL4: about" in said
+    assert "on 2xL4,1xCPU: about" in said
     assert "bundles share a device" in said

@@ -15,6 +15,7 @@ from synthetic import row
 
 from results import schema
 from results import store as store_module
+from results.damage import damage
 from results.db import ask, query
 from results.errors import StoreError
 from results.folder import RemoteFolder
@@ -165,6 +166,39 @@ def test_a_damaged_file_is_set_aside_and_named(empty, keep):
     aside = empty.folder.local / "damaged" / "trials-0000-b.parquet"
     assert aside.read_bytes() == whole[:keep]  # never deleted
     assert query(empty, "SELECT count(*) FROM trials").rows == [(2,)]
+
+
+def test_a_file_that_vanishes_while_it_is_looked_at_is_not_damaged(empty, monkeypatch):
+    for trial in ("a", "b"):
+        empty.append(row(trial))
+    path = "trials/0000-b.parquet"
+    real = type(empty.folder).read
+
+    def read(self, wanted):
+        content = real(self, wanted)
+        if wanted == path:  # as when a compaction replaces it in this moment
+            (self.root / path).unlink(missing_ok=True)
+        return content
+
+    monkeypatch.setattr(type(empty.folder), "read", read)
+
+    assert damage(empty, path) is None
+
+
+def test_two_readers_that_find_one_damaged_file_both_go_on(empty):
+    empty.append(row("a"))
+    empty.append(row("b"))
+    path = "trials/0000-b.parquet"
+    broken = empty.folder.local / path
+    broken.write_bytes(broken.read_bytes()[:100])
+    other = open_store(empty.uri)
+
+    other.set_aside(path, "found first")
+    empty.set_aside(path, "found second")
+
+    assert len(other.warnings) == 1
+    assert empty.warnings == []
+    assert query(empty, "SELECT count(*) FROM trials").rows == [(1,)]
 
 
 def test_rows_of_older_code_stay_readable(tmp_path):
