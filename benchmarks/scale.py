@@ -7,7 +7,9 @@ the predictor must learn: the stated prior of the device times a lognormal facto
 0.5 in time, 0.3 in bytes), and evaluations forty times that. Single trials scatter
 around their step with the sigma that is measured in a store (``--store``; 0.25 by
 default), and every step in a hundred takes three times as long. One trial in a thousand
-loses its worker, and twelve nodes fail and return; the bound knows of neither.
+loses its worker, and twelve nodes fail and return; the bound knows of neither. The
+longest chain that was run does: it has what a trial took in vain. What fails is drawn
+several times.
 
 Bundles that share a device are taken not to slow each other; ``whole`` shows what is
 left of the gain where nothing is packed.
@@ -17,78 +19,35 @@ from __future__ import annotations
 
 import argparse
 import heapq
-import json
-import math
 import os
 import random
 import resource
 import tempfile
 import time
-import zlib
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
-from statistics import NormalDist
+from statistics import median
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+from _world import STEPS, Chains, World, chains, write_grid
+
 from harness import grid as grids
 from harness import plan as plans
-from harness.accelerators import Cluster, Device, parse
+from harness.accelerators import Cluster, parse
 from harness.chosen import tolerate_unseen
 from harness.driver import Clock, Driver
 from harness.estimate import Predictor
-from harness.events import Event, Job
+from harness.events import Job
 from harness.executors.simulated import Simulated
 from harness.packing import LEAST, Packer
-from harness.plan import Artifact, Bundle, Plan
-from harness.priors import CONTEXT, alive_bytes, artifact_seconds, step_seconds
+from harness.plan import Bundle, Plan
+from harness.priors import CONTEXT
 from harness.resources import Ask, Resources
-from harness.trial import Part, Trial
 from results.db import ask as query
 from results.store import open_store
-
-LANGUAGE = [
-    f"{name}-{size}"
-    for name in ("a", "b", "c", "d", "e", "f")
-    for size in ("125m", "350m", "1b", "1.5b", "3b", "7b")
-]
-IMAGES = ["mlp", "lenet5", "resnet20", "resnet56", "vgg16", "densenet"]
-RATIOS = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8]
-WHOLE_TEST_SET = 40.0  # as long as the priors' few windows
-STRAGGLER = 3.0  # as long as it should: one step in a hundred
-HIDDEN = 0.5  # sigma of how far methods and models lie from the priors
-NORMAL = NormalDist()
-STEPS = ("load", "fit", "compress", "evaluate")
-
-
-def write_grid(folder: Path, seeds: int) -> Path:
-    """Language models with calibrated methods, and image classifiers of many seeds."""
-    text = {
-        "models": [f"some/{name}" for name in LANGUAGE],
-        "methods": [
-            "dense",
-            "svd",
-            "magnitude",
-            "round_to_nearest",
-            "wanda",
-            "svd_llm",
-        ],
-        "tasks": ["pydoc-512", {"name": "pydoc-512", "limit": 64}, "pydoc-cloze"],
-        "ratios": RATIOS,
-    }
-    images = {
-        "models": [*IMAGES, *({"name": n, "recipe": {"epochs": 9}} for n in IMAGES)],
-        "methods": ["dense", "svd", "magnitude", "dropback", "l1_filter", "taylor"],
-        "tasks": ["digits", {"name": "digits", "limit": 300}],
-        "ratios": RATIOS,
-        "seeds": list(range(seeds)),
-    }
-    grid: dict[str, object] = {"blocks": [text, images]}
-    path = folder / "scale.yaml"
-    path.write_text(json.dumps(grid))
-    return path
 
 
 def measured_scatter(store: str) -> float:
@@ -106,145 +65,37 @@ def measured_scatter(store: str) -> float:
 
 
 @dataclass
-class World:
-    """What really happens; the predictor sees only what has ended."""
+class Bound:
+    """What no schedule beats.
 
-    device: Device
-    scatter: float
-    faults: bool = True
-    lost: float = 0.001  # of trials lose their worker
-    nodes: int = 1
-    seed: int = 0
-    spent: float = 0.0  # seconds of this process that making the work up took
-    _built: dict[str, float] = field(default_factory=dict)
+    Args:
+        work: Total work over devices with perfect packing.
+        chains: Trial -> seconds of an artifact, a load, a fit, and the trial.
+        waits: Trial -> seconds of the artifact alone.
+    """
 
-    def __post_init__(self) -> None:
-        self.predictor = Predictor()
-        self.rng = random.Random(self.seed)
+    work: float
+    chains: dict[str, float]
+    waits: dict[str, float]
 
-    def factor(self, sigma: float, *key: object) -> float:
-        """A hidden lognormal factor, the same for equal keys."""
-        drawn = (zlib.crc32(repr((self.seed, key)).encode()) + 0.5) / 2**32
-        return math.exp(sigma * NORMAL.inv_cdf(drawn))
+    @property
+    def least(self) -> float:
+        """Seconds."""
+        return max(self.work, *self.chains.values())
 
-    def params(self, model: Part) -> int:
-        """Parameters of a model: what its name says, or a hidden number."""
-        guess = self.predictor.params(model)
-        return guess if "/" in model.name else int(guess * self.factor(1, model.name))
-
-    def step(self, step: str, trial: Trial, subject: Part | None) -> float:
-        """Seconds of one step of one trial."""
-        mid = step_seconds(
-            step, trial.method, self.params(trial.model), self.device.pace()
-        ).mid
-        who = "" if subject is None else subject.label
-        hidden = self.factor(HIDDEN, step, who, trial.model.name)
-        once = self.factor(self.scatter, step, trial.id)
-        if zlib.crc32(f"{step} {trial.id}".encode()) % 100 == 0:
-            once *= STRAGGLER
-        return mid * hidden * once * (WHOLE_TEST_SET if step == "evaluate" else 1)
-
-    def peak(self, bundle: Bundle) -> float:
-        """Bytes of tensors at a bundle's peak."""
-        first = bundle.trials[0]
-        alive = alive_bytes(first.method, self.params(first.model), first.dtype).mid
-        hidden = self.factor(0.3, "peak", first.method.label, first.model.label)
-        return min(alive * hidden, 0.8 * (self.device.bytes or 0))
-
-    def took(self, bundle: Bundle) -> list[dict[str, float]]:
-        """The steps of each trial of a bundle, in order."""
-        found, ratios = [], set()
-        for index, trial in enumerate(bundle.trials):
-            steps = {"evaluate_seconds": self.step("evaluate", trial, trial.task)}
-            if not index:
-                steps["load_seconds"] = self.step("load", trial, None)
-                steps["fit_seconds"] = self.step("fit", trial, trial.method)
-            if trial.ratio not in ratios:
-                ratios.add(trial.ratio)
-                steps["compress_seconds"] = self.step("compress", trial, trial.method)
-            found.append(steps)
-        return found
-
-    def build(self, artifact: Artifact) -> float:
-        """Seconds of an artifact."""
-        if artifact.id not in self._built:
-            mid = artifact_seconds(
-                artifact, self.params(artifact.model), self.device.pace()
-            ).mid
-            hidden = self.factor(HIDDEN, artifact.kind, artifact.model.name)
-            once = self.factor(self.scatter, artifact.id)
-            self._built[artifact.id] = mid * hidden * once
-        return self._built[artifact.id]
-
-    def job(self, job: Job, ask: Ask, node: int) -> tuple[float, list[Event]]:
-        """Seconds of a job and what it reports."""
-        began = time.process_time()
-        try:
-            return self._job(job, ask)
-        finally:
-            self.spent += time.process_time() - began
-
-    def _job(self, job: Job, ask: Ask) -> tuple[float, list[Event]]:
-        peak = self.peak(job.bundle)
-        weights = 4.0 * self.params(job.bundle.trials[0].model)
-        seconds, events = 0.0, []
-        for trial, steps in zip(job.bundle.trials, self.took(job.bundle), strict=True):
-            if peak + CONTEXT > ask.gpus * (self.device.bytes or 0):
-                took = steps.get("load_seconds", 0.0)
-                seconds += took
-                ended = _ended(trial, "out_of_memory", "oom")
-                events.append(replace(ended, seconds=took))
-                continue
-            took = sum(steps.values())
-            seconds += took
-            if self.faults and self.rng.random() < self.lost:
-                events.append(Event(what="crashed", status="lost", error_class="infra"))
-                break
-            numbers = steps | {"peak_device_bytes": peak, "peak_memory_bytes": 1e9}
-            numbers |= {"params_dense": weights / 4, "bytes_dense": weights}
-            events.append(replace(_ended(trial, "ok", None, numbers), seconds=took))
-        return seconds, events
-
-    def outages(self) -> list[tuple[float, int, float]]:
-        """Twelve nodes fail in the first half hour, for ten minutes each."""
-        if not self.faults:
-            return []
-        rng = random.Random(self.seed + 1)
-        return [
-            (rng.uniform(0, 1800), rng.randrange(self.nodes), 600) for _ in range(12)
-        ]
+    def after(self, took: Mapping[str, float]) -> float:
+        """Seconds, once it is known what each trial's steps and lost attempts took."""
+        return max(self.work, *(self.waits[t] + more for t, more in took.items()))
 
 
-def _ended(
-    trial: Trial,
-    status: str,
-    error_class: str | None,
-    numbers: Mapping[str, float] | None = None,
-) -> Event:
-    return Event(
-        what="ended",
-        trial=trial.id,
-        status=status,
-        error_class=error_class,
-        numbers=numbers or {},
-    )
-
-
-class Silent:
-    """A watcher that shows nothing."""
-
-    def event(self, job: Job, trial: Trial, event: Event) -> None:
-        """Nothing."""
-
-
-def bounds(plan: Plan, world: World, cluster: Cluster) -> tuple[float, float]:
-    """Total work over devices with perfect packing, and the longest chain.
+def bound(plan: Plan, world: World, cluster: Cluster) -> Bound:
+    """Of a plan in which nothing fails.
 
     Each bundle counts once, with one load and one fit, at the share of a device that
-    its true peak is (at least the least share that is ever given); a chain is an
-    artifact, a load, a fit, and one trial.
+    its true peak is (at least the least share that is ever given).
     """
-    shares = processors = chain = 0.0
+    shares = processors = 0.0
+    found = Bound(0.0, {}, {})
     size = float(world.device.bytes or 1)
     for artifact in plan.artifacts.values():
         processors += world.build(artifact)
@@ -256,12 +107,12 @@ def bounds(plan: Plan, world: World, cluster: Cluster) -> tuple[float, float]:
         share = 1.0 if bundle.resources.gpus == 1 else share
         shares += seconds * share
         processors += seconds
-        setup = took[0]["load_seconds"] + took[0]["fit_seconds"]
-        compress = max(steps.get("compress_seconds", 0.0) for steps in took)
-        evaluate = max(steps["evaluate_seconds"] for steps in took)
         waits = max((world.build(a) for a in bundle.artifacts), default=0.0)
-        chain = max(chain, waits + setup + compress + evaluate)
-    return max(shares / cluster.gpus, processors / cluster.cpus), chain
+        for trial, own in chains(bundle, took):
+            found.waits[trial] = waits
+            found.chains[trial] = waits + own
+    found.work = max(shares / cluster.gpus, processors / cluster.cpus)
+    return found
 
 
 def one_by_one(plan: Plan, world: World, devices: int) -> float:
@@ -283,19 +134,21 @@ def one_by_one(plan: Plan, world: World, devices: int) -> float:
 
 def run(
     plan: Plan, world: World, cluster: Cluster, predictor: Predictor
-) -> tuple[Simulated, Driver]:
-    """The real driver on the simulated cluster."""
+) -> tuple[float, Counter[str]]:
+    """The real driver on the simulated cluster: seconds, and those of each trial."""
+    watcher = Chains(world)
     executor = Simulated(cluster, world, predictor)
     with tempfile.TemporaryDirectory() as name:
         driver = Driver(
             plan=plan,
             store=open_store(Path(name) / "s", create=True),
             executor=executor,
-            watcher=Silent(),
+            watcher=watcher,
             clock=Clock(executor.now, executor.sleep),
         )
-        driver.run()
-    return executor, driver
+        ended = driver.run().counts
+    assert ended["ok"] == plan.trials, ended
+    return executor.time, watcher.seconds
 
 
 def history(plan: Plan, world: World, share: float) -> Predictor:
@@ -323,12 +176,26 @@ def planned(folder: Path, seeds: int) -> Plan:
         return plans.make(grids.read(write_grid(folder, seeds)))
 
 
-def report(name: str, seconds: float, bound: float, least: float) -> None:
-    """One line of the table."""
-    print(
-        f"{name:34} {seconds / 3600:8.2f} h   {seconds / bound:5.2f} x its bound   "
-        f"{seconds / least:6.2f} x the packed bound"
-    )
+@dataclass
+class Readings:
+    """One case, played several times with other failures."""
+
+    hours: list[float] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)  # its bound
+    after: list[float] = field(default_factory=list)  # what its trials then took
+    planning: list[float] = field(default_factory=list)
+
+    def print(self, name: str) -> None:
+        """Medians, with the smallest and the largest."""
+        print(f"{name:34}{_around(self.hours)} h")
+        print(f"{'':10}{_around(self.times)} times its bound")
+        print(f"{'':10}{_around(self.after)} times the longest chain that it ran")
+        print(f"{'':10}{_around(self.planning)} s of planning and handing out")
+
+
+def _around(values: list[float]) -> str:
+    low, mid, high = min(values), median(values), max(values)
+    return f"{mid:8.2f}" + (f" ({low:.2f} to {high:.2f})" if low < high else "")
 
 
 def main() -> None:
@@ -339,15 +206,20 @@ def main() -> None:
     parser.add_argument("--store", help="Measure the scatter of trials here.")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cases", type=int, default=4, help="How many of the rows.")
+    parser.add_argument("--draws", type=int, default=3, help="Of what fails.")
     asked = parser.parse_args()
     scatter = measured_scatter(asked.store) if asked.store else 0.25
     cluster = parse(f"{asked.devices}xH100")
-    device = cluster.devices[0]
 
-    def world(*, faults: bool = True) -> World:
-        made = World(device=device, scatter=scatter, faults=faults, seed=asked.seed)
-        made.nodes = len(cluster.nodes)
-        return made
+    def world(draw: int | None = None) -> World:
+        return World(
+            device=cluster.devices[0],
+            scatter=scatter,
+            faults=draw is not None,
+            nodes=len(cluster.nodes),
+            seed=asked.seed,
+            draw=draw or 0,
+        )
 
     with tempfile.TemporaryDirectory() as name:
         began = time.process_time()
@@ -359,36 +231,41 @@ def main() -> None:
     )
     alone = [replace(b, resources=Resources(gpus=1)) for b in plan.bundles]
     whole = replace(plan, bundles=alone)
-    work, chain = bounds(plan, world(faults=False), cluster)
-    least = max(work, chain)
+    bounds = {id(p): bound(p, world(), cluster) for p in (plan, whole)}
+    chain = max(bounds[id(plan)].chains.values()) / 3600
     print(
-        f"bound     total work {work / 3600:.2f} h, longest chain {chain / 3600:.2f} h"
+        f"bound     total work {bounds[id(plan)].work / 3600:.2f} h, "
+        f"longest chain {chain:.2f} h"
     )
-    whole_bound = max(bounds(whole, world(faults=False), cluster))
-    singly = one_by_one(plan, world(faults=False), asked.devices)
-    for name, made, predictor, faults in islice(
-        _cases(plan, whole, world(faults=False)), asked.cases
-    ):
-        bound = whole_bound if made is whole else least
-        here = world(faults=faults)
-        began = time.process_time()
-        executor, driver = run(made, here, cluster, predictor)
-        took = time.process_time() - began - here.spent
-        report(name, executor.time, bound, least)
-        counts = dict(driver.outcome.counts)
-        print(f"{'':10}{counts}; planning and handing out {took + read:.0f} s")
-    report("one by one, a device a trial", singly, singly, least)
+    singly = one_by_one(plan, world(), asked.devices) / 3600
+    print(f"{'one by one, a device a trial':34}{singly:8.2f} h")
+    for name, made, known, faults in CASES[: asked.cases]:
+        readings = Readings()
+        here = whole if made == "whole" else plan
+        least = bounds[id(here)]
+        for draw in range(asked.draws) if faults else [None]:
+            random.seed(draw)  # the waits before retries
+            predictor = history(here, world(), 0.02) if known else Predictor()
+            what = world(draw)
+            began = time.process_time()
+            seconds, each = run(here, what, cluster, predictor)
+            took = time.process_time() - began - what.spent
+            readings.hours.append(seconds / 3600)
+            readings.times.append(seconds / least.least)
+            readings.after.append(seconds / least.after(each))
+            readings.planning.append(took + read)
+        readings.print(name)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
     print(f"memory    {peak:.2f} GiB at most, the simulated work included")
 
 
-def _cases(
-    plan: Plan, whole: Plan, world: World
-) -> Iterator[tuple[str, Plan, Predictor, bool]]:
-    yield "packed, history, faults", plan, history(plan, world, 0.02), True
-    yield "packed, no history, faults", plan, Predictor(), True
-    yield "bundles on whole devices, history", whole, history(plan, world, 0.02), True
-    yield "packed, history, no faults", plan, history(plan, world, 0.02), False
+# Name, how bundles are placed, whether something is known, whether anything fails.
+CASES = [
+    ("packed, history, faults", "packed", True, True),
+    ("packed, history, no faults", "packed", True, False),
+    ("packed, no history, faults", "packed", False, True),
+    ("bundles on whole devices, history", "whole", True, True),
+]
 
 
 if __name__ == "__main__":

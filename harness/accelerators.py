@@ -116,6 +116,11 @@ class Cluster:
         """Host bytes of the largest node; None where no node says."""
         return max((n.memory for n in self.nodes if n.memory), default=None)
 
+    @cached_property
+    def total_memory(self) -> int:
+        """Host bytes of all nodes that say how much they have."""
+        return sum(n.memory or 0 for n in self.nodes)
+
     def __str__(self) -> str:
         counts: Counter[str] = Counter()
         for node in self.nodes:

@@ -151,21 +151,22 @@ class Driver:
 
     def _next(self) -> Bundle:
         """A retry that is due, else a fresh bundle; none while others still run."""
-        now = self.clock.now()
-        if self._retries and self._retries[0][0] <= now:
-            return heapq.heappop(self._retries)[2]
-        if self._queue:
-            if self.executor.stale():
-                self._queue = deque(self.executor.arrange(self._queue))
-            return self._queue.popleft()
-        # With jobs in hand the executor asks again at their next event, or soon.
-        if not self._retries or self._ended:
-            raise StopIteration
-        while self._retries and (wait := self._retries[0][0] - self.clock.now()) > 0:
-            self.clock.sleep(min(wait, 0.5))  # short: a drain empties the retries
-        if not self._retries:
-            raise StopIteration
-        return heapq.heappop(self._retries)[2]
+        while True:
+            now = self.clock.now()
+            if self._retries and self._retries[0][0] <= now:
+                again = heapq.heappop(self._retries)[2]
+                if self._queue:
+                    return again
+                self._queue.extend(self.executor.arrange([again]))  # cut for idle slots
+            if self._queue:
+                if self.executor.stale():
+                    self._queue = deque(self.executor.arrange(self._queue))
+                return self._queue.popleft()
+            # With jobs in hand the executor asks again at their next event, or soon.
+            if not self._retries or self._ended:
+                raise StopIteration
+            # Short: a drain empties the retries.
+            self.clock.sleep(min(self._retries[0][0] - now, 0.5))
 
     def _job(self, bundle: Bundle) -> Job:
         job = Job(

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import count
+from dataclasses import dataclass, field
+from itertools import compress, count
 
 from harness.accelerators import CPU, Cluster, Device
 from harness.estimate import Need, Predictor
 from harness.events import Event
-from harness.plan import Artifact, Bundle
+from harness.plan import Bundle, Shape
 from harness.resources import Ask, gigabytes
 from harness.trial import Trial
 
@@ -157,12 +158,15 @@ class Packer:
         """How many bundles like these can run at once, at least 1."""
         if not bundles:
             return 1
-        asks = [self.ask(b) for b in bundles]
-        capacity = _capacity(self.cluster)
+        counts = Counter(b.shape for b in bundles)
+        used = dict.fromkeys(_capacity(self.cluster), 0.0)
+        for shape, bundle in _some(bundles).items():
+            for name, part in _parts(self.ask(bundle)).items():
+                used[name] += part * counts[shape]
         wide = [
-            room * len(asks) / total
-            for name, room in capacity.items()
-            if room and (total := sum(_parts(a)[name] for a in asks))
+            room * len(bundles) / used[name]
+            for name, room in _capacity(self.cluster).items()
+            if room and used[name]
         ]
         return max(1, int(min(wide, default=1)))
 
@@ -183,12 +187,13 @@ class Packer:
             As many bundles or more, with the same trials.
         """
         parts = self._cut(list(bundles))
-        built = {a.id: self._build(a) for b in parts for a in b.artifacts}
+        built = self._built(bundles)
+        needs = {shape: self.need(b) for shape, b in _some(parts).items()}
         self._arranged_at = self.predictor.learnt
 
         def place(bundle: Bundle) -> tuple[bool, float]:
             waits = max((built[a.id] for a in bundle.artifacts), default=0.0)
-            return bundle.exclusive, -(waits + self.need(bundle).seconds.mid)
+            return bundle.exclusive, -(waits + needs[bundle.shape].seconds.mid)
 
         return sorted(parts, key=place)
 
@@ -196,18 +201,24 @@ class Packer:
         """Whether so much was learnt that the order should be made anew."""
         return self.predictor.learnt >= max(64, 2 * self._arranged_at)
 
-    def _build(self, artifact: Artifact) -> float:
-        return self.predictor.artifact(artifact, self.device).mid
+    def _built(self, bundles: Iterable[Bundle]) -> dict[str, float]:
+        """Seconds that building each artifact takes."""
+        artifacts = {a.id: a for b in bundles for a in b.artifacts}
+        return {
+            key: self.predictor.artifact(a, self.device).mid
+            for key, a in artifacts.items()
+        }
 
     def _cut(self, bundles: list[Bundle]) -> list[Bundle]:
         width, order = self.width(bundles), count()
-        needs = [self.need(b) for b in bundles]
+        known = {shape: self.need(b) for shape, b in _some(bundles).items()}
+        needs = [known[b.shape] for b in bundles]
         total = sum(n.seconds.mid for n in needs)
-        waits = {a.id: self._build(a) for b in bundles for a in b.artifacts}
+        built = self._built(bundles)
         chain = 0.0  # what the longest trial takes alone: no cut ends sooner
         heap = []
         for need, bundle in zip(needs, bundles, strict=True):
-            wait = max((waits[a.id] for a in bundle.artifacts), default=0.0)
+            wait = max((built[a.id] for a in bundle.artifacts), default=0.0)
             trial = (need.seconds.mid - need.setup) / len(bundle.trials)
             chain = max(chain, wait + need.setup + trial)
             heap.append((-wait - need.seconds.mid, next(order), need, bundle))
@@ -222,44 +233,46 @@ class Packer:
             if not idle and -minus <= length:
                 break
             heapq.heappop(heap)
-            halves = [(b, self.need(b)) for b in _halves(bundle)]
-            free = idle or -minus > max(
-                ideal, chain
-            )  # costs nobody, or all wait for it
+            # Costs nobody anything, or all would wait for it.
+            free = idle or -minus > max(ideal, chain)
             wanted = free or need.seconds.mid > length
-            if not halves or not wanted or not _pays(need, halves, free=free):
+            cheap = free or need.setup <= REPEATED * need.seconds.mid
+            halves = _halves(bundle) if wanted and cheap else []
+            parts = [(self.need(b), b) for b in halves]
+            if not parts or not _sooner(need, [n for n, _ in parts], free=free):
                 done.append(bundle)
                 continue
-            total += sum(n.seconds.mid for _, n in halves) - need.seconds.mid
+            total += sum(n.seconds.mid for n, _ in parts) - need.seconds.mid
             wait = -minus - need.seconds.mid
-            for half, its in halves:
+            for its, half in parts:
                 heapq.heappush(heap, (-wait - its.seconds.mid, next(order), its, half))
         kept = [b for _, _, _, b in sorted(heap, key=lambda one: one[1])]
         return done + kept
 
 
-def _pays(whole: Need, halves: Sequence[tuple[Bundle, Need]], *, free: bool) -> bool:
-    """Whether a cut ends sooner than it costs."""
-    if not free:
-        return whole.setup <= REPEATED * whole.seconds.mid
-    longest = max(n.seconds.mid for _, n in halves)
-    return not whole.known or longest <= (1 - REPEATED) * whole.seconds.mid
+def _some(bundles: Iterable[Bundle]) -> dict[Shape, Bundle]:
+    """One bundle of each shape."""
+    return {bundle.shape: bundle for bundle in bundles}
+
+
+def _sooner(whole: Need, halves: Sequence[Need], *, free: bool) -> bool:
+    """Whether a cut on idle slots ends sooner; one that others pay for always does."""
+    longest = max(n.seconds.mid for n in halves)
+    shorter = longest <= (1 - REPEATED) * whole.seconds.mid
+    return not free or not whole.known or shorter
 
 
 def _halves(bundle: Bundle) -> list[Bundle]:
     """A bundle in two, by ratio, else by task; nothing where there is one of each."""
+    trials = bundle.trials
     for axis in ("ratio", "task"):
-        values = list(dict.fromkeys(getattr(t, axis) for t in bundle.trials))
+        values = list(dict.fromkeys(getattr(t, axis) for t in trials))
         if len(values) > 1:
             first = set(values[: len(values) // 2])
+            sides = [getattr(t, axis) in first for t in trials]
             return [
-                replace(
-                    bundle,
-                    trials=tuple(
-                        t for t in bundle.trials if (getattr(t, axis) in first) is keep
-                    ),
-                )
-                for keep in (True, False)
+                bundle.part(tuple(compress(trials, keep)))
+                for keep in (sides, [not side for side in sides])
             ]
     return []
 
@@ -331,5 +344,5 @@ def _parts(ask: Ask) -> dict[str, float]:
 
 
 def _capacity(cluster: Cluster) -> dict[str, float]:
-    memory = float(sum(n.memory or 0 for n in cluster.nodes))
-    return {"cpu": cluster.cpus, "gpu": cluster.gpus, "memory": memory}
+    memory = cluster.total_memory
+    return {"cpu": cluster.cpus, "gpu": cluster.gpus, "memory": float(memory)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -54,13 +54,41 @@ class Artifact:
         return f"calibration of {self.model.label} on {self.calibration}"
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Shape:
+    """What a bundle's time, memory and slot depend on; equal ones are one object.
+
+    Args:
+        first: A trial that stands for all: of their method, model, dtype, calibration.
+        tasks: Each with how many of the trials are its.
+        ratios: How many there are.
+        resources: Of the bundle, as are the last two.
+        exclusive: It gets its device alone.
+        lied: How often it needed more than was predicted.
+    """
+
+    first: Trial
+    tasks: tuple[tuple[Part, int], ...]
+    ratios: int
+    resources: Resources
+    exclusive: bool
+    lied: int
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Unpickled, it is the one object of that process."""
+        asked = (self.resources, self.exclusive, self.lied)
+        return _interned, (self.first, self.tasks, self.ratios, *asked)
+
+
+_SHAPES: dict[tuple[Any, ...], Shape] = {}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bundle:
     """Trials that share one load, one fit, and one compression a ratio.
 
     ``trials`` are in the order in which they run: by ratio, then by task; ``lied`` is
-    how often they needed more than was predicted, in this run; ``id`` is 16 hexadecimal
-    digits of the trials' ids.
+    how often they needed more than was predicted, in this run.
     """
 
     trials: tuple[Trial, ...]
@@ -68,20 +96,58 @@ class Bundle:
     resources: Resources
     exclusive: bool = False
     lied: int = 0
-    id: str = field(init=False, compare=False)
+    _id: str = field(init=False, compare=False, repr=False, default="")
+    _shape: Shape | None = field(init=False, compare=False, repr=False, default=None)
 
-    def __post_init__(self) -> None:
-        joined = "".join(t.id for t in self.trials)
-        name = hashlib.sha256(joined.encode()).hexdigest()[:16]
-        object.__setattr__(self, "id", name)
+    @property
+    def id(self) -> str:
+        """16 hexadecimal digits of the trials' ids."""
+        if not self._id:
+            joined = "".join(t.id for t in self.trials)
+            name = hashlib.sha256(joined.encode()).hexdigest()[:16]
+            object.__setattr__(self, "_id", name)
+        return self._id
+
+    @property
+    def shape(self) -> Shape:
+        """What its time, memory and slot depend on; a grid has few different ones."""
+        if self._shape is None:
+            object.__setattr__(self, "_shape", _shape(self))
+        assert self._shape is not None
+        return self._shape
+
+    def part(self, trials: tuple[Trial, ...]) -> Bundle:
+        """A bundle of some of the trials."""
+        return Bundle(
+            trials=trials,
+            artifacts=self.artifacts,
+            resources=self.resources,
+            exclusive=self.exclusive,
+            lied=self.lied,
+        )
 
     def without(self, done: Iterable[str]) -> Bundle | None:
         """The bundle without trials that ended, or None if none is left."""
         gone = set(done)
         left = tuple(t for t in self.trials if t.id not in gone)
-        if not left:
-            return None
-        return replace(self, trials=left)
+        return self.part(left) if left else None
+
+
+def _shape(bundle: Bundle) -> Shape:
+    first = bundle.trials[0]
+    tasks: dict[Part, int] = {}
+    for trial in bundle.trials:
+        tasks[trial.task] = tasks.get(trial.task, 0) + 1
+    ratios = len({t.ratio for t in bundle.trials})
+    asked = (bundle.resources, bundle.exclusive, bundle.lied)
+    return _interned(first, tuple(tasks.items()), ratios, *asked)
+
+
+def _interned(first: Trial, *rest: Any) -> Shape:
+    key = (first.method, first.model, first.dtype, first.calibration, *rest)
+    if key not in _SHAPES:
+        _SHAPES[key] = Shape(first, *rest)
+    return _SHAPES[key]
 
 
 @dataclass(slots=True, kw_only=True)

@@ -56,6 +56,7 @@ class Span:
         return Span(self.low / factor, self.mid, self.high * factor)
 
 
+@lru_cache(maxsize=4096)
 def step_seconds(step: str, method: Part, params: int, pace: float) -> Span:
     """A guess at one step of a trial.
 

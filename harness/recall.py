@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from heapq import nlargest
 
 from harness.events import Event
@@ -88,7 +88,7 @@ class Recall:
         rest = held.left[1:]
         if not rest or held.bundle.exclusive:
             return nothing
-        need = self.packer.need(replace(held.bundle, trials=tuple(rest)))
+        need = self.packer.need(held.bundle.part(tuple(rest)))
         seconds = need.seconds.mid - need.setup
         if need.guessed or seconds <= 0:
             return nothing

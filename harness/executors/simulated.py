@@ -46,6 +46,7 @@ class _Work:
     artifact: Artifact | None = None
     place: tuple[int, tuple[int, ...]] = (-1, ())  # node, devices
     began: float = 0.0
+    since: float = 0.0  # when the trial in hand began
     # What is still to come, trial by trial: seconds, the trial's id, how it ends.
     ahead: deque[tuple[float, str, Event | None]] = field(default_factory=deque)
     back: frozenset[str] = frozenset()  # trials that it was asked to give back
@@ -168,7 +169,7 @@ class Simulated:
 
     def _begin(self, work: _Work, place: tuple[int, tuple[int, ...]]) -> None:
         self._room.take(work.ask, place)
-        work.place, work.began = place, self.time
+        work.place, work.began, work.since = place, self.time, self.time
         self._room.put(work)
         if work.job is None:
             assert work.artifact is not None
@@ -218,6 +219,7 @@ class Simulated:
             yield from self._end(work, [] if end is None else [end])
             return
         assert end is not None
+        work.since = self.time
         self._recall.hear(work, [end])
         yield work, [end]
         yield from self._give_back(work)
@@ -246,7 +248,11 @@ class Simulated:
             self._queue(again)
             return
         crash = Event(
-            what="crashed", status="lost", error_class="infra", headline="node failed"
+            what="crashed",
+            status="lost",
+            error_class="infra",
+            headline="node failed",
+            seconds=self.time - work.since,
         )
         yield from self._end(work, [crash])
 
@@ -316,7 +322,7 @@ class _Room:
         endless = float("inf")
         self.memory = np.array([n.memory or endless for n in cluster.nodes])
         self.down: set[int] = set()
-        self._works: dict[int, set[_Work]] = {}
+        self._works: dict[int, dict[_Work, None]] = {}  # in the order of their starts
 
     def on(self, node: int) -> list[_Work]:
         """What runs on a node."""
@@ -332,14 +338,20 @@ class _Room:
             return (min(fit, key=lambda n: self.cpu[n]), ()) if fit else None
         if ask.gpus > 1:
             return self._several(ask, near)
-        if near is not None:
-            there = self.devices.get(near[0], [])
-            free = np.array([d for d in there if self.gpu[d] >= ask.gpus - _ROOM], int)
-        else:
+        if near is None:
             free = np.flatnonzero(self.gpu >= ask.gpus - _ROOM)
-        for device in free[np.argsort(self.gpu[free], kind="stable")]:
-            if self._holds(ask, int(self.owner[device])):
-                return int(self.owner[device]), (int(device),)
+            ranked = free[np.argsort(self.gpu[free], kind="stable")].tolist()
+        elif self._holds(ask, near[0]):
+            there = self.devices.get(near[0], [])
+            share = {d: float(self.gpu[d]) for d in there}
+            ranked = [d for d in there if share[d] >= ask.gpus - _ROOM]
+            ranked.sort(key=share.__getitem__)
+        else:
+            return None
+        for device in ranked:
+            node = int(self.owner[device])
+            if self._holds(ask, node):
+                return node, (device,)
         return None
 
     def _several(
@@ -366,12 +378,12 @@ class _Room:
 
     def give(self, work: _Work) -> None:
         """Leave a place."""
-        self._works.get(work.place[0], set()).discard(work)
+        self._works[work.place[0]].pop(work)
         self._move(work.ask, work.place, 1)
 
     def put(self, work: _Work) -> None:
         """Remember who is where."""
-        self._works.setdefault(work.place[0], set()).add(work)
+        self._works.setdefault(work.place[0], {})[work] = None
 
     def _move(self, ask: Ask, place: tuple[int, tuple[int, ...]], sign: int) -> None:
         node, taken = place

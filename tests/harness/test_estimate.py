@@ -1,5 +1,6 @@
 """Predictions: what was seen, moved to what was not, and priors for the rest."""
 
+import pickle
 import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -15,6 +16,7 @@ from harness.driver import Driver
 from harness.estimate import Predictor
 from harness.executors.inline import Inline
 from harness.forecast import ONE, forecast, sentences
+from harness.history import History
 from harness.plan import Plan
 from harness.priors import BASE, CONTEXT, step_seconds, tokens
 from results.db import ask
@@ -175,7 +177,7 @@ def test_a_model_says_its_size_by_its_name(name, params, plan):
 
     model = replace(plan().bundles[0].trials[0].model, name=name)
 
-    assert Predictor().params(model) == params
+    assert History().params(model) == params
 
 
 def test_a_larger_batch_takes_what_does_not_belong_to_the_weights_as_often(
@@ -231,6 +233,41 @@ def test_a_run_teaches_what_its_store_teaches(plan, tmp_path):
     from_run = live.bundle(made.bundles[0])
     assert from_run.seconds.mid == pytest.approx(from_store.seconds.mid, rel=1e-6)
     assert from_run.host.high == pytest.approx(from_store.host.high, rel=0.05)
+
+
+def test_what_is_new_changes_a_prediction_at_once_and_the_rest_in_time(plan):
+    (bundle,) = plan().bundles
+    predictor = Predictor()
+    load = {"load_seconds": 1.0, "threads": 1}
+    trial = bundle.trials[0]
+
+    guessed = predictor.bundle(bundle, H100).seconds.mid
+    predictor.learn(trial, load, "NVIDIA H100")
+    assert predictor.bundle(bundle, H100).seconds.mid < guessed  # the first of its kind
+    for _ in range(999):
+        predictor.learn(trial, load, "NVIDIA H100")
+    before = predictor.bundle(bundle, H100)
+    predictor.learn(trial, {**load, "peak_device_bytes": 3e9}, "NVIDIA H100")
+    larger = predictor.bundle(bundle, H100)
+    assert larger.device.high > before.device.high  # a peak is never forgotten
+    for _ in range(50):
+        predictor.learn(trial, load | {"load_seconds": 100.0}, "NVIDIA H100")
+    assert predictor.bundle(bundle, H100).seconds.mid > before.seconds.mid + 3
+
+
+def test_bundles_that_differ_in_nothing_that_matters_have_one_shape(plan):
+    (bundle,) = plan().bundles
+    first, other = (
+        bundle.part(tuple(t for t in bundle.trials if t.ratio == ratio))
+        for ratio in (0.25, 0.5)
+    )
+
+    assert first.id != other.id
+    assert first.shape is other.shape
+    assert pickle.loads(pickle.dumps(first)).shape is first.shape
+    assert bundle.shape is not first.shape
+    assert replace(first, lied=1).shape is not first.shape
+    assert replace(first, exclusive=True).shape is not first.shape
 
 
 def test_a_forecast_fills_the_cluster_and_adds_up(plan, tmp_path):

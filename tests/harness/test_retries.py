@@ -70,9 +70,9 @@ def run(tmp_path: Path, toys: Path):
     path = tmp_path / "grid.yaml"
     path.write_text(GRID)
 
-    def runs(world: World) -> tuple[Store, Outcome]:
+    def runs(world: World, kind: type[Uncut] = Uncut) -> tuple[Store, Outcome]:
         store = open_store(tmp_path / "store", create=True)
-        executor = Uncut(parse("1xH100"), world)
+        executor = kind(parse("1xH100"), world)
         driver = Driver(
             plan=plans.make(grids.read(path)),
             store=store,
@@ -141,6 +141,25 @@ def test_a_bundle_that_is_put_back_keeps_its_tries_of_other_classes(run):
         "SELECT error_class, count(*), max(node) FROM trials GROUP BY 1 ORDER BY 1",
     ).rows
     assert rows == [("crowded", 4, None), ("infra", 2, "node-7")]
+
+
+class Singly(Uncut):
+    """Cuts what it is given again into single trials."""
+
+    def arrange(self, bundles: Sequence[Bundle]) -> list[Bundle]:
+        if not self.world.jobs:
+            return list(bundles)
+        return [b.part((trial,)) for b in bundles for trial in b.trials]
+
+
+def test_what_is_lost_when_nothing_else_waits_is_cut_for_idle_slots(run):
+    world = World(
+        lambda job, n: crashed("lost", "infra") if n == 1 else ended(job, "ok")
+    )
+    _, outcome = run(world, Singly)
+
+    assert [len(job.bundle.trials) for job in world.jobs] == [3, 1, 1, 1]
+    assert outcome.counts == {"ok": 3}
 
 
 def test_waits_double_with_jitter_up_to_a_minute(run, monkeypatch):
