@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import random
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -210,11 +211,13 @@ def folder(uri: str | Path) -> Folder:
         The folder; nothing is created and, for a path, nothing is read.
 
     Raises:
-        StoreError: If pyarrow knows no such file system.
+        StoreError: If pyarrow knows no such file system, or no bucket is named.
     """
     text = str(uri)
     if text.startswith("file://"):
         text = text.removeprefix("file://")
+    if re.match(r"[a-z][a-z0-9]+:/(?!/)", text):
+        raise StoreError(f"the store {text!r} has one slash behind the colon, not two")
     if "://" not in text:
         return LocalFolder(Path(text).expanduser().absolute())
     from pyarrow.fs import FileSystem
@@ -226,6 +229,10 @@ def folder(uri: str | Path) -> Folder:
             f"no file system for the store {text!r}: {why}; "
             "use a folder, or a URI such as s3://bucket/store"
         ) from why
+    if not root:
+        raise StoreError(
+            f"the store {text!r} names no bucket; write {text}BUCKET/STORE"
+        )
     return RemoteFolder(filesystem, root, text)
 
 

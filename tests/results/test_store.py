@@ -267,9 +267,18 @@ def test_a_store_in_a_bucket_reads_and_writes_the_same(tmp_path):
     assert pq.read_table(file).num_rows == 1
 
 
-def test_an_unknown_scheme_is_explained():
-    with pytest.raises(StoreError, match="no file system for the store 'ftpx://a/b'"):
-        open_store("ftpx://a/b")
+@pytest.mark.parametrize(
+    ("uri", "reason"),
+    [
+        ("ftpx://a/b", "no file system for the store 'ftpx://a/b'"),
+        ("s3://", "names no bucket; write s3://BUCKET/STORE"),
+        ("s3:///store", "Missing bucket name"),
+        ("s3:/bucket/store", "one slash behind the colon"),
+    ],
+)
+def test_a_place_that_is_none_is_one_clear_message(uri, reason):
+    with pytest.raises(StoreError, match=reason):
+        open_store(uri)
 
 
 def test_format_json_says_which_schema(empty):
