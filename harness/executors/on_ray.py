@@ -295,7 +295,7 @@ class OnRay:
             self._forget_artifacts(one.job)  # a crash there is built again
             crash = _crash(why, overstayed=one.overstayed)
             return [self._blame(one.job, crash)]
-        self._recall.hear(one.stream, events)
+        events = self._recall.hear(one.stream, events)
         for event in events:
             if event.what == "started":
                 one.trial, one.since = event.trial, time.monotonic()

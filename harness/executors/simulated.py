@@ -220,8 +220,7 @@ class Simulated:
             return
         assert end is not None
         work.since = self.time
-        self._recall.hear(work, [end])
-        yield work, [end]
+        yield work, self._recall.hear(work, [end])
         yield from self._give_back(work)
         self._at(self.time + work.ahead[0][0], "ends", work)
 
@@ -235,8 +234,7 @@ class Simulated:
         work.ahead = deque(one for one in work.ahead if one[1] not in given)
         if given:
             returned = Event(what="returned", trials=given)
-            self._recall.hear(work, [returned])
-            yield work, [returned]
+            yield work, self._recall.hear(work, [returned])
 
     def _fail(self, work: _Work) -> Iterator[tuple[_Work, list[Event]]]:
         if work.artifact is not None:  # Ray builds it again, elsewhere

@@ -128,6 +128,22 @@ def test_the_idle_slot_takes_as_much_as_ends_both_together(plan, tmp_path):
     assert len(ended) == made.trials
 
 
+def test_with_enough_idle_slots_each_trial_that_is_given_back_has_its_own(
+    plan, tmp_path
+):
+    # Of the six behind trial 2, which ends at 210, one stays; five slots load first.
+    made, world = plan("dense, toy_drop"), World()
+    executor = Uncut(parse("8xCPU"), world)
+
+    ended = run(made, executor, tmp_path)
+
+    assert executor.time == pytest.approx(210 + LOAD + EACH)
+    slow = next(b for b in made.bundles if b.trials[0].method.name == "toy_drop")
+    assert world.began[-5:] == [(t.id,) for t in slow.trials[-5:]]
+    assert set(ended.values()) == {1}
+    assert len(ended) == made.trials
+
+
 def test_a_worker_that_dies_after_it_gave_back_repeats_only_what_it_kept(
     plan, tmp_path
 ):
@@ -164,7 +180,8 @@ def test_a_bundle_is_asked_once_and_again_when_it_gave(plan):
     first = asks.due(100.0)["a"]
     assert first == tuple(t.id for t in only.trials[-3:])
     assert asks.due(200.0) == {}
-    asks.hear("a", [Event(what="returned", trials=first)])
+    returned = [Event(what="returned", trials=first)]
+    assert asks.hear("a", returned) == returned  # one slot is idle
     assert asks.due(300.0)["a"] == (only.trials[4].id,)  # 3 are left behind trial 2
     assert asks.drop("a")
 
