@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness.accelerators import Cluster, Node
+from harness.core import BenchError
 from harness.events import Event, Job
 from harness.packing import Packer
 from harness.plan import Artifact, Plan
@@ -72,24 +73,47 @@ def forecast(plan: Plan, cluster: Cluster, predictor: Predictor) -> Forecast:
 
     Returns:
         The forecast.
-    """
-    from harness.executors.simulated import Simulated
 
+    Raises:
+        BenchError: If no node could ever hold some bundle; names each.
+    """
     packer = Packer(cluster=cluster, predictor=predictor)
-    work = Simulated(cluster, _AsPredicted(packer), predictor)
-    for _ in work.run(_jobs(plan, packer)):
-        pass
     needs = [(b, packer.need(b)) for b in plan.bundles]
+    if cluster is ONE:  # whatever a bundle asks for, one goes after the other
+        built = (predictor.artifact(a).mid for a in plan.artifacts.values())
+        time = busy = sum(n.seconds.mid for _, n in needs) + sum(built)
+    else:
+        time, busy = _simulated(plan, packer)
     asks = [packer.ask(b) for b, _ in needs]
     spread = _spread(plan, packer)
     return Forecast(
-        seconds=_around(work.time, spread),
-        busy=_around(work.busy, spread),
+        seconds=_around(time, spread),
+        busy=_around(busy, spread),
         device=max((n.device for _, n in needs), key=lambda s: s.high),
         host=max((n.host for _, n in needs), key=lambda s: s.high),
         shares=len(asks) / (sum(a.gpus for a in asks) or len(asks)),
         guessed=sum(len(b.trials) for b, n in needs if n.guessed),
     )
+
+
+def _simulated(plan: Plan, packer: Packer) -> tuple[float, float]:
+    """Seconds from the first bundle to the last, and of all devices."""
+    from harness.executors.simulated import Simulated, placeable
+
+    wrong = dict.fromkeys(packer.mistakes(plan.bundles))
+    for bundle in {b.shape: b for b in plan.bundles}.values():
+        ask, first = packer.ask(bundle), bundle.trials[0]
+        if not placeable(packer.cluster, ask):
+            wrong[
+                f"no node of {packer.cluster} has what {first.method.name} on "
+                f"{first.model.name} asks for: {ask}"
+            ] = None
+    if wrong:
+        raise BenchError(*wrong)
+    work = Simulated(packer.cluster, _AsPredicted(packer), packer.predictor)
+    for _ in work.run(_jobs(plan, packer)):
+        pass
+    return work.time, work.busy
 
 
 def _jobs(plan: Plan, packer: Packer) -> Iterator[Job]:
@@ -132,7 +156,11 @@ def sentences(plan: Plan, cluster: Cluster, predictor: Predictor) -> Iterator[st
     if not plan.trials:
         yield "no work left"
         return
-    found = forecast(plan, cluster, predictor)
+    try:
+        found = forecast(plan, cluster, predictor)
+    except BenchError as why:
+        yield from (f"no forecast: {reason}" for reason in why.mistakes)
+        return
     if cluster is ONE:
         yield f"about {_times(found.seconds)} of work for one slot"
     else:

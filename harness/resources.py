@@ -177,6 +177,14 @@ class Ask:
     device_bytes: int | None = None
     host_bytes: int | None = None
 
+    def __str__(self) -> str:
+        """As a grid would ask for it."""
+        parts = {"cpus": f"{self.cpus:g}", "gpus": f"{self.gpus:g}"}
+        if self.memory:
+            parts["memory"] = gigabytes(self.memory)
+        kind = f" of {self.device}" if self.device else ""
+        return ", ".join(f"{name} {value}" for name, value in parts.items()) + kind
+
 
 def shortage(
     ask: Ask, device_free: int | None, host_free: int | None, held: int = 0

@@ -305,6 +305,11 @@ def _shape(ask: Ask) -> tuple[Any, ...]:
     return ask.cpus, ask.gpus, ask.memory, ask.device
 
 
+def placeable(cluster: Cluster, ask: Ask) -> bool:
+    """Whether any node could hold a job, were nothing else running."""
+    return _Room(cluster).find(ask) is not None
+
+
 class _Room:
     """What is free where."""
 

@@ -19,6 +19,7 @@ from harness.forecast import ONE, forecast, sentences
 from harness.history import History
 from harness.plan import Plan
 from harness.priors import BASE, CONTEXT, step_seconds, tokens
+from harness.resources import Resources
 from results.db import ask
 from results.store import open_store
 
@@ -253,6 +254,28 @@ def test_what_is_new_changes_a_prediction_at_once_and_the_rest_in_time(plan):
     for _ in range(50):
         predictor.learn(trial, load | {"load_seconds": 100.0}, "NVIDIA H100")
     assert predictor.bundle(bundle, H100).seconds.mid > before.seconds.mid + 3
+
+
+@pytest.mark.parametrize("asked", ["gpus: 16", "cpus: 99", "device_memory: 200GB"])
+def test_what_no_node_can_hold_is_said_and_one_slot_holds_everything(
+    asked, plan, tmp_path
+):
+    made = plan()
+    bundles = [replace(b, resources=asks(asked)) for b in made.bundles]
+    made = replace(made, bundles=bundles)
+
+    (line,) = sentences(made, parse("16xH100"), Predictor())
+    alone = list(sentences(made, ONE, Predictor()))
+
+    assert line.startswith("no forecast: ")
+    assert "toy_drop on toy asks for" in line
+    assert alone[0].endswith("of work for one slot")
+
+
+def asks(text: str) -> Resources:
+    name, _, value = text.partition(": ")
+    number = value if name == "device_memory" else int(value)
+    return Resources(**{name: number})
 
 
 def test_bundles_that_differ_in_nothing_that_matters_have_one_shape(plan):
