@@ -43,7 +43,8 @@ def run(job: Job, built: Sequence[Built] = ()) -> Iterator[Event]:
     Yields:
         ``started`` and ``ended`` for each trial that the driver does not ask back
         before it begins; ``returned`` for those; ``stopped`` if the store refused a
-        row, after which nothing of the job runs.
+        row, and ``crashed`` if somebody took this worker for dead, after which nothing
+        of the job runs.
     """
     devices.set_threads(int(job.bundle.resources.cpus))
     try:
@@ -62,7 +63,8 @@ def run(job: Job, built: Sequence[Built] = ()) -> Iterator[Event]:
     except StoreError as why:
         yield Event(what="stopped", headline=str(why))
     except _GivenUp:
-        return
+        gone = "its marker is gone: another driver took it for dead"
+        yield Event(what="crashed", status="lost", error_class="infra", headline=gone)
 
 
 class _GivenUp(Exception):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import random
 import signal
@@ -154,13 +155,12 @@ class Driver:
         while True:
             now = self.clock.now()
             if self._retries and self._retries[0][0] <= now:
-                again = heapq.heappop(self._retries)[2]
-                if self._queue:
-                    return again
-                self._queue.extend(self.executor.arrange([again]))  # cut for idle slots
+                return heapq.heappop(self._retries)[2]
+            if self._queue and self.executor.stale():
+                self._queue = deque(self.executor.arrange(list(self._queue)))
+                if self.outcome.stopped is not None:  # drained meanwhile
+                    self._queue.clear()
             if self._queue:
-                if self.executor.stale():
-                    self._queue = deque(self.executor.arrange(self._queue))
                 return self._queue.popleft()
             # With jobs in hand the executor asks again at their next event, or soon.
             if not self._retries or self._ended:
@@ -235,17 +235,24 @@ class Driver:
 
     def _bury(self, job: Job, event: Event) -> None:
         """A worker died: its trial in hand gets a row, the rest runs again."""
-        ended = self._ended.pop(job.key, set())
-        self._retry(job)
         running.forget(self.store, f"{job.name}.json")  # what it ends now is not stored
-        left = [t for t in job.bundle.trials if t.id not in ended]
+        if job.key not in self._ended:  # all of it was heard before
+            return
+        left = [t for t in job.bundle.trials if t.id not in self._ended[job.key]]
         for trial in list(left):  # committed, but the news died with the worker
-            if not committed(self.store, job.attempts[trial.id]):
+            row = committed(self.store, job.attempts[trial.id])
+            if row is None:
                 break
             left.remove(trial)
-            self.outcome.counts["ok"] += 1
+            told = Event(
+                what="ended", trial=trial.id, status=row[0], error_class=row[1]
+            )
+            self._count(job, trial, told)
+            self.watcher.event(job, trial, told)
         if not left:
             return
+        del self._ended[job.key]
+        self._retry(job)
         first = left[0]
         self.store.append(
             base_row(job, first)
@@ -279,13 +286,31 @@ class Driver:
         heapq.heappush(self._retries, (due, next(self._order), rest))
 
 
-def committed(store: Store, attempt: str) -> bool:
-    """Whether an attempt has its row, in a file of its own or in a compacted one."""
-    if store.folder.read(f"trials/{attempt}.parquet") is not None:
-        return True
-    if not store.folder.names("trials/compacted"):
-        return False
-    return bool(ask(store, "SELECT 1 FROM trials WHERE attempt = ?", [attempt]).rows)
+def committed(store: Store, attempt: str) -> tuple[str, str | None] | None:
+    """Status and error class of an attempt's row; None where it has none.
+
+    Args:
+        store: The store.
+        attempt: The attempt.
+
+    Returns:
+        Those of its own file, or of a compacted one.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    content = store.folder.read(f"trials/{attempt}.parquet")
+    if content is not None:
+        with contextlib.suppress(pa.ArrowException, OSError):  # else it is damaged
+            columns = ["status", "error_class"]
+            found = pq.read_table(pa.BufferReader(content), columns=columns)
+            row = found.to_pylist()[0]
+            return row["status"], row["error_class"]
+    if content is None and not store.folder.names("trials/compacted"):
+        return None
+    query = "SELECT status, error_class FROM trials WHERE attempt = ?"
+    rows = ask(store, query, [attempt]).rows
+    return (str(rows[0][0]), rows[0][1]) if rows else None
 
 
 def reconcile(store: Store) -> int:
@@ -302,7 +327,7 @@ def reconcile(store: Store) -> int:
         if marker.alive() is not False:
             continue
         for attempt, trial in marker.attempts:
-            if not committed(store, attempt):
+            if committed(store, attempt) is None:
                 store.append(_lost_row(store, marker, attempt, trial))
                 lost += 1
                 break  # the ones behind it had not started

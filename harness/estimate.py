@@ -34,7 +34,7 @@ class Need:
         setup: The part of it that a second half of the bundle would repeat.
         device: Peak bytes on a device, what CUDA takes for itself included.
         host: Peak bytes of host memory.
-        known: Whether the bytes were seen on this kind of device, not guessed.
+        known: Whether the bytes were seen, of the very same trials on such a device.
         guessed: Whether a prior stands for some of the seconds.
     """
 
@@ -171,21 +171,20 @@ class _Question:
         trial = self.trial
         params = self.history.params(trial.model)
         alive = alive_bytes(trial.method, params, trial.dtype)
-        host = self._peak("memory", task)
-        on_device = self._peak("device", task)
-        sure = on_device is not None
+        (host, same_host), (on_device, same) = (
+            self._peak(kind, task) for kind in ("memory", "device")
+        )
         if on_device is None and host is not None:  # seen on a CPU: what torch held
             on_device = _without(host, BASE)
         if on_device is None:
             on_device = alive
         if host is None:
-            sure = False
             host = alive + Span(BASE, BASE, BASE)
-        if self.device == CPU.name:
-            sure = self._peak("memory", task) is not None
+        sure = same_host and (same or self.device == CPU.name)
         return on_device + Span(CONTEXT, CONTEXT, CONTEXT), host, sure
 
-    def _peak(self, kind: str, task: Part) -> Span | None:
+    def _peak(self, kind: str, task: Part) -> tuple[Span | None, bool]:
+        """Bytes where something was seen, and whether it was of the very same task."""
         trial = self.trial
         found_at = peak_places(
             kind,
@@ -201,8 +200,8 @@ class _Question:
                 more = max(1.0, tokens(task.protocol or "{}") / read)
                 fixed = min(fixed, peak)
                 value = fixed + (peak - fixed) * more
-                return Span(value, value, value).wider((1.0, 1.2)[level])
-        return None
+                return Span(value, value, value).wider((1.0, 1.2)[level]), not level
+        return None, False
 
 
 def _without(span: Span, taken: float) -> Span:

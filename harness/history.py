@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -66,7 +67,8 @@ class History:
         made = cls()
         if store.files("trials"):
             for row in ask(store, _HISTORY).dicts():
-                made.add(row)
+                with contextlib.suppress(ValueError, TypeError, AttributeError):
+                    made.add(row)  # else what it says of itself is no JSON object
         return made
 
     def add(self, row: Mapping[str, Any]) -> None:

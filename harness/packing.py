@@ -13,13 +13,14 @@ from harness.accelerators import CPU, Cluster, Device
 from harness.estimate import Need, Predictor
 from harness.events import Event
 from harness.plan import Bundle, Shape
+from harness.priors import CONTEXT
 from harness.resources import Ask, gigabytes
 from harness.trial import Trial
 
 MARGIN = 1.15  # over the predicted peak
 LEAST = 0.05  # of a device: at most twenty bundles share one
 STEP = 512 * 2**20  # host bytes are asked for in such steps: few shapes for Ray
-USABLE = 0.9  # of a node's memory, where a prediction asks for more than there is
+USABLE = 0.9  # of a node's or a device's memory, where more is asked for
 GRAIN = 0.25  # of the ideal time of the whole plan: longer bundles are cut
 REPEATED = 0.1  # the share of a bundle that a cut may repeat when no slot is idle
 AHEAD = 1.25  # of the cluster's room is handed to Ray, and never fewer than FEW bundles
@@ -87,10 +88,7 @@ class Packer:
         """The share of a device, its kind where it matters, and the bytes to check."""
         asked, devices = bundle.resources, self.cluster.devices
         stated = asked.device_bytes
-        sure = (
-            stated if stated is not None else need.device.high if need.known else None
-        )
-        checked = None if sure is None else int(sure)
+        checked = _to_check(stated, need, devices)
         if asked.gpus is not None:
             return asked.gpus, None, checked
         if not self.cluster.gpus and stated is None:
@@ -161,7 +159,7 @@ class Packer:
         counts = Counter(b.shape for b in bundles)
         used = dict.fromkeys(_capacity(self.cluster), 0.0)
         for shape, bundle in _some(bundles).items():
-            for name, part in _parts(self.ask(bundle)).items():
+            for name, part in _slot(self.ask(bundle)).items():
                 used[name] += part * counts[shape]
         wide = [
             room * len(bundles) / used[name]
@@ -250,6 +248,27 @@ class Packer:
         return done + kept
 
 
+def _to_check(stated: int | None, need: Need, devices: Sequence[Device]) -> int | None:
+    """Bytes that must be free on a device before a bundle starts.
+
+    What is free there is told by a process that has CUDA's own part already. Nobody has
+    more free than most of a device, whatever was predicted.
+    """
+    if stated is None and not need.known:
+        return None
+    wanted = stated if stated is not None else need.device.high - CONTEXT
+    largest = max((d.bytes for d in devices if d.bytes is not None), default=None)
+    return int(wanted if largest is None else min(wanted, USABLE * largest))
+
+
+def _slot(ask: Ask) -> dict[str, float]:
+    """What an ask takes from others: of a device also the rest that nobody can have."""
+    parts = _parts(ask)
+    if 0 < ask.gpus < 1:
+        parts["gpu"] = 1 / int(1 / ask.gpus + 1e-9)
+    return parts
+
+
 def _some(bundles: Iterable[Bundle]) -> dict[Shape, Bundle]:
     """One bundle of each shape."""
     return {bundle.shape: bundle for bundle in bundles}
@@ -259,7 +278,7 @@ def _sooner(whole: Need, halves: Sequence[Need], *, free: bool) -> bool:
     """Whether a cut on idle slots ends sooner; one that others pay for always does."""
     longest = max(n.seconds.mid for n in halves)
     shorter = longest <= (1 - REPEATED) * whole.seconds.mid
-    return not free or not whole.known or shorter
+    return not free or whole.guessed or shorter
 
 
 def _halves(bundle: Bundle) -> list[Bundle]:

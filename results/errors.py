@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -10,12 +11,13 @@ class StoreError(Exception):
     """A mistake that a person can fix; the command line ends with exit status 2.
 
     Args:
-        *mistakes: One sentence for each mistake, all of them at once.
+        *mistakes: One sentence for each mistake, all of them at once; the name and the
+            password of a URI are left out of it.
     """
 
     def __init__(self, *mistakes: str) -> None:
-        super().__init__("\n".join(mistakes))
-        self.mistakes = list(mistakes)
+        self.mistakes = [re.sub(r"://[^/@\s]+@", "://", one) for one in mistakes]
+        super().__init__("\n".join(self.mistakes))
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> StoreError:

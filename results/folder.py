@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 from results.errors import StoreError
 
 T = TypeVar("T")
-PATIENCE = 60.0  # seconds that an object store may be away before a run stops
+PATIENCE = 60.0  # seconds; SHRINKGRID_PATIENCE in the environment is another
 
 
 class Folder(Protocol):
@@ -106,8 +106,8 @@ class LocalFolder:
 class RemoteFolder:
     """A bucket or any other file system of pyarrow; one PUT makes a file appear.
 
-    Every request is made again, with growing pauses, until it succeeds or ``PATIENCE``
-    is over (SHRINKGRID_PATIENCE in the environment): none does harm when repeated.
+    Every request is made again, with growing pauses, until it succeeds or ``patience``
+    is over: none does harm when repeated.
     """
 
     def __init__(self, filesystem: Any, root: str, uri: str) -> None:
@@ -150,11 +150,17 @@ class RemoteFolder:
 
     def move(self, path: str, target: str) -> bool:
         """Rename a file, if it is there; whether it was."""
+        source = f"{self.root}/{path}"
         parent = f"{self.root}/{target}".rpartition("/")[0]
 
         def rename() -> None:
             self.filesystem.create_dir(parent, recursive=True)
-            self.filesystem.move(f"{self.root}/{path}", f"{self.root}/{target}")
+            try:
+                self.filesystem.move(source, f"{self.root}/{target}")
+            except OSError as why:  # S3 says no more than that the copy failed
+                if not self.filesystem.get_file_info(source).is_file:
+                    raise FileNotFoundError(source) from why
+                raise
 
         try:
             self._patiently(rename)
@@ -171,6 +177,11 @@ class RemoteFolder:
         return patiently(request, self.uri)
 
 
+def patience() -> float:
+    """Seconds that an object store may be away before a run stops."""
+    return float(os.environ.get("SHRINKGRID_PATIENCE", PATIENCE))
+
+
 def patiently(request: Callable[[], T], uri: str) -> T:
     """What a request of an object store returns, once it succeeds.
 
@@ -185,8 +196,7 @@ def patiently(request: Callable[[], T], uri: str) -> T:
         FileNotFoundError: If there is no such file; this is an answer.
         StoreError: If the store does not answer, or refuses.
     """
-    patience = float(os.environ.get("SHRINKGRID_PATIENCE", PATIENCE))
-    deadline, pause = time.monotonic() + patience, 0.5
+    deadline, pause = time.monotonic() + patience(), 0.5
     while True:
         try:
             return request()

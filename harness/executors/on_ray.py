@@ -26,6 +26,7 @@ from harness.recall import Recall
 from harness.resources import Ask, shortage
 from results import running
 from results.errors import StoreError
+from results.folder import patience
 from results.store import open_store
 
 GRACE = 30.0  # seconds beyond its limit that a trial gets before its worker is killed
@@ -333,7 +334,8 @@ class OnRay:
         """Kill the worker of a trial that overstayed in C code."""
         for stream, one in list(self._running.items()):
             limit = one.job.bundle.resources.seconds
-            late = limit is not None and time.monotonic() - one.since > limit + GRACE
+            grace = GRACE + (patience() if "://" in one.job.store else 0.0)
+            late = limit is not None and time.monotonic() - one.since > limit + grace
             if late and one.trial and not one.overstayed:
                 one.overstayed = True
                 ray.cancel(stream, force=True)
@@ -363,6 +365,9 @@ def _crash(why: exceptions.RayError, *, overstayed: bool) -> Event:
         return _crashed("out_of_memory", "oom", said_oom)
     if isinstance(why, StoreError):  # it could not build an artifact
         return Event(what="stopped", headline=str(why.cause))  # type: ignore[attr-defined]
+    cause = getattr(why, "cause", None)
+    if isinstance(cause, exceptions.RayError):  # who built its artifact died
+        return _crash(cause, overstayed=False)
     if isinstance(why, exceptions.RayTaskError):  # our own code raised in the worker
         return _crashed("failed", "bug", reason)
     return _crashed("lost", "infra", reason)

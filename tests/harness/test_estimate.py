@@ -236,6 +236,18 @@ def test_a_run_teaches_what_its_store_teaches(plan, tmp_path):
     assert from_run.host.high == pytest.approx(from_store.host.high, rel=0.05)
 
 
+@pytest.mark.parametrize("text", ["{", "[3]", '{"a"'])
+@pytest.mark.parametrize("column", ["method_options", "protocol_fields"])
+def test_a_stored_row_that_is_no_json_teaches_nothing(column, text, plan, tmp_path):
+    made = plan()
+    trial = made.bundles[0].trials[0]
+    store = open_store(tmp_path / "broken", create=True)
+    peaks = {"peak_device_bytes": 10**9, "peak_memory_bytes": 2 * 10**9}
+    store.append(row(trial, seconds=3.0, **peaks, **{column: text}))
+
+    assert Predictor.of(store).bundle(made.bundles[0], H100).seconds.mid > 0
+
+
 def test_what_is_new_changes_a_prediction_at_once_and_the_rest_in_time(plan):
     (bundle,) = plan().bundles
     predictor = Predictor()

@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from ray import exceptions
 
+from harness.executors.on_ray import _crash
 from results.db import ask
 from results.store import open_store
 
@@ -134,3 +136,20 @@ def test_plan_prints_every_trial_as_json(grid, tmp_path):
         ("run", "toy_drop", 0.75),
     ]
     assert not (tmp_path / "s").exists()
+
+
+BUILDER_DIED = exceptions.RayTaskError("f", "tb", exceptions.WorkerCrashedError())
+
+
+@pytest.mark.parametrize(
+    ("why", "status", "error_class"),
+    [
+        (exceptions.WorkerCrashedError(), "lost", "infra"),
+        (exceptions.OutOfMemoryError("node"), "out_of_memory", "oom"),
+        (exceptions.RayTaskError("f", "tb", ValueError("ours")), "failed", "bug"),
+        (BUILDER_DIED, "lost", "infra"),  # no fault of the trials that wait for it
+    ],
+)
+def test_what_ended_a_worker_says_what_becomes_of_its_trial(why, status, error_class):
+    crash = _crash(why, overstayed=False)
+    assert (crash.status, crash.error_class) == (status, error_class)

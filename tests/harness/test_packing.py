@@ -13,7 +13,7 @@ from harness import plan as plans
 from harness.accelerators import Cluster, Device, Node, known, parse
 from harness.estimate import Need, Predictor
 from harness.executors.simulated import Simulated
-from harness.packing import AHEAD, FEW, LEAST, MARGIN, Packer, Window
+from harness.packing import AHEAD, FEW, LEAST, MARGIN, USABLE, Packer, Window
 from harness.plan import Artifact, Bundle, Plan
 from harness.priors import CONTEXT, Span
 from harness.resources import Ask, Resources, read, shortage
@@ -57,8 +57,34 @@ def test_a_bundle_asks_for_the_share_that_its_peak_is_of_the_device(plan):
 
     assert ask.gpus == pytest.approx((8 * GB + CONTEXT) * MARGIN / (80 * GB), abs=1e-2)
     assert ask.gpus * 80 * GB >= (8 * GB + CONTEXT) * MARGIN
-    assert ask.device_bytes == 8 * GB + CONTEXT
+    assert ask.device_bytes == 8 * GB  # whoever looks has CUDA's own part already
     assert ask.device is None
+
+
+def test_no_more_must_be_free_than_a_device_can_have_free(plan):
+    (bundle,) = plan().bundles
+    ask = Packer(cluster=EIGHT, predictor=taught(bundle, peak=79.7e9)).ask(bundle)
+
+    assert ask.gpus == 1
+    assert ask.device_bytes == USABLE * 80 * GB
+
+
+def test_what_was_seen_of_another_batch_sends_no_bundle_back(plan):
+    (bundle,) = plan().bundles
+    other = bundle.part(tuple(t for t in bundle.trials if t.task.options == "{}"))
+    predictor = taught(other)
+    packer = Packer(cluster=EIGHT, predictor=predictor)
+
+    assert packer.ask(other).device_bytes == 8 * GB
+    assert packer.ask(bundle).device_bytes is None
+
+
+@pytest.mark.parametrize(("gpus", "slots"), [(0.35, 16), (0.5, 16), (0.55, 8), (1, 8)])
+def test_a_share_above_a_half_fills_a_device(plan, gpus, slots):
+    bundles = plan().bundles
+    some = [replace(b, resources=Resources(gpus=gpus)) for b in bundles] * 100
+
+    assert Packer(cluster=EIGHT).width(some) == slots
 
 
 @given(peak=st.floats(1e6, 60e9))
@@ -69,7 +95,7 @@ def test_bundles_that_share_a_device_fit_on_it_with_the_margin(peak):
     need = Need(
         seconds=ANY,
         setup=0.0,
-        device=Span(0, 0, peak),
+        device=Span(0, 0, peak + CONTEXT),
         host=ANY,
         known=True,
         guessed=False,
@@ -79,10 +105,10 @@ def test_bundles_that_share_a_device_fit_on_it_with_the_margin(peak):
     share, kind, checked = packer._devices(bundle, need)
 
     assert kind is None
-    assert checked == int(peak)
+    assert checked == pytest.approx(peak, abs=1)
     together = int(1 / share + 1e-9)
     assert 1 <= together <= 1 / LEAST
-    assert together * peak * MARGIN <= size
+    assert together * (peak + CONTEXT) * MARGIN <= size
 
 
 def test_without_a_device_nothing_of_one_is_asked(plan):

@@ -267,7 +267,8 @@ def test_a_worker_that_was_taken_for_dead_lets_the_next_one_be(plan, tmp_path):
     running.forget(store, f"{cut_off.name}.json")
     assert next(second).what == "started"
 
-    assert list(first) == []
+    (said,) = first
+    assert (said.what, said.status) == ("crashed", "lost")
 
     assert sum(e.what == "ended" for e in second) == 8
     query = "SELECT count(*), count(DISTINCT trial) FROM trials"

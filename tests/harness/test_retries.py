@@ -16,6 +16,7 @@ from harness.events import Event, Job
 from harness.executors.simulated import Simulated
 from harness.plan import Bundle
 from harness.resources import Ask
+from harness.rows import base_row
 from results.db import ask
 from results.store import Store, open_store
 
@@ -70,9 +71,9 @@ def run(tmp_path: Path, toys: Path):
     path = tmp_path / "grid.yaml"
     path.write_text(GRID)
 
-    def runs(world: World, kind: type[Uncut] = Uncut) -> tuple[Store, Outcome]:
+    def runs(world: World) -> tuple[Store, Outcome]:
         store = open_store(tmp_path / "store", create=True)
-        executor = kind(parse("1xH100"), world)
+        executor = Uncut(parse("1xH100"), world)
         driver = Driver(
             plan=plans.make(grids.read(path)),
             store=store,
@@ -143,23 +144,57 @@ def test_a_bundle_that_is_put_back_keeps_its_tries_of_other_classes(run):
     assert rows == [("crowded", 4, None), ("infra", 2, "node-7")]
 
 
-class Singly(Uncut):
-    """Cuts what it is given again into single trials."""
+def test_what_was_stored_before_a_worker_died_counts_as_its_row_says(run):
+    stored = [("failed", "bug"), ("out_of_memory", "oom")]
 
-    def arrange(self, bundles: Sequence[Bundle]) -> list[Bundle]:
-        if not self.world.jobs:
-            return list(bundles)
-        return [b.part((trial,)) for b in bundles for trial in b.trials]
+    def ends(job, n):
+        if n > 1:
+            return ended(job, "ok")
+        store = open_store(job.store)
+        for trial, (status, error_class) in zip(
+            job.bundle.trials, stored, strict=False
+        ):
+            row = {"status": status, "error_class": error_class, "measurements": []}
+            store.append(base_row(job, trial) | row)
+        return crashed("lost", "infra")
+
+    world = World(ends)
+    store, outcome = run(world)
+
+    assert outcome.counts == {"failed": 1, "ok": 2}
+    assert [len(job.bundle.trials) for job in world.jobs] == [3, 1, 1]
+    query = "SELECT status FROM trials WHERE error_class IS NOT NULL ORDER BY 1"
+    assert ask(store, query).rows == [("failed",), ("lost",), ("out_of_memory",)]
 
 
-def test_what_is_lost_when_nothing_else_waits_is_cut_for_idle_slots(run):
-    world = World(
-        lambda job, n: crashed("lost", "infra") if n == 1 else ended(job, "ok")
+def test_who_stops_while_the_queue_is_arranged_starts_nothing_more(tmp_path, toys):
+    path = tmp_path / "grid.yaml"
+    path.write_text(GRID)
+    world = World(lambda job, n: ended(job, "ok"))
+
+    class Interrupted(Uncut):
+        def arrange(self, bundles: Sequence[Bundle]) -> list[Bundle]:
+            parts = [b.part((t,)) for b in bundles for t in b.trials]
+            if world.jobs:
+                driver.drain()  # as a first Ctrl-C does in this moment
+            return parts
+
+        def stale(self) -> bool:
+            return bool(world.jobs)
+
+    executor = Interrupted(parse("1xCPU"), world)
+    driver = Driver(
+        plan=plans.make(grids.read(path)),
+        store=open_store(tmp_path / "store", create=True),
+        executor=executor,
+        watcher=Silent(),
+        clock=Clock(executor.now, executor.sleep),
     )
-    _, outcome = run(world, Singly)
 
-    assert [len(job.bundle.trials) for job in world.jobs] == [3, 1, 1, 1]
-    assert outcome.counts == {"ok": 3}
+    outcome = driver.run()
+
+    assert len(world.jobs) == outcome.counts["ok"] == 1
+    assert outcome.drained
 
 
 def test_waits_double_with_jitter_up_to_a_minute(run, monkeypatch):

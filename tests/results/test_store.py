@@ -281,6 +281,38 @@ def test_a_place_that_is_none_is_one_clear_message(uri, reason):
         open_store(uri)
 
 
+def test_no_message_has_the_password_of_a_uri():
+    error = StoreError("the store s3://me:secret@bucket/store does not answer")
+    assert str(error) == "the store s3://bucket/store does not answer"
+    assert error.mistakes == [str(error)]
+
+
+def test_a_file_that_is_gone_from_a_bucket_is_not_moved(tmp_path, monkeypatch):
+    from pyarrow import fs
+
+    class S3:
+        """Says of a missing source what S3 says: the copy failed."""
+
+        def __init__(self) -> None:
+            self.real = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
+
+        def __getattr__(self, name):
+            return getattr(self.real, name)
+
+        def move(self, source, target) -> None:
+            if not self.real.get_file_info(source).is_file:
+                raise OSError("AWS Error UNKNOWN during CopyObject operation")
+            self.real.move(source, target)
+
+    monkeypatch.setenv("SHRINKGRID_PATIENCE", "1")
+    place = RemoteFolder(S3(), "store", "s3://store")
+    place.write("trials/a.parquet", b"x")
+
+    assert place.move("trials/a.parquet", "damaged/a") is True
+    assert place.move("trials/a.parquet", "damaged/b") is False
+    assert place.names("damaged") == ["a"]
+
+
 def test_format_json_says_which_schema(empty):
     stored = json.loads((empty.folder.local / "format.json").read_text())
     assert stored["schema_version"] == 1
