@@ -27,6 +27,7 @@ from harness.trial import Part
 from results import artifacts as shelf
 from results.errors import StoreError
 from results.folder import explained
+from results.running import draining
 from results.store import Store, open_store
 
 
@@ -49,6 +50,9 @@ def produce(job: ArtifactJob) -> Built:
     try:
         if shelf.find(store, artifact.id) is not None:
             return Built(artifact=artifact.id, reused=True)
+        if job.run and draining(store, job.run):  # nobody will begin what waits for it
+            why = "not begun: the run was asked to stop"
+            return Built(artifact=artifact.id, error=why, error_class="infra")
         with shelf.make(store, artifact.id, about=str(artifact)) as folder:
             _BUILDERS[artifact.kind](artifact, folder, store)
     except StoreError:

@@ -163,8 +163,9 @@ class _Question:
                 factor = unit(level, self.pace, (step, trial.method, params))
                 value = seen.span() * (0.0 if factor is None else 1 / factor)
                 return value.wider(WIDE[max(0, level - 1)])
-        self.guessed = True
-        return step_seconds(step, trial.method, params, self.pace)
+        prior = step_seconds(step, trial.method, params, self.pace)
+        self.guessed = self.guessed or prior.mid > 0  # no fit takes no time for sure
+        return prior
 
     def peaks(self, task: Part) -> tuple[Span, Span, bool]:
         """Peak bytes on the device and on the host, and whether they were seen."""

@@ -47,11 +47,12 @@ class Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArtifactJob:
-    """An artifact to build."""
+    """An artifact to build; ``run`` is the run that asks for it, if one does."""
 
     artifact: Artifact
     store: str
     cpus: float = 1.0
+    run: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

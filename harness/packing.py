@@ -124,7 +124,7 @@ class Packer:
 
     def learn(self, trial: Trial, ask: Ask, event: Event) -> None:
         """Let the next prediction know what a trial took."""
-        device = self.device.name if ask.gpus else CPU.name
+        device = (ask.device or self.device.name) if ask.gpus else CPU.name
         self.predictor.learn(trial, event.numbers, device)
 
     def mistakes(self, bundles: Iterable[Bundle]) -> list[str]:

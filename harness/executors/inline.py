@@ -44,7 +44,7 @@ class Inline:
         if key not in self._built:
             artifact = next(a for a in job.bundle.artifacts if a.id == key)
             self._built[key] = artifacts.produce(
-                ArtifactJob(artifact=artifact, store=job.store)
+                ArtifactJob(artifact=artifact, store=job.store, run=job.run)
             )
         return self._built[key]
 

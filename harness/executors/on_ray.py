@@ -228,7 +228,10 @@ class OnRay:
         """The reference of an artifact, which is built once for all jobs."""
         if artifact.id not in self._artifacts:
             work = ArtifactJob(
-                artifact=artifact, store=job.store, cpus=job.bundle.resources.cpus
+                artifact=artifact,
+                store=job.store,
+                cpus=job.bundle.resources.cpus,
+                run=job.run,
             )
             options = self._options(replace(ask, cpus=work.cpus))
             task = self._builds[ask.gpus > 0].options(**options)

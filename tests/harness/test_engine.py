@@ -8,8 +8,13 @@ import pytest
 
 from harness import grid as grids
 from harness import plan as plans
+from harness.artifacts import produce
 from harness.driver import Driver, reconcile
+from harness.events import ArtifactJob
 from harness.executors.inline import Inline
+from harness.plan import Artifact
+from harness.trial import Part
+from results import running
 from results.compaction import compact
 from results.db import ask
 from results.store import open_store
@@ -225,3 +230,14 @@ def test_what_a_dead_worker_had_in_hand_becomes_lost_once_also_after_compaction(
     rows = ask(store, "SELECT attempt, trial, status FROM trials WHERE status = 'lost'")
     assert rows.rows == [("a" * 24, trials[1], "lost")]
     assert store.statuses()[trials[1]] == "ok"  # an ok row is never hidden
+
+
+def test_an_artifact_that_nobody_will_use_is_not_begun(tmp_path, toys):
+    store = open_store(tmp_path / "store", create=True)
+    artifact = Artifact(kind="dense", model=Part(name="toy", plugin="toy"), dtype="f")
+    running.drain(store, "stopped")
+
+    built = produce(ArtifactJob(artifact=artifact, store=store.uri, run="stopped"))
+
+    assert built.error == "not begun: the run was asked to stop"
+    assert built.error_class == "infra"
