@@ -4,12 +4,18 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+import ray
 from ray import exceptions
 
-from harness.executors.on_ray import _crash
+from harness import grid as grids
+from harness import plan as plans
+from harness.events import Job
+from harness.executors.on_ray import GRACE, OnRay, _crash, _Running
+from harness.resources import Ask
 from results.db import ask
 from results.store import open_store
 
@@ -153,3 +159,35 @@ BUILDER_DIED = exceptions.RayTaskError("f", "tb", exceptions.WorkerCrashedError(
 def test_what_ended_a_worker_says_what_becomes_of_its_trial(why, status, error_class):
     crash = _crash(why, overstayed=False)
     assert (crash.status, crash.error_class) == (status, error_class)
+
+
+@pytest.mark.parametrize(
+    ("store", "late", "killed"),
+    [
+        ("/store", GRACE + 1, True),
+        ("s3://bucket/store", GRACE + 1, False),  # it may be waiting for the bucket
+        ("s3://bucket/store", GRACE + 61, True),
+        ("/store", GRACE - 9, False),
+    ],
+)
+def test_a_worker_that_waits_for_its_store_has_not_overstayed(
+    store, late, killed, monkeypatch, toys, tmp_path
+):
+    path = tmp_path / "grid.yaml"
+    path.write_text(
+        "models: [toy]\nmethods: [dense]\nratios: [0]\ntasks: [toy_sum]\n"
+        "resources: {time: 10s}\n"
+    )
+    (bundle,) = plans.make(grids.read(path)).bundles
+    job = Job(bundle=bundle, attempts={"t": "a"}, store=store, grid="g", run="r")
+    one = _Running(job=job, ask=Ask(cpus=1), stream="stream", trial="t")
+    one.since = time.monotonic() - 10 - late
+    ended = []
+    monkeypatch.setattr(ray, "cancel", lambda stream, force: ended.append(stream))
+    executor = object.__new__(OnRay)  # without a cluster
+    executor._running = {"stream": one}
+
+    executor._enforce_limits()
+
+    assert ended == (["stream"] if killed else [])
+    assert one.overstayed is killed
