@@ -60,6 +60,7 @@ class Plugin:
 
 
 _plugins: dict[tuple[str, str], Plugin] = {}
+_sought: set[tuple[str, str]] = set()  # names whose packaged module was looked for
 
 
 def _register(plugin: Plugin) -> None:
@@ -262,13 +263,14 @@ def find(kind: str, name: str) -> Plugin:
         BenchError: If there is none; offers the nearest name.
     """
     _load_external()
-    if (kind, name) not in _plugins:
+    if (kind, name) not in _sought:  # also where a plugin has a packaged one's name
         module = f"{PACKAGES[kind]}.{_module_name(name)}"
         try:
             importlib.import_module(module)
         except ModuleNotFoundError as why:
             if why.name != module:
                 raise BenchError(f"{kind} {name!r} does not import: {why}") from why
+        _sought.add((kind, name))
     if (kind, name) in _plugins:
         return _plugins[kind, name]
     everything = discover(kind)

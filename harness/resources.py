@@ -12,6 +12,7 @@ from harness.options import build
 
 _BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _BYTES |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+_NUMBER = r"\d+(?:\.\d*)?|\.\d+"
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -80,7 +81,7 @@ def size(value: int | str | None) -> int | None:
     """
     if value is None:
         return None
-    found = re.fullmatch(r"\s*([\d.]+)\s*([KMGT]?I?B)?\s*", str(value).upper())
+    found = re.fullmatch(rf"\s*({_NUMBER})\s*([KMGT]?I?B)?\s*", str(value).upper())
     if not found:
         raise ValueError(f"{value!r} is no size; write 4GB or 512MiB")
     return int(float(found[1]) * _BYTES[found[2] or "B"])
@@ -103,7 +104,7 @@ def duration(value: float | str | None) -> float | None:
     """
     if value is None:
         return None
-    found = re.fullmatch(r"\s*([\d.]+)\s*([smhd])?\s*", str(value))
+    found = re.fullmatch(rf"\s*({_NUMBER})\s*([smhd])?\s*", str(value))
     if not found or float(found[1]) <= 0:
         raise ValueError(f"{value!r} is no duration; write 90s, 30m or 2h")
     return float(found[1]) * _SECONDS[found[2] or "s"]
@@ -120,11 +121,24 @@ class Rules:
         """What a bundle of this method and model gets; later rules win."""
         asked = dict(self.default)
         for rule in self.rules:
-            if fnmatch(model, rule.get("model", "*")) and fnmatch(
-                method, rule.get("method", "*")
-            ):
-                asked |= {k: v for k, v in rule.items() if k not in ("model", "method")}
+            names = (("model", model), ("method", method))
+            if all(_matches(name, rule.get(key, "*")) for key, name in names):
+                asked = _over(asked, rule)
         return Resources(**asked)
+
+
+def _matches(name: str, patterns: str | list[str]) -> bool:
+    several = [patterns] if isinstance(patterns, str) else patterns
+    return any(fnmatch(name, pattern) for pattern in several)
+
+
+def _over(asked: dict[str, Any], rule: dict[str, Any]) -> dict[str, Any]:
+    """What is asked for under one more rule; who needs no device needs none of it."""
+    plain = {k: v for k, v in rule.items() if k not in ("model", "method")}
+    merged = asked | plain
+    if plain.get("gpus") == 0 and "device_memory" not in plain:
+        merged.pop("device_memory", None)
+    return merged
 
 
 def read(value: Any) -> tuple[Rules, list[str]]:
@@ -149,11 +163,18 @@ def read(value: Any) -> tuple[Rules, list[str]]:
         plain = {k: v for k, v in asked.items() if k not in ("model", "method")}
         if asked is default and len(plain) < len(asked):
             mistakes.append("resources: 'model' and 'method' belong under 'for'")
+        for key in ("model", "method"):
+            named = asked.get(key, "*")
+            texts = named if isinstance(named, list) else [named]
+            if not all(isinstance(text, str) for text in texts):
+                mistakes.append(f"resources: {key} {named!r} is no pattern of names")
+        if asked is not default:
+            plain = _over(default, asked)
         try:
             build("resource", "resources", Resources, plain)
         except BenchError as why:
             mistakes.extend(f"resources: {m}" for m in why.mistakes)
-    return Rules(default, tuple(rules)), mistakes
+    return Rules(default, tuple(rules)), list(dict.fromkeys(mistakes))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,7 +32,7 @@ def export(store: Store, path: Path, form: str) -> None:
     try:
         reading(store, lambda s: write(s, beside, form))
         beside.rename(path)
-    except OSError as why:
+    except (OSError, duckdb.IOException) as why:
         raise StoreError(f"{path} cannot be written: {why}") from why
     finally:
         if beside.is_dir():

@@ -28,10 +28,22 @@ def render(answer: Answer, form: str) -> str:
     if form == "csv":
         return as_csv(answer)
     if form == "json":
-        return json.dumps(answer.dicts(), indent=1, default=str)
+        rows = [{k: _finite(v) for k, v in row.items()} for row in answer.dicts()]
+        return json.dumps(rows, indent=1, default=str)
     if form == "md":
         return as_markdown(answer)
     return as_columns(answer)
+
+
+def _finite(value: Any) -> Any:
+    """Null for what JSON has no number for."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, list):
+        return [_finite(one) for one in value]
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    return value
 
 
 def as_csv(answer: Answer) -> str:

@@ -58,7 +58,7 @@ def read(store: Store, **only: Iterable[str]) -> Answer:
         only["metric"] = metrics - {"all"}
     for column, names in only.items():
         place = answer.columns.index(column)
-        known = {row[place] for row in rows}
+        known = {row[place] for row in answer.rows}
         for name in names:
             if name not in known:
                 raise unknown(f"{column} in {store.uri}", name, known)

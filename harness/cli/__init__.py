@@ -98,6 +98,14 @@ def _status(arguments: list[str] | None) -> int:
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted: what was finished is stored", err=True)
         return 130
+    except UnicodeEncodeError as why:
+        complain(
+            [
+                f"this terminal cannot print {why.object[why.start]!r}; set "
+                "PYTHONIOENCODING=utf-8"
+            ]
+        )
+        return MISTAKE
     except BrokenPipeError:  # `shrinkgrid sql ... | head`
         sys.stderr.close()
         return COMPLETE

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli._common import format_option, make_plan, store_option
+from harness.cli._common import format_option, make_plan, on_store, store_option
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,20 +17,18 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("grid", required=False)
-@store_option
+@on_store
 @format_option
-def status(grid: str | None, store: str, form: str) -> int:
+def status(store: Store, grid: str | None, form: str) -> int:
     """Say what is done, running, failed and missing, of GRID or of every grid."""
     from harness.cli import COMPLETE
     from results.formats import render
-    from results.store import open_store
 
-    opened = open_store(store)
     if grid is not None:
-        return _status_of(grid, opened, form)
+        return _status_of(grid, store, form)
     from results.db import query
 
-    click.echo(render(query(opened, "FROM completeness"), form))
+    click.echo(render(query(store, "FROM completeness"), form))
     return COMPLETE
 
 
@@ -138,13 +136,12 @@ def _papers() -> list[dict[str, Any]]:
 @click.command()
 @click.argument("trial")
 @click.option("--grid", help="Look for the trial in this grid, not in the store.")
-@store_option
-def why(trial: str, grid: str | None, store: str) -> None:
+@on_store
+def why(store: Store, trial: str, grid: str | None) -> None:
     """Say why TRIAL (an id, or its beginning) will run or will not."""
     from harness.explain import explain
-    from results.store import open_store
 
-    for line in explain(trial, grid, open_store(store)):
+    for line in explain(trial, grid, store):
         click.echo(line)
 
 

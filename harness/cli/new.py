@@ -102,18 +102,24 @@ def new(kind: str, name: str) -> None:
     SHRINKGRID_PLUGINS tells shrinkgrid of it.
     """
     from harness.core import BenchError
+    from harness.registry import discover
 
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
         raise BenchError(
             f"{name!r} is no name for a {kind}: lower-case letters, digits and "
             "underscores, a letter first"
         )
+    if name in discover(kind):
+        raise BenchError(f"there is a {kind} {name!r} already; choose another name")
     path = folder(kind) / f"{name}.py"
     if path.exists():
         raise BenchError(f"{path} exists; choose another name")
     title = name.replace("_", " ").capitalize()
     cls = "".join(part.capitalize() for part in name.split("_"))
-    path.write_text(_TEMPLATES[kind].format(name=name, title=title, cls=cls))
+    try:
+        path.write_text(_TEMPLATES[kind].format(name=name, title=title, cls=cls))
+    except OSError as why:
+        raise BenchError(f"{path} cannot be written: {why.strerror}") from why
     click.echo(f"wrote {path}")
     if path.parent == Path.cwd():
         click.echo(f"make it known:  export SHRINKGRID_PLUGINS={path}")

@@ -44,6 +44,7 @@ def run(grid: str, store: str, quiet: bool, **options: Any) -> int:
     Exit status: 0 complete, 2 a mistake in the input, 3 some trials failed.
     """
     from rich.console import Console
+    from rich.markup import escape
 
     from harness.driver import reconcile
     from results import running
@@ -57,7 +58,7 @@ def run(grid: str, store: str, quiet: bool, **options: Any) -> int:
     outcome = None
     with _alone(grid, opened, picked, options.pop("take_over")) as (plan, old, run_id):
         for warning in opened.warnings:
-            console.print(f"[yellow]warning:[/] {warning}")
+            console.print(f"[yellow]warning:[/] {escape(warning)}")
         summarise(plan, old, console)
         if plan.bundles:
             outcome = _execute(plan, opened, console, {**options, "run_id": run_id})
@@ -180,6 +181,8 @@ def _record(plan: Plan, store: Store) -> str:
 
 
 def _finish(plan: Plan, store: Store, console: Console, outcome: Outcome | None) -> int:
+    from rich.markup import escape
+
     from harness.cli import COMPLETE, TRIALS_FAILED
 
     failed = len(plan.failed) + (outcome.failures if outcome else 0)
@@ -187,7 +190,7 @@ def _finish(plan: Plan, store: Store, console: Console, outcome: Outcome | None)
     if not console.quiet:
         _show_leaderboard(plan, store)
     for warning in store.warnings:
-        console.print(f"[yellow]warning:[/] {warning}")
+        console.print(f"[yellow]warning:[/] {escape(warning)}")
     if outcome is not None and outcome.stopped is not None:
         console.print(
             f"[yellow]stopped early:[/] {outcome.stopped}; run the same line to go on"
@@ -282,7 +285,9 @@ def plan(
     _table(made, console)
     summarise(made, old, console)
     for line in sentences(made, there, Predictor.of(opened)):
-        console.print(line, highlight=False)
+        console.print(line, highlight=False, markup=False)
+    for warning in opened.warnings if opened else ():
+        click.echo(f"warning: {warning}", err=True)
 
 
 def _cluster(text: str | None) -> Any:
@@ -313,6 +318,8 @@ def states(made: Plan) -> Iterator[tuple[str, Any, str | None]]:
 
 def summarise(made: Plan, old: dict[str, str], console: Console) -> None:
     """Counts first: what runs, what is done, what is shared."""
+    from rich.markup import escape
+
     reasons = len({why for _, why in made.unsupported})
     parts = [f"[bold]{made.trials} to run[/] in {len(made.bundles)} bundles"]
     if made.done:
@@ -321,7 +328,8 @@ def summarise(made: Plan, old: dict[str, str], console: Console) -> None:
         parts.append(f"[red]{len(made.failed)} failed[/]")
     if made.unsupported:
         parts.append(f"{len(made.unsupported)} unsupported ({reasons} reasons)")
-    console.print(f"[bold]{made.grid.name}[/]: " + ", ".join(parts), highlight=False)
+    name = escape(made.grid.name)
+    console.print(f"[bold]{name}[/]: " + ", ".join(parts), highlight=False)
     if made.trials:
         saved = [
             f"{done} {step} instead of {alone}"
@@ -336,11 +344,15 @@ def summarise(made: Plan, old: dict[str, str], console: Console) -> None:
             "(--refresh stale runs them again)"
         )
     if not made.trials and not made.failed:
-        console.print("nothing to run: every trial is finished")
+        why = "every trial is finished" if made.done else "no trial of it makes sense"
+        if not made.done and not made.unsupported:
+            why = "it excludes every trial"
+        console.print(f"nothing to run: {why}")
 
 
 def _table(made: Plan, console: Console) -> None:
     """One line a bundle, then the artifacts and the pairs that make no sense."""
+    from rich.markup import escape
     from rich.table import Table
 
     from harness.progress import span
@@ -368,7 +380,7 @@ def _table(made: Plan, console: Console) -> None:
     if made.bundles:
         console.print(table)
     for artifact in made.artifacts.values():
-        console.print(f"artifact  {artifact}", highlight=False)
+        console.print(f"artifact  {escape(str(artifact))}", highlight=False)
     seen = set()
     for trial, why in made.unsupported:
         if why not in seen:

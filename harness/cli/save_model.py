@@ -38,8 +38,12 @@ def save_model(trial: str, folder: Path, store: str) -> None:
 
     shelf = open_store(store)
     row = _row(shelf, trial)
-    if folder.exists() and any(folder.iterdir()):
-        raise BenchError(f"{folder} is not empty: name a new folder")
+    try:  # before the trial is made again, which may take hours
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise BenchError(f"{folder} is not empty: name a new folder")
+    except OSError as why:
+        raise BenchError(f"{folder} cannot be written: {why.strerror}") from why
     bundle = _bundle(row)
     model, shape = _rebuilt(bundle, shelf)
     origin = {

@@ -35,7 +35,7 @@ _PLOTS = ["pareto", "curves"]
 @click.option("--rows", multiple=True, help="A table of your own: method, model ...")
 @click.option("--cols", multiple=True, help="What its columns are: task, ratio ...")
 @click.option("--metric", help="What its cells are.")
-@click.option("--where", default="true", help="SQL condition on the view `scores`.")
+@click.option("--where", help="SQL condition on the view `scores`.")
 @click.option("--allow-mixed", is_flag=True, help="Let a column mix protocols.")
 @on_store
 def table(store: Store, paper: str | None, form: str, **options: Any) -> None:
@@ -49,13 +49,18 @@ def table(store: Store, paper: str | None, form: str, **options: Any) -> None:
     from results.tables import paper_table
     from results.tables_text import render
 
+    other = ("model", "substitute") if paper is None else _OWN
+    wrong = [f"--{key.replace('_', '-')}" for key in other if options[key]]
+    if wrong:
+        whose = "PAPER's table" if paper is None else "a table without PAPER"
+        raise click.UsageError(f"{', '.join(wrong)} is for {whose}")
     if paper is None:
         made = own_table(
             store,
             rows=options["rows"] or ("method",),
             cols=options["cols"] or ("task",),
             metric=_required(options["metric"]),
-            where=options["where"],
+            where="true" if options["where"] is None else options["where"],
             allow_mixed=options["allow_mixed"],
         )
     else:
@@ -66,6 +71,9 @@ def table(store: Store, paper: str | None, form: str, **options: Any) -> None:
             every_model=options["model"],
         )
     click.echo(render(made, form))
+
+
+_OWN = ("rows", "cols", "metric", "where", "allow_mixed")
 
 
 def _required(metric: str | None) -> str:

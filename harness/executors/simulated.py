@@ -286,7 +286,8 @@ class Simulated:
     def _release(self, work: _Work) -> None:
         work.over = True
         self._room.give(work)
-        self.busy += (self.time - work.began) * (work.ask.gpus or work.ask.cpus)
+        parts = work.ask.gpus if self.packer.cluster.gpus else work.ask.cpus
+        self.busy += (self.time - work.began) * parts
 
     def _refill(self, place: tuple[int, tuple[int, ...]]) -> None:
         """Give what was freed to the first job of each shape that fits there."""

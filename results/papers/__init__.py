@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -185,6 +186,14 @@ def _wrong_shape(
                 f"{file}, row {number} has {len(given)} cells, "
                 f"not {len(columns)} as there are columns"
             )
+        for cell in given or ():
+            if re.fullmatch(r"\s*-?\d+,\d+\s*", str(cell)):
+                yield f"{file}, row {number}: {cell!r} has a comma, not a point"
+    for part, some in (("column", columns), ("row", rows)):
+        for number, one in enumerate(some, 1):
+            goal = one.get("goal", "min")
+            if goal not in ("min", "max"):
+                yield f"{file}, {part} {number}: goal is {goal!r}, not min or max"
     measured = {column.get("name") for column in columns if "mean_of" not in column}
     for number, column in enumerate(columns, 1):
         if "name" not in column:

@@ -121,8 +121,8 @@ class Hosts:
     def typed(self, host: int, *words: str, env: Mapping[str, str] | None = None):
         """The words in front of a line so that it runs on a host's network."""
         changed = [f"{key}={value}" for key, value in (env or {}).items()]
-        # The suite itself may run where SIGHUP is ignored, which would be inherited.
-        env_words = ["env", "--default-signal=HUP", *changed]
+        # Whoever runs the suite in the background ignores these, and it is inherited.
+        env_words = ["env", "--default-signal=HUP,INT", *changed]
         return ["ip", "netns", "exec", self._names[host], *env_words, *words]
 
     def close(self) -> None:

@@ -95,6 +95,7 @@ def test_only_runs_what_the_condition_picks(shrinkgrid, grid, tmp_path):
         (["sql", "select 1"], "no store at"),
         (["leaderboard"], "no store at"),
         (["new", "method", "9lives"], "is no name for a method"),
+        (["new", "method", "svd"], "there is a method 'svd' already"),
     ],
 )
 def test_a_mistake_is_one_message_and_exit_status_2(shrinkgrid, grid, words, reason):
@@ -103,6 +104,47 @@ def test_a_mistake_is_one_message_and_exit_status_2(shrinkgrid, grid, words, rea
     assert status == 2
     assert reason in err
     assert "Traceback" not in out + err
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["export", "/proc/nowhere/a.duckdb"], "cannot be written"),
+        (["table", "basis_sharing_1", "--metric", "mse"], "--metric is for a table wi"),
+        (["table", "--metric", "mse", "--model", "toy"], "--model is for PAPER's tab"),
+        (["leaderboard", "--model", "toy", "--task", "x"], "no task in"),
+    ],
+)
+def test_a_mistake_about_a_store_is_one_message(shrinkgrid, grid, words, reason):
+    shrinkgrid("run", grid, "--address", "inline")
+    status, out, err = shrinkgrid(*words)
+
+    assert status == 2
+    assert reason in err
+    assert "Traceback" not in out + err
+
+
+def test_plan_shows_a_name_as_it_is_and_why_nothing_runs(shrinkgrid, grid):
+    plain = grid.read_text()
+    grid.write_text(f"name: 'a [/b] [c]'\n{plain}")
+    assert "a [/b] [c]: 3 to run" in shrinkgrid("plan", grid)[1]
+
+    grid.write_text(f"{plain}\nexclude: [{{}}]\n")
+    assert "nothing to run: it excludes every trial" in shrinkgrid("plan", grid)[1]
+
+
+@pytest.mark.parametrize("verb", ["status", "plan", "why", "sql"])
+def test_whoever_finds_a_damaged_file_says_so(shrinkgrid, grid, tmp_path, verb):
+    shrinkgrid("run", grid, "--address", "inline")
+    trial = ask(open_store(tmp_path / "store"), "SELECT trial FROM trials").rows[0][0]
+    for file in (tmp_path / "store" / "trials").rglob("*.parquet"):
+        file.write_bytes(file.read_bytes()[:60])
+    words = {"plan": [grid], "why": [trial, "--grid", grid], "sql": ["FROM trials"]}
+
+    _, _, err = shrinkgrid(verb, *words.get(verb, []))
+
+    assert "warning: " in err
+    assert "is damaged" in err
 
 
 def test_why_names_the_first_field_that_differs(shrinkgrid, grid):

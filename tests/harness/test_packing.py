@@ -282,6 +282,20 @@ def test_device_memory_that_no_device_has_is_refused(plan):
     assert not Packer(cluster=parse("1xH200")).mistakes(bundles)
 
 
+def test_a_rule_names_several_models_and_takes_some_off_the_device():
+    rules, mistakes = read(
+        {
+            "device_memory": "3GB",
+            "for": [{"model": ["lenet*", "mlp"], "gpus": 0}, {"model": "a", "cpus": 2}],
+        }
+    )
+
+    assert mistakes == []
+    assert rules.of("svd", "mlp") == Resources(gpus=0)
+    assert rules.of("svd", "lenet5") == Resources(gpus=0)
+    assert rules.of("svd", "a") == Resources(cpus=2, device_memory="3GB")
+
+
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
@@ -289,6 +303,11 @@ def test_device_memory_that_no_device_has_is_refused(plan):
         ({"gpus": -1}, "gpus at least 0"),
         ({"device_memory": "lots"}, "no size"),
         ({"gpus": 0, "device_memory": "1GB"}, "needs a device"),
+        ({"memory": "1.2.3GB"}, "no size"),
+        ({"time": "1.2.3m"}, "no duration"),
+        ({"for": [{"model": 3, "gpus": 1}]}, "model 3 is no pattern"),
+        ({"for": [{"model": ["a", None]}]}, "no pattern"),
+        ({"gpus": 0, "for": [{"device_memory": "1GB"}]}, "needs a device"),
     ],
 )
 def test_wrong_resources_are_named(value, reason):

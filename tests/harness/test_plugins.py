@@ -2,7 +2,10 @@
 
 import os
 import signal
+import subprocess
+import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -15,6 +18,8 @@ from harness.core import BenchError, NotFinite, Unsupported
 from harness.failures import ArtifactFailed, TimedOut, classify, redact
 from harness.options import build, canonical, dumps
 from harness.registry import PACKAGES, discover, find, unmet
+
+HERE = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +118,28 @@ def test_a_broken_plugin_is_an_error_that_names_it(monkeypatch, tmp_path):
     monkeypatch.delenv("SHRINKGRID_PLUGINS")
     registry._load_external.cache_clear()
     registry.discover.cache_clear()
+
+
+def test_a_plugin_with_the_name_of_a_packaged_one_is_refused(tmp_path):
+    # In a process of its own: what is registered stays.
+    packaged = Path(find("method", "magnitude").cls.__module__.replace(".", "/"))
+    code = (HERE / packaged.with_suffix(".py")).read_text()
+    code = code.replace('"magnitude"', '"svd"')
+    (tmp_path / "mine.py").write_text(code)
+    words = "from harness.registry import find; find('method', 'svd')"
+    env = {**os.environ, "SHRINKGRID_PLUGINS": str(tmp_path / "mine.py")}
+
+    done = subprocess.run(
+        [sys.executable, "-c", words],
+        env=env,
+        cwd=HERE,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 1
+    assert "two methods are called 'svd'" in done.stderr
 
 
 @pytest.mark.parametrize(

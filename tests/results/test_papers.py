@@ -112,6 +112,14 @@ def test_published_numbers_equal_the_research_file(shared_data):
             "title: x\ncolumns: [{name: a, mean_of: [b]}]\nrows: [{}]",
             "no measured column 'b'",
         ),
+        (
+            "title: x\ncolumns: [{name: a, goal: maximize}]\nrows: [{}]",
+            "goal is 'maximize', not min or max",
+        ),
+        (
+            "title: x\ncolumns: [{name: a}]\nrows: [{cells: ['90,3']}]",
+            "'90,3' has a comma",
+        ),
     ],
 )
 def test_a_yaml_of_ones_own_is_checked(tmp_path, text, message):
