@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 import traceback
@@ -98,22 +99,33 @@ def _status(arguments: list[str] | None) -> int:
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted: what was finished is stored", err=True)
         return 130
-    except UnicodeEncodeError as why:
-        complain(
-            [
-                f"this terminal cannot print {why.object[why.start]!r}; set "
-                "PYTHONIOENCODING=utf-8"
-            ]
-        )
-        return MISTAKE
     except BrokenPipeError:  # `shrinkgrid sql ... | head`
         sys.stderr.close()
         return COMPLETE
+    except (UnicodeEncodeError, OSError) as why:
+        return _unwritten(why)
     except Exception:
-        traceback.print_exc()
-        click.echo("error: this is a fault of shrinkgrid, not yours", err=True)
-        return OURS
+        return _ours()
     return returned if isinstance(returned, int) else COMPLETE
+
+
+def _unwritten(why: UnicodeEncodeError | OSError) -> int:
+    """What is printed goes nowhere: a full disk behind ``>``, or an old encoding."""
+    if isinstance(why, UnicodeEncodeError):
+        letter = why.object[why.start]
+        complain([f"this terminal cannot print {letter!r}; set PYTHONIOENCODING=utf-8"])
+        return MISTAKE
+    if why.errno != errno.ENOSPC:
+        return _ours()
+    where = why.filename or "the output"
+    complain([f"{where} cannot be written: {why.strerror}"])
+    return MISTAKE
+
+
+def _ours() -> int:
+    traceback.print_exc()
+    click.echo("error: this is a fault of shrinkgrid, not yours", err=True)
+    return OURS
 
 
 def complain(mistakes: list[str], where: str = "") -> None:

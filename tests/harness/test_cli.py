@@ -124,6 +124,34 @@ def test_a_mistake_about_a_store_is_one_message(shrinkgrid, grid, words, reason)
     assert "Traceback" not in out + err
 
 
+@pytest.mark.parametrize(
+    ("out", "encoding", "reason"),
+    [
+        ("/dev/full", "utf-8", "the output cannot be written"),
+        ("/dev/null", "latin-1", "this terminal cannot print"),
+    ],
+)
+def test_an_output_that_takes_nothing_is_one_message(
+    shrinkgrid, grid, tmp_path, out, encoding, reason
+):
+    shrinkgrid("run", grid, "--address", "inline")
+    words = ["status", "--store", str(tmp_path / "store")]
+    env = {**os.environ, "PYTHONIOENCODING": encoding}
+    with Path(out).open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "harness", *words],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env=env,
+            text=True,
+            check=False,
+        )
+
+    assert done.returncode
+    assert reason in done.stderr
+    assert "fault of shrinkgrid" not in done.stderr
+
+
 def test_plan_shows_a_name_as_it_is_and_why_nothing_runs(shrinkgrid, grid):
     plain = grid.read_text()
     grid.write_text(f"name: 'a [/b] [c]'\n{plain}")

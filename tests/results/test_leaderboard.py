@@ -35,6 +35,18 @@ def _hosts(store):
     return store
 
 
+def test_two_choices_that_exist_and_do_not_meet_are_said_so(empty):
+    for model, task in (("one", "here"), ("two", "there")):
+        made = row(f"{model}-{task}", model=model, task=task)
+        made["measurements"] = [{"metric": "accuracy", "value": 0.5, "goal": "max"}]
+        empty.append(made)
+
+    with pytest.raises(StoreError, match="fits all of these options"):
+        leaderboard.read(empty, model=["one"], task=["there"])
+    with pytest.raises(StoreError, match=r"no model in .* called 'three'"):
+        leaderboard.read(empty, model=["three"])
+
+
 def _plain(text):
     return re.sub(r"\x1b\[[\d;]*m", "", text)
 
