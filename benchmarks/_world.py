@@ -13,13 +13,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import NormalDist
 
-from harness.accelerators import Device
-from harness.events import Event, Job
-from harness.history import History
-from harness.plan import Artifact, Bundle
-from harness.priors import CONTEXT, alive_bytes, artifact_seconds, step_seconds
-from harness.resources import Ask
-from harness.trial import Part, Trial
+from harness.planning.messages import Event, Job
+from harness.planning.plan import Artifact, Bundle
+from harness.planning.resources import Ask
+from harness.planning.trial import Part, Trial
+from harness.scheduling.hardware import Device
+from harness.scheduling.history import History
+from harness.scheduling.priors import (
+    CONTEXT,
+    alive_bytes,
+    artifact_seconds,
+    step_seconds,
+)
 
 LANGUAGE = [
     f"{name}-{size}"

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness import calibration
 from harness.core import Context, Model
 from harness.registry import find
-from methods._lowrank import factorize, linears, matrix
+from harness.toolkit import calibration
+from methods._kernels.low_rank.factors import factorize, linears, matrix
 
 METHODS: dict[str, dict[str, Any]] = {
     "svd": {},

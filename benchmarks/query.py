@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from results.store import Store, open_store
+from results.storage.store import Store, open_store
 
 METHODS = [f"method_{i:02d}" for i in range(19)]
 SQL = (

@@ -34,20 +34,20 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 from _world import STEPS, Chains, World, chains, write_grid
 
-from harness import grid as grids
-from harness import plan as plans
-from harness.accelerators import Cluster, parse
-from harness.chosen import tolerate_unseen
-from harness.driver import Clock, Driver
-from harness.estimate import Predictor
-from harness.events import Job
-from harness.executors.simulated import Simulated
-from harness.packing import LEAST, Packer
-from harness.plan import Bundle, Plan
-from harness.priors import CONTEXT
-from harness.resources import Ask, Resources
-from results.db import ask as query
-from results.store import open_store
+from harness.planning import grid as grids
+from harness.planning import plan as plans
+from harness.planning.configured_plugin import tolerate_unseen
+from harness.planning.messages import Job
+from harness.planning.plan import Bundle, Plan
+from harness.planning.resources import Ask, Resources
+from harness.running.driver import Clock, Driver
+from harness.scheduling.hardware import Cluster, parse
+from harness.scheduling.packing import LEAST, Packer
+from harness.scheduling.predictor import Predictor
+from harness.scheduling.priors import CONTEXT
+from harness.scheduling.simulation import Simulated
+from results.queries.db import ask as query
+from results.storage.store import open_store
 
 
 def measured_scatter(store: str) -> float:

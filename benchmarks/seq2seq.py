@@ -21,9 +21,9 @@ from torch.nn.utils.rnn import PackedSequence
 
 from harness.models._seq2seq import Seq2Seq
 from harness.models.gru_seq2seq import GruSeq2Seq
-from harness.sequences import pad
-from harness.translate import Search, translate
-from methods._variational import Prior, make_variational, total_kl
+from harness.toolkit.decoding import Search, translate
+from harness.toolkit.sequences import pad
+from methods._kernels.variational.posterior import Prior, make_variational, total_kl
 from methods.sb_gru import treated
 
 SHAPE = {"source_words": 1236, "target_words": 2892}  # of PHOENIX-2014T

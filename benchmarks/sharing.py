@@ -54,15 +54,15 @@ def run(grid: Path, store: Path, *only: str) -> float:
 
 def numbers(store: Path) -> list[tuple[Any, ...]]:
     """Every measured number of a store, in order."""
-    from results.db import ask
-    from results.store import open_store
+    from results.queries.db import ask
+    from results.storage.store import open_store
 
     return ask(open_store(store), f"{QUERY} ORDER BY ALL").rows
 
 
 def main() -> None:
     """Print the table."""
-    from harness import grid as grids
+    from harness.planning import grid as grids
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("grid", choices=sorted(GRIDS), nargs="?", default="engine")

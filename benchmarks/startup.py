@@ -16,14 +16,14 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from results.store import new_attempt, open_store
+from results.storage.store import new_attempt, open_store
 
 MAIN = "import sys; from harness.cli import main; main(sys.argv[1:])"
 
 
 def fill(folder: Path, rows: int) -> None:
     """A store of finished trials, written and compacted by the project's own code."""
-    from results.compaction import compact
+    from results.queries.compaction import compact
 
     store = open_store(folder, create=True)
     for i in range(rows):

@@ -17,10 +17,10 @@ from torch import nn
 from torch.nn import functional
 
 from harness.core import Context, Measurement
-from harness.images import ImageData, Images
 from harness.registry import find
-from harness.training import Objective, Recipe, train
-from methods._tracked import flatten, initial_of
+from harness.toolkit.images import ImageData, Images
+from harness.toolkit.training import Objective, Recipe, train
+from methods._kernels.tracked import flatten, initial_of
 from methods.dropback import Tracking
 
 CASES = {

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from harness.calibration import Calibration
+    from harness.toolkit.calibration import Calibration
 
 Goal = Literal["min", "max", "none"]
 Kind = Literal["causal_lm", "classifier", "seq2seq", "any"]

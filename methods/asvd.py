@@ -7,12 +7,20 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from harness._stream import stream
 from harness.core import Context, Model, Unsupported
 from harness.registry import method
-from harness.structure import replace
-from methods._lowrank import Factors, Group, install, kept, linears, matrix, stacked
-from methods._uniform import factorize_groups, truncate_groups
+from harness.toolkit.blockwise import stream
+from harness.toolkit.saved_model import replace
+from methods._kernels.low_rank.factors import (
+    Factors,
+    Group,
+    install,
+    kept,
+    linears,
+    matrix,
+    stacked,
+)
+from methods._kernels.low_rank.uniform import factorize_groups, truncate_groups
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,12 @@ from torch import nn
 
 from harness.core import Context, Model
 from harness.registry import method
-from methods._groups import groups_across_blocks
-from methods._layers import LowRank
-from methods._lowrank import Factors, Group, linears, matrix
-from methods._refit import pooled_update, refit, update
-from methods._uniform import factorize_groups, truncate_groups
-from methods._whiten import Whitening, whitened
+from methods._kernels.low_rank.factors import Factors, Group, linears, matrix
+from methods._kernels.low_rank.groups import groups_across_blocks
+from methods._kernels.low_rank.layers import LowRank
+from methods._kernels.low_rank.refit import pooled_update, refit, update
+from methods._kernels.low_rank.uniform import factorize_groups, truncate_groups
+from methods._kernels.low_rank.whitening import Whitening, whitened
 
 
 @method(

@@ -6,9 +6,9 @@ from dataclasses import field
 from typing import ClassVar, Literal
 
 from harness.registry import method
-from harness.training import Recipe
-from methods._early_exit import EarlyExit
-from methods._exits import Rule
+from harness.toolkit.training import Recipe
+from methods._kernels.early_exit.network import Rule
+from methods._kernels.early_exit.training import EarlyExit
 
 
 @method(

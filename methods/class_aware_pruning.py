@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from harness.core import BenchError, Context, Measurement, Model, Unsupported
 from harness.registry import method
-from harness.training import Objective, Recipe, predict, train
-from methods import _filters
+from harness.toolkit.training import Objective, Recipe, predict, train
+from methods._kernels.filters import surgery
 from methods.taylor import activations_and_gradients
 
 Reduce = Literal["sum_then_max", "max_then_sum"]
@@ -92,41 +92,41 @@ class ClassAwarePruning:
         """A narrower network, or ``Unsupported`` where a stop rule comes first."""
         if ratio == 0:
             return ctx.dense()
-        budget = _filters.budget_of(ctx.model, ratio)
+        budget = surgery.budget_of(ctx.model, ratio)
         net, cuts = copy.deepcopy(fitted).eval(), 0
-        while _filters.parameters(net) > budget:
+        while surgery.parameters(net) > budget:
             net = self._cut(net, budget, ctx)
             epoch = cuts * (self.retrain.epochs if self.retrain else 0)
-            _filters.retrain(net, self.retrain, ctx, name=f"cut-{cuts}", epoch=epoch)
+            surgery.retrain(net, self.retrain, ctx, name=f"cut-{cuts}", epoch=epoch)
             cuts += 1
             self._stop_if_bad(net, ctx)
         ctx.record(Measurement(metric="cuts", value=float(cuts)))
-        _filters.record_widths(ctx.model, net, ctx)
+        surgery.record_widths(ctx.model, net, ctx)
         return net
 
     def _cut(self, net: nn.Module, budget: int, ctx: Context) -> nn.Module:
-        found = _filters.groups(ctx.model, net)
+        found = surgery.groups(ctx.model, net)
         scores = class_scores(
             net, found, ctx, images_per_class=self.images_per_class, reduce=self.reduce
         )
         floor = {
             g.name: math.ceil(self.floor * g.size)
-            for g in _filters.groups(ctx.model, ctx.model.net)
+            for g in surgery.groups(ctx.model, ctx.model.net)
         }
         most = max(1, int(self.max_fraction * sum(g.size for g in found)))
         if self.class_threshold is not None:
             below = [
-                v for v, *_ in _filters.order(scores, floor) if v < self.class_threshold
+                v for v, *_ in surgery.order(scores, floor) if v < self.class_threshold
             ]
             if not below:
-                done = 1 - _filters.parameters(net) / _filters.parameters(ctx.model.net)
+                done = 1 - surgery.parameters(net) / surgery.parameters(ctx.model.net)
                 raise Unsupported(
                     f"after {done:.3f} of the parameters every filter matters for "
                     f"{self.class_threshold} classes; lower the ratio, or raise "
                     "class_threshold"
                 )
             most = min(most, len(below))
-        return _filters.prune_to(
+        return surgery.prune_to(
             ctx.model, net, scores, budget, at_most=most, floor=floor
         )
 
@@ -145,7 +145,7 @@ class ClassAwarePruning:
 
 def class_scores(
     net: nn.Module,
-    found: list[_filters.Group],
+    found: list[surgery.Group],
     ctx: Context,
     *,
     images_per_class: int,

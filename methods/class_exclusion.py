@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from harness.registry import method
-from methods._early_exit import EarlyExit
-from methods._exits import Rule
+from methods._kernels.early_exit.network import Rule
+from methods._kernels.early_exit.training import EarlyExit
 
 
 @method(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import ClassVar
 
 from harness.registry import method
-from methods._early_exit import EarlyExit
-from methods._exits import Rule
+from methods._kernels.early_exit.network import Rule
+from methods._kernels.early_exit.training import EarlyExit
 
 
 @method(

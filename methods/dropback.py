@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from harness.core import Context, Measurement, Unsupported
 from harness.registry import method
-from harness.training import Objective, Recipe, train
-from methods._tracked import Initial, Tracked, flatten, initial_of
+from harness.toolkit.training import Objective, Recipe, train
+from methods._kernels.tracked import Initial, Tracked, flatten, initial_of
 
 # The script of compstruct/DropBack for MNIST.
 RELEASED = Recipe(

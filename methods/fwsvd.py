@@ -6,9 +6,9 @@ from torch import nn
 
 from harness.core import Context, Model
 from harness.registry import method
-from methods._curvature import row_fisher
-from methods._lowrank import Factors, Group, linears
-from methods._uniform import factorize_groups, truncate_groups
+from methods._kernels.low_rank.curvature import row_fisher
+from methods._kernels.low_rank.factors import Factors, Group, linears
+from methods._kernels.low_rank.uniform import factorize_groups, truncate_groups
 
 
 @method(

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from harness.registry import method
-from methods import _filters
-from methods._scored import Scored
+from methods._kernels.filters import surgery
+from methods._kernels.filters.scored import Scored
 from methods.taylor import outputs
 
 
@@ -36,7 +36,7 @@ class HRank(Scored):
     def score(
         self,
         net: nn.Module,
-        found: list[_filters.Group],
+        found: list[surgery.Group],
         images: Tensor,
         labels: Tensor,
     ) -> dict[str, Tensor]:

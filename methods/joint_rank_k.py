@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from harness.core import Context, Measurement, Model
 from harness.registry import find, method
-from methods._groups import groups_within_blocks
-from methods._lowrank import Factors, Group, linears, matrix
-from methods._uniform import factorize_groups, truncate_groups
+from methods._kernels.low_rank.factors import Factors, Group, linears, matrix
+from methods._kernels.low_rank.groups import groups_within_blocks
+from methods._kernels.low_rank.uniform import factorize_groups, truncate_groups
 
 
 @method("joint_rank_k", ratio_of="weights", needs={"linears"}, kinds={"causal_lm"})

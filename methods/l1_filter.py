@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from harness.core import Context
 from harness.registry import method
-from harness.training import Recipe
-from methods import _filters
+from harness.toolkit.training import Recipe
+from methods._kernels.filters import surgery
 
 
 @method(
@@ -30,12 +30,12 @@ class L1Filter:
         net = ctx.dense()
         if ratio == 0:
             return net
-        scores = _filters.uniform(norms(_filters.groups(ctx.model, net)))
-        return _filters.narrow(
+        scores = surgery.uniform(norms(surgery.groups(ctx.model, net)))
+        return surgery.narrow(
             net, scores, ratio, ctx, recipe=self.finetune, name="l1_filter"
         )
 
 
-def norms(groups: list[_filters.Group]) -> dict[str, Tensor]:
+def norms(groups: list[surgery.Group]) -> dict[str, Tensor]:
     """Sum of absolute weights of each filter, by convolution."""
     return {g.name: g.conv.weight.detach().abs().sum((1, 2, 3)) for g in groups}

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from harness.core import Context, Model, Unsupported
 from harness.registry import method
-from harness.training import Objective, Recipe, train
-from methods._masks import (
+from harness.toolkit.training import Objective, Recipe, train
+from methods._kernels.masks import (
     Masked,
     Scope,
     apply,

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from harness.core import Context, Model, Unsupported
 from harness.registry import method
-from harness.training import Objective, Recipe, train
-from methods import _filters
+from harness.toolkit.training import Objective, Recipe, train
+from methods._kernels.filters import surgery
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,7 @@ class NetworkSlimming:
     def fit(self, model: Model, ctx: Context) -> Slim:
         """The sparse training, once for all ratios."""
         net = ctx.dense().to(ctx.device)
-        found = _filters.groups(model, net)
+        found = surgery.groups(model, net)
         bare = [g.name for g in found if g.norm is None]
         if bare:
             raise Unsupported(
@@ -82,7 +82,7 @@ class NetworkSlimming:
         """A narrower network."""
         if ratio == 0:
             return ctx.dense()
-        return _filters.narrow(
+        return surgery.narrow(
             fitted.net, fitted.scores, ratio, ctx,
             recipe=self.finetune, name="slimming-finetune",
         )  # fmt: skip

@@ -10,8 +10,8 @@ from torch.nn.functional import linear, pad
 
 from harness.core import Context, Unsupported
 from harness.registry import method
-from harness.structure import layer, replace
-from methods._lowrank import check_finite, matrix
+from harness.toolkit.saved_model import layer, replace
+from methods._kernels.low_rank.factors import check_finite, matrix
 
 
 @layer("rounded")

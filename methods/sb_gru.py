@@ -12,19 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from harness.core import Context, Measurement, Model, Unsupported
-from harness.recipe import Recipe
 from harness.registry import method
-from harness.structure import replace
-from harness.training import quiet_seed
-from harness.translation_training import Translating, train_translation
-from methods._fixed_point import (
+from harness.toolkit.recipe import Recipe
+from harness.toolkit.saved_model import replace
+from harness.toolkit.seq2seq_training import Translating, train_translation
+from harness.toolkit.training import quiet_seed
+from methods._kernels.variational.fixed_point import (
     FLOAT_BITS,
     FixedPoint,
     plan,
     stored_bits,
     unit_round_off_bits,
 )
-from methods._variational import (
+from methods._kernels.variational.posterior import (
     Prior,
     VariationalLinear,
     make_variational,

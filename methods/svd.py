@@ -6,8 +6,8 @@ from torch import nn
 
 from harness.core import Context, Model
 from harness.registry import method
-from methods._lowrank import Factors, Group, linears
-from methods._uniform import factorize_groups, truncate_groups
+from methods._kernels.low_rank.factors import Factors, Group, linears
+from methods._kernels.low_rank.uniform import factorize_groups, truncate_groups
 
 
 @method("svd", ratio_of="weights", needs={"linears"})

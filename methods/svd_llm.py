@@ -6,11 +6,11 @@ from torch import nn
 
 from harness.core import Context, Model
 from harness.registry import method
-from methods._lora import Lora, recover
-from methods._lowrank import Factors, Group, linears
-from methods._refit import update
-from methods._uniform import factorize_groups, truncate_groups
-from methods._whiten import Whitening, whitened
+from methods._kernels.low_rank.factors import Factors, Group, linears
+from methods._kernels.low_rank.lora import Lora, recover
+from methods._kernels.low_rank.refit import update
+from methods._kernels.low_rank.uniform import factorize_groups, truncate_groups
+from methods._kernels.low_rank.whitening import Whitening, whitened
 
 
 @method(

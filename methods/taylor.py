@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from harness.core import Context, Model
 from harness.registry import method
-from methods import _filters
-from methods._scored import Scored
+from methods._kernels.filters import surgery
+from methods._kernels.filters.scored import Scored
 
 On = Literal["gate", "activation", "weights"]
 
@@ -38,7 +38,7 @@ class Taylor(Scored):
     def score(
         self,
         net: nn.Module,
-        found: list[_filters.Group],
+        found: list[surgery.Group],
         images: Tensor,
         labels: Tensor,
     ) -> dict[str, Tensor]:
@@ -109,7 +109,7 @@ def activations_and_gradients(
 
 
 def _gates(
-    net: nn.Module, found: list[_filters.Group], images: Tensor, labels: Tensor
+    net: nn.Module, found: list[surgery.Group], images: Tensor, labels: Tensor
 ) -> dict[str, Tensor]:
     pairs = activations_and_gradients(
         net, {g.name: g.output for g in found}, images, labels
@@ -118,7 +118,7 @@ def _gates(
 
 
 def _activations(
-    net: nn.Module, found: list[_filters.Group], images: Tensor, labels: Tensor
+    net: nn.Module, found: list[surgery.Group], images: Tensor, labels: Tensor
 ) -> dict[str, Tensor]:
     pairs = activations_and_gradients(
         net, {g.name: g.output for g in found}, images, labels
@@ -127,7 +127,7 @@ def _activations(
 
 
 def _weights(
-    net: nn.Module, found: list[_filters.Group], images: Tensor, labels: Tensor
+    net: nn.Module, found: list[surgery.Group], images: Tensor, labels: Tensor
 ) -> dict[str, Tensor]:
     loss = functional.cross_entropy(net(images), labels)
     kernels = [g.conv.weight for g in found]

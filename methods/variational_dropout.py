@@ -12,9 +12,9 @@ from torch.nn import functional
 
 from harness.core import Context, Measurement, Model, Unsupported
 from harness.registry import method
-from harness.structure import replace
-from harness.training import Objective, Recipe, quiet_seed, train
-from methods._masks import apply, keep_largest, record_zeros, refuse_empty
+from harness.toolkit.saved_model import replace
+from harness.toolkit.training import Objective, Recipe, quiet_seed, train
+from methods._kernels.masks import apply, keep_largest, record_zeros, refuse_empty
 
 _K1, _K2, _K3 = 0.63576, 1.87320, 1.48695  # of the KL's approximation, section 4.2
 _LARGEST = 8.0  # of |log alpha|

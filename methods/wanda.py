@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from harness.core import Context, Unsupported
 from harness.registry import method
-from methods._lowrank import check_finite, linears, matrix
+from methods._kernels.low_rank.factors import check_finite, linears, matrix
 
 
 @method(

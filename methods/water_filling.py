@@ -10,10 +10,9 @@ from torch import Tensor, nn
 
 from harness.core import Context, Model
 from harness.registry import method
-from methods._budget import allocate, offer
-from methods._curvature import OutputCurvature, backward, sampled
-from methods._groups import Join, groups_within_blocks
-from methods._lowrank import (
+from methods._kernels.low_rank.budget import allocate, offer
+from methods._kernels.low_rank.curvature import OutputCurvature, backward, sampled
+from methods._kernels.low_rank.factors import (
     Factors,
     Group,
     factorize_group,
@@ -24,7 +23,8 @@ from methods._lowrank import (
     rank_for,
     stacked,
 )
-from methods._pivot import install_pivoted, pivoted_cost
+from methods._kernels.low_rank.groups import Join, groups_within_blocks
+from methods._kernels.low_rank.pivots import install_pivoted, pivoted_cost
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import duckdb
 
-from results.db import connect, create_views, fill_comparison, quoted, reading
 from results.errors import StoreError
+from results.queries.db import connect, create_views, fill_comparison, quoted, reading
 from results.schema import TABLES
-from results.store import Store
+from results.storage.store import Store
 
 
 def export(store: Store, path: Path, form: str) -> None:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from harness import texts
 from harness.core import BenchError, Measurement, Model, NotFinite, Unsupported
+from harness.toolkit import texts
 
 Tail = Literal["dropped", "equal_weight"]
 _ROWS = 512  # of logits that are turned to float32 at a time

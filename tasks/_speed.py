@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from harness import devices
 from harness.core import BenchError, Goal, Measurement, Model, Unsupported
 from harness.registry import resolve
+from harness.toolkit import devices
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,9 +6,9 @@ from typing import ClassVar
 
 import torch
 
-from harness.images import Images
 from harness.registry import task
-from tasks._images import ImageTask, missing
+from harness.toolkit.images import Images
+from tasks._images.classification import ImageTask, missing
 
 _TEST = 360  # images; the rest is split into training and validation
 _IMAGES = 1797

@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 
 from harness.core import BenchError
 from harness.registry import task
-from tasks._aligned import Words, content
-from tasks._translation import SPLITS, TranslationTask
+from tasks._translation.aligned import Words, content
+from tasks._translation.task import SPLITS, TranslationTask
 
 PACKAGE, VERSION = "hsk_sentences_audio", "1.0.0"
 

@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from harness.core import BenchError
-from harness.images import Images
 from harness.registry import task
-from tasks import _decoded
-from tasks._images import ImageTask
+from harness.toolkit.images import Images
+from tasks._images import decoded
+from tasks._images.classification import ImageTask
 
 _TYPES = {".jpeg", ".jpg", ".png", ".bmp", ".webp"}
 _NAMED = 10  # broken files that a message lists
@@ -59,7 +59,7 @@ class ImageNetFolder(ImageTask):
         files = _listing(self.path)[0][split]
         labels = [classes.index(Path(f).parts[1]) for f in files]
         shape = (len(files), 3, self.side, self.side)
-        pixels, kept = _decoded.once(
+        pixels, kept = decoded.once(
             f"{self.fingerprint()}/{split}/{shape}",
             shape,
             lambda: zip(self._pictures(files), labels, strict=True),

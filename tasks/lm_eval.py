@@ -6,8 +6,8 @@ from typing import Any
 
 from harness.core import BenchError
 from harness.registry import task
-from tasks import _harness_data, _harness_tasks
-from tasks._zero_shot import ZeroShot, digest
+from tasks._lm_eval import data, task_index
+from tasks._lm_eval.zero_shot import ZeroShot, digest
 
 
 @task("lm_eval", kind="causal_lm", fallback=True)
@@ -22,8 +22,8 @@ class LmEval(ZeroShot):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if _harness_tasks.card(self.id) is None:
-            raise ValueError(_harness_tasks.unknown(self.id))
+        if task_index.card(self.id) is None:
+            raise ValueError(task_index.unknown(self.id))
 
     @staticmethod
     def claim(name: str) -> dict[str, Any] | None:
@@ -38,16 +38,16 @@ class LmEval(ZeroShot):
         Raises:
             BenchError: If there is no such task; offers the nearest names.
         """
-        if _harness_tasks.card(name) is None:
-            raise BenchError(_harness_tasks.unknown(name))
+        if task_index.card(name) is None:
+            raise BenchError(task_index.unknown(name))
         return {"id": name}
 
     @property
-    def card(self) -> _harness_tasks.Card:
+    def card(self) -> task_index.Card:
         """Where the task stands and what it reads."""
-        known = _harness_tasks.card(self.id)
+        known = task_index.card(self.id)
         if known is None:
-            raise BenchError(_harness_tasks.unknown(self.id))
+            raise BenchError(task_index.unknown(self.id))
         return known
 
     def task(self) -> tuple[str, Any]:
@@ -60,7 +60,7 @@ class LmEval(ZeroShot):
 
     def manager(self) -> Any:
         """lm-eval's task manager over the folders of this task."""
-        return _harness_tasks.manager(self.card)
+        return task_index.manager(self.card)
 
     def reads(self) -> str:
         """The data sets of the hub, with their configurations."""
@@ -86,4 +86,4 @@ class LmEval(ZeroShot):
 
 
 def _revision(facts: dict[str, Any]) -> str | None:
-    return _harness_data.revision(facts)
+    return data.revision(facts)

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from harness import devices
 from harness.core import Measurement, Model
 from harness.registry import task
+from harness.toolkit import devices
 from tasks import _speed
 
 

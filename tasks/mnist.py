@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from harness.registry import task
-from tasks._hub_images import HubImages
+from tasks._images.hub import HubImages
 
 
 @task("mnist", kind="classifier", gives={"training_data"})

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import torch
 
 from harness.registry import task
-from tasks._aligned import Words, content, read_aligned
-from tasks._translation import TranslationTask
+from tasks._translation.aligned import Words, content, read_aligned
+from tasks._translation.task import TranslationTask
 
 
 @task("parallel_text", kind="seq2seq", gives={"training_data"})

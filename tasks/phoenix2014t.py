@@ -9,8 +9,8 @@ from typing import ClassVar
 
 from harness.core import BenchError
 from harness.registry import task
-from tasks._aligned import Words, content, read_aligned
-from tasks._translation import SPLITS, TranslationTask
+from tasks._translation.aligned import Words, content, read_aligned
+from tasks._translation.task import SPLITS, TranslationTask
 
 VARIABLE = "SHRINKGRID_PHOENIX2014T"
 WHERE = (

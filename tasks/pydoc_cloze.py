@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from harness import texts
 from harness.registry import task
-from tasks import _harness_tasks
-from tasks._zero_shot import ZeroShot
+from harness.toolkit import texts
+from tasks._lm_eval import task_index
+from tasks._lm_eval.zero_shot import ZeroShot
 
 _PROSE = re.compile(r"[A-Z][\w\s,;:.()'\"-]*")
 _ENDS = re.compile(r"(?P<context>.+) (?P<word>[a-z]{4,})\.")
@@ -45,7 +45,7 @@ class PydocCloze(ZeroShot):
 
     def manager(self) -> Any:
         """A task manager that knows no name: the task is given whole."""
-        return _harness_tasks.manager()
+        return task_index.manager()
 
     def reads(self) -> str:
         """The text, for a person."""

@@ -8,7 +8,7 @@ from tasks._perplexity import Tail, WindowPerplexity
 
 @task("text_perplexity", kind="causal_lm")
 class TextPerplexity(WindowPerplexity):
-    """Token perplexity of a UTF-8 file, or of a text that ``harness.texts`` names."""
+    """Token perplexity of a UTF-8 file, or of a text of ``harness.toolkit.texts``."""
 
     text: str  # type: ignore[misc]
     window: int = 2048  # type: ignore[misc]

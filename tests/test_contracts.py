@@ -11,12 +11,12 @@ import pytest
 import tiny_llm
 import torch
 
-from harness import measure, structure
-from harness.artifacts import seed_everything
 from harness.core import Context, Unsupported
-from harness.recipe import Recipe
 from harness.registry import discover, facts, find
-from harness.sequences import Pairs, ParallelText, Vocabulary
+from harness.running.artifacts import seed_everything
+from harness.toolkit import model_size, saved_model
+from harness.toolkit.recipe import Recipe
+from harness.toolkit.sequences import Pairs, ParallelText, Vocabulary
 
 RATIOS = (0.2, 0.5)
 # A chain is nothing without members; all others stand with their defaults.
@@ -180,11 +180,11 @@ def test_the_achieved_ratio_keeps_the_budget_and_stays_near_the_asked_one(
     made, name, kind
 ):
     ctx, declared, nets, notes = made(name, kind)
-    dense = measure.size(ctx.model)
+    dense = model_size.size(ctx.model)
     for ratio, (net, *_) in nets.items():
         own = [m.value for m in notes[ratio] if m.metric == "achieved_ratio"]
-        sizes = (dense, measure.size(ctx.model.with_net(net)))
-        counted = measure.achieved(declared["ratio_of"], ctx.model, net, sizes)
+        sizes = (dense, model_size.size(ctx.model.with_net(net)))
+        counted = model_size.achieved(declared["ratio_of"], ctx.model, net, sizes)
         found = own[-1] if own else counted
         assert found is not None, "who asks for a ratio says what was achieved"
         slack = SCALES.get(declared["ratio_of"], 0.0)
@@ -200,7 +200,8 @@ def test_a_higher_ratio_never_has_more_of_what_it_removes(made, name, kind):
     # A tiny matrix in bits has a longer description than the one in floats had.
     ratios = [r for r in sorted(nets) if r > 0 or quantity != "bytes"]
     sizes = [
-        getattr(measure.size(ctx.model.with_net(nets[r][0])), quantity) for r in ratios
+        getattr(model_size.size(ctx.model.with_net(nets[r][0])), quantity)
+        for r in ratios
     ]
 
     assert sizes == sorted(sizes, reverse=True)
@@ -217,12 +218,12 @@ def test_a_saved_network_reloads_to_equal_outputs(made, name, kind, tmp_path):
     else:
         origin = {**ORIGINS[kind], "revision": "", "shape": ctx.data.shape}
 
-    structure.save(ctx.model.with_net(net), origin, tmp_path)
-    again = structure.load(tmp_path)
+    saved_model.save(ctx.model.with_net(net), origin, tmp_path)
+    again = saved_model.load(tmp_path)
 
     assert torch.equal(outputs(again.net, ctx), outputs(net, ctx))
     size = (tmp_path / "model.safetensors").stat().st_size
-    assert size == structure.saved_bytes(net)
+    assert size == saved_model.saved_bytes(net)
 
 
 def test_every_refusal_is_a_reason_and_no_crash():

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from harness.grid import Grid
-    from harness.plan import Plan
-    from results.store import Store
+    from harness.planning.grid import Grid
+    from harness.planning.plan import Plan
+    from results.storage.store import Store
 
 RETRIES = {
     "failed": ("failed",),
@@ -73,7 +73,7 @@ def on_store(verb: Callable[..., Any]) -> Callable[..., Any]:
     @store_option
     @functools.wraps(verb)
     def opened(store: str, **arguments: Any) -> Any:
-        from results.store import open_store
+        from results.storage.store import open_store
 
         place = open_store(store)
         try:
@@ -105,8 +105,8 @@ def make_plan(
     Returns:
         The plan, and finished trial -> label for those whose code changed.
     """
-    from harness import grid as grids
-    from harness import plan as plans
+    from harness.planning import grid as grids
+    from harness.planning import plan as plans
 
     grid = grids.read(grids.locate(name))
     statuses: Mapping[str, str] = {} if store is None else store.statuses()
@@ -135,7 +135,7 @@ def chosen(grid: Grid, condition: str) -> set[str]:
         BenchError: If the condition is no SQL or picks nothing.
     """
     from harness.core import BenchError
-    from results.selection import select
+    from results.queries.selection import select
 
     rows = [plan_row(p.trial, p.unsupported) for p in grid.points()]
     found = select(rows, condition)
@@ -173,7 +173,7 @@ def stale(grid: Grid, store: Store, statuses: Mapping[str, str]) -> dict[str, st
     Returns:
         Trial id -> what it is.
     """
-    from harness.rows import code_digest
+    from harness.running.rows import code_digest
 
     if not statuses:
         return {}

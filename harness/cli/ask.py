@@ -11,7 +11,7 @@ import click
 from harness.cli._common import format_option, on_store
 
 if TYPE_CHECKING:
-    from results.store import Store
+    from results.storage.store import Store
 
 
 @click.command()
@@ -48,15 +48,15 @@ def leaderboard(
     Numbers of different protocols stand on boards of their own; for times and memory
     the host, the device and the threads are part of the protocol.
     """
-    from results import leaderboard as view
-    from results import protocols
-    from results.formats import render
+    from results.boards import leaderboard as view
+    from results.queries import protocols
+    from results.text.formats import render
 
     rows = view.read(store, **only)
     if allow_mixed:
         rows = view.together(rows)
     if mean:
-        from results.summary import over_boards
+        from results.boards.mean_ranks import over_boards
 
         found = over_boards(
             rows, allow_unequal=allow_unequal, across_protocols=allow_mixed
@@ -79,8 +79,8 @@ def sql(store: Store, query: str, form: str) -> None:
     `shrinkgrid sql "show tables"` lists the views, `shrinkgrid sql "describe
     leaderboard"` the columns of one. A QUERY of `-` is read from stdin.
     """
-    from results import db
-    from results.formats import render
+    from results.queries import db
+    from results.text.formats import render
 
     text = sys.stdin.read() if query == "-" else query
     click.echo(render(db.query(store, text), form))
@@ -90,7 +90,7 @@ def sql(store: Store, query: str, form: str) -> None:
 @on_store
 def compact(store: Store) -> None:
     """Fold the store's small files into large ones; safe beside a run."""
-    from results.compaction import compact as fold
+    from results.queries.compaction import compact as fold
 
     done = fold(store)
     for one in done:

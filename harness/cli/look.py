@@ -12,7 +12,7 @@ from harness.cli._common import format_option, make_plan, on_store, store_option
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from results.store import Store
+    from results.storage.store import Store
 
 
 @click.command()
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 def status(store: Store, grid: str | None, form: str) -> int:
     """Say what is done, running, failed and missing, of GRID or of every grid."""
     from harness.cli import COMPLETE
-    from results.formats import render
+    from results.text.formats import render
 
     if grid is not None:
         return _status_of(grid, store, form)
-    from results.db import query
+    from results.queries.db import query
 
     click.echo(render(query(store, "FROM completeness"), form))
     return COMPLETE
@@ -35,8 +35,8 @@ def status(store: Store, grid: str | None, form: str) -> int:
 def _status_of(name: str, store: Store, form: str) -> int:
     """The status of one grid, counted from its plan: completeness = plan - store."""
     from harness.cli import COMPLETE, TRIALS_FAILED
-    from results.db import query
-    from results.formats import render
+    from results.queries.db import query
+    from results.text.formats import render
 
     plan, old = make_plan(name, store)
     failed = {t.id for t, _ in plan.failed}
@@ -66,11 +66,11 @@ def _status_of(name: str, store: Store, form: str) -> int:
 
 def _running(store: Store) -> set[str]:
     """Trials that living workers have in hand or next."""
-    from results import running
+    from results.storage import leases
 
     return {
         trial
-        for marker in running.markers(store)
+        for marker in leases.markers(store)
         if marker.alive() is not False
         for _, trial in marker.attempts
     }
@@ -83,8 +83,8 @@ def _running(store: Store) -> set[str]:
 @format_option
 def list_(what: str, form: str) -> None:
     """List the methods, models, tasks, grids or papers that there are."""
-    from results.db import Answer
-    from results.formats import render
+    from results.queries.db import Answer
+    from results.text.formats import render
 
     rows = {"grids": _grids, "papers": _papers}.get(what, lambda: _plugins(what[:-1]))()
     columns = tuple(rows[0]) if rows else ()
@@ -117,12 +117,12 @@ def _words(value: Any) -> str:
 
 
 def _grids() -> list[dict[str, Any]]:
-    from harness import _yaml
-    from harness.grid import packaged
+    from harness.planning import yaml_files
+    from harness.planning.grid import packaged
 
     rows = []
     for name, path in packaged().items():
-        about = _yaml.read(path).get("description", "")
+        about = yaml_files.read(path).get("description", "")
         rows.append({"grid": name, "what": " ".join(str(about).split())})
     return rows
 
@@ -139,7 +139,7 @@ def _papers() -> list[dict[str, Any]]:
 @on_store
 def why(store: Store, trial: str, grid: str | None) -> None:
     """Say why TRIAL (an id, or its beginning) will run or will not."""
-    from harness.explain import explain
+    from harness.planning.explain import explain
 
     for line in explain(trial, grid, store):
         click.echo(line)
@@ -152,7 +152,7 @@ def doctor(store: str) -> int:
     from rich.console import Console
 
     from harness.cli import COMPLETE, MISTAKE
-    from harness.health import checks
+    from harness.running.health import checks
 
     console = Console()
     found = list(checks(store))

@@ -17,7 +17,7 @@ from torch import nn
 
 from harness.core import Context, Model
 from harness.registry import method
-from harness.roles import LINEARS
+from harness.toolkit.roles import LINEARS
 
 
 @method("{name}", ratio_of="zeros", needs={{"linears"}})

@@ -18,8 +18,8 @@ def prepare(grid: str, no_load: bool) -> None:
     The lock lies beside the grid, or in the current folder for a packaged one. While it
     is there, `plan` and `run` refuse data of another revision.
     """
-    from harness import lock, prepare
-    from harness.grid import locate
+    from harness.planning import lock, prepare
+    from harness.planning.grid import locate
 
     path = locate(grid)
     where = prepare.prepare(

@@ -14,9 +14,9 @@ from harness.cli._common import grid_options, make_plan, plan_row, store_option
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from harness.driver import Outcome
-    from harness.plan import Plan
-    from results.store import Store
+    from harness.planning.plan import Plan
+    from harness.running.driver import Outcome
+    from results.storage.store import Store
 
 
 MANY_FILES = 500  # a run that leaves more compacts the store
@@ -46,12 +46,12 @@ def run(grid: str, store: str, quiet: bool, **options: Any) -> int:
     from rich.console import Console
     from rich.markup import escape
 
-    from harness.driver import reconcile
-    from results import running
-    from results.store import open_store
+    from harness.running.driver import reconcile
+    from results.storage import leases
+    from results.storage.store import open_store
 
     opened = open_store(store, create=True)
-    running.await_orphans(opened)
+    leases.await_orphans(opened)
     reconcile(opened)
     picked = {key: options.pop(key) for key in ("only", "retry", "refresh")}
     console = Console(stderr=True, quiet=quiet)
@@ -80,8 +80,8 @@ def _alone(
     Yields:
         The plan, trials made by other code, and the run's id.
     """
-    from results import running
-    from results.store import new_attempt
+    from results.storage import leases
+    from results.storage.store import new_attempt
 
     run = new_attempt()[-12:]
     seen = store.files("trials")
@@ -90,7 +90,7 @@ def _alone(
         yield plan, old, run
         return
     recorded = _record(plan, store)
-    with running.hold(store, run, recorded):
+    with leases.hold(store, run, recorded):
         _refuse_held(plan, store, (run, recorded), take_over)
         if store.files("trials") != seen:  # a driver finished some since the plan
             plan, old = make_plan(grid, store, **picked)
@@ -104,17 +104,17 @@ def _refuse_held(
     from datetime import UTC, datetime
 
     from harness.core import BenchError
-    from results import running
+    from results.storage import leases
 
     wanted = {t.id for b in plan.bundles for t in b.trials}
     held = {}
 
-    def share(holder: running.Holder) -> bool:
+    def share(holder: leases.Holder) -> bool:
         if holder.plan not in held and not take_over:
             held[holder.plan] = len(wanted & _planned(store, holder.plan))
         return bool(held.get(holder.plan))
 
-    for holder in running.rivals(store, *claim, share=share):
+    for holder in leases.rivals(store, *claim, share=share):
         since = datetime.fromtimestamp(holder.started_at, UTC)
         raise BenchError(
             f"process {holder.pid} on {holder.host} has been running "
@@ -124,7 +124,7 @@ def _refuse_held(
 
 
 def _planned(store: Store, plan: str) -> set[str]:
-    from results.db import ask
+    from results.queries.db import ask
 
     rows = ask(store, "SELECT trial FROM plans WHERE plan = ?", [plan]).rows
     return {trial for (trial,) in rows}
@@ -133,9 +133,9 @@ def _planned(store: Store, plan: str) -> set[str]:
 def _execute(
     plan: Plan, store: Store, console: Console, options: dict[str, Any]
 ) -> Outcome:
-    from harness import provenance
-    from harness.driver import Driver
-    from harness.progress import View
+    from harness.cli.live_view import View
+    from harness.planning import provenance
+    from harness.running.driver import Driver
 
     executor = _executor(options["address"], options["cpus"], store)
     try:
@@ -159,8 +159,8 @@ def _executor(address: str, cpus: int | None, store: Store) -> Any:
         from harness.executors.inline import Inline
 
         return Inline()
-    from harness.estimate import Predictor
     from harness.executors.on_ray import OnRay
+    from harness.scheduling.predictor import Predictor
 
     return OnRay(address, cpus, predictor=Predictor.of(store))
 
@@ -169,7 +169,7 @@ def _record(plan: Plan, store: Store) -> str:
     """Store what this run intends, finished trials too; returns the plan's id."""
     from datetime import UTC, datetime
 
-    from results.store import new_attempt
+    from results.storage.store import new_attempt
 
     here: dict[str, Any] = {
         "plan": new_attempt(),
@@ -224,9 +224,9 @@ def _compact(store: Store, console: Console) -> None:
 
 def _show_leaderboard(plan: Plan, store: Store) -> None:
     """The numbers of this grid's models and tasks, also those of earlier runs."""
-    from results import leaderboard
-    from results.db import Answer
+    from results.boards import leaderboard
     from results.errors import StoreError
+    from results.queries.db import Answer
 
     done = [*plan.done, *(t for b in plan.bundles for t in b.trials)]
     models, tasks = ({getattr(t, k).name for t in done} for k in ("model", "task"))
@@ -259,11 +259,11 @@ def plan(
     """Show what GRID would run, what is shared, what is skipped and why."""
     from rich.console import Console
 
-    from harness.chosen import tolerate_unseen
-    from harness.estimate import Predictor
-    from harness.forecast import sentences
+    from harness.planning.configured_plugin import tolerate_unseen
+    from harness.scheduling.forecast import sentences
+    from harness.scheduling.predictor import Predictor
     from results.errors import StoreError
-    from results.store import open_store
+    from results.storage.store import open_store
 
     try:
         opened = open_store(store)
@@ -292,8 +292,8 @@ def plan(
 
 def _cluster(text: str | None) -> Any:
     """The cluster to forecast for; one slot where none is named."""
-    from harness.accelerators import parse
-    from harness.forecast import ONE
+    from harness.scheduling.forecast import ONE
+    from harness.scheduling.hardware import parse
 
     if text is None:
         return ONE
@@ -355,8 +355,8 @@ def _table(made: Plan, console: Console) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from harness.progress import span
-    from harness.resources import gigabytes
+    from harness.cli.live_view import span
+    from harness.planning.resources import gigabytes
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("method", "model", "tasks", "ratios", "seed", "asks for"):

@@ -13,8 +13,8 @@ from harness.cli._common import store_option
 from harness.core import BenchError
 
 if TYPE_CHECKING:
-    from harness.plan import Bundle
-    from results.store import Store
+    from harness.planning.plan import Bundle
+    from results.storage.store import Store
 
 _FIELDS = (
     "trial, method, method_options, model, model_options, model_revision, task, "
@@ -31,10 +31,11 @@ def save_model(trial: str, folder: Path, store: str) -> None:
 
     The trial's fit and compression run again, with what the store has of calibration
     and checkpoints. FOLDER gets model.safetensors, structure.json, and for language
-    models the configuration and the tokenizer; `harness.structure.load` reads it.
+    models the configuration and the tokenizer.
+    `harness.toolkit.saved_model.load` reads it.
     """
-    from harness import structure
-    from results.store import open_store
+    from harness.toolkit import saved_model
+    from results.storage.store import open_store
 
     shelf = open_store(store)
     row = _row(shelf, trial)
@@ -52,14 +53,14 @@ def save_model(trial: str, folder: Path, store: str) -> None:
         "revision": row["model_revision"],
         "shape": shape,
     }
-    structure.save(model, origin, folder)
-    size = (folder / structure.WEIGHTS).stat().st_size
+    saved_model.save(model, origin, folder)
+    size = (folder / saved_model.WEIGHTS).stat().st_size
     click.echo(f"{folder}: {size:,} bytes of weights, trial {row['trial']}")
 
 
 def _row(store: Store, trial: str) -> dict[str, Any]:
     """The newest finished attempt of the one trial whose id begins so."""
-    from results.db import ask
+    from results.queries.db import ask
 
     rows = ask(
         store,
@@ -79,8 +80,8 @@ def _row(store: Store, trial: str) -> dict[str, Any]:
 
 def _bundle(row: dict[str, Any]) -> Bundle:
     """The bundle of that trial alone, checked to be the same trial still."""
-    from harness import grid as grids
-    from harness import plan
+    from harness.planning import grid as grids
+    from harness.planning import plan
 
     def part(kind: str) -> dict[str, Any]:
         return {"name": row[kind], **json.loads(row[f"{kind}_options"] or "{}")}
@@ -112,9 +113,9 @@ def _bundle(row: dict[str, Any]) -> Bundle:
 
 def _rebuilt(bundle: Bundle, store: Store) -> tuple[Any, dict[str, Any] | None]:
     """The compressed model, and the shape of its training data if it had some."""
-    from harness import artifacts
-    from harness.bundle import compressed
-    from harness.events import ArtifactJob, Job
+    from harness.planning.messages import ArtifactJob, Job
+    from harness.running import artifacts
+    from harness.running.worker import compressed
 
     built = [
         artifacts.produce(ArtifactJob(artifact=artifact, store=store.uri))

@@ -10,7 +10,7 @@ import click
 from harness.cli._common import on_store
 
 if TYPE_CHECKING:
-    from results.store import Store
+    from results.storage.store import Store
 
 _PLOTS = ["pareto", "curves"]
 
@@ -44,10 +44,10 @@ def table(store: Store, paper: str | None, form: str, **options: Any) -> None:
     PAPER is a name that `shrinkgrid list papers` gives, or a YAML file of that kind.
     Without it, --rows, --cols and --metric make a table of your own.
     """
-    from results.own_tables import own_table
     from results.papers import read
-    from results.tables import paper_table
-    from results.tables_text import render
+    from results.tables.custom import own_table
+    from results.tables.paper import paper_table
+    from results.tables.render import render
 
     other = ("model", "substitute") if paper is None else _OWN
     wrong = [f"--{key.replace('_', '-')}" for key in other if options[key]]
@@ -103,7 +103,7 @@ def verify(store: Store, file: Path) -> int:
 
     Exit status 1 if any number drifted or its trials are gone.
     """
-    from results.verify import verify as check
+    from results.tables.verify import verify as check
 
     checked, drifted = check(store, file)
     for drift in drifted:
@@ -127,7 +127,7 @@ def verify(store: Store, file: Path) -> int:
 @on_store
 def report(store: Store, out: Path) -> None:
     """Write one self-contained page of the store: it needs nothing beside itself."""
-    from results.report import write
+    from results.boards.report import write
 
     page, *figures = write(store, out)
     click.echo(f"wrote {page} and {len(figures)} figures", err=True)
@@ -163,9 +163,9 @@ def plot(
     **only: str | None,
 ) -> None:
     """Draw a figure of one model and task: pareto, or curves of recovery by ratio."""
-    from results import figures
+    from results.boards import figures
+    from results.boards.leaderboard import one_board
     from results.errors import StoreError
-    from results.leaderboard import one_board
 
     form = out.suffix.removeprefix(".")
     if form not in ("svg", "pdf", "png"):

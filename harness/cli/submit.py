@@ -12,7 +12,7 @@ import click
 from harness.cli._common import grid_options, store_option
 
 if TYPE_CHECKING:
-    from harness.executors.jobs import Jobs, State
+    from harness.executors.job_server import Jobs, State
 
 cluster_option = click.option(
     "--cluster",
@@ -38,8 +38,8 @@ def submit(
     Ships this code, the grid file with its lock, and SHRINKGRID_PLUGINS; shows the
     log. Ctrl-C detaches. Exit status: that of the run.
     """
-    from harness import grid as grids
-    from harness.chosen import tolerate_unseen
+    from harness.planning import grid as grids
+    from harness.planning.configured_plugin import tolerate_unseen
 
     _for_all_machines(store)
     path = grids.locate(grid)
@@ -58,8 +58,8 @@ def submit(
 
 
 def _submit(jobs: Jobs, words: list[str], grid: Path | None) -> str:
-    from harness import provenance
     from harness.executors import shipping
+    from harness.planning import provenance
 
     told = {k: os.environ[k] for k in ("HF_HUB_OFFLINE",) if k in os.environ}
     head, dirty = provenance.commit()
@@ -102,7 +102,7 @@ def _jobs(cluster: str) -> Jobs:
     from harness.core import BenchError
 
     try:
-        from harness.executors.jobs import Jobs
+        from harness.executors.job_server import Jobs
 
         return Jobs(cluster)
     except ModuleNotFoundError as why:

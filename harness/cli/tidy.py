@@ -11,7 +11,7 @@ from harness.cli._common import store_option
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from results.store import Store
+    from results.storage.store import Store
 
 
 @click.command()
@@ -27,11 +27,11 @@ def gc(store: str, artifacts: bool, apply: bool) -> None:
     import shutil
 
     from harness.core import BenchError
-    from results import running
-    from results.store import open_store
+    from results.storage import leases
+    from results.storage.store import open_store
 
     opened = open_store(store)
-    if apply and any(m.alive() is not False for m in running.markers(opened)):
+    if apply and any(m.alive() is not False for m in leases.markers(opened)):
         raise BenchError(
             f"a run works on {opened.uri}; what it needs must stay: try again when it "
             "has ended (`shrinkgrid status`)"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from harness import artifacts, bundle
-from harness.events import ArtifactJob, Built, Event, Job
-from harness.plan import Bundle
+from harness.planning.messages import ArtifactJob, Built, Event, Job
+from harness.planning.plan import Bundle
+from harness.running import artifacts, worker
 
 
 class Inline:
@@ -37,7 +37,7 @@ class Inline:
         """
         for job in jobs:
             built = [self._artifact(job, a.id) for a in job.bundle.artifacts]
-            for event in bundle.run(job, built):
+            for event in worker.run(job, built):
                 yield job, [event]
 
     def _artifact(self, job: Job, key: str) -> Built:

@@ -12,7 +12,7 @@ import time
 from ray import exceptions
 
 from harness.core import BenchError
-from harness.executors.jobs import first_line
+from harness.executors.job_server import first_line
 
 MISTAKE = 2  # exit status of what a person can mend
 GONE = 20.0  # seconds without an answer after which a cluster's head is gone

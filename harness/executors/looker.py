@@ -10,7 +10,7 @@ import ray
 from ray import exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from harness.accelerators import Cluster, Device, Node, known
+from harness.scheduling.hardware import Cluster, Device, Node, known
 
 PATIENCE = 60.0  # seconds that the first nodes get to say what devices they have
 _TYPE = "accelerator_type:"
@@ -18,7 +18,7 @@ _TYPE = "accelerator_type:"
 
 def _installed() -> list[tuple[str, int]]:
     """A worker's task: name and memory of each device of its node."""
-    from harness import devices
+    from harness.toolkit import devices
 
     return devices.installed()
 

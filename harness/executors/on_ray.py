@@ -12,22 +12,22 @@ from typing import Any
 import ray
 from ray import exceptions
 
-from harness.accelerators import Cluster
 from harness.core import BenchError
-from harness.estimate import Predictor
-from harness.events import ArtifactJob, Built, Event, Job
-from harness.executors import machines
-from harness.executors.connection import connect
+from harness.executors import nodes
+from harness.executors.cluster import connect
 from harness.executors.joining import Pulse
 from harness.executors.looker import Looker
-from harness.packing import Packer, Window
-from harness.plan import Artifact, Bundle
-from harness.recall import Recall
-from harness.resources import Ask, shortage
-from results import running
+from harness.planning.messages import ArtifactJob, Built, Event, Job
+from harness.planning.plan import Artifact, Bundle
+from harness.planning.resources import Ask, shortage
+from harness.scheduling.hardware import Cluster
+from harness.scheduling.packing import Packer, Window
+from harness.scheduling.predictor import Predictor
+from harness.scheduling.work_stealing import Recall
 from results.errors import StoreError
-from results.folder import patience
-from results.store import open_store
+from results.storage import leases
+from results.storage.folder import patience
+from results.storage.store import open_store
 
 GRACE = 30.0  # seconds beyond its limit that a trial gets before its worker is killed
 QUICK = 0.05  # seconds; the starts of shorter trials are not reported one by one
@@ -43,7 +43,8 @@ def _stream(
 ) -> Iterator[list[Event]]:
     """A worker's task: the bundle's events, those of quick trials in batches."""
     _take_place(ask.gpus)
-    from harness import bundle, devices
+    from harness.running import worker
+    from harness.toolkit import devices
 
     device, host, held = (free or devices.free)()
     short = shortage(ask, device, host, held)
@@ -53,7 +54,7 @@ def _stream(
     began = flushed = time.perf_counter()
     waiting: list[Event] = []
     ended = 0
-    for event in bundle.run(job, built):
+    for event in worker.run(job, built):
         waiting.append(event)
         now = time.perf_counter()
         ended += event.what == "ended"
@@ -68,14 +69,14 @@ def _stream(
 def _produce(job: ArtifactJob, gpus: float) -> Built:
     """A worker's task: build one artifact."""
     _take_place(gpus)
-    from harness import artifacts
+    from harness.running import artifacts
 
     return artifacts.produce(job)
 
 
 def _take_place(gpus: float) -> None:
     """Say to the code below where this is, and whether it was given a device."""
-    os.environ[running.NODE] = ray.get_runtime_context().get_node_id()
+    os.environ[leases.NODE] = ray.get_runtime_context().get_node_id()
     os.environ["SHRINKGRID_DEVICE"] = "any" if gpus else "cpu"
 
 
@@ -157,15 +158,15 @@ class OnRay:
             BenchError: Naming each method and model that asks for too much, or each
                 machine that does not see the store or lacks code.
         """
-        machines.refuse_misfits(bundles)
+        nodes.refuse_misfits(bundles)
         wrong = self.packer.mistakes(bundles)
         if wrong:
             raise BenchError(*wrong)
         if not self._local:
-            machines.refuse_strangers(bundles, store)
+            nodes.refuse_strangers(bundles, store)
 
     def arrange(self, bundles: Sequence[Bundle]) -> list[Bundle]:
-        """The longest first, long ones cut; see ``harness.packing``."""
+        """The longest first, long ones cut; see ``harness.scheduling.packing``."""
         return self.packer.arrange(bundles)
 
     def stale(self) -> bool:
@@ -222,7 +223,7 @@ class OnRay:
         """Slots are idle: have long bundles give up what they have not begun."""
         for stream, trials in self._recall.due(time.monotonic()).items():
             job = self._running[stream].job
-            running.recall(open_store(job.store), job.name, trials)
+            leases.recall(open_store(job.store), job.name, trials)
 
     def _artifact(self, artifact: Artifact, job: Job, ask: Ask) -> Any:
         """The reference of an artifact, which is built once for all jobs."""
@@ -313,7 +314,7 @@ class OnRay:
         del self._running[one.stream]
         self._window.drop(one.stream)
         if self._recall.drop(one.stream):
-            running.forget(open_store(one.job.store), f"{one.job.name}.back")
+            leases.forget(open_store(one.job.store), f"{one.job.name}.back")
 
     def _forget_artifacts(self, job: Job) -> None:
         for artifact in job.bundle.artifacts:
@@ -329,7 +330,7 @@ class OnRay:
     def _node(self, job: Job) -> str:
         """Where a job runs, as its marker in the store tells it; else empty."""
         with contextlib.suppress(StoreError, OSError):
-            marker = running.marker(open_store(job.store), f"{job.name}.json")
+            marker = leases.marker(open_store(job.store), f"{job.name}.json")
             return "" if marker is None else marker.node
         return ""
 

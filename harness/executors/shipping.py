@@ -7,7 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
-from harness import lock
+from harness.planning import lock
 
 PACKAGES = ("harness", "methods", "tasks", "results")
 

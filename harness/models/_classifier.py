@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.core import BenchError, Context, Model
-from harness.training import Recipe, train
+from harness.toolkit.training import Recipe, train
 
 Init = Literal["torch", "lecun_normal", "he_normal"]
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness._untrusted import refuse_bomb
 from harness.core import BenchError, Model
-from harness.roles import LANGUAGE_MODEL
+from harness.toolkit.roles import LANGUAGE_MODEL
+from harness.toolkit.untrusted import refuse_bomb
 
 EXAMPLE_TOKENS = 128  # multiply-adds are counted over one window of this length
 GIVES = ("linears", "calibration")
@@ -64,8 +64,8 @@ def wrap(name: str, net: nn.Module, tokenizer: Any) -> Model:
     if next(model.modules(), None) is None:
         raise BenchError(
             f"model {name!r} ({config.model_type}) has no matrix whose role is known; "
-            "add its names to harness/roles.py. Known: LLaMA, Mistral, Qwen, OPT, "
-            "GPT-2 and Phi-3 names"
+            "add its names to harness/toolkit/roles.py. Known: LLaMA, Mistral, Qwen, "
+            "OPT, GPT-2 and Phi-3 names"
         )
     return model
 

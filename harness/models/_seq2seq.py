@@ -14,8 +14,8 @@ from torch.nn.utils.rnn import (
 )
 
 from harness.models._gru import GruLayer
-from harness.recipe import Recipe
-from harness.sequences import BEGIN, END, PAD
+from harness.toolkit.recipe import Recipe
+from harness.toolkit.sequences import BEGIN, END, PAD
 
 
 class Stack(nn.Module):

@@ -10,10 +10,10 @@ import torch
 
 from harness.core import Context, Model
 from harness.models._seq2seq import Seq2Seq
-from harness.recipe import Recipe
 from harness.registry import model
-from harness.sequences import SPECIAL
-from harness.translation_training import train_translation
+from harness.toolkit.recipe import Recipe
+from harness.toolkit.seq2seq_training import train_translation
+from harness.toolkit.sequences import SPECIAL
 
 EXAMPLE = (10, 15)  # words of source and target of the sentence that MACs count for
 

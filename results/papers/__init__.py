@@ -236,7 +236,7 @@ def _list(value: Any) -> list[Any]:
 
 
 def _yaml(text: bytes, file: str) -> Any:
-    from results import _yaml as plain
+    from results.text import yaml_reader as plain
 
     try:
         return plain.read(text)

@@ -10,7 +10,7 @@
 -- main      whether it is the metric that its task measures first.
 -- place     ties share one.
 CREATE VIEW leaderboard AS
-WITH stored_once AS MATERIALIZED (  -- see results.db.create_views
+WITH stored_once AS MATERIALIZED (  -- see results.queries.db.create_views
     SELECT attempt, trial, status, started_at, method, method_options, model,
            model_options, task, task_options, protocol, ratio, ratio_of, calibration,
            dtype, achieved_ratio, achieved_params, params, params_nonzero, bytes, macs,

@@ -12,8 +12,8 @@ from bucket import Bucket
 from faults import fault, scene
 from scene import INLINE, Outcome, Scene
 
-from results.db import ask
-from results.store import open_store
+from results.queries.db import ask
+from results.storage.store import open_store
 
 
 @fault("store's disk full")

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from datetime import UTC
 from pathlib import Path
 
-from harness import grid as grids
-from harness.driver import committed
-from results import running
-from results.db import ask
+from harness.planning import grid as grids
+from harness.running.driver import committed
 from results.errors import StoreError
-from results.store import Store, open_store
+from results.queries.db import ask
+from results.storage import leases
+from results.storage.store import Store, open_store
 
 GRID = """
 models: [toy]
@@ -181,11 +181,11 @@ class Scene:
         self.until(lambda: len(self.finished()) >= count, run)
         return run
 
-    def in_hand(self) -> list[tuple[running.Marker, str]]:
+    def in_hand(self) -> list[tuple[leases.Marker, str]]:
         """Each marker of this machine with the trial that its worker has in hand."""
         store = self.opened()
         found = []
-        for marker in running.markers(store) if store else []:
+        for marker in leases.markers(store) if store else []:
             left = (t for a, t in marker.attempts if not committed(store, a))
             trial = next(left, None)
             if trial is not None and marker.host == socket.gethostname():
@@ -252,7 +252,7 @@ class Scene:
         assert self._ended, "a scene says how the harmed run ended"
         wanted = {p.trial.id for p in grids.read(self.grid).points()}
         now = self.finished()
-        assert not running.markers(store), "a marker was left behind"
+        assert not leases.markers(store), "a marker was left behind"
         assert not set(now) - wanted, "the store has trials that the grid has not"
         counted = ask(store, "SELECT status, count(*) FROM trials GROUP BY 1").rows
         return Outcome(

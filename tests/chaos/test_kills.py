@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from results import running
-from results.db import ask
-from results.store import Store, open_store
+from results.queries.db import ask
+from results.storage import leases
+from results.storage.store import Store, open_store
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 GRID = """
@@ -86,13 +86,13 @@ def test_sigkill_of_the_driver_at_random_moments(command):
     assert last.returncode == 0, said.decode()
     assert set(finished(store_of(command)).values()) == {1}
     assert len(finished(store_of(command))) == TRIALS
-    assert not running.markers(store_of(command))
+    assert not leases.markers(store_of(command))
 
 
 def freeze(command: list[str]) -> tuple[set[int], set[str]]:
     """Stop every worker; their processes, and the trials that each was at."""
     store = store_of(command)
-    markers = [m for m in running.markers(store) if m.alive()] if store else []
+    markers = [m for m in leases.markers(store) if m.alive()] if store else []
     for marker in markers:
         os.kill(marker.pid, signal.SIGSTOP)
     done = (
@@ -133,7 +133,7 @@ def test_sigkill_of_workers_at_random_moments(command):
     while process.poll() is None and killed < 5:
         time.sleep(rng.uniform(0.3, 1.0))
         store = store_of(command)
-        markers = running.markers(store) if store else []
+        markers = leases.markers(store) if store else []
         for marker in rng.sample(markers, k=min(1, len(markers))):
             if marker.alive():
                 os.kill(marker.pid, signal.SIGKILL)
@@ -155,7 +155,7 @@ def test_the_first_interrupt_drains_and_the_same_line_goes_on(command):
 
     assert process.returncode == 3
     assert 3 <= done < TRIALS
-    assert not running.markers(store_of(command))
+    assert not leases.markers(store_of(command))
 
     again = start(command)
     again.communicate()
@@ -171,7 +171,7 @@ def test_the_second_interrupt_stops_within_seconds_and_leaves_no_process(command
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline:
         store = store_of(slow)
-        if store is not None and running.markers(store):
+        if store is not None and leases.markers(store):
             break
         time.sleep(0.2)
     family = psutil.Process(process.pid).children(recursive=True)

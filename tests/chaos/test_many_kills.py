@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from harness import grid as grids
-from results import running
-from results.db import ask
-from results.store import Store, open_store
+from harness.planning import grid as grids
+from results.queries.db import ask
+from results.storage import leases
+from results.storage.store import Store, open_store
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 KILLS = 100
@@ -41,7 +41,7 @@ def rows(store: Store) -> dict[str, int]:
 def wait_for_a_trial(store: Store, process: BaseProcess) -> None:
     """Until a process has one in hand, or has ended."""
     while process.is_alive():
-        if process.pid in {marker.pid for marker in running.markers(store)}:
+        if process.pid in {marker.pid for marker in leases.markers(store)}:
             return
         time.sleep(0.02)
 
@@ -52,7 +52,7 @@ def test_a_hundred_kills_in_a_row_lose_nothing_and_double_nothing(tmp_path, toys
     store = open_store(folder, create=True)
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(
-        ["harness.cli.run", "harness.driver", "harness.bundle"]
+        ["harness.cli.run", "harness.running.driver", "harness.running.worker"]
     )
     rng = random.Random(5)
     before: dict[str, int] = {}
@@ -80,7 +80,7 @@ def test_a_hundred_kills_in_a_row_lose_nothing_and_double_nothing(tmp_path, toys
     assert last.exitcode == 0
     assert {p.trial.id for p in grids.read(grid).points()} <= set(rows(store))
     assert set(rows(store).values()) == {1}
-    assert not running.markers(store)
+    assert not leases.markers(store)
     assert _lost(store), "no trial was ever in hand"
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from hosts import Hosts
 
-from results import running
-from results.db import ask
-from results.store import open_store
+from results.queries.db import ask
+from results.storage import leases
+from results.storage.store import open_store
 
 CHECKOUT = Path(__file__).parents[2]
 TOYS = CHECKOUT / "tests" / "toys" / "toys.py"
@@ -105,7 +105,7 @@ def rows(store: str) -> list[dict[str, object]]:
 def in_hand(store: str) -> int:
     """How many workers have something in hand."""
     there = Path(store, "format.json").exists()
-    return len(running.markers(open_store(store))) if there else 0
+    return len(leases.markers(open_store(store))) if there else 0
 
 
 def finished(store: str) -> set[str]:

@@ -25,8 +25,8 @@ from lab import (
     rows,
 )
 
-from results import running
-from results.store import open_store
+from results.storage import leases
+from results.storage.store import open_store
 
 WHY_NOT = hosts.impossible()
 pytestmark = [
@@ -129,7 +129,7 @@ def test_a_closed_terminal_ends_nothing_and_cancel_drains(lab):
     assert "stopped early: asked to stop" in out
     done = finished(store)
     assert 3 <= len(done) < 36
-    assert not running.markers(open_store(store))
+    assert not leases.markers(open_store(store))
     assert lab.type("attach", job)[0] == 3, "a drained run is not complete"
     assert "has ended already: stopped" in lab.type("cancel", job)[2]
 

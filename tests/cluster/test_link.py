@@ -7,8 +7,8 @@ import pytest
 from hosts import TOKEN, until
 from lab import TOYS, Lab, alive, answers, finished, rows
 
-from results import running
-from results.store import open_store
+from results.storage import leases
+from results.storage.store import open_store
 
 WHY_NOT = hosts.impossible()
 pytestmark = [
@@ -64,7 +64,7 @@ def test_a_host_that_is_cut_off_and_comes_back_costs_what_it_had_in_hand(tmp_pat
     assert set(ok.values()) == {1}, "no trial has two rows that count"
     (gone,) = [r for r in found if r["status"] == "lost"]
     assert gone["error_class"] == "infra"
-    assert not running.markers(open_store(store))
+    assert not leases.markers(open_store(store))
 
 
 def on_host2(store: str) -> bool:

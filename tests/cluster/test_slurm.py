@@ -10,8 +10,8 @@ from pathlib import Path
 import hosts
 import pytest
 
-from results.db import ask
-from results.store import open_store
+from results.queries.db import ask
+from results.storage.store import open_store
 
 WHY_NOT = hosts.impossible()
 pytestmark = [

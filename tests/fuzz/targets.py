@@ -62,7 +62,7 @@ def written(name: str, data: bytes) -> Path:
 @target
 def grid(data: bytes) -> None:
     """A grid file."""
-    from harness import grid as grids
+    from harness.planning import grid as grids
 
     for point in islice(grids.read(written("grid.yaml", data)).points(), 100):
         assert point.trial.id
@@ -71,7 +71,7 @@ def grid(data: bytes) -> None:
 @target
 def lock(data: bytes) -> None:
     """The lock beside a grid."""
-    from harness import lock as locks
+    from harness.planning import lock as locks
 
     written("locked.lock", data)
     locks.read(written("locked.yaml", b"{}"))
@@ -80,17 +80,18 @@ def lock(data: bytes) -> None:
 @target
 def paper(data: bytes) -> None:
     """The file of a paper's table, shown over a store without trials."""
-    from results import papers, tables, tables_text
+    from results import papers
+    from results.tables import paper, render
 
     table = papers.read(str(written("paper.yaml", data)))
-    made = tables.paper_table(_store("papers"), table, known=[])
-    assert tables_text.render(made, "md")
+    made = paper.paper_table(_store("papers"), table, known=[])
+    assert render.render(made, "md")
 
 
 @target
 def parquet(data: bytes) -> None:
     """A file of trials in a store that has an honest one too."""
-    from results.db import ask, query
+    from results.queries.db import ask, query
 
     store = _store("parquet")
     path = written("parquet/trials/hostile.parquet", data)
@@ -104,22 +105,22 @@ def parquet(data: bytes) -> None:
 @target
 def marker(data: bytes) -> None:
     """What says that a worker or a driver is at work."""
-    from harness.driver import reconcile
-    from results import running
+    from harness.running.driver import reconcile
+    from results.storage import leases
 
     store = _store("markers")
     for name in ("a.json", "b.driver", "c.stop", "d.back"):
         written(f"markers/running/{name}", data)
-    running.recalled(store, "d")
-    running.holders(store)
-    running.markers(store)
+    leases.recalled(store, "d")
+    leases.holders(store)
+    leases.markers(store)
     reconcile(store)
 
 
 @target
 def format(data: bytes) -> None:
     """What says that a folder is a store."""
-    from results.store import open_store
+    from results.storage.store import open_store
 
     written("format/format.json", data)
     open_store(place() / "format", create=True)
@@ -128,7 +129,7 @@ def format(data: bytes) -> None:
 @target
 def folded(data: bytes) -> None:
     """The list of files that a compacted file stands for, which are then deleted."""
-    from results.compaction import compact
+    from results.queries.compaction import compact
 
     store = _store("folded")
     outside = written("precious.parquet", b"not the store's")
@@ -147,9 +148,9 @@ def manifest(data: bytes) -> None:
     """What says which files an artifact has: fetched from a bucket, then opened."""
     from pyarrow.fs import LocalFileSystem
 
-    from results import artifacts
-    from results.folder import RemoteFolder
-    from results.store import Store
+    from results.storage import artifacts
+    from results.storage.folder import RemoteFolder
+    from results.storage.store import Store
 
     for name in ("bucket", "cache"):
         shutil.rmtree(place() / name, ignore_errors=True)
@@ -166,7 +167,7 @@ def manifest(data: bytes) -> None:
 @target
 def structure(data: bytes) -> None:
     """What says how a saved network is built."""
-    from harness import structure as structures
+    from harness.toolkit import saved_model as structures
 
     (saved() / "structure.json").write_bytes(data)
     structures.load(saved())
@@ -175,7 +176,7 @@ def structure(data: bytes) -> None:
 @target
 def weights(data: bytes) -> None:
     """The tensors of a saved network."""
-    from harness import structure as structures
+    from harness.toolkit import saved_model as structures
 
     honest = (saved() / "model.safetensors").read_bytes()
     (saved() / "structure.json").write_text(json.dumps(form()))
@@ -189,7 +190,7 @@ def weights(data: bytes) -> None:
 @target
 def verify(data: bytes) -> None:
     """A written table whose numbers are computed again."""
-    from results import verify as verifies
+    from results.tables import verify as verifies
 
     verifies.verify(_store("verify"), written("table.md", data))
 
@@ -197,9 +198,9 @@ def verify(data: bytes) -> None:
 @cache
 def saved() -> Path:
     """A small network with a low-rank layer, saved."""
-    from harness import structure as structures
     from harness.models.mlp import MLP
-    from methods._layers import LowRank
+    from harness.toolkit import saved_model as structures
+    from methods._kernels.low_rank.layers import LowRank
 
     model = MLP(hidden=(8,)).build({"classes": 3, "input": [1, 2, 2]}, 0)
     structures.replace(model.net, "head", LowRank(8, 3, 2, bias=True))
@@ -231,7 +232,7 @@ def row(**columns: object) -> dict[str, Any]:
 @cache
 def _honest() -> bytes:
     """A file of one trial."""
-    from results.store import open_store
+    from results.storage.store import open_store
 
     store = open_store(place() / "template", create=True)
     store.append(row())
@@ -240,7 +241,7 @@ def _honest() -> bytes:
 
 def _store(name: str) -> Any:
     """A store with one honest trial, made anew."""
-    from results.store import open_store
+    from results.storage.store import open_store
 
     shutil.rmtree(place() / name, ignore_errors=True)
     store = open_store(place() / name, create=True)

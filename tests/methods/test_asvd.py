@@ -5,8 +5,8 @@ from torch.nn.functional import cross_entropy
 
 from harness.core import BenchError, Unsupported
 from harness.registry import find
-from methods._curvature import row_fisher
-from methods._lowrank import Factors, Group, linears, matrix
+from methods._kernels.low_rank.curvature import row_fisher
+from methods._kernels.low_rank.factors import Factors, Group, linears, matrix
 from methods.asvd import searched, share_rank
 
 # Two matrices of 10 x 10. A rank costs 20 weights: share 0.4 is rank 2, 40 weights.

@@ -5,8 +5,8 @@ import torch
 from tiny_llm import FAMILIES, context, logits, tiny
 
 from harness.registry import find
-from methods._groups import groups_across_blocks
-from methods._lowrank import linears, matrix
+from methods._kernels.low_rank.factors import linears, matrix
+from methods._kernels.low_rank.groups import groups_across_blocks
 
 
 def build(name, **options):

@@ -5,10 +5,10 @@ from hypothesis import strategies as st
 from tiny_llm import FAMILIES, context, logits, tiny
 from torch import nn
 
-from harness import structure
 from harness.core import BenchError
 from harness.registry import find
-from methods._lowrank import linears, matrix
+from harness.toolkit import saved_model
+from methods._kernels.low_rank.factors import linears, matrix
 from methods.round_to_nearest import Rounded, rounded
 
 CHAIN = ["joint_rank_k", {"name": "round_to_nearest", "bits": 8}]
@@ -32,10 +32,10 @@ def test_thin_factors_are_rounded_and_the_shared_one_stays_shared(family, tmp_pa
         assert attention.q_proj.right is attention.k_proj.right
     ctx.model.net.save_pretrained(tmp_path / "dense")
     origin = {"model": str(tmp_path / "dense"), "options": {}, "shape": None}
-    structure.save(ctx.model.with_net(net), origin, tmp_path / "saved")
-    assert torch.equal(logits(structure.load(tmp_path / "saved").net), logits(net))
+    saved_model.save(ctx.model.with_net(net), origin, tmp_path / "saved")
+    assert torch.equal(logits(saved_model.load(tmp_path / "saved").net), logits(net))
     size = (tmp_path / "saved" / "model.safetensors").stat().st_size
-    assert structure.saved_bytes(net) == size
+    assert saved_model.saved_bytes(net) == size
 
 
 def test_a_chain_is_its_members_one_after_the_other():

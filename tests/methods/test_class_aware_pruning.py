@@ -6,8 +6,8 @@ from small_nets import context, dense, tiny
 from torch import nn
 
 from harness.core import BenchError, Unsupported
-from harness.training import Objective, Recipe
-from methods import _filters
+from harness.toolkit.training import Objective, Recipe
+from methods._kernels.filters import surgery
 from methods.class_aware_pruning import (
     ClassAwarePruning,
     Modified,
@@ -23,7 +23,7 @@ def test_class_scores_count_the_classes_in_which_a_filter_is_alive():
     # Filter 0 passes class 0 only, filter 1 (negation) class 1 only, filter 2 is zero;
     # filter 3 is always on but the head ignores it, so that its gradient is zero.
     ctx = tiny()
-    found = _filters.groups(ctx.model, ctx.model.net)
+    found = surgery.groups(ctx.model, ctx.model.net)
     for reduce in ("sum_then_max", "max_then_sum"):
         scores = class_scores(
             ctx.model.net, found, ctx, images_per_class=3, reduce=reduce
@@ -37,7 +37,7 @@ def test_a_filter_alive_in_two_classes_at_two_places_tells_the_reductions_apart(
     net.conv.weight.data[0] = 1
     images = ctx.data.train.pixels  # class 1 becomes bright at the second pixel
     images[4:, 0, 0, 1] = 255
-    found = _filters.groups(ctx.model, net)
+    found = surgery.groups(ctx.model, net)
     scores = {
         reduce: class_scores(net, found, ctx, images_per_class=4, reduce=reduce)
         for reduce in ("sum_then_max", "max_then_sum")
@@ -50,7 +50,7 @@ def test_class_scores_lie_between_0_and_the_number_of_classes():
     model = dense("digits_convnet")
     model.net.conv2.weight.data[5] = 0  # and its norm has bias 0: a dead filter
     ctx = context(model, Digits().data())
-    found = _filters.groups(model, model.net)
+    found = surgery.groups(model, model.net)
     scores = class_scores(
         model.net, found, ctx, images_per_class=5, reduce="sum_then_max"
     )
@@ -65,7 +65,7 @@ def test_a_class_without_images_to_score_with_is_named():
     ctx.data.train.labels[:] = 0
     with pytest.raises(BenchError, match="no training image has class 1"):
         class_scores(
-            ctx.model.net, _filters.groups(ctx.model, ctx.model.net), ctx,
+            ctx.model.net, surgery.groups(ctx.model, ctx.model.net), ctx,
             images_per_class=1, reduce="sum_then_max",
         )  # fmt: skip
 
@@ -109,7 +109,7 @@ def test_class_aware_pruning_takes_as_many_cuts_as_its_fraction_asks():
     assert cuts >= 2
     steps = [m.step for m in ctx.recorded if m.metric == "train_loss"]
     assert steps == list(range(int(cuts)))  # one curve over all cuts
-    assert _filters.parameters(net) <= _filters.budget_of(model, 0.4)
+    assert surgery.parameters(net) <= surgery.budget_of(model, 0.4)
 
 
 def test_class_aware_pruning_stops_where_every_filter_matters():
@@ -133,7 +133,7 @@ def test_class_aware_pruning_leaves_every_layer_its_floor():
     ctx = context(model, Digits().data())
     wide = ClassAwarePruning(floor=0.5, max_fraction=0.5)
     net = wide.compress(wide.fit(model, ctx), 0.6, ctx)
-    sizes = {g.name: g.size for g in _filters.groups(model, net)}
+    sizes = {g.name: g.size for g in surgery.groups(model, net)}
     least = {"conv1": 8, "conv2": 8, "conv3": 16, "conv4": 16}
     assert all(sizes[name] >= count for name, count in least.items())
     with pytest.raises(Unsupported, match="before a layer is too narrow"):

@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from harness import measure, structure, training
 from harness.core import Context, Unsupported
 from harness.models.digits_convnet import DigitsConvnet
 from harness.models.mlp import MLP
-from harness.training import Recipe, predict
+from harness.toolkit import model_size, saved_model, training
+from harness.toolkit.training import Recipe, predict
 from methods import dropback
-from methods._counter import normals
-from methods._tracked import flatten, initial_of
+from methods._kernels.counter import normals
+from methods._kernels.tracked import flatten, initial_of
 from methods.dropback import DropBack, Tracking
 from tasks.digits import Digits
 
@@ -225,15 +225,15 @@ def test_the_file_holds_k_values_k_indices_and_a_seed(tmp_path, plugin):
     name = "mlp" if isinstance(plugin, MLP) else "digits_convnet"
     options = {"hidden": [30]} if name == "mlp" else {}
     origin = {"model": name, "options": options, "revision": "1", "shape": SHAPE}
-    structure.save(ctx.model.with_net(net), origin, tmp_path)
+    saved_model.save(ctx.model.with_net(net), origin, tmp_path)
 
     statistics = sum(b.nbytes for b in net.net.state_dict().values())
     size = (tmp_path / "model.safetensors").stat().st_size
     assert 8 * k + statistics < size < 8 * k + statistics + 1500  # header
-    assert structure.saved_bytes(net) == size
-    assert measure.size(ctx.model.with_net(net)).params == k
+    assert saved_model.saved_bytes(net) == size
+    assert model_size.size(ctx.model.with_net(net)).params == k
 
-    again = structure.load(tmp_path).net
+    again = saved_model.load(tmp_path).net
     for one, other in zip(net.net.buffers(), again.net.buffers(), strict=True):
         assert torch.equal(one, other)  # every weight, tracked or regenerated
     images = ctx.data.test.batch(torch.arange(20))[0]

@@ -6,7 +6,7 @@ from tiny_llm import context, tiny
 
 from harness.core import Model, NotFinite, Unsupported
 from harness.registry import find
-from methods._lowrank import linears
+from methods._kernels.low_rank.factors import linears
 
 DATA_FREE = ["svd", "joint_rank_k"]
 LOW_RANK = [*DATA_FREE, "svd_llm", "basis_sharing", "asvd", "fwsvd", "water_filling"]

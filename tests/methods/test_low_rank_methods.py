@@ -6,9 +6,9 @@ import pytest
 import torch
 from tiny_llm import FAMILIES, context, logits, tiny
 
-from harness import structure
 from harness.registry import find
-from methods._lowrank import linears, matrix
+from harness.toolkit import saved_model
+from methods._kernels.low_rank.factors import linears, matrix
 
 METHODS = {
     "svd": {},
@@ -92,9 +92,9 @@ def test_a_compressed_network_survives_its_file(family, label, contexts, tmp_pat
     folder = tmp_path / "saved"
     ctx.model.net.save_pretrained(tmp_path / "dense")
     origin = {"model": str(tmp_path / "dense"), "options": {}, "shape": None}
-    structure.save(ctx.model.with_net(net), origin, folder)
+    saved_model.save(ctx.model.with_net(net), origin, folder)
 
-    again = structure.load(folder)
+    again = saved_model.load(folder)
     assert torch.equal(logits(again.net), logits(net))
     size = (folder / "model.safetensors").stat().st_size
-    assert structure.saved_bytes(net) == structure.saved_bytes(again.net) == size
+    assert saved_model.saved_bytes(net) == saved_model.saved_bytes(again.net) == size

@@ -11,8 +11,8 @@ from torch import nn
 from harness.core import Context, Model, Unsupported
 from harness.models.mlp import MLP
 from harness.options import build
-from harness.training import Recipe
-from methods._masks import keep_largest
+from harness.toolkit.training import Recipe
+from methods._kernels.masks import keep_largest
 from methods.magnitude import Magnitude
 from tasks.digits import Digits
 

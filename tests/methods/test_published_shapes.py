@@ -11,11 +11,17 @@ from transformers.models.llama import LlamaConfig
 from transformers.models.mistral import MistralConfig
 from transformers.models.opt import OPTConfig
 
-from harness import measure
 from harness.models import _language
-from methods._groups import groups_across_blocks, groups_within_blocks
-from methods._lowrank import Factors, Group, checked_rank, linears, matrix
-from methods._uniform import truncate_groups
+from harness.toolkit import model_size
+from methods._kernels.low_rank.factors import (
+    Factors,
+    Group,
+    checked_rank,
+    linears,
+    matrix,
+)
+from methods._kernels.low_rank.groups import groups_across_blocks, groups_within_blocks
+from methods._kernels.low_rank.uniform import truncate_groups
 
 RATIOS = (0.2, 0.3, 0.4, 0.5)
 CONFIGS = {
@@ -106,7 +112,7 @@ def shares(name, groups, ratio):
     net = compressed(name, groups, ratio)
     left = sum(p.numel() for p in net.parameters())  # a shared one counts once
     gone = sum(p.numel() for p in dense.net.parameters()) - left
-    saved = measure.macs(dense) - measure.macs(dense.with_net(net))
+    saved = model_size.macs(dense) - model_size.macs(dense.with_net(net))
     return 1 - gone / weights, 1 - saved / (weights * tokens)
 
 
@@ -151,5 +157,5 @@ def test_multiply_adds_of_one_matrix_at_a_fifth_equal_the_published_share(
     tokens = dense.example()["input_ids"].shape[1]
     modules = linears(dense)
     work = sum(matrix(modules[n]).numel() for g in groups for n in g.names) * tokens
-    saved = measure.macs(dense) - measure.macs(dense.with_net(net))
+    saved = model_size.macs(dense) - model_size.macs(dense.with_net(net))
     assert 1 - saved / work == pytest.approx(expected, abs=6e-4)

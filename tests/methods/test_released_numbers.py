@@ -13,10 +13,10 @@ from functools import cache
 import pytest
 import torch
 
-from harness import calibration
 from harness.core import Context
-from harness.measure import size
 from harness.registry import find
+from harness.toolkit import calibration
+from harness.toolkit.model_size import size
 
 pytest.importorskip("gguf")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]

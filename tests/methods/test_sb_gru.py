@@ -10,18 +10,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from paths import ROOT, SUPPORT
 from safetensors import safe_open
 
-from harness import measure, structure
 from harness.core import Context, Unsupported
 from harness.models.gru_seq2seq import GruSeq2Seq
 from harness.options import build
-from harness.recipe import Recipe
 from harness.registry import find, unmet
-from harness.sequences import Pairs, ParallelText, Vocabulary, pad
-from harness.translate import Search, translate
-from methods._fixed_point import FixedPoint
-from methods._variational import total_kl
+from harness.toolkit import model_size, saved_model
+from harness.toolkit.decoding import Search, translate
+from harness.toolkit.recipe import Recipe
+from harness.toolkit.sequences import Pairs, ParallelText, Vocabulary, pad
+from methods._kernels.variational.fixed_point import FixedPoint
+from methods._kernels.variational.posterior import total_kl
 from methods.magnitude import Magnitude
 from methods.round_to_nearest import RoundToNearest
 from methods.sb_gru import SbGru, Variational, treated
@@ -116,8 +117,8 @@ def test_what_is_minimised_is_the_evidence_lower_bound_by_hand():
     ctx = context(treat="candidate")
     net = ctx.dense()
     method = SbGru(kl_weight=0.5, warmup=4.0)
-    from harness.translation_training import Buckets
-    from methods._variational import make_variational
+    from harness.toolkit.seq2seq_training import Buckets
+    from methods._kernels.variational.posterior import make_variational
 
     torch.manual_seed(0)
     layers = make_variational(net, treated(ctx.model), method._prior())
@@ -142,8 +143,8 @@ def test_what_is_minimised_is_the_evidence_lower_bound_by_hand():
 def test_indicators_cool_down_to_a_floor():
     ctx = context(treat="candidate")
     method = SbGru(cooling=0.1, coldest=0.4)
-    from harness.translation_training import Buckets
-    from methods._variational import make_variational
+    from harness.toolkit.seq2seq_training import Buckets
+    from methods._kernels.variational.posterior import make_variational
 
     net = ctx.dense()
     layers = make_variational(net, treated(ctx.model), method._prior())
@@ -173,15 +174,15 @@ def test_the_ratio_is_reached_and_the_file_translates_alike(variant, ratio, tmp_
     options = {"layers": 2, "units": 32, "treat": "recurrent"}
     origin = {"model": "gru_seq2seq", "options": options, "revision": "1"}
     compressed = ctx.model.with_net(net)
-    structure.save(compressed, {**origin, "shape": shape}, tmp_path)
-    again = structure.load(tmp_path).net
+    saved_model.save(compressed, {**origin, "shape": shape}, tmp_path)
+    again = saved_model.load(tmp_path).net
     assert torch.equal(outputs(again, ctx), outputs(net, ctx))
     search = Search(beam=2, max_length=8)
     sources = ctx.data.dev.source
     assert translate(again, sources, search) == translate(net, sources, search)
     written = (tmp_path / "model.safetensors").stat().st_size
-    assert written == structure.saved_bytes(net) == measure.size(compressed).bytes
-    assert written < structure.saved_bytes(ctx.model.net)
+    assert written == saved_model.saved_bytes(net) == model_size.size(compressed).bytes
+    assert written < saved_model.saved_bytes(ctx.model.net)
 
 
 def test_float32_s_own_precision_changes_no_translation(trained):
@@ -229,7 +230,7 @@ class _Killed(Exception):
 def test_a_killed_training_goes_on_to_the_same_curve(tmp_path, monkeypatch):
     whole = context()
     expected = SbGru().fit(whole.model, whole)
-    monkeypatch.setattr("harness.training.SAVE_SECONDS", 0.0)
+    monkeypatch.setattr("harness.toolkit.training.SAVE_SECONDS", 0.0)
     deal, dealt = Variational.after_step, []
 
     def die(self, net):
@@ -254,7 +255,7 @@ def test_a_killed_training_goes_on_to_the_same_curve(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_training_that_is_really_killed_goes_on_to_the_same_curve(tmp_path):
     code = (
-        "import harness.training; harness.training.SAVE_SECONDS = 0\n"
+        "import harness.toolkit.training; harness.toolkit.training.SAVE_SECONDS = 0\n"
         "import sys, pathlib; sys.path.insert(0, sys.argv[1])\n"
         "from test_sb_gru import RECIPE, SbGru, context, replace\n"
         "ctx = context(pathlib.Path(sys.argv[2]))\n"
@@ -264,8 +265,8 @@ def test_a_training_that_is_really_killed_goes_on_to_the_same_curve(tmp_path):
     folder = str(Path(__file__).parent)
     process = subprocess.Popen(
         [sys.executable, "-c", code, folder, str(tmp_path)],
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{SUPPORT}"},
     )
     try:
         for _ in range(600):
@@ -310,8 +311,8 @@ def test_the_dense_network_resumes_too(tmp_path, monkeypatch):
     whole = context()
     family = GruSeq2Seq(layers=2, units=12, recipe=RECIPE)
     family.train(whole.model, whole)
-    monkeypatch.setattr("harness.training.SAVE_SECONDS", 0.0)
-    from harness.translation_training import Translating
+    monkeypatch.setattr("harness.toolkit.training.SAVE_SECONDS", 0.0)
+    from harness.toolkit.seq2seq_training import Translating
 
     steps = []
 
@@ -337,7 +338,9 @@ def test_a_network_compressed_by_svd_still_translates():
     method = Svd()
     net = method.compress(method.fit(ctx.model, ctx), 0.5, ctx).eval()
     assert net.encoder.layers[0].fused() is None
-    before, after = (measure.size(ctx.model.with_net(n)) for n in (ctx.model.net, net))
+    before, after = (
+        model_size.size(ctx.model.with_net(n)) for n in (ctx.model.net, net)
+    )
     assert after.params < before.params
     assert after.macs < before.macs
     found = translate(net, ctx.data.dev.source, Search(max_length=8))
@@ -372,7 +375,7 @@ def test_multiply_adds_are_counted_through_the_fused_kernel():
     # 2 + 2 layers of 12 units: 6 matrices of 12 x 12 a step; 10 source steps, 16 target
     # steps, and the output of 12 x 12 words at each of those.
     ctx = context()
-    assert measure.macs(ctx.model) == 2 * 6 * 144 * (10 + 16) + 16 * 12 * 12
+    assert model_size.macs(ctx.model) == 2 * 6 * 144 * (10 + 16) + 16 * 12 * 12
 
 
 def test_options_that_cannot_be_are_refused_all_at_once():

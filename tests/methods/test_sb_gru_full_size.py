@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from harness.core import Context
-from harness.grid import locate, read
-from harness.recipe import Recipe
-from harness.sequences import Pairs
-from methods._fixed_point import FixedPoint
+from harness.planning.grid import locate, read
+from harness.toolkit.recipe import Recipe
+from harness.toolkit.sequences import Pairs
+from methods._kernels.variational.fixed_point import FixedPoint
 from tasks.phoenix2014t import Phoenix2014T
 
 

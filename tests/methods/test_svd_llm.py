@@ -4,9 +4,9 @@ from tiny_llm import context, logits, tiny
 
 from harness.core import BenchError, Measurement
 from harness.registry import find
-from methods._layers import LowRank
-from methods._lora import recover
-from methods._lowrank import linears
+from methods._kernels.low_rank.factors import linears
+from methods._kernels.low_rank.layers import LowRank
+from methods._kernels.low_rank.lora import recover
 
 
 def compressed(ctx, **options):
@@ -31,7 +31,7 @@ def test_lora_recovery_lowers_the_loss_and_keeps_the_size(tmp_path):
 
 
 def test_adapters_that_learn_nothing_change_nothing(tmp_path):
-    from methods._lora import Lora
+    from methods._kernels.low_rank.lora import Lora
 
     ctx = context(tiny("llama"), tmp_path)
     net = compressed(ctx)

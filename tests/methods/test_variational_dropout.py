@@ -10,7 +10,7 @@ from harness.core import Context
 from harness.models.digits_convnet import DigitsConvnet
 from harness.models.mlp import MLP
 from harness.registry import find
-from harness.training import Recipe, predict
+from harness.toolkit.training import Recipe, predict
 from methods.variational_dropout import (
     Bound,
     Noisy,

@@ -4,7 +4,7 @@ from tiny_llm import FAMILIES, context, logits, tiny
 
 from harness.core import Unsupported
 from harness.registry import find
-from methods._lowrank import linears, matrix
+from methods._kernels.low_rank.factors import linears, matrix
 
 
 @pytest.mark.parametrize("family", FAMILIES)

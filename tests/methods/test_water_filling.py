@@ -4,10 +4,10 @@ from tiny_llm import FAMILIES, context, logits, tiny
 
 from harness.core import BenchError
 from harness.registry import find
-from methods._curvature import OutputCurvature, backward, likelihood
-from methods._groups import groups_within_blocks
-from methods._lowrank import Group, install, linears, matrix, stacked
-from methods._pivot import Pivoted, install_pivoted, pivoted_cost
+from methods._kernels.low_rank.curvature import OutputCurvature, backward, likelihood
+from methods._kernels.low_rank.factors import Group, install, linears, matrix, stacked
+from methods._kernels.low_rank.groups import groups_within_blocks
+from methods._kernels.low_rank.pivots import Pivoted, install_pivoted, pivoted_cost
 
 
 def build(**options):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from synthetic import grid
 
-from results.store import Store, open_store
+from results.storage.store import Store, open_store
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from PIL import Image
 
 from harness.core import BenchError
 from harness.registry import find
-from tasks import _decoded, _hub_images
+from tasks._images import decoded, hub
 from tasks.imagenet_folder import ImageNetFolder, _listing
 
 
@@ -55,7 +55,7 @@ def test_a_broken_file_is_named(folder):
         ImageNetFolder(path=str(folder), side=14).data()
     assert len(caught.value.mistakes) == 2
     assert "cat/1.png cannot be read" in caught.value.mistakes[0]
-    assert not list(_decoded.cache_folder().glob("*/labels.npy"))  # nothing half done
+    assert not list(decoded.cache_folder().glob("*/labels.npy"))  # nothing half done
 
 
 def test_an_empty_folder_says_what_it_should_hold(tmp_path):
@@ -86,9 +86,9 @@ def test_images_are_decoded_once_and_mapped_where_they_are_many(monkeypatch):
     def never():
         raise AssertionError("decoded twice")
 
-    _decoded.once("key", (2, 1, 2, 2), rows)
-    monkeypatch.setattr(_decoded, "_READ_WHOLE_BYTES", 0)
-    pixels, labels = _decoded.once("key", (2, 1, 2, 2), never)
+    decoded.once("key", (2, 1, 2, 2), rows)
+    monkeypatch.setattr(decoded, "_READ_WHOLE_BYTES", 0)
+    pixels, labels = decoded.once("key", (2, 1, 2, 2), never)
     assert pixels[:, 0, 0, 0].tolist() == [7, 9]
     assert labels.tolist() == [3, 1]
     assert labels.dtype == torch.int64
@@ -125,7 +125,7 @@ def test_data_that_is_not_here_says_what_to_do(name, offline_datasets):
 def test_every_hub_task_has_statistics_for_each_channel():
     for name in ("mnist", "fashion_mnist", "cifar10", "cifar100"):
         task = find("task", name).cls
-        assert issubclass(task, _hub_images.HubImages)
+        assert issubclass(task, hub.HubImages)
         assert len(task.mean) == len(task.std) == task.channels
 
 

@@ -5,11 +5,12 @@ import torch
 from tiny_llm import tiny
 from torch import nn
 
-from harness import devices, rows
 from harness.core import BenchError, Measurement, Model, Unsupported
-from harness.plan import is_exclusive
+from harness.planning.plan import is_exclusive
+from harness.planning.trial import Part
 from harness.registry import find
-from harness.trial import Part
+from harness.running import rows
+from harness.toolkit import devices
 from tasks import _speed
 from tasks.memory import running, weights
 

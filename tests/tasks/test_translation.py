@@ -7,11 +7,11 @@ from sacrebleu.metrics import BLEU
 
 from harness.core import BenchError, Context
 from harness.models.gru_seq2seq import GruSeq2Seq
-from harness.recipe import Recipe
-from harness.sequences import Pairs, Vocabulary, buckets
-from results.bleu import corpus_bleu
-from tasks._aligned import read_aligned
-from tasks._corpus_scores import bleu_statistics, corpus_scores
+from harness.toolkit.recipe import Recipe
+from harness.toolkit.sequences import Pairs, Vocabulary, buckets
+from results.tables.bleu import corpus_bleu
+from tasks._translation.aligned import read_aligned
+from tasks._translation.corpus_scores import bleu_statistics, corpus_scores
 from tasks.hsk_gloss import HskGloss
 from tasks.parallel_text import ParallelTextTask
 from tasks.phoenix2014t import Phoenix2014T

@@ -11,10 +11,10 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 from transformers.models.llama import LlamaConfig
 
-from harness import texts
 from harness.core import BenchError, Model, NotFinite, Unsupported
 from harness.registry import resolve
-from tasks import _harness_data, _harness_lm, _harness_tasks
+from harness.toolkit import texts
+from tasks._lm_eval import data, evaluate, task_index
 from tasks.pydoc_cloze import paragraphs
 
 # A letter is a token; p(a) = 1/2, p(b) = 1/4, p(c) = 1/8, the rest is the end token's.
@@ -287,13 +287,13 @@ def test_data_that_is_missing_offline_is_named_with_the_way_to_get_it(task):
 
 
 def test_a_card_names_the_tasks_of_a_tag_and_is_kept(tmp_path, monkeypatch):
-    made = _harness_tasks._search("ai2_arc")
+    made = task_index._search("ai2_arc")
     assert list(made.tasks) == ["arc_challenge", "arc_easy"]
     assert made.tasks["arc_easy"]["config"] == "ARC-Easy"
     kept = tmp_path / "cache" / "card.json"
-    _harness_tasks._keep(made, kept)
+    task_index._keep(made, kept)
     assert json.loads(kept.read_text())["tasks"] == made.tasks
-    assert _harness_tasks._search("no_such_task") is None
+    assert task_index._search("no_such_task") is None
 
 
 def prepared(folder, *, commit="1" * 40, rows=5, config="ARC-Easy"):
@@ -317,12 +317,12 @@ def test_local_data_is_identified_by_its_content(tmp_path):
     path = tmp_path / "data.jsonl"
     path.write_text("{}")
     facts = {"dataset": "json", "config": None, "files": {"test": str(path)}}
-    first = _harness_data.revision(facts)
+    first = data.revision(facts)
     path.write_text("{ }")
     assert first.startswith("sha256:")
-    assert _harness_data.revision(facts) != first
+    assert data.revision(facts) != first
     path.unlink()
-    assert _harness_data.revision(facts) is None
+    assert data.revision(facts) is None
 
 
 def test_the_cloze_asks_for_the_last_word_of_paragraphs_of_prose():
@@ -345,7 +345,7 @@ def test_the_cloze_needs_no_network_and_every_example_is_kept(task):
     model.net.config.max_position_embeddings = 2048
     # The likeliest letter is always an a, and no word is made of a alone.
     assert measured(chosen, model)["acc"].values == [0.0, 0.0, 0.0]
-    asked = _harness_lm._shared(chosen, model.tokenizer).tasks["pydoc-cloze"].instances
+    asked = evaluate._shared(chosen, model.tokenizer).tasks["pydoc-cloze"].instances
     first = list(paragraphs(texts.read("pydoc")))[:3]
     assert [i.args for i in asked] == [(d["context"], f" {d['word']}") for d in first]
     assert chosen.fingerprint().startswith("sha256:")

@@ -10,9 +10,9 @@ import datasets
 import pytest
 import torch
 
-from harness import structure
 from harness.core import Context
 from harness.registry import resolve
+from harness.toolkit import saved_model
 
 TASKS = ("arc_easy", "piqa", "openbookqa", "winogrande")
 LIMIT = 4
@@ -66,8 +66,8 @@ def test_numbers_equal_those_of_the_lm_eval_command_line(method, tmp_path, offli
         ctx = Context(model=model, seed=0, device=torch.device("cpu"))
         net = resolve("method", method)[0].build({}).compress(None, 0.3, ctx)
         origin = {"model": "smollm2-135m", "options": {}, "shape": None}
-        structure.save(model.with_net(net), origin, tmp_path / "saved")
-        model = structure.load(tmp_path / "saved")
+        saved_model.save(model.with_net(net), origin, tmp_path / "saved")
+        model = saved_model.load(tmp_path / "saved")
     else:
         model.net.save_pretrained(tmp_path / "saved")
         model.tokenizer.save_pretrained(tmp_path / "saved")

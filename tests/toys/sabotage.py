@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch import nn
 
-import harness.bundle
-import harness.driver
-import results.running
-import results.store
+import harness.running.driver
+import harness.running.worker
+import results.storage.leases
+import results.storage.store
 from harness.core import Context, Measurement, Model
 from harness.registry import method, model, task
-from results.folder import LocalFolder
+from results.storage.folder import LocalFolder
 
 
 @method("toy_stuck", ratio_of="zeros")
@@ -143,9 +143,9 @@ def other_clock(seconds: float) -> None:
         "time": lambda: time.time() + seconds,
         "time_ns": lambda: time.time_ns() + int(seconds * 1e9),
     }
-    for module in (harness.bundle, harness.driver):
+    for module in (harness.running.worker, harness.running.driver):
         module.datetime = Clock
-    for module in (results.running, results.store):
+    for module in (results.storage.leases, results.storage.store):
         module.time = SimpleNamespace(**{**vars(time), **shifted})
 
 

@@ -1,0 +1,158 @@
+"""What a person sees of a run: a live view on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from harness.planning.messages import Event, Job
+from harness.planning.trial import Trial
+
+STYLES = {"ok": "green", "unsupported": "yellow", "lost": "yellow"}
+RECENT = 30.0  # seconds over which the rate is taken
+LINES_A_SECOND = 5.0  # of plain output; quick trials are counted together
+
+
+class View:
+    """Watches a run; use as a context.
+
+    Args:
+        total: How many trials will run.
+        console: Where to write; a terminal gets the live view.
+    """
+
+    def __init__(self, total: int, console: Console) -> None:
+        self.total = total
+        self.console = console
+        self.counts: Counter[str] = Counter()
+        self.live: Live | None = None
+        self._running: dict[str, tuple[Trial, float]] = {}
+        self._ends: deque[float] = deque(maxlen=1000)
+        self._failures: deque[Text] = deque(maxlen=3)
+        self._began = time.monotonic()
+        self._spoke = 0.0
+        self._silent = 0
+        self._bar = Progress(
+            TextColumn("[bold]trials[/]"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[pace]}"),
+            console=console,
+            expand=True,
+        )
+        self._task = self._bar.add_task("trials", total=total, pace="")
+
+    def __enter__(self) -> Self:
+        if self.console.is_terminal:
+            self.live = Live(
+                get_renderable=self._render, console=self.console, refresh_per_second=4
+            )
+            self.live.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        where: TracebackType | None,
+    ) -> None:
+        if self.live is not None:
+            self.live.__exit__(kind, error, where)
+        elif self._silent:
+            self._say(Text(f"... and {self._silent} more"))
+
+    def event(self, job: Job, trial: Trial, event: Event) -> None:
+        """Note that a trial started or ended."""
+        del job
+        if event.what == "started":
+            self._running[trial.id] = (trial, time.monotonic())
+            return
+        self._running.pop(trial.id, None)
+        self.counts[event.status] += 1
+        self._ends.append(time.monotonic())
+        if event.status not in ("ok", "unsupported"):
+            self._failures.append(self._line(trial, event))
+        if self.live is None and self._speaks(always=event.status != "ok"):
+            self._speak(self._line(trial, event))
+
+    @property
+    def done(self) -> int:
+        """Attempts that ended."""
+        return self.counts.total()
+
+    def rate(self) -> float:
+        """Trials a second of late; 0 before the first."""
+        if not self._ends:
+            return 0.0
+        since = max(self._began, time.monotonic() - RECENT)
+        recent = sum(1 for end in self._ends if end >= since)
+        return recent / max(time.monotonic() - since, 1e-3)
+
+    def pace(self) -> str:
+        """Rate and remaining time, as a person reads them."""
+        rate = self.rate()
+        if not rate:
+            return "first results to come"
+        left = span(max(0, self.total - self.done) / rate)
+        each = f"{rate:.1f}/s" if rate >= 1 else f"{span(1 / rate)} each"
+        return f"{each}, {left} left"
+
+    def _line(self, trial: Trial, event: Event) -> Text:
+        style = STYLES.get(event.status, "red")
+        line = Text(f"[{self.done}/{self.total}] ", style="dim", no_wrap=True)
+        line.append(event.status, style=f"bold {style}")
+        line.append(f" {trial}", style="")
+        line.append(f"  {event.headline}", style=style)
+        line.append(f"  {span(event.seconds)}", style="dim")
+        return line
+
+    def _speaks(self, *, always: bool) -> bool:
+        """Whether a line is due; one that is not is counted."""
+        due = always or time.monotonic() - self._spoke >= 1 / LINES_A_SECOND
+        self._silent += not due
+        return due
+
+    def _speak(self, line: Text) -> None:
+        if self._silent:
+            line = Text.assemble(line, (f"  (and {self._silent} before it)", "dim"))
+        self._spoke, self._silent = time.monotonic(), 0
+        self._say(line)
+
+    def _say(self, line: Text) -> None:
+        self.console.print(line, soft_wrap=True, highlight=False)
+
+    def _render(self) -> Group:
+        self._bar.update(self._task, completed=self.done, pace=self.pace())
+        rows = Table.grid(padding=(0, 2))
+        for trial, since in list(self._running.values())[:8]:
+            clock = Text(span(time.monotonic() - since), style="cyan")
+            rows.add_row(clock, Text(str(trial), overflow="ellipsis", no_wrap=True))
+        counted = Text("  ").join(
+            Text(f"{n} {status}", style=STYLES.get(status, "red"))
+            for status, n in sorted(self.counts.items())
+        )
+        return Group(self._bar.get_renderable(), counted, rows, *self._failures)
+
+
+def span(seconds: float) -> str:
+    """Seconds as a person reads them.
+
+    >>> span(0.0312), span(12.3), span(75), span(7384)
+    ('31 ms', '12.3 s', '1 min 15 s', '2 h 03 min')
+    """
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes = int(seconds // 60)
+    if minutes < 60:
+        return f"{minutes} min {int(seconds % 60):02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,127 @@
+"""One line of a grid: a plugin with its options, and the revision it has here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from harness.core import BenchError
+from harness.options import canonical, dumps
+from harness.planning import lock
+from harness.planning.trial import Part
+from harness.registry import Plugin, facts, resolve
+
+MAX_NAME = 200  # characters of a plugin's name, or of a folder's
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chosen:
+    """A plugin with its options, as one line of a grid chose it."""
+
+    part: Part
+    plugin: Plugin
+    instance: Any
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What it declares."""
+        return facts(self.plugin, self.instance)
+
+
+def configure(kind: str, item: Any) -> tuple[str, Plugin, Any]:
+    """One plugin with its options, before anything is asked of its data.
+
+    Args:
+        kind: ``model``, ``method`` or ``task``.
+        item: A name, ``{name: ..., option: ...}`` or ``{chain: [...]}``.
+
+    Returns:
+        The name, the plugin and the configured instance.
+
+    Raises:
+        BenchError: With every mistake in it.
+    """
+    if isinstance(item, str):
+        item = {"name": item}
+    elif isinstance(item, dict) and kind == "method" and "chain" in item:
+        item = {"name": "chain", **item}
+    if not isinstance(item, dict) or not isinstance(item.get("name"), str):
+        raise BenchError(f"{kind} {item!r} is neither a name nor {{name: ...}}")
+    if len(item["name"]) > MAX_NAME or not item["name"].isprintable():
+        raise BenchError(
+            f"{kind} {item['name'][:MAX_NAME]!r}... is no name: up to {MAX_NAME} "
+            "printable characters are"
+        )
+    plugin, implied = resolve(kind, item["name"])
+    instance = plugin.build(implied | {k: v for k, v in item.items() if k != "name"})
+    return getattr(instance, "label", None) or item["name"], plugin, instance
+
+
+def choose(kind: str, item: Any, locked: Mapping[str, str] | None = None) -> Chosen:
+    """One configured plugin with its identity.
+
+    Args:
+        kind: ``model``, ``method`` or ``task``.
+        item: As for ``configure``.
+        locked: Revisions by ``lock.key`` that models and tasks must have.
+
+    Returns:
+        The plugin with checked options and its identity.
+
+    Raises:
+        BenchError: With every mistake in it, or because the lock differs.
+    """
+    name, plugin, instance = configure(kind, item)
+    options = dumps(canonical(instance))
+    revision = ""
+    if kind != "method":
+        key = lock.key(kind, name, options)
+        if locked and key in locked and hasattr(instance, "at"):
+            instance = instance.at(locked[key])
+        revision = _seen(kind, instance)
+        lock.check(locked or {}, key, revision)
+    part = Part(
+        name=name,
+        plugin=plugin.name,
+        options=options,
+        version=plugin.version,
+        revision=revision,
+        protocol=dumps(instance.protocol()) if kind == "task" else "",
+    )
+    return Chosen(part=part, plugin=plugin, instance=instance)
+
+
+_unseen: ContextVar[list[str] | None] = ContextVar("unseen", default=None)
+
+
+@contextmanager
+def tolerate_unseen() -> Iterator[list[str]]:
+    """Plan for models and data that are not on this machine.
+
+    Yields:
+        What is missing and how to have it; ids of trials that need it are not final.
+    """
+    missing: list[str] = []
+    token = _unseen.set(missing)
+    try:
+        yield missing
+    finally:
+        _unseen.reset(token)
+
+
+def _seen(kind: str, instance: Any) -> str:
+    missing = _unseen.get()
+    try:
+        return _revision(kind, instance)
+    except BenchError as why:
+        if missing is None:
+            raise
+        missing.extend(m for m in why.mistakes if m not in missing)
+        return "unseen"
+
+
+def _revision(kind: str, instance: Any) -> str:
+    return str(instance.revision() if kind == "model" else instance.fingerprint())

@@ -1,0 +1,141 @@
+"""Why a trial will run or will not: the first field that differs from a stored one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from harness.core import BenchError
+from results.queries.db import ask
+from results.storage.store import Store
+
+_STATES = {
+    "ok": "it will not run: it is finished",
+    "unsupported": "it will not run: it was found unsupported",
+    "lost": "it will run: its worker died, nothing was stored of it",
+    "cancelled": "it will run: it was cancelled",
+    "failed": "it runs only with --retry failed",
+    "out_of_memory": "it runs only with --retry oom",
+    "timed_out": "it runs only with --retry timeout",
+}
+
+
+def explain(trial: str, grid: str | None, store: Store) -> Iterator[str]:
+    """Say what is known of a trial, line by line.
+
+    Args:
+        trial: Its id, or the beginning of it.
+        grid: Path or name of the grid to find it in; None looks in the store.
+        store: Has the attempts, and the plans of earlier runs.
+
+    Yields:
+        Lines of text.
+
+    Raises:
+        BenchError: If no trial, or more than one, begins so.
+    """
+    planned = _planned(store) if grid is None else _in_grid(grid)
+    ids = sorted(t for t in planned if t.startswith(trial))
+    if len(ids) != 1:
+        raise BenchError(_which(trial, ids))
+    identity, unsupported = planned[ids[0]]
+    yield f"trial {ids[0]}: {_name(identity)}"
+    if unsupported:
+        yield f"it will not run: {unsupported}"
+        return
+    rows = ask(
+        store,
+        "SELECT status, reason, started_at, host FROM trials WHERE trial = ? "
+        "ORDER BY started_at",
+        [ids[0]],
+    ).dicts()
+    for row in rows:
+        reason = f": {row['reason']}" if row["reason"] else ""
+        yield f"  {row['started_at']:%Y-%m-%d %H:%M:%S} {row['status']}{reason}"
+    if rows:
+        done = next((r for r in rows if r["status"] == "ok"), rows[-1])
+        yield _STATES[done["status"]]
+        return
+    yield "it will run: the store has no attempt of it"
+    yield from _difference(identity, store)
+
+
+def _which(trial: str, ids: list[str]) -> str:
+    if ids:
+        return f"{len(ids)} trials begin with {trial!r}: {', '.join(ids[:5])} ..."
+    return (
+        f"no trial begins with {trial!r} in the store's plans; "
+        "`shrinkgrid plan GRID --json` prints ids, --grid GRID looks there"
+    )
+
+
+def _planned(store: Store) -> dict[str, tuple[dict[str, Any], str | None]]:
+    rows = ask(
+        store,
+        "SELECT trial, any_value(identity) AS identity, "
+        "any_value(unsupported) AS unsupported FROM "
+        "(SELECT trial, identity, unsupported FROM plans "
+        "UNION ALL SELECT trial, identity, NULL FROM trials) GROUP BY trial",
+    ).dicts()
+    return {
+        r["trial"]: (json.loads(r["identity"] or "{}"), r["unsupported"]) for r in rows
+    }
+
+
+def _in_grid(name: str) -> dict[str, tuple[dict[str, Any], str | None]]:
+    from harness.planning import grid as grids
+
+    grid = grids.read(grids.locate(name))
+    return {p.trial.id: (p.trial.identity(), p.unsupported) for p in grid.points()}
+
+
+def _name(identity: dict[str, Any]) -> str:
+    parts = [
+        identity[k][0]["name"] for k in ("method", "model", "task") if k in identity
+    ]
+    return (
+        f"{' on '.join(parts[:2])}, {', '.join(parts[2:])}, ratio {identity['ratio']:g}"
+    )
+
+
+def _difference(identity: dict[str, Any], store: Store) -> Iterator[str]:
+    """The stored trial that agrees in most fields, and the first that differs."""
+    wanted = flatten(identity)
+    rows = ask(
+        store, "SELECT DISTINCT trial, identity FROM newest WHERE status = 'ok'"
+    ).dicts()
+    best: tuple[int, str, dict[str, Any]] | None = None
+    for row in rows:
+        stored = flatten(json.loads(row["identity"] or "{}"))
+        equal = sum(wanted.get(k) == v for k, v in stored.items())
+        if best is None or equal > best[0]:
+            best = (equal, row["trial"], stored)
+    if best is None:
+        yield "the store has no finished trial to compare it with"
+        return
+    _, nearest, stored = best
+    for field in [*wanted, *(k for k in stored if k not in wanted)]:
+        if wanted.get(field) != stored.get(field):
+            there, here = (f.get(field, "nothing") for f in (stored, wanted))
+            yield (
+                f"nearest finished trial {nearest} differs in {field}: "
+                f"{there} there, {here} here"
+            )
+            return
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested JSON as dotted names.
+
+    >>> flatten({"model": [{"name": "a", "options": {"k": 1}}], "ratio": 0.2})
+    {'model.name': 'a', 'model.options.k': 1, 'ratio': 0.2}
+    """
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
+        value = value[0]
+    if not isinstance(value, dict):
+        return {prefix: value}
+    found: dict[str, Any] = {}
+    for key, item in value.items():
+        found |= flatten(item, f"{prefix}.{key}" if prefix else str(key))
+    return found

@@ -1,0 +1,373 @@
+"""The grid file: read, checked as a whole, expanded into trials."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from harness.core import BenchError
+from harness.options import build, canonical, dumps, nearest
+from harness.planning import lock, resources, yaml_files
+from harness.planning.configured_plugin import Chosen, choose
+from harness.planning.trial import Trial
+from harness.registry import unmet
+
+BLOCK_KEYS = (
+    "models",
+    "methods",
+    "ratios",
+    "tasks",
+    "seeds",
+    "exclude",
+    "calibration",
+    "dtype",
+)
+GRID_KEYS = ("name", "description", "blocks", "resources", *BLOCK_KEYS)
+EXCLUDE_KEYS = ("method", "model", "task", "ratio", "seed")
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+MAX_TRIALS = 2_000_000  # of a grid; more is a slip of the pen, and fills the memory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """One product of models, methods, ratios, tasks and seeds."""
+
+    models: tuple[Chosen, ...]
+    methods: tuple[Chosen, ...]
+    ratios: tuple[float, ...]
+    tasks: tuple[Chosen, ...]
+    seeds: tuple[int, ...]
+    exclude: tuple[dict[str, Any], ...] = ()
+    calibration: str = "{}"
+    dtype: str = "float32"
+
+    @property
+    def size(self) -> int:
+        """How many points its product has at most."""
+        axes = (self.models, self.methods, self.ratios, self.tasks, self.seeds)
+        return math.prod(map(len, axes))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """A trial of a grid, with the reason if it cannot make sense."""
+
+    trial: Trial
+    unsupported: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid:
+    """A checked grid."""
+
+    name: str
+    description: str
+    blocks: tuple[Block, ...]
+    resources: resources.Rules
+
+    def points(self) -> Iterator[Point]:
+        """Every trial once, blocks in order, dense baselines first within a block."""
+        seen: set[str] = set()
+        for block in self.blocks:
+            for point in _expand(block):
+                trial_id = point.trial.id
+                if trial_id not in seen:
+                    seen.add(trial_id)
+                    yield point
+
+
+def locate(name: str) -> Path:
+    """The file behind a path or the name of a packaged grid.
+
+    Args:
+        name: A path to a YAML file, or a packaged grid's name.
+
+    Returns:
+        The file.
+
+    Raises:
+        BenchError: If there is none; offers the nearest packaged name.
+    """
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml") or path.exists():
+        if path.is_file():
+            return path
+        raise BenchError(f"no grid file {name} (packaged: {', '.join(packaged())})")
+    if name in packaged():
+        return packaged()[name]
+    raise BenchError(nearest("packaged grid", name, packaged()))
+
+
+@cache
+def packaged() -> dict[str, Path]:
+    """The grids that come with the package, by name."""
+    folder = Path(str(files("harness.grids")))
+    return {p.stem: p for p in sorted(folder.glob("*.yaml"))}
+
+
+def read(path: Path, *, locked: Mapping[str, str] | None = None) -> Grid:
+    """Read a grid file.
+
+    Args:
+        path: A YAML file; see ``docs/grid.md`` for its keys.
+        locked: Revisions to hold to, by ``lock.key``; None reads the lock beside.
+
+    Returns:
+        The grid, every name resolved and every option checked.
+
+    Raises:
+        BenchError: With every mistake of the file.
+    """
+    value = yaml_files.read(path)
+    if not isinstance(value, dict):
+        raise BenchError(f"{path} is not a mapping; it needs {', '.join(GRID_KEYS)}")
+    reader = _Reader(lock.read(path) if locked is None else locked)
+    reader.unknown(value, GRID_KEYS, "")
+    blocks = value.get("blocks")
+    if blocks is None:
+        blocks = [{k: v for k, v in value.items() if k in BLOCK_KEYS}]
+    elif any(k in value for k in BLOCK_KEYS):
+        reader.mistakes.append("write either 'blocks' or one block's keys, not both")
+    if not isinstance(blocks, list) or not blocks:
+        reader.mistakes.append("'blocks' is an empty list or no list")
+        blocks = []
+    read_blocks = [reader.block(block, i) for i, block in enumerate(blocks)]
+    rules, wrong = resources.read(value.get("resources"))
+    reader.mistakes.extend(wrong)
+    name = value.get("name", path.stem)
+    if not isinstance(name, str) or not name:
+        reader.mistakes.append(f"name {name!r} is not a text")
+    trials = sum(b.size for b in read_blocks if b is not None)
+    if trials > MAX_TRIALS:
+        reader.mistakes.append(
+            f"the product has {trials} trials, and {MAX_TRIALS} are allowed: cut it "
+            "into several grids, which may share a store"
+        )
+    if reader.mistakes:
+        raise BenchError(*dict.fromkeys(reader.mistakes), where=str(path))
+    return Grid(
+        name=name,
+        description=str(value.get("description", "")),
+        blocks=tuple(b for b in read_blocks if b is not None),
+        resources=rules,
+    )
+
+
+class _Reader:
+    """Collects every mistake of a file while it reads it."""
+
+    def __init__(self, locked: Mapping[str, str]) -> None:
+        self.locked = locked
+        self.mistakes: list[str] = []
+        self.where = ""
+        self._chosen: dict[tuple[str, str], Chosen | None] = {}
+
+    def unknown(
+        self, value: Mapping[Any, Any], known: tuple[str, ...], at: str
+    ) -> None:
+        """Note every key that is none of ``known``."""
+        for key in value:
+            if key not in known:
+                self.mistakes.append(at + nearest("key", str(key), known))
+
+    def block(self, value: Any, index: int) -> Block | None:
+        """One block, or None if it has mistakes."""
+        before = len(self.mistakes)
+        at = f"block {index + 1}: " if index else ""
+        if not isinstance(value, dict):
+            self.mistakes.append(f"{at}{value!r} is not a mapping")
+            return None
+        self.unknown(value, BLOCK_KEYS, at)
+        self.where = at
+        chosen = {
+            kind: self.choose(kind, self.items(value, f"{kind}s"))
+            for kind in ("model", "method", "task")
+        }
+        fixed = all(m and ratios(m) for m in chosen["method"])
+        found = {
+            "ratios": self.ratios(value, optional=fixed),
+            "seeds": self.seeds(value),
+            "exclude": self.exclude(value, chosen),
+            "calibration": self.calibration(value.get("calibration")),
+            "dtype": self.dtype(value.get("dtype", "float32")),
+        }
+        if len(self.mistakes) > before:
+            return None
+        made = {f"{k}s": tuple(c for c in v if c) for k, v in chosen.items()}
+        return Block(**made, **found)  # type: ignore[arg-type]
+
+    def items(self, block: Mapping[str, Any], key: str) -> list[Any]:
+        """The list under ``key``, which must have something in it."""
+        if key not in block:
+            self.mistakes.append(f"{self.where}missing key {key!r}")
+            return []
+        value = block[key]
+        if not isinstance(value, list) or not value:
+            self.mistakes.append(f"{self.where}{key} is an empty list or no list")
+            return []
+        return value
+
+    def choose(self, kind: str, items: list[Any]) -> list[Chosen | None]:
+        """Each item of a list of plugins, checked; each distinct one only once."""
+        found = []
+        for item in items:
+            key = (kind, repr(item))
+            if key not in self._chosen:
+                self._chosen[key] = self._choose(kind, item)
+            found.append(self._chosen[key])
+        return found
+
+    def _choose(self, kind: str, item: Any) -> Chosen | None:
+        try:
+            return choose(kind, item, self.locked)
+        except BenchError as why:
+            self.mistakes.extend(self.where + m for m in why.mistakes)
+        return None
+
+    def ratios(self, block: Mapping[str, Any], *, optional: bool) -> tuple[float, ...]:
+        """The ratios; none are needed when every method fixes its own."""
+        if optional and "ratios" not in block:
+            return (0.0,)
+        return tuple(
+            float(r)
+            for r in self._numbers(block, "ratios", _bad_ratio)
+            if r is not None
+        )
+
+    def seeds(self, block: Mapping[str, Any]) -> tuple[int, ...]:
+        """The seeds; one, 0, when none are given."""
+        if "seeds" not in block:
+            return (0,)
+        return tuple(int(s) for s in self._numbers(block, "seeds", _bad_seed))
+
+    def _numbers(
+        self, block: Mapping[str, Any], key: str, bad: Callable[[Any], str | None]
+    ) -> list[Any]:
+        values = self.items(block, key)
+        wrong = [why for v in values if (why := bad(v))]
+        self.mistakes.extend(self.where + why for why in wrong)
+        return [] if wrong else list(dict.fromkeys(values))
+
+    def exclude(
+        self, block: Mapping[str, Any], chosen: Mapping[str, list[Chosen | None]]
+    ) -> tuple[dict[str, Any], ...]:
+        """The exclusions: mappings whose every key must match for a trial to go."""
+        rules = block.get("exclude", [])
+        if not isinstance(rules, list) or not all(isinstance(r, dict) for r in rules):
+            self.mistakes.append(
+                f"{self.where}exclude is a list like [{{method: svd, ratio: 0.5}}]"
+            )
+            return ()
+        for rule in rules:
+            self.unknown(rule, EXCLUDE_KEYS, f"{self.where}exclude: ")
+            for kind in ("method", "model", "task"):
+                names = [c.part.name for c in chosen[kind] if c]
+                for wanted in _listed(rule.get(kind)):
+                    if not any(fnmatch(name, str(wanted)) for name in names):
+                        self.mistakes.append(
+                            f"{self.where}exclude: "
+                            + nearest(f"{kind} in this block", str(wanted), names)
+                        )
+        return tuple(rules)
+
+    def calibration(self, value: Any) -> str:
+        """The calibration as canonical JSON."""
+        if value is None:
+            return "{}"
+        from harness.toolkit.calibration import CalibrationSpec
+
+        if not isinstance(value, dict):
+            self.mistakes.append(f"{self.where}calibration {value!r} is not a mapping")
+            return "{}"
+        try:
+            spec = build("calibration", "block", CalibrationSpec, value)
+            if self.locked:
+                lock.check_text(self.locked, spec.text)
+        except BenchError as why:
+            self.mistakes.extend(self.where + m for m in why.mistakes)
+            return "{}"
+        return dumps(canonical(spec))
+
+    def dtype(self, value: Any) -> str:
+        """The name of a floating-point type."""
+        if value not in DTYPES:
+            self.mistakes.append(self.where + nearest("dtype", str(value), DTYPES))
+        return str(value)
+
+
+def ratios(method: Chosen) -> tuple[float, ...] | None:
+    """The ratios that a method fixes by itself, or None."""
+    if method.facts["ratio_of"] == "none":
+        return (0.0,)
+    own = getattr(method.instance, "ratios", None)
+    fixed = own() if own is not None else None
+    return None if fixed is None else tuple(fixed)
+
+
+def seeded(method: Chosen, model: Chosen) -> bool:
+    """Whether the seed can change the numbers of this pair."""
+    return bool(model.facts["trained"] or method.facts["random"])
+
+
+def _expand(block: Block) -> Iterator[Point]:
+    """The block's product; ratios or seeds that change nothing are not repeated."""
+    for model in block.models:
+        for method in block.methods:
+            method_ratios = ratios(method) or block.ratios
+            seeds = block.seeds if seeded(method, model) else block.seeds[:1]
+            reads = "calibration" in method.facts["needs"]
+            for task in block.tasks:
+                why = unmet(method.plugin, model.plugin, task.plugin, method.facts)
+                for seed in seeds:
+                    for ratio in method_ratios:
+                        trial = Trial(
+                            method=method.part,
+                            model=model.part,
+                            task=task.part,
+                            ratio=ratio,
+                            seed=seed,
+                            dtype=block.dtype,
+                            calibration=block.calibration if reads else None,
+                        )
+                        if not any(_matches(rule, trial) for rule in block.exclude):
+                            yield Point(trial=trial, unsupported=why)
+
+
+def _listed(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [value]
+
+
+def _matches(rule: Mapping[str, Any], trial: Trial) -> bool:
+    for key, wanted in rule.items():
+        if key in ("ratio", "seed"):
+            if getattr(trial, key) not in _listed(wanted):
+                return False
+        else:
+            name = getattr(trial, key).name
+            if not any(fnmatch(name, str(w)) for w in _listed(wanted)):
+                return False
+    return True
+
+
+def _bad_ratio(value: Any) -> str | None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if number and math.isfinite(value) and 0 <= value < 1:
+        return None
+    return (
+        f"ratio {value!r} is not in [0, 1): it is the share to remove "
+        "(write 0.2 for '20%')"
+    )
+
+
+def _bad_seed(value: Any) -> str | None:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63:
+        return None
+    return f"seed {value!r} is not a whole number from 0 up"

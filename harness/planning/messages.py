@@ -1,0 +1,130 @@
+"""What crosses between the driver and the workers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness.planning.plan import Artifact, Bundle
+from harness.planning.trial import Trial
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A bundle to run, with everything that a worker needs to run it.
+
+    Args:
+        bundle: The trials.
+        attempts: Trial id -> id of the attempt that this job makes of it.
+        store: The store's URI.
+        grid: The grid's name, for the rows.
+        run: The run's id, for the marker that says what is in hand.
+        commit: Commit and dirty flag of the driver's checkout, for the rows.
+    """
+
+    bundle: Bundle
+    attempts: Mapping[str, str]
+    store: str
+    grid: str
+    run: str
+    commit: tuple[str | None, bool | None] = (None, None)
+
+    @property
+    def key(self) -> str:
+        """Tells this job from every other, also from one of the same trials."""
+        return next(iter(self.attempts.values()))
+
+    @property
+    def name(self) -> str:
+        """What its markers are called; another job of the same trials has others."""
+        return f"{self.run}-{self.key}"
+
+    def trial(self, trial: str) -> Trial:
+        """The trial of an id; ``attempts`` are in the order of the trials."""
+        return self.bundle.trials[list(self.attempts).index(trial)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArtifactJob:
+    """An artifact to build; ``run`` is the run that asks for it, if one does."""
+
+    artifact: Artifact
+    store: str
+    cpus: float = 1.0
+    run: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """How building an artifact ended; a failure becomes a row of each trial."""
+
+    artifact: str
+    seconds: float = 0.0
+    reused: bool = False
+    error: str | None = None
+    error_class: str | None = None
+    traceback: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One step of progress.
+
+    Args:
+        what: ``started`` or ``ended``; ``returned`` for trials that it was asked to
+            give back before they began; ``stopped`` when the store refused a row;
+            ``crashed`` when the rest of the job has to run again.
+        trial: The trial's id; empty for ``stopped``.
+        trials: Ids of what is given back.
+        status: How it ended.
+        seconds: How long it took.
+        headline: ``perplexity 24.19``, or the reason of a failure.
+        error_class: What ended it, None where it ended well.
+        node: Ray's id of the node that it ran on, where a crash has to say so.
+        numbers: What the trial took, for the predictor; of trials that ended well.
+    """
+
+    what: str
+    trial: str = ""
+    trials: tuple[str, ...] = ()
+    status: str = ""
+    seconds: float = 0.0
+    headline: str = ""
+    error_class: str | None = None
+    node: str = ""
+    numbers: Mapping[str, float] = field(default_factory=dict)
+
+
+# Columns of a row that a prediction of the next trial reads.
+_READ = (
+    "evaluate_seconds",
+    "peak_memory_bytes",
+    "peak_device_bytes",
+    "params_dense",
+    "bytes_dense",
+    "threads",
+)
+
+
+def took(row: Mapping[str, Any], *, first: bool, new_ratio: bool) -> dict[str, float]:
+    """What a trial took, step by step, as the view ``steps`` tells it of stored rows.
+
+    Args:
+        row: Its row.
+        first: Whether it loaded and fitted for its bundle.
+        new_ratio: Whether it compressed.
+
+    Returns:
+        The numbers of its event.
+    """
+    numbers = {k: float(row[k]) for k in _READ if row.get(k) is not None}
+    seconds, evaluate = row["seconds"], row.get("evaluate_seconds") or 0.0
+    compress = row.get("compress_seconds") or 0.0
+    if first:
+        fit = numbers["fit_seconds"] = row.get("fit_seconds") or 0.0
+        numbers["load_seconds"] = max(0.0, seconds - fit - compress - evaluate)
+        numbers["compress_seconds"] = compress
+    elif new_ratio:
+        numbers["compress_seconds"] = max(compress, seconds - evaluate)
+    return numbers

@@ -1,0 +1,336 @@
+"""From trials to bundles and the artifacts that they need."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from harness.options import dumps
+from harness.planning.grid import Grid
+from harness.planning.resources import Resources
+from harness.planning.trial import Part, Trial, digest
+from harness.registry import find
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artifact:
+    """An expensive result that several bundles read, stored under its content's name.
+
+    Args:
+        kind: ``dense`` (a checkpoint trained here) or ``calibration``.
+        model: The model.
+        dtype: Of the weights.
+        task: The task whose data trains it; None for calibration.
+        seed: Of the training; 0 for calibration.
+        calibration: Canonical JSON of the calibration; None for checkpoints.
+        training: The key of the data that trains it; None for calibration.
+        id: Kind and hash of everything that can change the content.
+    """
+
+    kind: str
+    model: Part
+    dtype: str
+    task: Part | None = None
+    seed: int = 0
+    calibration: str | None = None
+    training: str | None = None
+    id: str = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        what = [self.model.identity(), self.dtype, self.training, self.seed]
+        name = f"{self.kind}-{digest([*what, self.calibration])}"
+        object.__setattr__(self, "id", name)
+
+    def __str__(self) -> str:
+        if self.task is not None:
+            return (
+                f"dense {self.model.label}, trained on the data of {self.task.label}, "
+                f"seed {self.seed}"
+            )
+        return f"calibration of {self.model.label} on {self.calibration}"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shape:
+    """What a bundle's time, memory and slot depend on; equal ones are one object.
+
+    Args:
+        first: A trial that stands for all: of their method, model, dtype, calibration.
+        tasks: Each with how many of the trials are its.
+        ratios: How many there are.
+        resources: Of the bundle, as are the last two.
+        exclusive: It gets its device alone.
+        lied: How often it needed more than was predicted.
+    """
+
+    first: Trial
+    tasks: tuple[tuple[Part, int], ...]
+    ratios: int
+    resources: Resources
+    exclusive: bool
+    lied: int
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Unpickled, it is the one object of that process."""
+        asked = (self.resources, self.exclusive, self.lied)
+        return _interned, (self.first, self.tasks, self.ratios, *asked)
+
+
+_SHAPES: dict[tuple[Any, ...], Shape] = {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """Trials that share one load, one fit, and one compression a ratio.
+
+    ``trials`` are in the order in which they run: by ratio, then by task; ``lied`` is
+    how often they needed more than was predicted, in this run.
+    """
+
+    trials: tuple[Trial, ...]
+    artifacts: tuple[Artifact, ...]
+    resources: Resources
+    exclusive: bool = False
+    lied: int = 0
+    _id: str = field(init=False, compare=False, repr=False, default="")
+    _shape: Shape | None = field(init=False, compare=False, repr=False, default=None)
+
+    @property
+    def id(self) -> str:
+        """16 hexadecimal digits of the trials' ids."""
+        if not self._id:
+            joined = "".join(t.id for t in self.trials)
+            name = hashlib.sha256(joined.encode()).hexdigest()[:16]
+            object.__setattr__(self, "_id", name)
+        return self._id
+
+    @property
+    def shape(self) -> Shape:
+        """What its time, memory and slot depend on; a grid has few different ones."""
+        if self._shape is None:
+            object.__setattr__(self, "_shape", _shape(self))
+        assert self._shape is not None
+        return self._shape
+
+    def part(self, trials: tuple[Trial, ...]) -> Bundle:
+        """A bundle of some of the trials."""
+        return Bundle(
+            trials=trials,
+            artifacts=self.artifacts,
+            resources=self.resources,
+            exclusive=self.exclusive,
+            lied=self.lied,
+        )
+
+    def without(self, done: Iterable[str]) -> Bundle | None:
+        """The bundle without trials that ended, or None if none is left."""
+        gone = set(done)
+        left = tuple(t for t in self.trials if t.id not in gone)
+        return self.part(left) if left else None
+
+
+def _shape(bundle: Bundle) -> Shape:
+    first = bundle.trials[0]
+    tasks: dict[Part, int] = {}
+    for trial in bundle.trials:
+        tasks[trial.task] = tasks.get(trial.task, 0) + 1
+    ratios = len({t.ratio for t in bundle.trials})
+    asked = (bundle.resources, bundle.exclusive, bundle.lied)
+    return _interned(first, tuple(tasks.items()), ratios, *asked)
+
+
+def _interned(first: Trial, *rest: Any) -> Shape:
+    key = (first.method, first.model, first.dtype, first.calibration, *rest)
+    if key not in _SHAPES:
+        _SHAPES[key] = Shape(first, *rest)
+    return _SHAPES[key]
+
+
+@dataclass(slots=True, kw_only=True)
+class Plan:
+    """What a run of a grid will do.
+
+    Args:
+        grid: The grid.
+        bundles: What runs, in order of submission.
+        unsupported: Trial and reason of each pair that makes no sense.
+        done: Trials that the store has finished.
+        failed: Trials whose newest attempt failed and that no ``--retry`` asked for.
+    """
+
+    grid: Grid
+    bundles: list[Bundle] = field(default_factory=list)
+    unsupported: list[tuple[Trial, str]] = field(default_factory=list)
+    done: list[Trial] = field(default_factory=list)
+    failed: list[tuple[Trial, str]] = field(default_factory=list)
+
+    @property
+    def trials(self) -> int:
+        """How many trials run."""
+        return sum(len(b.trials) for b in self.bundles)
+
+    @property
+    def artifacts(self) -> dict[str, Artifact]:
+        """Every artifact that a bundle needs, by id."""
+        return {a.id: a for b in self.bundles for a in b.artifacts}
+
+    def shared(self) -> dict[str, tuple[int, int]]:
+        """What sharing saves: step -> (times done, times without sharing)."""
+        fits = {(b.id, "fit") for b in self.bundles if has_fit(b.trials[0].method)}
+        fitted = sum(len(b.trials) for b in self.bundles if has_fit(b.trials[0].method))
+        ratios = sum(len({t.ratio for t in b.trials}) for b in self.bundles)
+        needs = sum(len(b.artifacts) * len(b.trials) for b in self.bundles)
+        return {
+            "model loads": (len(self.bundles), self.trials),
+            "fits": (len(fits), fitted),
+            "compressions": (ratios, self.trials),
+            "artifacts": (len(self.artifacts), needs),
+        }
+
+
+def has_fit(method: Part) -> bool:
+    """Whether a method has work that does not depend on the ratio."""
+    return hasattr(find("method", method.plugin).cls, "fit")
+
+
+# Newest attempts that a plain `run` tries again: nothing was learnt from them.
+RETRIED = {"lost", "cancelled"}
+
+
+def make(
+    grid: Grid,
+    *,
+    statuses: Mapping[str, str] | None = None,
+    only: set[str] | None = None,
+    retry: Iterable[str] = (),
+    again: Iterable[str] = (),
+) -> Plan:
+    """Plan a grid against what the store has.
+
+    Args:
+        grid: The grid.
+        statuses: Trial id -> status of its newest attempt.
+        only: Ids of the trials to consider; None is all.
+        retry: Statuses to run again (``failed``, ``out_of_memory``, ``timed_out``).
+        again: Ids of finished trials to run again (``--refresh stale``).
+
+    Returns:
+        The plan.
+    """
+    known = statuses or {}
+    wanted = {"", *RETRIED, *retry}
+    refresh = set(again)
+    plan = Plan(grid=grid)
+    groups: dict[Any, list[Trial]] = {}
+    for point in grid.points():
+        trial = point.trial
+        trial_id = trial.id
+        if only is not None and trial_id not in only:
+            continue
+        status = known.get(trial_id, "")
+        if point.unsupported is not None:
+            plan.unsupported.append((trial, point.unsupported))
+        elif status in wanted or trial_id in refresh:
+            groups.setdefault(_key(trial), []).append(trial)
+        elif status in ("ok", "unsupported"):
+            plan.done.append(trial)
+        else:
+            plan.failed.append((trial, status))
+    plan.bundles = [_bundle(grid, trials) for trials in groups.values()]
+    return plan
+
+
+@lru_cache(maxsize=4096)
+def trained(model: Part) -> bool:
+    """Whether a model is trained here."""
+    return bool(find("model", model.plugin).facts["trained"])
+
+
+@lru_cache(maxsize=4096)
+def training_key(task: Part) -> str:
+    """The key of a task's training data; tasks of one key share dense checkpoints."""
+    training = getattr(configured("task", task), "training", None)
+    return str(training()) if training is not None else dumps(task.identity())
+
+
+@lru_cache(maxsize=4096)
+def configured(kind: str, part: Part) -> Any:
+    """The plugin instance behind a part, in any process.
+
+    Args:
+        kind: ``method``, ``task`` or ``model``.
+        part: Its name, plugin and options.
+
+    Returns:
+        The same instance for equal parts; plugins are frozen.
+    """
+    return find(kind, part.plugin).build(json.loads(part.options))
+
+
+def _key(trial: Trial) -> tuple[Any, ...]:
+    """Trials of equal keys read the same things: one bundle."""
+    exclusive = is_exclusive(trial.task)
+    data = training_key(trial.task) if trained(trial.model) else ""
+    return (
+        trial.method,
+        trial.model,
+        data,
+        trial.calibration,
+        trial.seed,
+        trial.dtype,
+        exclusive,
+    )
+
+
+@lru_cache(maxsize=4096)
+def is_exclusive(task: Part) -> bool:
+    """Whether a task must have its device alone."""
+    return bool(find("task", task.plugin).facts.get("exclusive", False))
+
+
+def _bundle(grid: Grid, trials: list[Trial]) -> Bundle:
+    first = trials[0]
+    return Bundle(
+        trials=tuple(sorted(trials, key=lambda t: t.ratio)),
+        artifacts=needed(first),
+        resources=grid.resources.of(first.method.name, first.model.name),
+        exclusive=is_exclusive(first.task),
+    )
+
+
+def needed(trial: Trial) -> tuple[Artifact, ...]:
+    """The artifacts that a trial's bundle reads.
+
+    Args:
+        trial: Any trial of the bundle.
+
+    Returns:
+        A dense checkpoint for a model that is trained here; calibration for a method
+        that reads it.
+    """
+    found = []
+    if trained(trial.model):
+        found.append(
+            Artifact(
+                kind="dense",
+                model=trial.model,
+                dtype=trial.dtype,
+                task=trial.task,
+                seed=trial.seed,
+                training=training_key(trial.task),
+            )
+        )
+    if trial.calibration is not None:
+        found.append(
+            Artifact(
+                kind="calibration",
+                model=trial.model,
+                dtype=trial.dtype,
+                calibration=trial.calibration,
+            )
+        )
+    return tuple(found)

@@ -1,0 +1,221 @@
+"""Building and opening artifacts: dense checkpoints and calibration statistics."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import random
+import time
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from harness.core import BenchError, Context, Model
+from harness.options import build
+from harness.planning.messages import ArtifactJob, Built
+from harness.planning.plan import Artifact, configured
+from harness.planning.trial import Part
+from harness.running.failures import TimedOut, classify
+from harness.toolkit import devices
+from results.errors import StoreError
+from results.storage import artifacts as shelf
+from results.storage.folder import explained
+from results.storage.leases import draining
+from results.storage.store import Store, open_store
+
+
+def produce(job: ArtifactJob) -> Built:
+    """Build an artifact unless the store has it; never raises for the model's faults.
+
+    Args:
+        job: What to build, and where the store is.
+
+    Returns:
+        How it ended.
+
+    Raises:
+        StoreError: If the store cannot be used, which ends the run.
+    """
+    began = time.perf_counter()
+    devices.set_threads(int(job.cpus))
+    artifact = job.artifact
+    store = open_store(job.store)
+    try:
+        if shelf.find(store, artifact.id) is not None:
+            return Built(artifact=artifact.id, reused=True)
+        if job.run and draining(store, job.run):  # nobody will begin what waits for it
+            why = "not begun: the run was asked to stop"
+            return Built(artifact=artifact.id, error=why, error_class="infra")
+        with shelf.make(store, artifact.id, about=str(artifact)) as folder:
+            _BUILDERS[artifact.kind](artifact, folder, store)
+    except StoreError:
+        raise
+    except (Exception, TimedOut) as error:  # becomes a row of every trial that needs it
+        refuse_full_disk(error, store)
+        failure = classify(error)
+        return Built(
+            artifact=artifact.id,
+            seconds=time.perf_counter() - began,
+            error=failure.reason,
+            error_class=failure.error_class,
+            traceback=failure.traceback,
+        )
+    return Built(artifact=artifact.id, seconds=time.perf_counter() - began)
+
+
+def refuse_full_disk(error: BaseException, store: Store) -> None:
+    """End the run, rather than fail a trial, where a disk of this machine is full.
+
+    Args:
+        error: What a trial or a builder raised; of safetensors, only the words tell.
+        store: For the message.
+
+    Raises:
+        StoreError: If it says that no space is left.
+    """
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if full or os.strerror(errno.ENOSPC) in str(error):
+        raise explained(OSError(errno.ENOSPC, str(error)), store.uri) from error
+
+
+def load_model(part: Part, dtype: str, store: Store, dense: Artifact | None) -> Model:
+    """The dense model of a trial, on this process's device.
+
+    Args:
+        part: The model.
+        dtype: Of the weights.
+        store: Where a trained checkpoint lies.
+        dense: The checkpoint's artifact, None for a pretrained model.
+
+    Returns:
+        The model, in ``eval`` mode.
+
+    Raises:
+        BenchError: If the checkpoint is not in the store.
+    """
+    family = configured("model", part)
+    if dense is None:
+        if hasattr(family, "at"):  # the plan's revision, whatever is newest here
+            family = family.at(part.revision)
+        model: Model = family.load()
+    else:
+        folder = shelf.find(store, dense.id)
+        if folder is None:
+            raise BenchError(f"the artifact {dense.id} is not in {store.uri}")
+        data = task_data(_task(dense))
+        model = family.build(data.shape, dense.seed)
+        model.net.load_state_dict(load_file(folder / "model.safetensors"))
+    model.net.to(device=devices.pick(), dtype=getattr(torch, dtype)).eval()
+    return replace(model, name=part.name)
+
+
+@lru_cache(maxsize=2)
+def task_data(part: Part) -> Any:
+    """A task's data, kept for the next bundle of this process."""
+    return configured("task", part).data()
+
+
+@lru_cache(maxsize=256)
+def same_data(part: Part) -> None:
+    """Refuse to measure on other data than the plan was made with.
+
+    Args:
+        part: A task.
+
+    Raises:
+        BenchError: If this node has a copy of another revision.
+    """
+    here = str(configured("task", part).fingerprint())
+    if here != part.revision:
+        raise BenchError(
+            f"the data of {part.name} is {here} on this node, and {part.revision} in "
+            "the plan: copy the prepared caches to every node"
+        )
+
+
+def calibration(artifact: Artifact, store: Store) -> Any:
+    """The opened calibration of an artifact.
+
+    Args:
+        artifact: Of kind ``calibration``.
+        store: Where it lies.
+
+    Returns:
+        A ``Calibration``.
+
+    Raises:
+        BenchError: If it is not in the store.
+    """
+    from harness.toolkit import calibration as statistics
+
+    folder = shelf.find(store, artifact.id)
+    if folder is None:
+        raise BenchError(f"the artifact {artifact.id} is not in {store.uri}")
+    return statistics.open(folder)
+
+
+def _task(artifact: Artifact) -> Part:
+    if artifact.task is None:
+        raise BenchError(f"the artifact {artifact.id} has no task to train on")
+    return artifact.task
+
+
+def _build_dense(artifact: Artifact, folder: Path, store: Store) -> None:
+    family = configured("model", artifact.model)
+    data = task_data(_task(artifact))
+    seed_everything(artifact.seed, "dense")
+    model = family.build(data.shape, artifact.seed)
+    device = devices.pick()
+    model.net.to(device)
+    ctx = Context(
+        model=model,
+        seed=artifact.seed,
+        device=device,
+        data=data,
+        scratch=store.scratch(artifact.id),
+        checkpoint_key="dense",
+    )
+    family.train(model, ctx)
+    state = {k: v.contiguous().cpu() for k, v in model.net.state_dict().items()}
+    save_file(state, folder / "model.safetensors")
+
+
+def _build_calibration(artifact: Artifact, folder: Path, store: Store) -> None:
+    from harness.toolkit import calibration as statistics
+
+    spec = build(
+        "calibration",
+        "block",
+        statistics.CalibrationSpec,
+        json.loads(artifact.calibration or "{}"),
+    )
+    model = load_model(artifact.model, artifact.dtype, store, None)
+    statistics.build(model, spec, folder)
+
+
+_BUILDERS = {"dense": _build_dense, "calibration": _build_calibration}
+
+
+def seed_everything(seed: int, stage: str) -> None:
+    """Give each stage its own global random state, whatever ran before it.
+
+    So a trial has the same numbers in a bundle as alone.
+
+    Args:
+        seed: Of the trial.
+        stage: ``fit``, ``compress 0.2`` ...
+    """
+    value = int.from_bytes(hashlib.sha256(f"{seed}|{stage}".encode()).digest()[:4])
+    random.seed(value)
+    np.random.seed(value)
+    # torch.manual_seed also walks every kind of accelerator, for 2 ms a call.
+    torch.default_generator.manual_seed(value)
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed_all(value)

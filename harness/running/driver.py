@@ -1,0 +1,376 @@
+"""The run of a plan: hands out jobs, hears events, keeps going. Holds no truth."""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import random
+import signal
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from itertools import count
+from types import FrameType
+from typing import Any, Protocol
+
+from harness.core import BenchError
+from harness.planning.messages import Event, Job
+from harness.planning.plan import Bundle, Plan
+from harness.planning.trial import Trial
+from harness.running.rows import base_row
+from results.queries.db import ask
+from results.storage import leases
+from results.storage.store import Store, new_attempt
+
+# How often a trial is tried in one run, by the class of what ended it; a class that is
+# not here is a fault of the trial's own. ``crowded`` never started: it costs nothing.
+TRIES = {"infra": 3, "oom": 2, "crowded": 6}
+LIED = ("oom", "crowded")  # what shows that a prediction was too small
+BACKOFF, LONGEST = 1.0, 60.0  # seconds before the first retry; doubles, with jitter
+
+
+class Executor(Protocol):
+    """Where bundles run."""
+
+    def arrange(self, bundles: Sequence[Bundle]) -> list[Bundle]:
+        """Bundles in the order in which they should go, cut where that is of use."""
+
+    def stale(self) -> bool:
+        """Whether enough was learnt since to arrange what is left anew."""
+
+    def check(self, bundles: Sequence[Bundle], store: str) -> None:
+        """Refuse what can never run here."""
+
+    def run(self, jobs: Iterator[Job]) -> Iterator[tuple[Job, list[Event]]]:
+        """Yield each job with its next events."""
+
+    def close(self) -> None:
+        """Let go of every process."""
+
+
+class Watcher(Protocol):
+    """Who shows progress."""
+
+    def event(self, job: Job, trial: Trial, event: Event) -> None:
+        """One trial started or ended."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Outcome:
+    """How a run ended.
+
+    Args:
+        counts: Attempts of this run by status.
+        stopped: Why it ended early, None if it did not.
+        drained: Whether a person asked it to stop.
+    """
+
+    counts: Counter[str] = field(default_factory=Counter)
+    stopped: str | None = None
+    drained: bool = False
+
+    @property
+    def failures(self) -> int:
+        """Attempts that ended neither well nor as unsupported."""
+        return (
+            sum(self.counts.values()) - self.counts["ok"] - self.counts["unsupported"]
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Time as the driver reads it; a simulation has one of its own."""
+
+    now: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+
+
+@dataclass(slots=True, kw_only=True)
+class Driver:
+    """One run of a plan.
+
+    Args:
+        plan: What to run.
+        store: Where rows go; workers open it by its URI.
+        executor: Where bundles run.
+        watcher: Who shows progress.
+        max_failures: Stop after so many failed trials; None never.
+        commit: Commit and dirty flag of this checkout.
+        clock: Of the waits before retries.
+    """
+
+    plan: Plan
+    store: Store
+    executor: Executor
+    watcher: Watcher
+    max_failures: int | None = None
+    commit: tuple[str | None, bool | None] = (None, None)
+    clock: Clock = field(default_factory=Clock)
+    run_id: str = field(default_factory=lambda: new_attempt()[-12:])
+    outcome: Outcome = field(default_factory=Outcome)
+    _queue: deque[Bundle] = field(default_factory=deque)
+    _retries: list[tuple[float, int, Bundle]] = field(default_factory=list)
+    _order: Iterator[int] = field(default_factory=count)
+    _tries: Counter[tuple[str, str]] = field(default_factory=Counter)
+    _ended: dict[str, set[str]] = field(default_factory=dict)
+    _redo: dict[str, dict[str, list[Trial]]] = field(default_factory=dict)
+
+    def run(self) -> Outcome:
+        """Run everything that the plan wants, whatever fails on the way.
+
+        Returns:
+            Counts of what ended how.
+        """
+        self.executor.check(self.plan.bundles, self.store.uri)
+        self._queue.extend(self.executor.arrange(self.plan.bundles))
+        with _DrainOnInterrupt(self.drain):
+            for job, events in self.executor.run(self._jobs()):
+                for event in events:
+                    self._hear(job, event)
+        leases.forget(self.store, f"{self.run_id}.stop")
+        return self.outcome
+
+    def drain(self, why: str | None = None) -> None:
+        """Start nothing more; trials in hand finish and are stored."""
+        self._queue.clear()
+        self._retries.clear()
+        self.outcome.drained = self.outcome.drained or why is None
+        self.outcome.stopped = self.outcome.stopped or why or "asked to stop"
+        leases.drain(self.store, self.run_id)
+
+    def _jobs(self) -> Iterator[Job]:
+        """The queue as jobs; an iterator that may give more after it gave none."""
+        driver = self
+
+        class _Jobs(Iterator[Job]):
+            def __next__(self) -> Job:
+                return driver._job(driver._next())
+
+        return _Jobs()
+
+    def _next(self) -> Bundle:
+        """A retry that is due, else a fresh bundle; none while others still run."""
+        while True:
+            now = self.clock.now()
+            if self._retries and self._retries[0][0] <= now:
+                return heapq.heappop(self._retries)[2]
+            if self._queue and self.executor.stale():
+                self._queue = deque(self.executor.arrange(list(self._queue)))
+                if self.outcome.stopped is not None:  # drained meanwhile
+                    self._queue.clear()
+            if self._queue:
+                return self._queue.popleft()
+            # With jobs in hand the executor asks again at their next event, or soon.
+            if not self._retries or self._ended:
+                raise StopIteration
+            # Short: a drain empties the retries.
+            self.clock.sleep(min(self._retries[0][0] - now, 0.5))
+
+    def _job(self, bundle: Bundle) -> Job:
+        job = Job(
+            bundle=bundle,
+            attempts={t.id: new_attempt() for t in bundle.trials},
+            store=self.store.uri,
+            grid=self.plan.grid.name,
+            run=self.run_id,
+            commit=self.commit,
+        )
+        self._ended[job.key] = set()
+        return job
+
+    def _hear(self, job: Job, event: Event) -> None:
+        if event.what == "stopped":
+            raise BenchError(event.headline)
+        if event.what == "crashed":
+            self._bury(job, event)
+            return
+        if event.what == "returned":
+            self._take_back(job, event.trials)
+            return
+        trial = job.trial(event.trial)
+        if event.what == "ended":
+            self._count(job, trial, event)
+        self.watcher.event(job, trial, event)
+
+    def _take_back(self, job: Job, trials: Sequence[str]) -> None:
+        """What a worker had not begun goes to whoever is idle."""
+        self._ended[job.key].update(trials)
+        kept = (t.id for t in job.bundle.trials if t.id not in trials)
+        rest = job.bundle.without(kept)
+        if rest is not None and self.outcome.stopped is None:
+            self._queue.append(rest)
+
+    def _count(self, job: Job, trial: Trial, event: Event) -> None:
+        ended = self._ended[job.key]
+        ended.add(trial.id)
+        if event.error_class and self._again(trial, event.error_class):
+            again = self._redo.setdefault(job.key, {})
+            again.setdefault(event.error_class, []).append(trial)
+        else:
+            self.outcome.counts[event.status] += 1
+        if len(ended) == len(job.bundle.trials):
+            del self._ended[job.key]
+            self._retry(job)
+        if (
+            self.max_failures is not None
+            and self.outcome.failures >= self.max_failures
+            and self.outcome.stopped is None
+        ):
+            self.drain(f"{self.outcome.failures} trials failed")
+
+    def _retry(self, job: Job) -> None:
+        """Trials of a bundle that get another try go together, and share again."""
+        for error_class, trials in self._redo.pop(job.key, {}).items():
+            if self.outcome.stopped is None:
+                self._requeue(job.bundle, trials, error_class)
+
+    def _again(self, trial: Trial, error_class: str) -> bool:
+        """Whether this trial gets another try in this run."""
+        if error_class not in TRIES or self.outcome.stopped is not None:
+            return False
+        self._tries[trial.id, error_class] += 1
+        return self._tries[trial.id, error_class] < TRIES[error_class]
+
+    def _bury(self, job: Job, event: Event) -> None:
+        """A worker died: its trial in hand gets a row, the rest runs again."""
+        leases.forget(self.store, f"{job.name}.json")  # what it ends now is not stored
+        if job.key not in self._ended:  # all of it was heard before
+            return
+        left = [t for t in job.bundle.trials if t.id not in self._ended[job.key]]
+        for trial in list(left):  # committed, but the news died with the worker
+            row = committed(self.store, job.attempts[trial.id])
+            if row is None:
+                break
+            left.remove(trial)
+            told = Event(
+                what="ended", trial=trial.id, status=row[0], error_class=row[1]
+            )
+            self._count(job, trial, told)
+            self.watcher.event(job, trial, told)
+        if not left:
+            return
+        del self._ended[job.key]
+        self._retry(job)
+        first = left[0]
+        self.store.append(
+            base_row(job, first)
+            | {
+                "status": event.status,
+                "error_class": event.error_class,
+                "reason": event.headline,
+                "started_at": datetime.now(UTC),
+                "node": event.node or None,
+                "measurements": [],
+            }
+        )
+        self.watcher.event(job, first, replace(event, what="ended", trial=first.id))
+        if self._again(first, event.error_class or "bug"):
+            self._requeue(job.bundle, left, event.error_class or "")
+            return
+        self.outcome.counts[event.status] += 1
+        if len(left) > 1 and self.outcome.stopped is None:
+            self._requeue(job.bundle, left[1:], "")
+
+    def _requeue(self, bundle: Bundle, trials: list[Trial], error_class: str) -> None:
+        wanted = {t.id for t in trials}
+        rest = bundle.without(t.id for t in bundle.trials if t.id not in wanted)
+        if rest is None:
+            return
+        if error_class in LIED:
+            rest = replace(rest, lied=rest.lied + 1)
+        tries = max(self._tries[t.id, error_class] for t in trials)
+        wait = min(LONGEST, BACKOFF * 2.0**tries) * random.uniform(0.5, 1.0)
+        due = self.clock.now() + (wait if error_class else 0.0)
+        heapq.heappush(self._retries, (due, next(self._order), rest))
+
+
+def committed(store: Store, attempt: str) -> tuple[str, str | None] | None:
+    """Status and error class of an attempt's row; None where it has none.
+
+    Args:
+        store: The store.
+        attempt: The attempt.
+
+    Returns:
+        Those of its own file, or of a compacted one.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    content = store.folder.read(f"trials/{attempt}.parquet")
+    if content is not None:
+        with contextlib.suppress(pa.ArrowException, OSError):  # else it is damaged
+            columns = ["status", "error_class"]
+            found = pq.read_table(pa.BufferReader(content), columns=columns)
+            row = found.to_pylist()[0]
+            return row["status"], row["error_class"]
+    if content is None and not store.folder.names("trials/compacted"):
+        return None
+    query = "SELECT status, error_class FROM trials WHERE attempt = ?"
+    rows = ask(store, query, [attempt]).rows
+    return (str(rows[0][0]), rows[0][1]) if rows else None
+
+
+def reconcile(store: Store) -> int:
+    """Give a ``lost`` row to what dead workers of this machine had in hand.
+
+    Args:
+        store: The store.
+
+    Returns:
+        How many trials were found lost.
+    """
+    lost = 0
+    for marker in leases.markers(store):
+        if marker.alive() is not False:
+            continue
+        for attempt, trial in marker.attempts:
+            if committed(store, attempt) is None:
+                store.append(_lost_row(store, marker, attempt, trial))
+                lost += 1
+                break  # the ones behind it had not started
+        leases.forget(store, marker.name)
+    return lost
+
+
+def _lost_row(
+    store: Store, marker: leases.Marker, attempt: str, trial: str
+) -> dict[str, Any]:
+    columns = (
+        "trial, grid, bundle, method, method_options, model, task, task_options, "
+        "ratio, seed, identity"
+    )
+    query = f"SELECT {columns} FROM plans WHERE trial = ? LIMIT 1"
+    planned = ask(store, query, [trial]).dicts()
+    return (planned[0] if planned else {"trial": trial}) | {
+        "attempt": attempt,
+        "status": "lost",
+        "error_class": "infra",
+        "reason": f"process {marker.pid} on {marker.host} died with the run",
+        "started_at": datetime.fromtimestamp(marker.started_at, UTC),
+        "host": marker.host,
+        "measurements": [],
+    }
+
+
+class _DrainOnInterrupt:
+    """The first Ctrl-C or SIGTERM drains, the second interrupts."""
+
+    def __init__(self, drain: Callable[[], None]) -> None:
+        self.drain = drain
+        self.before: dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self.before[number] = signal.signal(number, self._first)
+
+    def _first(self, number: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        self.drain()
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,145 @@
+"""A trial's row: what stands in its columns, whoever writes it."""
+
+from __future__ import annotations
+
+import json
+from functools import cache, lru_cache
+from typing import Any
+
+from harness.core import Measurement
+from harness.options import dumps
+from harness.planning import provenance
+from harness.planning.messages import Job
+from harness.planning.plan import configured
+from harness.planning.trial import Part, Trial, digest
+from harness.registry import facts, find
+from harness.toolkit import devices, model_size
+
+
+def stored(one: Measurement) -> dict[str, Any]:
+    """A measurement as its row nests it."""
+    return {
+        "metric": one.metric,
+        "value": float(one.value),
+        "unit": one.unit,
+        "goal": one.goal,
+        "stderr": None if one.stderr is None else float(one.stderr),
+        "n": None if one.n is None else int(one.n),
+        "step": None if one.step is None else int(one.step),
+    }
+
+
+def dense_columns(dense: model_size.Size | None) -> dict[str, Any]:
+    """How large the network was before."""
+    if dense is None:
+        return {}
+    return {
+        "params_dense": dense.params,
+        "bytes_dense": dense.bytes,
+        "macs_dense": dense.macs,
+    }
+
+
+def size_columns(
+    size: model_size.Size, dense: model_size.Size | None
+) -> dict[str, Any]:
+    """How large it is now, and what share of each was removed."""
+    columns: dict[str, Any] = {
+        "params": size.params,
+        "params_nonzero": size.nonzero,
+        "bytes": size.bytes,
+        "macs": size.macs,
+    }
+    for name in ("params", "bytes", "macs"):
+        before = getattr(dense, name, 0)
+        if before:
+            columns[f"achieved_{name}"] = 1 - getattr(size, name) / before
+    return columns
+
+
+def base_row(job: Job, trial: Trial) -> dict[str, Any]:
+    """The columns that are known before anything runs.
+
+    Args:
+        job: Gives the attempt, the grid and the commit.
+        trial: The trial.
+
+    Returns:
+        Columns of ``results.schema.TRIALS``.
+    """
+    plugin = find("method", trial.method.plugin)
+    commit, dirty = job.commit
+    return {
+        "attempt": job.attempts[trial.id],
+        "trial": trial.id,
+        "grid": job.grid,
+        "bundle": job.bundle.id,
+        "method": trial.method.name,
+        "method_options": trial.method.options,
+        "model": trial.model.name,
+        "model_options": trial.model.options,
+        "model_revision": trial.model.revision,
+        "task": trial.task.name,
+        "task_options": trial.task.options,
+        "calibration": trial.calibration,
+        **_protocol_columns(trial.task),
+        "data_fingerprint": trial.task.revision,
+        "ratio": trial.ratio,
+        "ratio_of": facts(plugin, configured("method", trial.method))["ratio_of"],
+        "seed": trial.seed,
+        "identity": dumps(trial.identity()),
+        "dtype": trial.dtype,
+        "code_digest": code_digest(trial.method, trial.task),
+        "commit": commit,
+        "dirty": dirty,
+        "versions": _versions(),
+        "host": devices.host(),
+        "device": devices.name(devices.pick()),
+        "threads": devices.threads(),
+        "node": devices.node(),
+    }
+
+
+def protocol(task: Part) -> dict[str, Any]:
+    """What must be equal for two numbers of a task to be comparable.
+
+    A task whose numbers depend on where they are measured has a ``place``, which is no
+    part of the trial's identity.
+    """
+    fields: dict[str, Any] = json.loads(task.protocol)
+    place = getattr(configured("task", task), "place", None)
+    fields |= {} if place is None else place()
+    return {"task": task.name, "version": task.version, **fields, "data": task.revision}
+
+
+def _protocol_columns(task: Part) -> dict[str, str]:
+    if hasattr(configured("task", task), "place"):
+        return _as_columns(protocol(task))
+    return _fixed_protocol(task)
+
+
+@lru_cache(maxsize=4096)
+def _fixed_protocol(task: Part) -> dict[str, str]:
+    return _as_columns(protocol(task))
+
+
+def _as_columns(measured_by: dict[str, Any]) -> dict[str, str]:
+    return {
+        "protocol": digest(measured_by, 12),
+        "protocol_fields": dumps(measured_by),
+    }
+
+
+@cache
+def _versions() -> str:
+    return dumps(provenance.versions())
+
+
+@lru_cache(maxsize=4096)
+def code_digest(method: Part, task: Part) -> str:
+    """Digest of the code of a method and a task together."""
+    modules = [
+        find(kind, part.plugin).cls.__module__
+        for kind, part in (("method", method), ("task", task))
+    ]
+    return "".join(provenance.code_digest(m)[:8] for m in modules)

@@ -1,0 +1,280 @@
+"""Calibration: windows of a text, and how the inputs of each matrix look on it."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from harness.core import BenchError, Model, NotFinite
+from harness.toolkit import texts
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+_INDEX, _TOKENS = "calibration.json", "tokens.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationSpec:
+    """Which windows of which text methods may learn from.
+
+    Args:
+        text: ``pydoc``, a name of ``harness.toolkit.texts``, or the path of a file.
+        samples: Number of windows.
+        length: Tokens a window.
+        seed: Of random windows.
+        sampling: The ``first`` windows side by side, or windows at ``random`` places.
+    """
+
+    text: str = "pydoc"
+    samples: int = 64
+    length: int = 512
+    seed: int = 0
+    sampling: Literal["first", "random"] = "first"
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise ValueError(f"samples {self.samples} is not 1 or more")
+        if self.length < 2:
+            raise ValueError(f"length {self.length} is not 2 or more tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """The statistics in a folder, read when asked for.
+
+    Args:
+        folder: As ``build`` filled it.
+        index: Its ``calibration.json``.
+    """
+
+    folder: Path
+    index: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def tokens(self) -> Tensor:
+        """The windows, shape ``(N, L)``."""
+        from safetensors.torch import load_file
+
+        return load_file(self.folder / _TOKENS)["tokens"]
+
+    def site_of(self, layer: str) -> str:
+        """The input site that a matrix reads; matrices of one site read one tensor.
+
+        Args:
+            layer: Module path.
+
+        Returns:
+            The module path of the site's first matrix.
+
+        Raises:
+            BenchError: If no input of this layer was seen.
+        """
+        try:
+            site: str = self.index["sites"][layer]
+        except KeyError:
+            raise BenchError(f"no calibration statistics of layer {layer}") from None
+        return site
+
+    def gram(self, layer: str) -> Tensor:
+        """The mean of ``x x^T`` over all tokens, for the input x of a matrix.
+
+        Args:
+            layer: Module path of the matrix.
+
+        Returns:
+            Float32, shape ``(in, in)``.
+        """
+        return self._read(layer, "gram")
+
+    def mean_abs(self, layer: str) -> Tensor:
+        """The mean of ``|x|`` over all tokens, by channel: float32, shape ``(in,)``."""
+        return self._read(layer, "abs")
+
+    def _read(self, layer: str, what: str) -> Tensor:
+        from safetensors import safe_open
+
+        site = self.site_of(layer)
+        path = self.folder / self.index["files"][site]
+        with safe_open(path, framework="pt") as file:
+            value: Tensor = file.get_tensor(f"{site}.{what}")
+        return value
+
+
+def sample(ids: Tensor, spec: CalibrationSpec) -> Tensor:
+    """Cut the windows out of a tokenised text.
+
+    Args:
+        ids: Shape ``(tokens,)``.
+        spec: Which windows.
+
+    Returns:
+        Shape ``(samples, length)``.
+
+    Raises:
+        BenchError: If the text is too short.
+    """
+    import torch
+
+    first = spec.sampling == "first"
+    needed = spec.samples * spec.length if first else spec.length
+    if len(ids) < needed:
+        raise BenchError(
+            f"calibration text {spec.text} has {len(ids)} tokens, and {spec.samples} "
+            f"{spec.sampling} windows of {spec.length} need {needed}: take fewer or "
+            "shorter windows, or a longer text"
+        )
+    if first:
+        return ids[:needed].view(spec.samples, spec.length)
+    source = torch.Generator().manual_seed(spec.seed)
+    starts = torch.randint(
+        0, len(ids) - spec.length + 1, (spec.samples,), generator=source
+    )
+    return torch.stack([ids[s : s + spec.length] for s in starts.tolist()])
+
+
+def build(model: Model, spec: CalibrationSpec, folder: Path) -> None:
+    """Run the windows through the dense model and write the statistics of each input.
+
+    Block by block: beside the model, the hidden states of all windows and the Gram
+    matrices of one block are alive, and each block's go to a file of their own.
+
+    Args:
+        model: A language model.
+        spec: Which windows of which text.
+        folder: Made if missing; filled with tokens, one file a block, and an index.
+
+    Raises:
+        BenchError: If the text or the model is too short for a window.
+        NotFinite: If an input holds NaN or an infinity; names the layer.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    from harness.toolkit.blockwise import stream
+
+    if model.encode is None:
+        raise BenchError(f"{model.name} has no tokenizer to read {spec.text} with")
+    if model.max_length is not None and spec.length > model.max_length:
+        raise BenchError(
+            f"calibration length {spec.length} is more than the {model.max_length} "
+            f"tokens that {model.name} reads: set length to {model.max_length} or less"
+        )
+    tokens = sample(model.encode(texts.read(spec.text)), spec)
+    _trim()
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({"tokens": tokens.contiguous()}, folder / _TOKENS)
+    sites: dict[str, str] = {}
+    files: dict[str, str] = {}
+    running = stream(model, tokens)
+    for index, (path, block) in enumerate(running):
+        members = {n: m for n, m in model.modules() if n.startswith(f"{path}.")}
+        with collect(members) as statistics, torch.no_grad():
+            running.advance(index, block)
+        name = f"block-{index:04}.safetensors"
+        save_file(statistics.finished(), folder / name)
+        sites |= statistics.sites
+        files |= dict.fromkeys(statistics.gram, name)
+        _trim()
+    text = {"sites": sites, "files": files, "samples": spec.samples}
+    (folder / _INDEX).write_text(json.dumps(text, indent=1) + "\n")
+
+
+def _trim() -> None:
+    """Give the system what was freed: glibc keeps a tokeniser's many small pieces."""
+    with suppress(OSError, AttributeError):  # another C library has its own ways
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def open(folder: Path) -> Calibration:  # noqa: A001 - the engine's word for it
+    """The calibration that ``build`` wrote into ``folder``.
+
+    Args:
+        folder: Of the artifact.
+
+    Returns:
+        Its reader.
+
+    Raises:
+        BenchError: If the folder holds none.
+    """
+    path = folder / _INDEX
+    if not path.is_file():
+        raise BenchError(f"{folder} holds no calibration: {_INDEX} is missing")
+    return Calibration(folder, json.loads(path.read_text()))
+
+
+@dataclass(slots=True)
+class Statistics:
+    """Running sums over the inputs of some matrices, in float64.
+
+    Args:
+        sites: Matrix -> the first matrix that reads the same tensor.
+        gram: Sum of ``x x^T`` by site.
+        abs: Sum of ``|x|`` by site.
+        tokens: Number of inputs by site.
+    """
+
+    sites: dict[str, str] = field(default_factory=dict)
+    gram: dict[str, Tensor] = field(default_factory=dict)
+    abs: dict[str, Tensor] = field(default_factory=dict)
+    tokens: dict[str, int] = field(default_factory=dict)
+    _last: dict[str, Tensor] = field(default_factory=dict)
+
+    def add(self, name: str, x: Tensor) -> None:
+        """Count the input of one matrix, unless another of its site has counted it."""
+        if name not in self.sites:
+            same = (s for s, seen in self._last.items() if seen is x)
+            self.sites[name] = next(same, name)
+        if self.sites[name] != name:
+            return
+        self._last[name] = x
+        rows = x.detach().reshape(-1, x.shape[-1]).float()  # (tokens, in)
+        gram, total = rows.T @ rows, rows.abs().sum(0).double()
+        if not bool(gram.diagonal().isfinite().all()):
+            raise NotFinite(f"an input of {name} is not finite on the calibration text")
+        if name in self.gram:
+            self.gram[name] += gram
+            self.abs[name] += total
+        else:
+            self.gram[name], self.abs[name] = gram.double(), total
+        self.tokens[name] = self.tokens.get(name, 0) + len(rows)
+
+    def finished(self) -> dict[str, Tensor]:
+        """The means as float32, as the file of a block holds them."""
+        means = {}
+        for what, sums in (("gram", self.gram), ("abs", self.abs)):
+            for site, total in sums.items():
+                means[f"{site}.{what}"] = (total / self.tokens[site]).float().cpu()
+        return means
+
+
+@contextmanager
+def collect(modules: Mapping[str, nn.Module]) -> Iterator[Statistics]:
+    """Sum up the inputs of ``modules`` while the context is open.
+
+    Args:
+        modules: Name -> module.
+
+    Yields:
+        The sums, complete once the context is left.
+    """
+    statistics = Statistics()
+
+    def hook(name: str) -> Any:
+        return lambda module, args: statistics.add(name, args[0])
+
+    handles = [
+        module.register_forward_pre_hook(hook(name)) for name, module in modules.items()
+    ]
+    try:
+        yield statistics
+    finally:
+        for handle in handles:
+            handle.remove()
+        statistics._last.clear()

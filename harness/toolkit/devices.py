@@ -1,0 +1,145 @@
+"""Every question about a device goes through here; a test puts a fake one in place."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import platform
+import socket
+from functools import cache
+from pathlib import Path
+
+import psutil
+import threadpoolctl
+import torch
+
+from results.storage.leases import NODE
+
+ONLY = "SHRINKGRID_DEVICE"  # ``cpu`` in a worker that was given no device
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_GIVEN = f"SHRINKGRID_THREADS_{os.getpid()}"  # set once in this process; not inherited
+
+
+def pick() -> torch.device:
+    """The device of this process: the GPU that Ray gave it, else the CPU."""
+    if os.environ.get(ONLY) == "cpu":  # nobody gave it one, though it may see some
+        return torch.device("cpu")
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def name(device: torch.device) -> str:
+    """What the hardware calls itself."""
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    return _processor()
+
+
+@cache
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def host() -> str:
+    """The name of this machine."""
+    return socket.gethostname()
+
+
+def node() -> str | None:
+    """Ray's id of the node that this process works on; None outside Ray."""
+    return os.environ.get(NODE)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done what it was told; the CPU always has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """What is free on an accelerator now; None on a CPU."""
+    if device.type != "cuda":
+        return None
+    return int(torch.cuda.mem_get_info(device)[0])
+
+
+def free() -> tuple[int | None, int, int]:
+    """Free bytes of the device and of the host, and what this process holds already."""
+    held = psutil.Process().memory_info().rss
+    return free_bytes(pick()), psutil.virtual_memory().available, held
+
+
+def installed() -> list[tuple[str, int]]:
+    """Name and memory of each accelerator that this process sees."""
+    if not torch.cuda.is_available():
+        return []
+    found = [
+        torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())
+    ]
+    return [(str(one.name), int(one.total_memory)) for one in found]
+
+
+def set_threads(count: int) -> None:
+    """Let torch and BLAS use ``count`` threads in this process.
+
+    BLAS reads the environment once, when it is loaded; later only its own interface
+    reaches it, which threadpoolctl knows.
+    """
+    wanted = max(1, count)
+    torch.set_num_threads(wanted)
+    if os.environ.get(_GIVEN) == str(wanted):  # the search takes 5 ms, every bundle
+        return
+    for name in (*_THREADS, _GIVEN):
+        os.environ[name] = str(wanted)
+    threadpoolctl.ThreadpoolController().limit(limits=wanted)
+
+
+def threads() -> int:
+    """How many threads torch uses."""
+    return torch.get_num_threads()
+
+
+def reset_peaks(device: torch.device) -> None:
+    """Start a new measurement of peak memory."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    # Linux keeps the peak of resident memory for a process's whole life; 5 resets it.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory() -> int | None:
+    """Peak resident bytes of this process since ``reset_peaks``; None if unknown."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return None
+
+
+def peak_device(device: torch.device) -> int | None:
+    """Peak allocated bytes of the accelerator since ``reset_peaks``; None on a CPU."""
+    if device.type != "cuda":
+        return None
+    return int(torch.cuda.max_memory_allocated(device))
+
+
+def release(device: torch.device) -> None:
+    """Give back what a finished or failed trial held."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out, on the host or a device."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    said = str(error)
+    return isinstance(error, RuntimeError) and (
+        "can't allocate memory" in said or "out of memory" in said
+    )

@@ -1,0 +1,295 @@
+"""Training networks with exits, and the search for their thresholds."""
+
+from __future__ import annotations
+
+import copy
+import time
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from harness.core import Context, Measurement, Model, Unsupported
+from harness.toolkit.training import Objective, Recipe, quiet_seed, train
+from methods._kernels.early_exit.network import (
+    Costs,
+    ExitNet,
+    Rule,
+    costs_of,
+    leave,
+    with_exits,
+)
+
+# Accuracy that the greedy search may give away, one search each.
+_TOLERANCES = (0.0, 0.002, 0.01, 0.03, 0.1, 0.3)
+_STEPS = tuple(step / 100 for step in range(1, 100))
+_TIMED = 100  # images, one at a time
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """Thresholds, with what they do to the validation split.
+
+    Args:
+        thresholds: One for each exit.
+        accuracy: Share that is right.
+        saved: Share of the plain network's MACs that is saved on average.
+    """
+
+    thresholds: tuple[float, ...]
+    accuracy: float
+    saved: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """A network with trained exits, and the thresholds to choose from.
+
+    Args:
+        net: The network.
+        costs: Its MACs.
+        candidates: Of the search.
+    """
+
+    net: ExitNet
+    costs: Costs
+    candidates: list[Candidate]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlyExit:
+    """What the early-exit methods share.
+
+    The ratio asks for a share of MACs to save on average; of all thresholds that save
+    at least that on the validation split, those of the highest accuracy are taken.
+
+    Args:
+        train: Joint training of network and heads.
+        start: From ``scratch`` (torch's own initial weights) or the ``dense`` network.
+        pool: Side of the average pooling in front of each linear head.
+    """
+
+    train: Recipe = field(default_factory=lambda: Recipe(lr=0.02, weight_decay=5e-4))
+    start: Literal["scratch", "dense"] = "scratch"
+    pool: int = 1
+
+    rule: ClassVar[Rule]
+    conv: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        """Refuse heads that see nothing.
+
+        Raises:
+            ValueError: If ``pool`` is not positive.
+        """
+        if self.pool < 1:
+            raise ValueError(f"pool is {self.pool}; it must be at least 1")
+
+    def loss_at(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The loss of one exit."""
+        return functional.cross_entropy(logits, labels)
+
+    def weights(self, exits: int) -> list[float]:
+        """Weight of each exit's loss, and last of the network's own.
+
+        >>> EarlyExit().weights(2)
+        [0.3333333333333333, 0.5, 1.0]
+        """
+        return [1 / (exits - place + 1) for place in range(exits)] + [1.0]
+
+    def fit(self, model: Model, ctx: Context) -> Trained:
+        """Train network and heads, and search thresholds, once for all ratios."""
+        plain = ctx.dense().to(ctx.device)
+        with quiet_seed(ctx, "exits"):
+            if self.start == "scratch":
+                _reset(plain)
+            net = with_exits(
+                model, plain, ctx.data.classes, rule=self.rule, pool=self.pool,
+                conv=self.conv,
+            )  # fmt: skip
+        goal = Joint(name="exits", method=self, weights=self.weights(len(net.exits)))
+        train(net, self.train, ctx, objective=goal)
+        costs = costs_of(net, model)
+        split = ctx.data.validation
+        logits, labels = every_logit(net, split), split.labels.cpu()
+        candidates = search(self.rule, logits, labels, costs)
+        return Trained(net=net, costs=costs, candidates=candidates)
+
+    def compress(self, fitted: Trained, ratio: float, ctx: Context) -> nn.Module:
+        """The network with the thresholds for ``ratio``; 0 is the dense network."""
+        if ratio == 0:
+            return ctx.dense()
+        enough = [c for c in fitted.candidates if c.saved >= ratio]
+        if not enough:
+            most = max(c.saved for c in fitted.candidates)
+            raise Unsupported(
+                f"ratio {ratio} cannot be saved: leaving at the first exit saves "
+                f"{most:.3f} of the MACs"
+            )
+        chosen = max(enough, key=lambda c: (c.accuracy, -c.saved))
+        net = copy.deepcopy(fitted.net).eval()
+        net.thresholds, net.costs = list(chosen.thresholds), fitted.costs
+        ctx.record(
+            Measurement(metric="achieved_ratio", value=chosen.saved),
+            Measurement(metric="validation_accuracy_with_exits", value=chosen.accuracy),
+            *(
+                Measurement(metric=f"threshold_{place}", value=value)
+                for place, value in enumerate(chosen.thresholds, 1)
+            ),
+            *_latencies(net, ctx),
+        )
+        return net
+
+
+@dataclass(kw_only=True)
+class Joint(Objective):
+    """Weighted sum of the losses of all exits and of the network's own.
+
+    Args:
+        method: Gives the loss of an exit.
+        weights: One for each exit, and for the end of the network.
+    """
+
+    method: EarlyExit
+    weights: list[float]
+
+    def loss(self, net: nn.Module, batch: Any) -> Tensor:
+        """The joint loss of one batch."""
+        assert isinstance(net, ExitNet)
+        images, labels = batch
+        *early, final = net.all_logits(images)
+        total = self.weights[-1] * functional.cross_entropy(final, labels)
+        for weight, logits in zip(self.weights, early, strict=False):
+            total = total + weight * self.method.loss_at(logits, labels)
+        return total
+
+
+def _reset(net: nn.Module) -> None:
+    for module in net.modules():
+        reset = getattr(module, "reset_parameters", None)
+        if callable(reset):
+            reset()
+
+
+@torch.inference_mode()
+def every_logit(net: ExitNet, examples: Any) -> list[Tensor]:
+    """Logits of every exit for every example.
+
+    Args:
+        net: In ``eval`` mode.
+        examples: An ``Images`` split.
+
+    Returns:
+        For each exit and, last, the network: ``(n, classes)`` on the CPU.
+    """
+    device = next(net.parameters()).device
+    parts = []
+    for start in range(0, len(examples), 1000):
+        index = torch.arange(start, min(start + 1000, len(examples)))
+        images, _ = examples.batch(index)
+        parts.append([x.cpu() for x in net.all_logits(images.to(device))])
+    return [torch.cat(column) for column in zip(*parts, strict=True)]
+
+
+def simulate(
+    rule: Rule,
+    logits: list[Tensor],
+    labels: Tensor,
+    costs: Costs,
+    thresholds: tuple[float, ...],
+) -> Candidate:
+    """What thresholds do to examples whose logits at all exits are known.
+
+    Args:
+        rule: When a sample leaves.
+        logits: Of every exit and of the network, each ``(n, classes)``.
+        labels: Shape ``(n,)``.
+        costs: Of the network.
+        thresholds: One for each exit.
+
+    Returns:
+        Accuracy and MACs saved, equal to what the network itself would do.
+    """
+    state = torch.ones_like(logits[0], dtype=torch.bool)
+    inside = torch.ones(len(labels), dtype=torch.bool)
+    right = torch.zeros(len(labels), dtype=torch.bool)
+    taken = []
+    for early, threshold in zip(logits[:-1], thresholds, strict=True):
+        gone, state = leave(rule, early, threshold, state)
+        gone = gone & inside
+        answer = early.masked_fill(~state, -torch.inf).argmax(1)
+        right[gone] = (answer == labels)[gone]
+        inside = inside & ~gone
+        taken.append(int(gone.sum()))
+    answer = logits[-1].masked_fill(~state, -torch.inf).argmax(1)
+    right[inside] = (answer == labels)[inside]
+    average = costs.average(torch.tensor([*taken, int(inside.sum())]))
+    return Candidate(
+        thresholds=thresholds,
+        accuracy=right.double().mean().item(),
+        saved=1 - average / costs.plain,
+    )
+
+
+def search(
+    rule: Rule, logits: list[Tensor], labels: Tensor, costs: Costs
+) -> list[Candidate]:
+    """Thresholds worth choosing from: one for all exits, and greedy ones.
+
+    The greedy search is that of TUDa-HWAI/eece: exits in the order of falling cost of
+    the part in front; each threshold rises while accuracy stays above the goal, and
+    then goes back two steps. It runs once for each of several tolerances.
+
+    Args:
+        rule: When a sample leaves.
+        logits: Of every exit and of the network, on the validation split.
+        labels: Of the validation split.
+        costs: Of the network.
+
+    Returns:
+        Candidates in no order.
+    """
+    exits = len(logits) - 1
+
+    def run(thresholds: tuple[float, ...]) -> Candidate:
+        return simulate(rule, logits, labels, costs, thresholds)
+
+    found = [run((step,) * exits) for step in (*_STEPS, 1.0)]
+    base = run((0.0,) * exits).accuracy
+    places = sorted(range(exits), key=lambda place: -costs.segments[place])
+    for tolerance in _TOLERANCES:
+        thresholds = [0.0] * exits
+        for place in places:
+            reached = 0
+            for number, step in enumerate(_STEPS, 1):
+                thresholds[place] = step
+                if run(tuple(thresholds)).accuracy <= base - tolerance:
+                    break
+                reached = number
+            back = reached if reached == len(_STEPS) else max(1, reached - 1)
+            thresholds[place] = back / 100
+        found.append(run(tuple(thresholds)))
+    return found
+
+
+def _latencies(net: ExitNet, ctx: Context) -> list[Measurement]:
+    """Median seconds of one image, with exits and through the whole plain network."""
+    images, _ = ctx.data.validation.batch(
+        torch.arange(_TIMED) % len(ctx.data.validation)
+    )
+    images = images.to(ctx.device)
+    found = []
+    for metric, timed in (("latency", net), ("latency_plain", net.stack)):
+        times = []
+        with torch.inference_mode():
+            for image in images.split(1):
+                begin = time.perf_counter()
+                timed(image).cpu()  # waits for the device
+                times.append(time.perf_counter() - begin)
+        middle = sorted(times)[len(times) // 2]
+        found.append(
+            Measurement(metric=metric, value=middle, unit="s", goal="min", n=len(times))
+        )
+    return found

@@ -1,0 +1,143 @@
+"""Pivoted factors: a rank-k matrix kept as k of its own rows (PIFA, ICML 2025)."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.linalg import lstsq, qr, solve_triangular
+from torch import Tensor, nn
+
+from harness.toolkit.saved_model import layer, replace
+from methods._kernels.low_rank.factors import Group, check_finite, empty, matrix
+from methods._kernels.low_rank.layers import Projection
+
+
+@layer("pivoted")
+class Pivoted(nn.Module):
+    """Some outputs are the shared projection itself, the others a mix of them.
+
+    A rank-k matrix has k rows of which all others are combinations. Kept as these rows
+    and the combinations it has ``k (in + out - k)`` numbers, ``k^2`` fewer than as two
+    thin factors, and as many multiply-adds fewer (Zhao et al. 2025, PMLR 267:77926).
+
+    Args:
+        in_features: Of the input.
+        out_features: Of the output.
+        rank: Rows of the shared projection.
+        rest: Outputs of this layer that are no row of the projection.
+        bias: Whether the output has one.
+    """
+
+    order: Tensor
+
+    def __init__(
+        self, in_features: int, out_features: int, *, rank: int, rest: int, bias: bool
+    ) -> None:
+        super().__init__()
+        self.right = Projection(in_features, rank)
+        with warnings.catch_warnings():  # where all outputs are rows, nothing is mixed
+            warnings.simplefilter("ignore", UserWarning)
+            self.mix = nn.Linear(rank, rest, bias=False)
+        # Where each output stands among the projection's and the mixed ones.
+        self.register_buffer("order", torch.zeros(out_features, dtype=torch.int32))
+        self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape ``(..., out_features)``."""
+        rows = self.right(x)
+        y = torch.cat([rows, self.mix(rows)], -1).index_select(-1, self.order)
+        return y if self.bias is None else y + self.bias
+
+    def spec(self) -> dict[str, Any]:
+        """Keyword arguments that rebuild the layer."""
+        rank, in_features = self.right.weight.shape
+        return {
+            "in_features": in_features,
+            "out_features": len(self.order),
+            "rank": rank,
+            "rest": self.mix.out_features,
+            "bias": self.bias is not None,
+        }
+
+
+def pivoted_cost(out_features: int, in_features: int, rank: int) -> int:
+    """Numbers that the pivoted form stores, the places of its outputs included.
+
+    >>> pivoted_cost(6, 4, 2)
+    22
+    """
+    return rank * (out_features + in_features - rank) + out_features
+
+
+def pivots(left: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows of a tall factor that all of its rows are best expressed in.
+
+    Args:
+        left: Shape ``(out, rank)``, of full rank.
+
+    Returns:
+        Numbers of the chosen rows, shape ``(rank,)``, and ``left`` in terms of them,
+        shape ``(out, rank)`` in float64; chosen by QR with column pivoting, so that
+        the terms stay small.
+    """
+    array = left.double().cpu().numpy()
+    rank = array.shape[1]
+    triangle, order = qr(array.T, mode="r", pivoting=True)
+    terms = np.empty_like(array)
+    terms[order[:rank]] = np.eye(rank)
+    square, others = triangle[:, :rank], triangle[:, rank:]
+    sizes = np.abs(np.diag(square))
+    if sizes.min() > 1e-12 * sizes.max():
+        rest = solve_triangular(square, others)
+    else:  # fewer independent rows than columns: any of the solutions is exact
+        rest = lstsq(square, others, cond=1e-12)[0]
+    terms[order[rank:]] = rest.T
+    return torch.from_numpy(order[:rank].astype(np.int64)), torch.from_numpy(terms)
+
+
+def install_pivoted(net: nn.Module, group: Group, left: Tensor, right: Tensor) -> None:
+    """Put pivoted layers with one shared projection in the place of the members.
+
+    Args:
+        net: Changed in place.
+        group: The members, which read the same input.
+        left: Shape ``(sum of out, rank)``.
+        right: Shape ``(rank, in)``.
+    """
+    for factor in (left, right):
+        check_finite(factor, f"a factor of {group.label}")
+    rows, terms = pivots(left)
+    old = [net.get_submodule(name) for name in group.names]
+    weight = matrix(old[0])
+    rank, inner = right.shape
+    projection = empty(Projection, weight, in_features=inner, rank=rank, users=len(old))
+    with torch.no_grad():
+        projection.weight.copy_(left[rows].double() @ right.double())
+    place = torch.full((len(left),), -1, dtype=torch.int32)
+    place[rows] = torch.arange(rank, dtype=torch.int32)
+    outs = [matrix(module).shape[0] for module in old]
+    parts = zip(torch.split(place, outs), torch.split(terms, outs), strict=True)
+    for name, module, (where, part) in zip(group.names, old, parts, strict=True):
+        mixed = where < 0
+        bias: Any = module.bias
+        made = empty(
+            Pivoted,
+            weight,
+            in_features=inner,
+            out_features=len(where),
+            rank=rank,
+            rest=int(mixed.sum()),
+            bias=bias is not None,
+        )
+        made.right = projection
+        order = where.clone()
+        order[mixed] = rank + torch.arange(int(mixed.sum()), dtype=torch.int32)
+        with torch.no_grad():
+            made.mix.weight.copy_(part[mixed])
+            made.order.copy_(order)
+            if made.bias is not None:
+                made.bias.copy_(bias)
+        replace(net, name, made)

@@ -1,0 +1,133 @@
+"""Zero masks over the weights of layers; shared by the methods that zero weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from harness.core import Context, Measurement, Model, Unsupported
+from harness.toolkit.training import Objective
+
+Scope = Literal["global", "layer"]
+
+
+def prunable(model: Model, net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The layers of ``net`` whose weights a mask may zero.
+
+    Args:
+        model: Its role table says which; embeddings are left alone.
+        net: Of the architecture of ``model``.
+
+    Yields:
+        Name and module, in order; each weight tensor once.
+    """
+    seen: set[int] = set()
+    for name, module in model.with_net(net).modules():
+        weight = getattr(module, "weight", None)
+        if not isinstance(weight, Tensor) or weight.ndim < 2:
+            continue
+        if isinstance(module, nn.Embedding) or id(weight) in seen:
+            continue
+        seen.add(id(weight))
+        yield name, module
+
+
+def keep_largest(
+    scores: Mapping[str, Tensor], ratio: float, scope: Scope
+) -> dict[str, Tensor]:
+    """Masks that drop the share ``ratio`` of all entries, those of lowest score.
+
+    Args:
+        scores: One for each weight, any shapes.
+        ratio: Share to drop, in [0, 1); rounded up to whole weights.
+        scope: Rank over all tensors together, or in each on its own.
+
+    Returns:
+        Boolean masks of the same names and shapes, true where kept.
+
+    >>> scores = {"a": torch.tensor([3.0, 1.0]), "b": torch.tensor([2.0, 9.0])}
+    >>> {name: m.tolist() for name, m in keep_largest(scores, 0.5, "global").items()}
+    {'a': [True, False], 'b': [False, True]}
+    """
+    if scope == "layer":
+        return {
+            name: _keep(s.flatten(), ratio).view_as(s) for name, s in scores.items()
+        }
+    flat = torch.cat([s.flatten() for s in scores.values()])
+    kept = torch.split(_keep(flat, ratio), [s.numel() for s in scores.values()])
+    return {
+        name: mask.view_as(s)
+        for (name, s), mask in zip(scores.items(), kept, strict=True)
+    }
+
+
+def _keep(scores: Tensor, ratio: float) -> Tensor:
+    drop = -int(-ratio * scores.numel() // 1)  # rounded up
+    mask = torch.ones_like(scores, dtype=torch.bool)
+    if drop:
+        mask[scores.topk(drop, largest=False, sorted=False).indices] = False
+    return mask
+
+
+def refuse_empty(masks: Mapping[str, Tensor], ratio: float) -> None:
+    """Refuse masks that cut the network in two.
+
+    Args:
+        masks: True where kept.
+        ratio: For the message.
+
+    Raises:
+        Unsupported: If a layer would keep no weight at all.
+    """
+    for name, mask in masks.items():
+        if not mask.any():
+            raise Unsupported(
+                f"ratio {ratio} zeroes every weight of layer {name}; "
+                "lower it, or prune with scope: layer"
+            )
+
+
+@torch.no_grad()
+def apply(net: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    """Zero the weights that ``masks`` drop, in place."""
+    for name, mask in masks.items():
+        weight = net.get_submodule(name).weight
+        assert isinstance(weight, Tensor)
+        # Not a product: zero times infinity is NaN, and -0.0 is no clean zero.
+        weight.masked_fill_(~mask.to(weight.device), 0)
+
+
+def record_zeros(net: nn.Module, names: Iterable[str], ctx: Context) -> None:
+    """Record which share of the weights of the layers ``names`` is zero.
+
+    Counted in the network itself, and over those weights alone: training changes how
+    many biases are zero.
+
+    Args:
+        net: After pruning.
+        names: Of the layers that a mask was made for.
+        ctx: Of the trial.
+    """
+    weights = [net.get_submodule(name).weight for name in names]
+    zeros = sum(int((w == 0).sum()) for w in weights if isinstance(w, Tensor))
+    total = sum(w.numel() for w in weights if isinstance(w, Tensor))
+    ctx.record(Measurement(metric="achieved_ratio", value=zeros / total))
+
+
+@dataclass(kw_only=True)
+class Masked(Objective):
+    """Training that keeps masked weights at zero.
+
+    Args:
+        masks: Layer name -> mask, true where kept.
+    """
+
+    masks: dict[str, Tensor] = field(default_factory=dict)
+
+    def after_step(self, net: nn.Module) -> None:
+        """Zero the masked weights again."""
+        apply(net, self.masks)

@@ -1,0 +1,259 @@
+"""The leaderboard for a terminal: one table a board, the dense model first."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Mapping
+from itertools import groupby
+from typing import Any
+
+from results.errors import StoreError, unknown
+from results.queries.db import Answer, ask
+from results.queries.protocols import Fields, differing, named, told_apart
+from results.storage.store import Store
+from results.text.columns import (
+    BOLD,
+    CYAN,
+    DIM,
+    GREEN,
+    ITALIC,
+    YELLOW,
+    Columns,
+    printable,
+    styled,
+)
+from results.text.formats import DASH, number
+from results.text.labels import label, method_label
+
+BOARD = ("model", "model_options", "task", "task_options", "metric", "protocol")
+
+
+def read(store: Store, **only: Iterable[str]) -> Answer:
+    """Rows of the view ``leaderboard``.
+
+    Args:
+        store: Where to read.
+        **only: ``model``, ``task``, ``metric``, ``method`` or ``protocol`` -> the names
+            to keep; none keeps all, and of the metrics the one that each task measures
+            first. The metric ``all`` keeps every one.
+
+    Returns:
+        The rows, dense first in each board.
+
+    Raises:
+        StoreError: If a name stands nowhere in the store, or nothing does.
+    """
+    answer = ask(store, "FROM leaderboard", through="40_leaderboard")
+    if not answer.rows:
+        raise StoreError(
+            f"the store {store.uri} has no ranked number yet; `shrinkgrid run GRID` "
+            "makes some, `shrinkgrid status` says what is missing"
+        )
+    rows = answer.rows
+    metrics = set(only.pop("metric", ()))
+    if not metrics:
+        main = answer.columns.index("main")
+        rows = [row for row in rows if row[main]]
+    if metrics - {"all"}:
+        only["metric"] = metrics - {"all"}
+    for column, names in only.items():
+        place = answer.columns.index(column)
+        known = {row[place] for row in answer.rows}
+        for name in names:
+            if name not in known:
+                raise unknown(f"{column} in {store.uri}", name, known)
+        wanted = set(names) or known
+        rows = [row for row in rows if row[place] in wanted]
+    if not rows:
+        raise StoreError("no row of the leaderboard fits all of these options")
+    return Answer(columns=answer.columns, types=answer.types, rows=rows)
+
+
+def one_board(store: Store, **only: Iterable[str]) -> list[dict[str, Any]]:
+    """Rows of a single model, task, metric and protocol.
+
+    Args:
+        store: Where to read.
+        **only: As for ``read``.
+
+    Returns:
+        Rows of the view ``leaderboard``.
+
+    Raises:
+        StoreError: If several boards fit; the message lists what to choose from.
+    """
+    rows = read(store, **only).dicts()
+    for column in BOARD:
+        found = sorted({str(row[column]) for row in rows})
+        if len(found) > 1:
+            choice = column.removesuffix("_options")
+            raise StoreError(
+                f"{len(found)} {column}s fit ({', '.join(found)}); "
+                f"choose one with --{choice}"
+            )
+    return rows
+
+
+def together(answer: Answer) -> Answer:
+    """The rows with places over all protocols, which are otherwise ranked apart.
+
+    Args:
+        answer: Rows as ``read`` gives them.
+
+    Returns:
+        The same rows, board by board, ranked anew at each ratio.
+    """
+    rows = answer.dicts()
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((*_board(row)[:-1], row["ratio"]), []).append(row)
+    for rivals in groups.values():
+        sign = -1 if rivals[0]["goal"] == "max" else 1
+        for row in rivals:
+            better = sum(sign * other["mean"] < sign * row["mean"] for other in rivals)
+            row["place"] = 1 + better
+    rows.sort(
+        key=lambda r: (_board(r)[:-1], r["method"] != "dense", r["ratio"], r["place"])
+    )
+    return Answer(
+        columns=answer.columns,
+        types=answer.types,
+        rows=[tuple(row.values()) for row in rows],
+    )
+
+
+def rival_protocols(answer: Answer) -> set[str]:
+    """Protocols of the tasks and metrics that were measured in more than one."""
+    found: dict[tuple[str, ...], set[str]] = {}
+    for row in answer.dicts():
+        found.setdefault(_board(row)[:-1], set()).add(row["protocol"])
+    return {one for several in found.values() if len(several) > 1 for one in several}
+
+
+def boards(
+    answer: Answer,
+    protocols: Mapping[str, Fields] | None = None,
+    *,
+    mixed: bool = False,
+) -> str:
+    """One heading and one table for each model, task, metric and protocol.
+
+    Args:
+        answer: Rows as ``read`` or ``together`` gives them.
+        protocols: Hash -> fields of those in it, to say in what they differ.
+        mixed: Whether all protocols of a task stand on one board; the board says so,
+            and each row says in what it differs.
+
+    Returns:
+        Text with ANSI colours, at most 100 columns wide.
+    """
+    width = len(BOARD) - mixed  # the protocol is the last
+
+    def board(row: Mapping[str, Any]) -> tuple[str, ...]:
+        return _board(row)[:width]
+
+    rows = sorted(answer.dicts(), key=board)  # stable: the order stays inside
+    known: dict[tuple[str, ...], dict[str, Fields]] = {}
+    for row in rows:
+        fields = (protocols or {}).get(row["protocol"], {})
+        known.setdefault(_board(row)[:-1], {})[row["protocol"]] = fields
+    parts = []
+    for _, group in groupby(rows, key=board):
+        listed = list(group)
+        first = listed[0]
+        own = known[_board(first)[:-1]]
+        apart = told_apart(own) if len(own) > 1 else {}
+        parts.append("\n".join(_heading(first, own, mixed=mixed)))
+        parts[-1] += f"\n{_table(listed, apart if mixed else {})}"
+    return "\n\n".join(parts)
+
+
+def _board(row: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(row[column] or "" for column in BOARD)
+
+
+def _heading(
+    row: Mapping[str, Any], protocols: Mapping[str, Fields], *, mixed: bool
+) -> list[str]:
+    """What the board is of; two numbers compare only where the protocols agree."""
+    arrow = "higher is better" if row["goal"] == "max" else "lower is better"
+    ranked = styled(printable(f"{row['metric']}, {arrow}"), DIM)
+    lines = [f"{styled(printable(_title(row)), BOLD, CYAN)}  {ranked}"]
+    if len(protocols) < 2:
+        return lines
+    if mixed:
+        fields = named(differing(protocols.values()))
+        text = f"{len(protocols)} protocols on one board, which differ in {fields}"
+    else:
+        where = told_apart(protocols)[row["protocol"]]
+        text = f"one of {len(protocols)} protocols: {row['protocol']} {where}"
+    folded = textwrap.wrap(printable(text), 100)
+    return lines + [styled(line, YELLOW) for line in folded]
+
+
+def _title(row: Mapping[str, Any]) -> str:
+    model = label(row["model"], row["model_options"])
+    return f"{model} on {label(row['task'], row['task_options'])}"
+
+
+def _table(rows: list[dict[str, Any]], marks: Mapping[str, str]) -> Columns:
+    headings = ["", "method", "asked", "achieved", "of", rows[0]["metric"]]
+    headings += ["± stderr", "recovery", "params", "seeds"]
+    table = Columns(headings=headings, left=[i in (0, 1, 4) for i in range(10)])
+    table.width = min(table.width, 100)
+    ratio = rows[0]["ratio"]
+    for row in rows:
+        if row["ratio"] != ratio:
+            table.rule()
+            ratio = row["ratio"]
+        mark = marks.get(row["protocol"])
+        table.add(_cells(row, f" [{mark}]" if mark else ""), *_style(row, rows))
+    return table
+
+
+def _cells(row: Mapping[str, Any], mark: str) -> list[str]:
+    return [
+        "★" if _is_best(row) else "",
+        method_label(row) + mark,
+        f"{row['ratio']:g}",
+        _or_dash(row["achieved"], "{:.3f}"),
+        _OF.get(row["ratio_of"], row["ratio_of"] or ""),
+        number(row["mean"]),
+        _or_dash(row["stderr"], "{:.2g}"),
+        _or_dash(row["recovery"], "{:.1%}"),
+        magnitude(row["params"]),
+        f"{row['ok']}/{row['planned']}",
+    ]
+
+
+_OF = {"tracked_weights": "tracked", "parameters": "params", "none": ""}
+
+
+def magnitude(value: float | None) -> str:
+    """A count in thousands, millions, billions.
+
+    >>> magnitude(134_515_008), magnitude(17_610), magnitude(12)
+    ('134.5M', '17.6k', '12')
+    """
+    if value is None:
+        return DASH
+    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.1f}{unit}"
+    return f"{value:.0f}"
+
+
+def _is_best(row: Mapping[str, Any]) -> bool:
+    return row["place"] == 1 and row["method"] != "dense"
+
+
+def _style(row: Mapping[str, Any], rows: list[dict[str, Any]]) -> tuple[str, ...]:
+    """The dense row is set apart; the best of each ratio is bold."""
+    if row["method"] == "dense":
+        return (ITALIC,)
+    contested = sum(other["ratio"] == row["ratio"] for other in rows) > 1
+    return (BOLD, GREEN) if _is_best(row) and contested else ()
+
+
+def _or_dash(value: float | None, form: str) -> str:
+    return DASH if value is None else form.format(value)

@@ -1,0 +1,120 @@
+"""One line a method over many boards: mean recovery, and mean rank with its test."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from results.boards.leaderboard import BOARD
+from results.errors import StoreError
+from results.queries.db import Answer
+from results.tables.statistics import critical_difference
+from results.text.labels import method_label
+
+_COLUMNS = {
+    "method": "VARCHAR",
+    "ratio": "DOUBLE",
+    "recovery": "DOUBLE",
+    "stderr": "DOUBLE",
+    "boards": "BIGINT",
+    "rank": "DOUBLE",
+    "critical_difference": "DOUBLE",
+    "ok": "BIGINT",
+    "planned": "BIGINT",
+}
+Rows = Sequence[Mapping[str, Any]]
+
+
+def over_boards(
+    answer: Answer, *, allow_unequal: bool = False, across_protocols: bool = False
+) -> Answer:
+    """Each method's mean recovery at each ratio, over all models and tasks.
+
+    Args:
+        answer: Rows of the view ``leaderboard``, one metric a task.
+        allow_unequal: Whether methods may be averaged over different boards.
+        across_protocols: Whether one task is one board, whatever its protocols.
+
+    Returns:
+        One row a ratio and method, best first. ``stderr`` is over the boards; ``rank``
+        is the mean over them, and two ranks that differ by less than the critical
+        difference (Nemenyi, 5 %) are not told apart; both are NULL where boards differ.
+
+    Raises:
+        StoreError: If methods of one ratio were run on different boards; says on which
+            a method is missing.
+    """
+    rows = [
+        row
+        for row in answer.dicts()
+        if row["method"] != "dense" and row["recovery"] is not None
+    ]
+    columns = BOARD[:-1] if across_protocols else BOARD  # the protocol is the last
+    made: list[tuple[Any, ...]] = []
+    mistakes = []
+    for ratio in sorted({row["ratio"] for row in rows}):
+        table: dict[str, dict[tuple[str, ...], Mapping[str, Any]]] = {}
+        for row in rows:
+            if row["ratio"] == ratio:
+                name = method_label(row)
+                board = tuple(str(row[column]) for column in columns)
+                table.setdefault(name, {})[board] = row
+        missing = _missing(table)
+        if missing and not allow_unequal:
+            mistakes += [f"at ratio {ratio:g}, {text}" for text in missing]
+        made += _lines(ratio, table, equal=not missing)
+    if mistakes:
+        raise StoreError(
+            *mistakes,
+            "a mean over different tasks compares nothing: narrow it with --task, "
+            "--model or --method, or say --allow-unequal",
+        )
+    kinds = tuple(_COLUMNS.values())
+    return Answer(columns=tuple(_COLUMNS), types=kinds, rows=made)
+
+
+def _missing(table: Mapping[str, Mapping[tuple[str, ...], Any]]) -> list[str]:
+    every = sorted({board for boards in table.values() for board in boards})
+    return [
+        f"{name} has no number for {board[0]} on {board[2]}"
+        for name, boards in table.items()
+        for board in every
+        if board not in boards
+    ]
+
+
+def _lines(
+    ratio: float,
+    table: Mapping[str, Mapping[tuple[str, ...], Mapping[str, Any]]],
+    *,
+    equal: bool,
+) -> list[tuple[Any, ...]]:
+    ranks, reach = _ranks(table) if equal else ({}, None)
+    lines = []
+    for name, boards in table.items():
+        kept = [float(row["recovery"]) for row in boards.values()]
+        mean = math.fsum(kept) / len(kept)
+        error = None
+        if len(kept) > 1:
+            spread = math.fsum((value - mean) ** 2 for value in kept) / (len(kept) - 1)
+            error = math.sqrt(spread / len(kept))
+        ok = sum(row["ok"] for row in boards.values())
+        planned = sum(row["planned"] for row in boards.values())
+        found = (mean, error, len(kept), ranks.get(name), reach, ok, planned)
+        lines.append((name, ratio, *found))
+    return sorted(lines, key=lambda line: -line[2])
+
+
+def _ranks(
+    table: Mapping[str, Mapping[tuple[str, ...], Mapping[str, Any]]],
+) -> tuple[dict[str, float], float | None]:
+    boards = sorted(next(iter(table.values()), {}))
+    if len(table) < 2 or len(boards) < 2:
+        return {}, None
+    scores = {
+        name: [float(rows[board]["recovery"]) for board in boards]
+        for name, rows in table.items()
+    }
+    found = critical_difference(scores)
+    return found.mean, found.critical_difference

@@ -1,0 +1,232 @@
+"""Fold a store's small files into large ones; no row is lost or doubled at any moment.
+
+A compaction of a table writes, in this order, each step whole or not at all:
+
+1. ``compacted/ID.json``: the names of the files that it folds;
+2. ``compacted/ID.parquet``: their rows. This is the commit: from here on readers take
+   this file and leave those names out (``Store.files``);
+3. it deletes the folded files, then the list.
+
+Killed before 2, the list is litter without effect; killed after, the next compaction
+goes on deleting. Files that writers add meanwhile are not in the list.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import duckdb
+
+from results.errors import StoreError
+from results.queries.db import quoted, reading
+from results.schema import TABLES
+from results.storage import encoding, footers
+from results.storage.folder import fsync_folder
+from results.storage.store import Store, folded_names
+
+ENOUGH = 200_000  # rows; a larger file is left as it is
+_ROW_GROUP = 30_000  # rows; bounds the memory of writers and readers
+_AT_ONCE = 1_000  # files; DuckDB keeps the footers of all that one query reads
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Folded:
+    """What a compaction did to one table.
+
+    Args:
+        table: Its name.
+        before: Files that were read.
+        rows: Rows that they held, all of which are in the new file.
+    """
+
+    table: str
+    before: int
+    rows: int
+
+
+def compact(store: Store, at_least: int = 2) -> list[Folded]:
+    """Fold the small files of every table.
+
+    Args:
+        store: Where to work; writers and readers may go on meanwhile.
+        at_least: Tables with fewer small files are left as they are.
+
+    Returns:
+        What was folded, one entry a table that was touched.
+
+    Raises:
+        StoreError: If another compaction is at work, or the disk is full; the rows
+            are then where they were.
+    """
+    with _alone(store):
+        done = []
+        for table in TABLES:
+            _finish_earlier(store, table)
+            folded = reading(store, partial(_fold, table=table, at_least=at_least))
+            if folded is not None:
+                done.append(folded)
+        return done
+
+
+def _fold(store: Store, *, table: str, at_least: int) -> Folded | None:
+    with contextlib.closing(duckdb.connect()) as connection:
+        small = [
+            path
+            for path in store.files(table)
+            if "/compacted/" not in path or _rows(connection, store, [path]) < ENOUGH
+        ]
+        if len(small) < at_least:
+            return None
+        name = uuid.uuid4().hex
+        target = f"{table}/compacted/{name}"
+        beside = store.here("scratch") / f"{name}.parquet"
+        try:
+            rows = _copy(connection, store, table, small, beside)
+            written = _rows(connection, None, [str(beside)])
+            if written != rows:  # never delete what was not written
+                raise StoreError(
+                    f"compacting {table} read {rows} rows, wrote {written}"
+                )
+            store.folder.write(f"{target}.json", json.dumps(small).encode())
+            _publish(store, beside, f"{target}.parquet")
+        except (duckdb.IOException, OSError) as why:
+            if "space" in str(why):
+                raise StoreError(
+                    f"the store {store.uri} has no room to compact: {why}; nothing is "
+                    "lost; free some space and type the same command again"
+                ) from why
+            raise
+        finally:
+            beside.unlink(missing_ok=True)
+    _delete_folded(store, table, name)
+    return Folded(table=table, before=len(small), rows=rows)
+
+
+def _copy(
+    connection: duckdb.DuckDBPyConnection,
+    store: Store,
+    table: str,
+    paths: list[str],
+    to: Path,
+) -> int:
+    """Write all rows of some files to one, and count them first; holes become NULL."""
+    connection.execute("SET enable_progress_bar = false")  # stdout is for rows
+    connection.execute("SET preserve_insertion_order = false")
+    parts: list[Path] = []
+    rows = 0
+    try:
+        for first in range(0, len(paths), _AT_ONCE):
+            some = paths[first : first + _AT_ONCE]
+            if table == "trials" and not store.mixed:
+                parts.append(to.with_suffix(f".{len(parts)}"))
+                left = _write_copies(store, some, parts[-1])
+                rows += len(some) - len(left)
+                some = left
+            if some:
+                parts.append(to.with_suffix(f".{len(parts)}"))
+                rows += _rows(connection, store, some)
+                _write(connection, _listed(store, some), parts[-1], mixed=store.mixed)
+        if len(parts) == 1:
+            parts.pop().rename(to)
+            return rows
+        every = _listed(None, [str(part) for part in parts])
+        _write(connection, every, to, mixed=store.mixed)
+        return rows
+    finally:
+        for part in parts:
+            part.unlink(missing_ok=True)
+
+
+def _write_copies(store: Store, paths: list[str], to: Path) -> list[str]:
+    """Write the rows of which files hold copies; the paths of the others."""
+    import pyarrow.parquet as pq
+
+    lines, left = footers.copies(store.folder, paths)
+    try:
+        read = encoding.table("trials", lines)
+    except StoreError:  # a damaged copy: their columns say what it was
+        read, left = encoding.table("trials", []), paths
+    pq.write_table(read, to, compression="zstd", store_schema=False)
+    return left
+
+
+def _write(
+    connection: duckdb.DuckDBPyConnection, listed: str, to: Path, *, mixed: bool
+) -> None:
+    union = "true" if mixed else "false"
+    connection.execute(
+        f"COPY (FROM read_parquet({listed}, union_by_name = {union})) "
+        f"TO {quoted(str(to))} (FORMAT parquet, COMPRESSION zstd, "
+        f"ROW_GROUP_SIZE {_ROW_GROUP})"
+    )
+
+
+def _rows(
+    connection: duckdb.DuckDBPyConnection, store: Store | None, paths: list[str]
+) -> int:
+    total = 0
+    for first in range(0, len(paths), _AT_ONCE):
+        listed = _listed(store, paths[first : first + _AT_ONCE])
+        found = connection.execute(f"SELECT count(*) FROM read_parquet({listed})")
+        total += int((found.fetchone() or (0,))[0])
+    return total
+
+
+def _listed(store: Store | None, paths: list[str]) -> str:
+    base = f"{store.folder.local}/" if store else ""
+    return "[" + ", ".join(quoted(base + path) for path in paths) + "]"
+
+
+def _publish(store: Store, beside: Path, target: str) -> None:
+    """The commit: the file appears whole under its name, durable."""
+    assert store.folder.local is not None
+    with beside.open("rb+") as file:
+        os.fsync(file.fileno())
+    beside.rename(store.folder.local / target)
+    fsync_folder((store.folder.local / target).parent)  # before anything is deleted
+
+
+def _finish_earlier(store: Store, table: str) -> None:
+    """Go on where a killed compaction stopped."""
+    names = store.folder.names(f"{table}/compacted")
+    for name in names:
+        if name.endswith(".json"):
+            if f"{name[:-5]}.parquet" in names:
+                _delete_folded(store, table, name[:-5])
+            else:
+                store.folder.delete(f"{table}/compacted/{name}")
+
+
+def _delete_folded(store: Store, table: str, name: str) -> None:
+    """Delete the files that a committed compaction stands for, then their list."""
+    path = f"{table}/compacted/{name}.json"
+    for folded in folded_names(table, store.folder.read(path)):
+        store.folder.delete(folded)
+    store.folder.delete(path)
+
+
+@contextlib.contextmanager
+def _alone(store: Store) -> Iterator[None]:
+    """One compaction at a time; the lock dies with its process."""
+    import fcntl
+
+    if store.folder.local is None:
+        raise StoreError(
+            f"compact works on a folder, and the store is {store.uri}; "
+            "copy it to a disk, compact, and copy it back"
+        )
+    with (store.here("scratch") / "compact.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as why:
+            raise StoreError(
+                f"another compaction of {store.uri} is at work; wait for it to end"
+            ) from why
+        yield

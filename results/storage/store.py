@@ -1,0 +1,348 @@
+"""The store: append-only Parquet in a folder or a bucket; one file commits a trial."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import re
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from results.errors import StoreError, unknown
+from results.schema import FINISHED, SCHEMA_VERSION, TABLES, arrow, ddl
+from results.storage import encoding, footers
+from results.storage import folder as places
+from results.storage.folder import Folder
+from results.text import json_reader
+
+FORMAT = "format.json"
+_CHUNK = 1000  # rows of a plan that are in memory at a time
+# One row a file: dictionaries, statistics and compression cost more than they save.
+# `compact` writes large files with all three.
+_SMALL_FILE = {
+    "use_dictionary": False,
+    "write_statistics": False,
+    "store_schema": False,
+    "compression": "none",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One stored execution of a trial, as much of it as resuming needs.
+
+    Args:
+        attempt: Its id.
+        trial: The trial that it executed.
+        status: One of ``results.schema.STATUSES``.
+        error_class: ``infra``, ``oom`` ..., None where it ended well.
+        code_digest: Digest of the code that made it.
+    """
+
+    attempt: str
+    trial: str
+    status: str
+    error_class: str | None
+    code_digest: str | None
+
+
+@dataclass(slots=True, kw_only=True)
+class Store:
+    """An opened store; made by ``open_store``.
+
+    Args:
+        folder: Where it lies.
+        mixed: Whether code with other columns wrote some of its files.
+        warnings: What readers found and set aside; the command line prints them.
+    """
+
+    folder: Folder
+    mixed: bool = False
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def uri(self) -> str:
+        """The path or URI that opens it again."""
+        return self.folder.uri
+
+    def append(
+        self, row: Mapping[str, Any], samples: Iterable[Mapping[str, Any]] = ()
+    ) -> None:
+        """Commit one attempt: its samples first, then its row, whole or not at all.
+
+        Args:
+            row: Columns of ``schema.TRIALS``; missing ones become NULL.
+            samples: Rows of ``schema.SAMPLES``; ``attempt`` may be left out.
+
+        Raises:
+            StoreError: If a column is not known, a number is not finite, or the
+                place cannot be written; nothing is half stored.
+        """
+        self.append_all([row], samples)
+
+    def append_all(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        samples: Iterable[Mapping[str, Any]] = (),
+    ) -> None:
+        """Commit many attempts in one file, named after the first.
+
+        Args:
+            rows: As in ``append``; at least one.
+            samples: As in ``append``.
+
+        Raises:
+            StoreError: As ``append`` does.
+        """
+        for row in rows:
+            _check_finite(row)
+        attempt = str(rows[0]["attempt"])
+        kept = [{"attempt": attempt, **sample} for sample in samples]
+        trials = [{"schema_version": SCHEMA_VERSION, **row} for row in rows]
+        if kept:
+            self._write("samples", attempt, [kept])
+        self._write("trials", attempt, [trials])
+
+    def record_plan(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Store what a run intends, so that completeness is a query.
+
+        Args:
+            rows: Rows of ``schema.PLANS``, all with the same ``plan``; drawn as they
+                are written, so that a long plan is never in memory as rows.
+        """
+        left = iter(rows)
+        first = list(islice(left, _CHUNK))
+        if first:
+            rest = iter(lambda: list(islice(left, _CHUNK)), [])
+            self._write("plans", str(first[0]["plan"]), chain([first], rest))
+
+    def files(self, table: str) -> list[str]:
+        """Paths, relative to the store, of the files that hold a table's rows.
+
+        A compacted file stands for the small files that it was made of, also while
+        those are being deleted; so each row is in exactly one of the listed files.
+        """
+        while True:
+            large = self.folder.names(f"{table}/compacted")
+            small = self.folder.names(table)
+            # A compaction that committed in between may have deleted what was not
+            # yet listed; its large file then shows in a second look.
+            if self.folder.names(f"{table}/compacted") == large:
+                break
+        folded: set[str] = set()
+        for name in large:
+            if name.endswith(".json") and f"{name[:-5]}.parquet" in large:
+                text = self.folder.read(f"{table}/compacted/{name}")
+                folded.update(folded_names(table, text))
+        paths = [f"{table}/compacted/{name}" for name in large]
+        paths += [f"{table}/{name}" for name in small]
+        return [p for p in paths if p.endswith(".parquet") and p not in folded]
+
+    def attempts(self) -> dict[str, list[Attempt]]:
+        """Every stored attempt, oldest first, by trial."""
+        from results.queries.db import ask
+
+        columns = ", ".join(Attempt.__slots__)
+        query = f"SELECT {columns} FROM trials ORDER BY started_at, attempt"
+        found: dict[str, list[Attempt]] = {}
+        for values in ask(self, query, through="20_newest").rows:
+            one = Attempt(**dict(zip(Attempt.__slots__, values, strict=True)))
+            found.setdefault(one.trial, []).append(one)
+        return found
+
+    def statuses(self) -> dict[str, str]:
+        """Status of each trial by the rule of the view ``newest``.
+
+        The newest finished attempt counts; where none is finished, the newest one.
+        """
+        return {
+            trial: next(
+                (a.status for a in reversed(tries) if a.status in FINISHED),
+                tries[-1].status,
+            )
+            for trial, tries in self.attempts().items()
+        }
+
+    def set_aside(self, path: str, reason: str) -> None:
+        """Move a damaged file to ``damaged/`` and remember a warning; never deletes."""
+        target = f"damaged/{path.replace('/', '-')}"
+        if self.folder.read(target) is not None:
+            target = f"{target}.{time.time_ns()}"
+        if not self.folder.move(path, target):
+            return  # another reader has, or a compaction has replaced it
+        self.warnings.append(
+            f"{path} is damaged ({reason}); it was set aside as {target}: its trials "
+            "count as missing, and the next run computes them"
+        )
+
+    def here(self, name: str) -> Path:
+        """A folder of this machine for the store's files: its own, or a cache."""
+        path = (self.folder.local or _cache(self.uri)) / name
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as why:
+            raise places.explained(why, self.uri) from why
+        return path
+
+    def scratch(self, name: str) -> Path:
+        """A folder of this machine for training checkpoints; it outlives a kill."""
+        return self.here(f"scratch/{name}")
+
+    def _write(
+        self, table: str, name: str, chunks: Iterable[Sequence[Mapping[str, Any]]]
+    ) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        stream = pa.BufferOutputStream()
+        with pq.ParquetWriter(stream, arrow(table), **_SMALL_FILE) as writer:
+            for rows in chunks:
+                _check_columns(table, rows)
+                lines = [encoding.line(row) for row in rows]
+                writer.write_table(encoding.table(table, lines))
+                if table == "trials" and len(lines) == 1:
+                    writer.add_key_value_metadata({footers.KEY: lines[0]})
+        self.folder.write(f"{table}/{name}.parquet", stream.getvalue())
+
+
+def folded_names(table: str, text: bytes | None) -> list[str]:
+    """The files that a compacted file stands for.
+
+    Args:
+        table: The table that they belong to.
+        text: Of the list beside the compacted file, None where there is none.
+
+    Returns:
+        Paths of Parquet files of that table; nothing else that may stand there, since
+        what is listed is deleted.
+    """
+    found: Any = None
+    with contextlib.suppress(ValueError):
+        found = json_reader.read(text or b"[]")
+    names = re.compile(rf"{table}/(compacted/)?[^/\\\0]+\.parquet")
+    return [
+        path
+        for path in (found if isinstance(found, list) else [])
+        if isinstance(path, str) and names.fullmatch(path)
+    ]
+
+
+def open_store(uri: str | Path, create: bool = False) -> Store:
+    """Open the store at a path or URI.
+
+    Args:
+        uri: A folder, or a URI that pyarrow knows (``s3://bucket/store``).
+        create: Whether to make it where there is none, and to write to it.
+
+    Returns:
+        The store.
+
+    Raises:
+        StoreError: If there is none, it is no store, a newer version made it, or
+            ``create`` and it cannot be written.
+    """
+    place = places.folder(uri)
+    text = place.read(FORMAT)
+    if text is None:
+        if not create:
+            raise StoreError(
+                f"no store at {place.uri}; `shrinkgrid run GRID` makes one, "
+                "or name another with --store"
+            )
+        _refuse_foreign(place)
+        made = {"format": "shrinkgrid", "schema_version": SCHEMA_VERSION}
+        place.write(FORMAT, _dumps(made | {"columns": [_columns_digest()]}))
+        return Store(folder=place)
+    known = _read_format(text, place.uri)
+    columns = known.get("columns", [])
+    if create and _columns_digest() not in columns:
+        columns = [*columns, _columns_digest()]
+        place.write(FORMAT, _dumps(known | {"columns": columns}))
+    elif create and place.local and not os.access(place.local, os.W_OK):
+        raise StoreError(
+            f"the store {place.uri} is read-only for this user; change its "
+            "permissions, or name another with --store"
+        )
+    return Store(folder=place, mixed=columns != [_columns_digest()])
+
+
+def new_attempt() -> str:
+    """A fresh attempt id; ids sort by the time they were made."""
+    return f"{time.time_ns() // 1_000_000:012x}{os.urandom(6).hex()}"
+
+
+def _refuse_foreign(place: Folder) -> None:
+    """Never turn somebody's folder of other things, or a file, into a store."""
+    path = place.local
+    if path is None:
+        return
+    if path.exists() and not path.is_dir():
+        raise StoreError(
+            f"the store {path} is a file; a store is a folder: name another "
+            "with --store"
+        )
+    # What starts with a dot is being written: another driver makes the store just now.
+    names = [p.name for p in path.iterdir()] if path.is_dir() else []
+    if any(n[0] != "." for n in names) and place.read(FORMAT) is None:
+        raise StoreError(
+            f"{path} holds other things and is no store; name an empty or a new "
+            "folder with --store"
+        )
+
+
+def _read_format(text: bytes, uri: str) -> dict[str, Any]:
+    try:
+        known: dict[str, Any] = json_reader.read(text)
+        version = int(known["schema_version"])
+        if not isinstance(known.get("columns", []), list):
+            raise TypeError("columns is no list")
+    except (ValueError, KeyError, TypeError, OverflowError) as why:
+        raise StoreError(
+            f"{uri}/{FORMAT} does not say what the store is ({why}); "
+            f'write {{"schema_version": {SCHEMA_VERSION}}} into it to mend it'
+        ) from why
+    if version > SCHEMA_VERSION:
+        raise StoreError(
+            f"the store {uri} has schema version {version}, and this shrinkgrid reads "
+            f"up to {SCHEMA_VERSION}; install a newer shrinkgrid"
+        )
+    return known
+
+
+def _check_columns(table: str, rows: Iterable[Mapping[str, Any]]) -> None:
+    known = set(TABLES[table])
+    for row in rows:
+        for column in row.keys() - known:
+            raise unknown(f"column of {table}", column, known)
+
+
+def _check_finite(row: Mapping[str, Any]) -> None:
+    for one in row.get("measurements") or ():
+        if not math.isfinite(one["value"]):
+            raise StoreError(
+                f"{one['metric']} of trial {row.get('trial')} is {one['value']}; only "
+                "finite numbers are stored, a hole is no measurement"
+            )
+
+
+def _columns_digest() -> str:
+    """Tells apart stores whose files may differ in their columns."""
+    text = "\n".join(map(ddl, TABLES))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _dumps(value: Any) -> bytes:
+    return json.dumps(value, indent=1).encode()
+
+
+def _cache(uri: str) -> Path:
+    """Where this machine keeps the files of a store that lies in a bucket."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "shrinkgrid" / hashlib.sha256(uri.encode()).hexdigest()[:16]

@@ -1,0 +1,51 @@
+"""Every published number beside the measured one, as rows for SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from results import papers
+from results.storage.store import Store
+from results.tables.cells import number
+from results.tables.paper import models_of, paper_table, scores
+
+
+def rows(store: Store) -> Iterator[tuple[Any, ...]]:
+    """Rows of the view ``comparison``, of all packaged tables.
+
+    Args:
+        store: Whose trials to compare with.
+
+    Yields:
+        One tuple a printed number.
+    """
+    tables = [papers.read(name) for name in papers.names()]
+    known = scores(store, {model for table in tables for model in models_of(table)})
+    for table in tables:
+        made = paper_table(store, table, known=known)
+        filled = {id(row.given): row for row in made.rows}
+        for row in table.rows:
+            cells = filled[id(row)].cells
+            for column, cell in zip(table.columns, cells, strict=True):
+                if cell.published is None:
+                    continue
+                wanted = {**row, **column}
+                said = (wanted.get(k) for k in ("method", "model", "ratio", "task"))
+                yield (
+                    table.name,
+                    table.paper,
+                    table.sources[row.get("source", 0)],
+                    row.get("label"),
+                    column["name"],
+                    *said,
+                    wanted.get("metric") or wanted.get("column"),
+                    cell.published,
+                    number(cell.published),
+                    cell.measured,
+                    cell.low,
+                    cell.high,
+                    cell.seeds,
+                    cell.verdict,
+                    cell.reason,
+                )

@@ -1,0 +1,115 @@
+"""Best, second, and who cannot be told from the best, by paired tests."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from results.queries.db import ask, quoted
+from results.storage.store import Store
+from results.tables.bleu import counted, paired_bleu
+from results.tables.cells import Cell
+from results.tables.statistics import compare, holm
+
+LEVEL = 0.05  # of the tests
+_REACH = 1.959964  # half a 95 % interval of a normal, in standard errors
+_NOTE = (
+    "† not distinguishable from the best at 5 %: paired test over the samples "
+    "(McNemar, bootstrap), else over the standard errors; Holm's correction"
+)
+Samples = Mapping[tuple[str, str], Sequence[float]]
+
+
+def place(
+    store: Store, rows: Sequence[Sequence[Cell]], groups: Sequence[str | None]
+) -> list[str]:
+    """Mark the cells of each column that compete: ``place`` and ``like_best``.
+
+    Args:
+        store: Holds the per-sample values.
+        rows: Cells, row by row.
+        groups: Of each row; rows of one group compete, those of None with nobody.
+
+    Returns:
+        Notes for the reader, where a mark needs one.
+    """
+    samples = _samples(store, rows)
+    marked = False
+    for column in zip(*rows, strict=True):
+        for group in {group for group in groups if group is not None}:
+            rivals = [
+                cell
+                for cell, own in zip(column, groups, strict=True)
+                if own == group and cell.measured is not None
+            ]
+            if len(rivals) > 1:
+                marked |= _rank(rivals, samples)
+    return [_NOTE] if marked else []
+
+
+def _rank(rivals: Sequence[Cell], samples: Samples) -> bool:
+    """Place the cells by what is printed, so that equal prints tie."""
+    sign = 1.0 if rivals[0].goal == "max" else -1.0
+    printed = [sign * float(cell.text or "nan") for cell in rivals]
+    distinct = sorted(set(printed), reverse=True)
+    for cell, value in zip(rivals, printed, strict=True):
+        cell.place = 1 + distinct.index(value)
+    best = rivals[printed.index(distinct[0])]
+    others = [cell for cell in rivals if cell is not best]
+    known = [(c, p) for c in others if (p := _p_value(best, c, samples)) is not None]
+    for (cell, _), p in zip(known, holm([p for _, p in known]), strict=True):
+        cell.like_best = p > LEVEL
+    return any(cell.like_best for cell in others)
+
+
+def _p_value(best: Cell, other: Cell, samples: Samples) -> float | None:
+    """Of the hypothesis that two cells measure the same; None where nothing tells."""
+    metric = str(best.key.get("metric"))
+    counts = [_counts(cell, metric, samples) for cell in (best, other)]
+    if all(counts) and len({len(c[0][counted(metric)[0]]) for c in counts}) == 1:
+        return paired_bleu(*counts, order=int(metric[-1]))
+    ours, theirs = (_values(cell, metric, samples) for cell in (best, other))
+    if ours and len(ours) == len(theirs):
+        return compare(ours, theirs)[0]
+    errors = [((c.high or 0.0) - (c.low or 0.0)) / (2 * _REACH) for c in (best, other)]
+    spread = math.hypot(*errors)
+    if spread == 0:
+        return None
+    gap = abs((best.measured or 0.0) - (other.measured or 0.0))
+    return math.erfc(gap / spread / math.sqrt(2))
+
+
+def _values(cell: Cell, metric: str, samples: Samples) -> list[float]:
+    """One value a sample: the mean over the seeds; none where a seed lacks them.
+
+    The seeds of a method read the same samples, so that pooling them would count each
+    sample several times.
+    """
+    found = [samples.get((attempt, metric), ()) for attempt in cell.attempts]
+    if len({len(values) for values in found}) != 1:
+        return []
+    return [math.fsum(values) / len(values) for values in zip(*found, strict=True)]
+
+
+def _counts(
+    cell: Cell, metric: str, samples: Samples
+) -> list[dict[str, Sequence[float]]]:
+    """The per-sentence counts of a corpus metric, seed by seed; none if any lacks."""
+    names = counted(metric)
+    found = [
+        {name: samples[attempt, name] for name in names if (attempt, name) in samples}
+        for attempt in cell.attempts
+    ]
+    sizes = {len(values) for counts in found for values in counts.values()}
+    whole = all(len(counts) == len(names) for counts in found)
+    return found if names and whole and len(sizes) == 1 else []
+
+
+def _samples(store: Store, rows: Sequence[Sequence[Cell]]) -> Samples:
+    attempts = {a for row in rows for cell in row for a in cell.attempts}
+    if not attempts:
+        return {}
+    listed = ", ".join(map(quoted, sorted(attempts)))
+    sql = f"SELECT attempt, metric, values FROM samples WHERE attempt IN ({listed})"
+    found = ask(store, sql, through="10_trials").rows
+    return {(attempt, metric): values for attempt, metric, values in found}

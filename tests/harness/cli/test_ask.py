@@ -1,0 +1,136 @@
+"""The verbs that ask the store, as a user types them."""
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import duckdb
+import pytest
+from synthetic import grid, row
+
+from harness.cli import main
+from results.storage.folder import LocalFolder
+from results.storage.store import Store, open_store
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory) -> Store:
+    return grid(tmp_path_factory.mktemp("ask") / "store")
+
+
+@dataclass
+class Done:
+    stdout: str
+    stderr: str
+    exit_code: int
+
+
+@pytest.fixture
+def run(capsys) -> Callable[..., Done]:
+    """Type a verb: what it prints, and the exit status."""
+
+    def typed(verb: str, store: Store, *words: str) -> Done:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            main([verb, *words, "--store", store.uri])
+        return Done(*capsys.readouterr(), exit_code=left.value.code)
+
+    return typed
+
+
+def test_leaderboard_puts_dense_first_and_marks_the_best(run, stored):
+    out = run("leaderboard", stored, "--model", "mlp").stdout
+    lines = [line for line in out.splitlines() if "dense" in line or "svd" in line]
+    assert "dense" in lines[0]
+    assert all(line.startswith("★") for line in lines[1:])
+    assert "2/3" in out  # one trial of magnitude at 0.6 failed
+
+
+def test_leaderboard_fits_a_hundred_columns(run, stored):
+    out = run("leaderboard", stored).stdout
+    assert max(map(len, out.splitlines())) <= 100
+    assert "…" not in out  # nothing is cut off
+
+
+def test_leaderboard_gives_json_and_csv(run, stored):
+    rows = json.loads(run("leaderboard", stored, "--format", "json").stdout)
+    assert rows[0]["method"] == "dense"
+    csv = run("leaderboard", stored, "--format", "csv").stdout.splitlines()
+    assert len(csv) == len(rows) + 1
+
+
+def test_a_metric_that_does_not_exist_offers_the_nearest(run, stored):
+    done = run("leaderboard", stored, "--metric", "accurac")
+    assert done.exit_code == 2
+    assert "Did you mean 'accuracy'?" in done.stderr
+
+
+def test_an_empty_store_says_what_to_do(run, tmp_path):
+    done = run("leaderboard", open_store(tmp_path / "store", create=True))
+    assert done.exit_code == 2
+    assert "shrinkgrid run" in done.stderr
+
+
+def test_no_store_exits_with_2(run, tmp_path):
+    done = run("leaderboard", Store(folder=LocalFolder(tmp_path / "none")))
+    assert done.exit_code == 2
+    assert done.stderr.startswith("error: no store at")
+
+
+def test_sql_answers_from_an_argument_and_from_stdin(run, stored, monkeypatch):
+    query = "SELECT count(*) AS n FROM failures"
+    assert json.loads(run("sql", stored, query, "--format", "json").stdout) == [
+        {"n": 1}
+    ]
+    monkeypatch.setattr("sys.stdin", io.StringIO(query))
+    piped = run("sql", stored, "-", "--format", "csv")
+    assert piped.stdout == "n\n1\n"
+
+
+def test_sql_that_writes_exits_with_2(run, stored, tmp_path):
+    done = run("sql", stored, f"COPY trials TO '{tmp_path}/x.csv'")
+    assert done.exit_code == 2
+    assert "only reads" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_warning_about_damage_goes_to_stderr(run, tmp_path):
+    store = grid(tmp_path / "store")
+    (store.folder.local / "trials" / "x.parquet").write_bytes(b"PAR1")
+    done = run("sql", store, "SELECT count(*) AS n FROM trials", "--format", "csv")
+    assert done.stdout == "n\n28\n"
+    assert "warning: trials/x.parquet is damaged" in done.stderr
+
+
+def test_compact_says_what_it_folded(run, tmp_path):
+    store = open_store(tmp_path / "store", create=True)
+    for i in range(3):
+        store.append(row(f"t{i}"))
+    assert run("compact", store).stdout == "trials: 3 files -> 1, 3 rows\n"
+    assert run("compact", store).stdout == "nothing to fold\n"
+
+
+def test_export_opens_in_the_plain_client_with_all_views(run, stored, tmp_path):
+    file = tmp_path / "copy.duckdb"
+    assert run("export", stored, str(file)).exit_code == 0
+    with duckdb.connect(str(file), read_only=True) as plain:
+        rows = plain.execute("SELECT method FROM leaderboard").fetchall()
+        assert rows[0] == ("dense",)
+        assert plain.execute("SELECT count(*) FROM samples").fetchone() == (20,)
+
+
+@pytest.mark.parametrize("form", ["parquet", "csv"])
+def test_export_writes_one_file_a_view(run, stored, tmp_path, form):
+    folder = tmp_path / "copy"
+    assert run("export", stored, str(folder), "--format", form).exit_code == 0
+    file = folder / f"newest.{form}"
+    assert duckdb.sql(f"SELECT count(*) FROM '{file}'").fetchall() == [(28,)]
+
+
+def test_export_never_overwrites(run, stored, tmp_path):
+    file = tmp_path / "thesis.duckdb"
+    file.write_text("precious")
+    done = run("export", stored, str(file))
+    assert done.exit_code == 2
+    assert file.read_text() == "precious"

@@ -1,0 +1,300 @@
+"""The command line: exit statuses, messages, verbs."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.cli import VERBS, _status
+from results.queries.db import ask
+from results.storage.store import open_store
+
+GRID = """
+models: [toy]
+methods: [dense, toy_drop{more}]
+ratios: [0.25, 0.5]
+tasks: [toy_sum]
+"""
+
+
+@pytest.fixture
+def grid(tmp_path: Path, toys: Path) -> Path:
+    path = tmp_path / "toys.yaml"
+    path.write_text(GRID.format(more=""))
+    return path
+
+
+@pytest.fixture
+def shrinkgrid(tmp_path: Path, monkeypatch, capsys):
+    """Run a verb here; returns its exit status, stdout and stderr."""
+    monkeypatch.setenv("SHRINKGRID_STORE", str(tmp_path / "store"))
+    monkeypatch.chdir(tmp_path)
+
+    def runs(*words: str) -> tuple[int, str, str]:
+        status = _status([str(w) for w in words])
+        said = capsys.readouterr()
+        return status, said.out, said.err
+
+    return runs
+
+
+def test_run_ends_with_the_leaderboard_and_again_has_nothing_to_do(shrinkgrid, grid):
+    status, out, err = shrinkgrid("run", grid, "--address", "inline")
+
+    assert status == 0
+    assert "toy on toy_sum" in out
+    assert "3 to run in 2 bundles" in err
+    status, _, err = shrinkgrid("run", grid, "--address", "inline")
+    assert status == 0
+    assert "nothing to run" in err
+
+
+def test_failed_trials_give_exit_status_3_and_a_reason(shrinkgrid, grid):
+    grid.write_text(GRID.format(more=", toy_trouble"))
+    status, _, err = shrinkgrid("run", grid, "--address", "inline")
+
+    assert status == 3
+    assert "1 trials failed" in err
+    status, out, _ = shrinkgrid("status", grid)
+    assert status == 3
+    assert "4 done, 0 running, 1 failed, 0 missing" in out
+    assert "broken on purpose" in " ".join(out.split())  # folded in its column
+
+
+def test_status_of_a_grid_as_json(shrinkgrid, grid):
+    shrinkgrid("run", grid, "--address", "inline", "--only", "ratio < 0.3")
+    _, out, _ = shrinkgrid("status", grid, "--format", "json")
+
+    counts = json.loads(out)
+    assert (counts["done"], counts["missing"], counts["failed"]) == (2, 1, 0)
+
+
+def test_only_runs_what_the_condition_picks(shrinkgrid, grid, tmp_path):
+    shrinkgrid("run", grid, "--address", "inline", "--only", "method == 'toy_drop'")
+
+    rows = ask(open_store(tmp_path / "store"), "SELECT DISTINCT method FROM trials")
+    assert rows.rows == [("toy_drop",)]
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["run", "quikstart"], "Did you mean 'quickstart'?"),
+        (["run", "missing.yaml"], "no grid file missing.yaml"),
+        (["rum"], "Did you mean 'run'?"),
+        (["run", "GRID", "--only", "ratio < 0"], "picks none of 3 trials"),
+        (["run", "GRID", "--only", "raito < 0"], "write a condition over"),
+        (["run", "GRID", "--only", "1; drop table plan"], "--only"),
+        (["run", "GRID", "--store", "GRID"], "under, a file; a store is a folder"),
+        (["run", "GRID", "--store", "."], "holds other things and is no store"),
+        (["run", "GRID", "--adress", "local"], "--adress"),
+        (["why", "ffff"], "no store at"),
+        (["sql", "select 1"], "no store at"),
+        (["leaderboard"], "no store at"),
+        (["new", "method", "9lives"], "is no name for a method"),
+        (["new", "method", "svd"], "there is a method 'svd' already"),
+    ],
+)
+def test_a_mistake_is_one_message_and_exit_status_2(shrinkgrid, grid, words, reason):
+    status, out, err = shrinkgrid(*(str(grid) if w == "GRID" else w for w in words))
+
+    assert status == 2
+    assert reason in err
+    assert "Traceback" not in out + err
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["export", "/proc/nowhere/a.duckdb"], "cannot be written"),
+        (["table", "basis_sharing_1", "--metric", "mse"], "--metric is for a table wi"),
+        (["table", "--metric", "mse", "--model", "toy"], "--model is for PAPER's tab"),
+        (["leaderboard", "--model", "toy", "--task", "x"], "no task in"),
+    ],
+)
+def test_a_mistake_about_a_store_is_one_message(shrinkgrid, grid, words, reason):
+    shrinkgrid("run", grid, "--address", "inline")
+    status, out, err = shrinkgrid(*words)
+
+    assert status == 2
+    assert reason in err
+    assert "Traceback" not in out + err
+
+
+@pytest.mark.parametrize(
+    ("out", "encoding", "reason"),
+    [
+        ("/dev/full", "utf-8", "the output cannot be written"),
+        ("/dev/null", "latin-1", "this terminal cannot print"),
+    ],
+)
+def test_an_output_that_takes_nothing_is_one_message(
+    shrinkgrid, grid, tmp_path, out, encoding, reason
+):
+    shrinkgrid("run", grid, "--address", "inline")
+    words = ["status", "--store", str(tmp_path / "store")]
+    env = {**os.environ, "PYTHONIOENCODING": encoding}
+    with Path(out).open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "harness", *words],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env=env,
+            text=True,
+            check=False,
+        )
+
+    assert done.returncode
+    assert reason in done.stderr
+    assert "fault of shrinkgrid" not in done.stderr
+
+
+def test_plan_shows_a_name_as_it_is_and_why_nothing_runs(shrinkgrid, grid):
+    plain = grid.read_text()
+    grid.write_text(f"name: 'a [/b] [c]'\n{plain}")
+    assert "a [/b] [c]: 3 to run" in shrinkgrid("plan", grid)[1]
+
+    grid.write_text(f"{plain}\nexclude: [{{}}]\n")
+    assert "nothing to run: it excludes every trial" in shrinkgrid("plan", grid)[1]
+
+
+@pytest.mark.parametrize("verb", ["status", "plan", "why", "sql"])
+def test_whoever_finds_a_damaged_file_says_so(shrinkgrid, grid, tmp_path, verb):
+    shrinkgrid("run", grid, "--address", "inline")
+    trial = ask(open_store(tmp_path / "store"), "SELECT trial FROM trials").rows[0][0]
+    for file in (tmp_path / "store" / "trials").rglob("*.parquet"):
+        file.write_bytes(file.read_bytes()[:60])
+    words = {"plan": [grid], "why": [trial, "--grid", grid], "sql": ["FROM trials"]}
+
+    _, _, err = shrinkgrid(verb, *words.get(verb, []))
+
+    assert "warning: " in err
+    assert "is damaged" in err
+
+
+def test_why_names_the_first_field_that_differs(shrinkgrid, grid):
+    shrinkgrid("run", grid, "--address", "inline")
+    other = grid.with_name("other.yaml")
+    other.write_text(GRID.format(more="").replace("0.5", "0.75"))
+    _, out, _ = shrinkgrid("plan", other, "--json")
+    missing = [r for r in map(json.loads, out.splitlines()) if r["state"] == "run"]
+
+    status, out, _ = shrinkgrid("why", missing[0]["trial"][:10], "--grid", other)
+
+    assert status == 0
+    assert "it will run: the store has no attempt of it" in out
+    assert "differs in ratio: " in out
+    assert "0.75 here" in out
+
+
+def test_why_a_finished_trial_will_not_run(shrinkgrid, grid):
+    shrinkgrid("run", grid, "--address", "inline")
+    _, out, _ = shrinkgrid("sql", "select trial from newest limit 1", "--format", "csv")
+
+    _, out, _ = shrinkgrid("why", out.split()[-1])
+
+    assert "it will not run: it is finished" in out
+
+
+def test_stale_rows_are_named_and_run_again_when_told(shrinkgrid, grid, monkeypatch):
+    shrinkgrid("run", grid, "--address", "inline")
+    monkeypatch.setattr("harness.running.rows.code_digest", lambda *_: "f" * 16)
+
+    _, out, _ = shrinkgrid("plan", grid)
+    assert "3 finished trials were made by other code than this" in out
+    _, _, err = shrinkgrid("run", grid, "--address", "inline", "--refresh", "stale")
+    assert "3 to run" in err
+    _, out, _ = shrinkgrid("plan", grid)
+    assert "made by other code" not in out
+
+
+def test_gc_lists_first_and_deletes_only_with_apply(shrinkgrid, grid, tmp_path):
+    shrinkgrid("run", grid, "--address", "inline")
+    litter = tmp_path / "store" / "scratch" / "old"
+    litter.mkdir(parents=True)
+    (litter / "checkpoint").write_bytes(b"x" * 1000)
+
+    _, out, _ = shrinkgrid("gc")
+    assert str(litter) in out
+    assert litter.exists()
+    shrinkgrid("gc", "--apply")
+    assert not litter.exists()
+    status, _, _ = shrinkgrid("leaderboard")
+    assert status == 0
+
+
+@pytest.mark.parametrize("kind", ["method", "task"])
+def test_a_new_plugin_works_as_it_was_written(shrinkgrid, kind, tmp_path):
+    status, out, _ = shrinkgrid("new", kind, "fresh_one")
+
+    assert status == 0
+    assert "SHRINKGRID_PLUGINS" in out
+    grid = tmp_path / "fresh.yaml"
+    method, task = ("fresh_one", "digits") if kind == "method" else ("svd", "fresh_one")
+    if kind == "method":
+        grid.write_text(
+            "models: [{name: mlp, hidden: [16], recipe: {epochs: 1}}]\n"
+            f"methods: [{method}]\nratios: [0.5]\ntasks: [{task}]\n"
+        )
+        code = "from harness.cli import main; main()"
+        done = subprocess.run(
+            [sys.executable, "-c", code, "run", grid, "--address", "inline"],
+            capture_output=True,
+            text=True,
+            env={
+                **os.environ,
+                "SHRINKGRID_PLUGINS": str(tmp_path / "fresh_one.py"),
+            },
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        rows = ask(open_store(tmp_path / "store"), "SELECT achieved_ratio FROM newest")
+        assert rows.rows[0][0] == pytest.approx(0.5, abs=0.01)
+    else:
+        assert "def evaluate" in (tmp_path / "fresh_one.py").read_text()
+    status, _, err = shrinkgrid("new", kind, "fresh_one")
+    assert status == 2
+    assert "exists" in err
+
+
+def test_doctor_says_what_this_machine_has(shrinkgrid):
+    status, out, _ = shrinkgrid("doctor")
+
+    assert status == 0
+    for word in ("torch", "ray", "duckdb", "disk", "store", "methods"):
+        assert word in out
+
+
+@pytest.mark.parametrize("verb", sorted(VERBS))
+def test_every_verb_has_help(shrinkgrid, verb):
+    status, out, _ = shrinkgrid(verb, "--help")
+
+    assert status == 0
+    assert "Usage:" in out
+
+
+@pytest.mark.parametrize("what", ["methods", "models", "tasks", "grids", "papers"])
+def test_list_shows_every_name(shrinkgrid, what):
+    status, out, _ = shrinkgrid("list", what, "--format", "json")
+
+    rows = json.loads(out)
+    assert status == 0
+    assert len(rows) >= 1
+    if what == "methods":
+        assert {"dense", "svd", "magnitude"} <= {r["method"] for r in rows}
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; from harness.cli import _status; _status(['--help']);"
+        "heavy = {'torch', 'ray', 'transformers', 'duckdb', 'pyarrow', 'numpy'};"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout.splitlines()[-1] == "[]"

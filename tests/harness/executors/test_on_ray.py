@@ -1,0 +1,193 @@
+"""The Ray executor: equal rows, dead workers, code found from any folder."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import ray
+from ray import exceptions
+
+from harness.executors.on_ray import GRACE, OnRay, _crash, _Running
+from harness.planning import grid as grids
+from harness.planning import plan as plans
+from harness.planning.messages import Job
+from harness.planning.resources import Ask
+from results.queries.db import ask
+from results.storage.store import open_store
+
+GRID = """
+models: [toy]
+methods: [{methods}]
+ratios: [0.25, 0.5, 0.75]
+tasks: [toy_sum]
+resources: {{time: 60s}}
+"""
+
+
+def shrinkgrid(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own, away from the checkout."""
+    return subprocess.run(
+        [sys.executable, "-c", "from harness.cli import main; main()", *words],
+        cwd=cwd,
+        env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+
+
+@pytest.fixture
+def grid(tmp_path: Path, toys: Path):
+    """Write a grid of the given methods."""
+
+    def writes(methods: str) -> Path:
+        path = tmp_path / "grid.yaml"
+        path.write_text(GRID.format(methods=methods))
+        return path
+
+    return writes
+
+
+def test_ray_writes_the_rows_that_inline_writes_and_survives_a_killed_worker(
+    grid, tmp_path
+):
+    once = tmp_path / "killed-once"
+    path = grid(
+        f"dense, toy_drop, {{name: toy_trouble, how: kill, once: {once}}}, "
+        "{name: toy_trouble, how: raise}"
+    )
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    store = str(tmp_path / "ray")
+
+    done = shrinkgrid("run", str(path), "--store", store, "--cpus", "2", cwd=elsewhere)
+
+    assert done.returncode == 3, done.stderr
+    rows = ask(open_store(store), "FROM trials ORDER BY method_options, ratio").dicts()
+    lost = [r for r in rows if r["status"] == "lost"]
+    assert len(lost) == 1
+    assert lost[0]["ratio"] == 0.5
+    assert lost[0]["error_class"] == "infra"
+    # The rest of the bundle ran, the killed trial too, each exactly once.
+    newest = ask(open_store(store), "FROM newest ORDER BY trial").dicts()
+    assert sum(r["status"] == "ok" for r in newest) == 1 + 3 + 3 + 2
+    assert sum(r["status"] == "ok" for r in rows) == 9
+    assert [r["reason"] for r in newest if r["status"] == "failed"] == [
+        "RuntimeError: broken on purpose"
+    ]
+
+    inline = str(tmp_path / "inline")
+    once.touch()
+    shrinkgrid("run", str(path), "--store", inline, "--address", "inline", cwd=tmp_path)
+    query = (
+        "SELECT trial, status, metric, value, params_nonzero, bytes, macs, protocol "
+        "FROM newest LEFT JOIN measurements USING (attempt) ORDER BY ALL"
+    )
+    assert ask(open_store(store), query).rows == ask(open_store(inline), query).rows
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("127.0.0.1:1", "nothing answers at 127.0.0.1:1"),
+        ("nowhere", "is none of 'local', 'auto', HOST:PORT"),
+        ("127.0.0.1:99999", "99999"),
+    ],
+)
+def test_no_ray_at_the_address_is_one_clear_message(grid, tmp_path, address, reason):
+    done = shrinkgrid(
+        "run",
+        str(grid("dense")),
+        "--store",
+        str(tmp_path / "s"),
+        "--address",
+        address,
+        cwd=tmp_path,
+    )
+
+    assert done.returncode == 2
+    assert reason in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_bundle_that_asks_for_more_than_the_cluster_has_is_refused(tmp_path, toys):
+    path = tmp_path / "grid.yaml"
+    path.write_text(GRID.format(methods="dense").replace("time: 60s", "gpus: 3"))
+
+    done = shrinkgrid(
+        "run", str(path), "--store", str(tmp_path / "s"), "--cpus", "1", cwd=tmp_path
+    )
+
+    assert done.returncode == 2
+    assert "asks for 1 CPUs and 3 GPUs; no machine has that (there is " in done.stderr
+    assert "with 1 CPUs, 0 GPUs" in done.stderr
+
+
+def test_plan_prints_every_trial_as_json(grid, tmp_path):
+    path = grid("dense, toy_drop")
+    done = shrinkgrid(
+        "plan", str(path), "--store", str(tmp_path / "s"), "--json", cwd=tmp_path
+    )
+
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(r["state"], r["method"], r["ratio"]) for r in rows] == [
+        ("run", "dense", 0.0),
+        ("run", "toy_drop", 0.25),
+        ("run", "toy_drop", 0.5),
+        ("run", "toy_drop", 0.75),
+    ]
+    assert not (tmp_path / "s").exists()
+
+
+BUILDER_DIED = exceptions.RayTaskError("f", "tb", exceptions.WorkerCrashedError())
+
+
+@pytest.mark.parametrize(
+    ("why", "status", "error_class"),
+    [
+        (exceptions.WorkerCrashedError(), "lost", "infra"),
+        (exceptions.OutOfMemoryError("node"), "out_of_memory", "oom"),
+        (exceptions.RayTaskError("f", "tb", ValueError("ours")), "failed", "bug"),
+        (BUILDER_DIED, "lost", "infra"),  # no fault of the trials that wait for it
+    ],
+)
+def test_what_ended_a_worker_says_what_becomes_of_its_trial(why, status, error_class):
+    crash = _crash(why, overstayed=False)
+    assert (crash.status, crash.error_class) == (status, error_class)
+
+
+@pytest.mark.parametrize(
+    ("store", "late", "killed"),
+    [
+        ("/store", GRACE + 1, True),
+        ("s3://bucket/store", GRACE + 1, False),  # it may be waiting for the bucket
+        ("s3://bucket/store", GRACE + 61, True),
+        ("/store", GRACE - 9, False),
+    ],
+)
+def test_a_worker_that_waits_for_its_store_has_not_overstayed(
+    store, late, killed, monkeypatch, toys, tmp_path
+):
+    path = tmp_path / "grid.yaml"
+    path.write_text(
+        "models: [toy]\nmethods: [dense]\nratios: [0]\ntasks: [toy_sum]\n"
+        "resources: {time: 10s}\n"
+    )
+    (bundle,) = plans.make(grids.read(path)).bundles
+    job = Job(bundle=bundle, attempts={"t": "a"}, store=store, grid="g", run="r")
+    one = _Running(job=job, ask=Ask(cpus=1), stream="stream", trial="t")
+    one.since = time.monotonic() - 10 - late
+    ended = []
+    monkeypatch.setattr(ray, "cancel", lambda stream, force: ended.append(stream))
+    executor = object.__new__(OnRay)  # without a cluster
+    executor._running = {"stream": one}
+
+    executor._enforce_limits()
+
+    assert ended == (["stream"] if killed else [])
+    assert one.overstayed is killed

@@ -1,0 +1,98 @@
+"""Every cell of a packaged paper table is a trial that can be planned, or says why."""
+
+import json
+from functools import cache
+
+import pytest
+
+from harness.options import canonical
+from harness.planning import grid as grids
+from harness.planning.configured_plugin import configure, tolerate_unseen
+from harness.registry import discover
+from results import papers
+from results.tables.cells import _fits, _is_trial
+
+# Tables whose paper has a packaged grid at full size.
+GRIDS = {f"basis_sharing_{i}": ("basis_sharing",) for i in range(1, 9)}
+GRIDS |= {f"svd_llm_{i}": ("svd_llm", "basis_sharing") for i in range(1, 5)}
+GRIDS |= {"sb_gru_1": ("phoenix2014t",)}
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+    """A plan needs neither weights nor data, nor a network to look for them."""
+    import datasets.config
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+
+
+@cache
+def _planned(name: str) -> list[dict]:
+    """The trials of a grid, as rows of a store that has no numbers yet."""
+    with tolerate_unseen():
+        points = list(grids.read(grids.locate(name), locked={}).points())
+    return [
+        {
+            "model": p.trial.model.name,
+            "method": p.trial.method.name,
+            "method_options": p.trial.method.options,
+            "ratio": p.trial.ratio,
+            "task": p.trial.task.name,
+            "task_options": p.trial.task.options,
+            "metric": None,
+        }
+        for p in points
+        if p.unsupported is None
+    ]
+
+
+def _cells(name: str):
+    """Where it stands and what it wants, of each cell that a trial measures."""
+    table = papers.read(name)
+    for row in table.rows:
+        for column, printed in zip(table.columns, row["cells"], strict=True):
+            wanted = {**row, **column}
+            measured = wanted.get("metric") or wanted.get("column")
+            if printed is not None and measured and "mean_of" not in column:
+                yield f"{row['label']} / {column['name']}", wanted
+
+
+@pytest.mark.parametrize("name", sorted(GRIDS))
+def test_every_cell_is_a_planned_trial_or_says_why_not(name):
+    table = papers.read(name)
+    planned = [one for grid in GRIDS[name] for one in _planned(grid)]
+    implemented = discover("method")
+    lost, idle = [], {json.dumps(e) for e in table.unplanned}
+    for label, wanted in _cells(name):
+        excuse = table.excuse(wanted)
+        found = any(_is_trial(one, wanted, {}) for one in planned)
+        if excuse is not None:
+            idle.discard(json.dumps(excuse))
+            assert not found, f"{label} is planned: {excuse}"
+        elif not found and wanted["method"] in implemented:
+            lost.append(label)
+    assert lost == []
+    assert idle == set()  # no entry excuses nothing
+
+
+@pytest.mark.parametrize("name", papers.names())
+def test_the_options_of_a_cell_are_such_as_a_store_has(name):
+    # An option at its default is not stored, so that a cell that names it is never
+    # found; neither is one that names an option that the method does not have.
+    table = papers.read(name)
+    implemented = discover("method")
+    for label, wanted in _cells(name):
+        options = wanted.get("options") or {}
+        if wanted["method"] not in implemented or table.excuse(wanted):
+            continue
+        given = {k: v for k, v in options.items() if v is not None}
+        item = {"name": wanted["method"], **given}
+        _, plugin, instance = configure("method", item)
+        assert set(options) <= set(canonical(instance)) | _defaults(plugin), label
+        assert _fits(canonical(instance), options), label
+
+
+def _defaults(plugin) -> set[str]:
+    return set(plugin.cls.__dataclass_fields__)

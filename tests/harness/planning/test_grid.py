@@ -1,0 +1,161 @@
+"""Grid files: what is read, what is refused, what becomes a trial."""
+
+from pathlib import Path
+
+import pytest
+
+from harness.core import BenchError
+from harness.planning import grid as grids
+
+GOOD = """
+models: [toy]
+methods: [dense, toy_drop]
+ratios: [0.25, 0.5]
+tasks: [toy_sum]
+"""
+
+# Six levels of ten aliases each: a million values in 300 bytes.
+BOMB = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"{name}: &{name} [{','.join(['*' + before] * 10)}]\n"
+    for before, name in zip("abcdef", "bcdefg", strict=True)
+)
+
+
+@pytest.fixture
+def write(tmp_path: Path, toys: Path):
+    """Write a grid file and return its path."""
+
+    def writes(text: str) -> Path:
+        path = tmp_path / "grid.yaml"
+        path.write_text(text)
+        return path
+
+    return writes
+
+
+def mistakes(path: Path) -> list[str]:
+    with pytest.raises(BenchError) as caught:
+        grids.read(path)
+    return caught.value.mistakes
+
+
+def test_the_product_is_expanded_with_the_dense_baseline_once(write):
+    points = list(grids.read(write(GOOD)).points())
+
+    said = [(p.trial.method.name, p.trial.ratio) for p in points]
+    assert said == [("dense", 0.0), ("toy_drop", 0.25), ("toy_drop", 0.5)]
+
+
+def test_seeds_are_not_repeated_where_nothing_is_random(write):
+    points = list(grids.read(write(GOOD + "seeds: [0, 1, 2]\n")).points())
+
+    assert {p.trial.seed for p in points} == {0}
+
+
+def test_seeds_are_repeated_for_a_random_method(write):
+    text = GOOD.replace("toy_drop", "toy_noop") + "seeds: [3, 4]\n"
+    points = list(grids.read(write(text)).points())
+
+    assert [p.trial.seed for p in points if p.trial.method.name == "toy_noop"] == [
+        3,
+        3,
+        4,
+        4,
+    ]
+
+
+def test_every_mistake_is_named_at_once(write):
+    path = write(
+        """
+modles: [toy]
+methods: [denes, {name: magnitude, scop: layer}]
+ratios: [20, "a", 0.3]
+tasks: []
+seeds: [-1]
+dtype: float31
+resources: {cpus: 0, time: soon}
+"""
+    )
+
+    found = mistakes(path)
+
+    assert len(found) >= 9
+    said = "\n".join(found)
+    assert "no key called 'modles'. Did you mean 'models'?" in said
+    assert "missing key 'models'" in said
+    assert "Did you mean 'dense'?" in said
+    assert "Did you mean 'scope'?" in said
+    assert "ratio 20 is not in [0, 1)" in said
+    assert "(write 0.2 for '20%')" in said
+    assert "tasks is an empty list" in said
+    assert "seed -1" in said
+    assert "Did you mean 'float32'?" in said
+    assert "'soon' is no duration" in said
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("models: [toy]\nmodels: [toy]\n", "'models' stands twice"),
+        ("- just\n- a list\n", "not a mapping"),
+        ("models: [toy\n", "not YAML"),
+        ("models: !!python/object/apply:os.system ['true']\n", "not YAML"),
+        ("a: &a [*a]\n", "levels"),
+        (BOMB, "more than 100000 values"),
+        ("x" * 1_000_001, "bytes"),
+    ],
+)
+def test_a_file_that_is_no_honest_grid_is_refused(write, text, reason):
+    assert reason in "\n".join(mistakes(write(text)))
+
+
+def test_a_pair_that_makes_no_sense_is_unsupported_with_its_reason(write):
+    text = GOOD.replace("toy_sum", "toy_sum, pydoc-512")
+    points = list(grids.read(write(text)).points())
+
+    reasons = {p.trial.task.name: p.unsupported for p in points}
+    assert reasons["toy_sum"] is None
+    assert reasons["pydoc-512"] == (
+        "task pydoc-512 measures a causal_lm, and model toy is a classifier"
+    )
+
+
+def test_exclude_removes_only_what_matches_every_key(write):
+    text = GOOD + "exclude: [{method: toy_*, ratio: 0.5}]\n"
+    points = list(grids.read(write(text)).points())
+
+    assert [p.trial.ratio for p in points] == [0.0, 0.25]
+
+
+def test_exclude_of_a_name_that_is_not_there_is_a_mistake(write):
+    found = mistakes(write(GOOD + "exclude: [{method: toy_dorp}]\n"))
+
+    assert "Did you mean 'toy_drop'?" in found[0]
+
+
+def test_a_trial_id_changes_with_what_changes_its_number_and_not_with_defaults(write):
+    def ids(text: str) -> list[str]:
+        return [p.trial.id for p in grids.read(write(text)).points()]
+
+    plain = ids(GOOD)
+    same = ids(GOOD.replace("[toy_sum]", "[{name: toy_sum, by: 1}]"))
+    other = ids(GOOD.replace("[toy_sum]", "[{name: toy_sum, by: 2}]"))
+    scaled = ids(GOOD.replace("models: [toy]", "models: [{name: toy, scale: 3}]"))
+
+    assert plain == same
+    assert len({*plain, *other, *scaled}) == 9
+
+
+def test_unknown_grid_offers_the_nearest_packaged_name():
+    with pytest.raises(BenchError, match="Did you mean 'quickstart'"):
+        grids.locate("quikstart")
+
+
+@pytest.mark.parametrize("name", sorted(grids.packaged()))
+def test_every_packaged_grid_says_what_it_is(name):
+    from harness.planning import yaml_files
+
+    value = yaml_files.read(grids.packaged()[name])
+
+    assert len(value["description"].split()) > 5
+    assert set(value) <= set(grids.GRID_KEYS)

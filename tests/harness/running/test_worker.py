@@ -1,0 +1,243 @@
+"""Plan, bundles and rows, run in this process."""
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+
+from harness.executors.inline import Inline
+from harness.planning import grid as grids
+from harness.planning import plan as plans
+from harness.planning.messages import ArtifactJob
+from harness.planning.plan import Artifact
+from harness.planning.trial import Part
+from harness.running.artifacts import produce
+from harness.running.driver import Driver, reconcile
+from results.queries.compaction import compact
+from results.queries.db import ask
+from results.storage import leases
+from results.storage.store import open_store
+
+GRID = """
+models: [toy]
+methods: [{methods}]
+ratios: [0.25, 0.5, 0.75]
+tasks: [toy_sum, {task}]
+resources: {{time: {limit}}}
+"""
+TWICE = "{name: toy_sum, by: 2}"
+
+
+class Silent:
+    """A watcher that shows nothing."""
+
+    def event(self, job, trial, event) -> None:
+        """Nothing."""
+
+
+@pytest.fixture
+def run(tmp_path: Path, toys: Path):
+    """Run a grid of the given methods; returns the store and the outcome."""
+
+    def runs(methods: str, limit: str = "2m", task: str = TWICE, **options):
+        path = tmp_path / "grid.yaml"
+        path.write_text(GRID.format(methods=methods, limit=limit, task=task))
+        store = open_store(tmp_path / "store", create=True)
+        plan = plans.make(grids.read(path), statuses=store.statuses(), **options)
+        driver = Driver(plan=plan, store=store, executor=Inline(), watcher=Silent())
+        return store, plan, driver.run()
+
+    return runs
+
+
+def steps(toys: Path) -> dict[str, int]:
+    """How often each step of the toy plugins ran."""
+    names = [p.name.split("-")[0] for p in toys.iterdir()]
+    return {name: names.count(name) for name in set(names)}
+
+
+def test_a_bundle_loads_once_fits_once_and_compresses_once_a_ratio(run, toys):
+    _, plan, outcome = run("toy_drop")
+
+    assert outcome.counts == {"ok": 6}
+    assert steps(toys) == {"load": 1, "fit": 1, "compress": 3, "evaluate": 6}
+    assert plan.shared()["compressions"] == (3, 6)
+
+
+def test_rows_hold_what_was_asked_and_what_was_achieved(run):
+    store, _, _ = run("toy_drop")
+
+    row = ask(
+        store,
+        "SELECT * FROM trials JOIN measurements USING (attempt) "
+        "WHERE ratio = 0.5 AND task_options = '{}'",
+    ).dicts()[0]
+    # 32 weights 1..32; half of them, 1..16, are zeroed: 528 - 136 = 392 is left.
+    assert (row["metric"], row["value"]) == ("total", 392)
+    assert row["params"] == row["params_dense"] == 32
+    assert row["params_nonzero"] == 16
+    assert row["achieved_ratio"] == 0.5
+    assert row["achieved_params"] == 0
+    assert row["macs"] == row["macs_dense"] == 32
+    assert row["bytes"] == row["bytes_dense"]
+    assert row["status"] == "ok"
+    assert row["seconds"] >= row["evaluate_seconds"] >= 0
+    assert row["peak_memory_bytes"] > 10**7
+    assert len(row["code_digest"]) == 16
+    assert json.loads(row["versions"])["torch"]
+
+
+def test_the_same_run_again_does_nothing(run, toys):
+    run("toy_drop")
+    before = steps(toys)
+    _, plan, outcome = run("toy_drop")
+
+    assert plan.trials == 0
+    assert len(plan.done) == 6
+    assert not outcome.counts
+    assert steps(toys) == before
+
+
+def test_a_grid_that_grows_runs_only_what_is_new(run, toys):
+    run("toy_drop")
+    _, plan, _ = run("toy_drop, dense")
+
+    assert plan.trials == 2
+    assert {t.method.name for b in plan.bundles for t in b.trials} == {"dense"}
+
+
+@pytest.mark.parametrize(
+    ("how", "status", "error_class", "reason"),
+    [
+        ("raise", "failed", "bug", "RuntimeError: broken on purpose"),
+        ("nan", "failed", "nan", "total is nan"),
+        ("oom", "out_of_memory", "oom", "Tried to allocate 7 PiB"),
+        ("unsupported", "unsupported", "unsupported", "nothing here"),
+        ("sleep", "timed_out", "timeout", "limit of 2 s"),
+    ],
+)
+def test_a_trial_that_fails_is_a_row_and_the_rest_goes_on(
+    run, how, status, error_class, reason
+):
+    limit = "2s" if how == "sleep" else "2m"
+    store, _, outcome = run(f"{{name: toy_trouble, how: {how}}}", limit)
+
+    rows = ask(store, "SELECT * FROM newest ORDER BY ratio, task_options").dicts()
+    assert [r["status"] for r in rows] == ["ok"] * 2 + [status] * 2 + ["ok"] * 2
+    assert {r["error_class"] for r in rows if r["ratio"] == 0.5} == {error_class}
+    assert all(reason in r["reason"] for r in rows if r["ratio"] == 0.5)
+    assert outcome.counts["ok"] == 4
+    assert bool(outcome.failures) is (status != "unsupported")
+    has_traceback = {bool(r["traceback"]) for r in rows if r["ratio"] == 0.5}
+    assert has_traceback == {error_class == "bug"}
+
+
+def test_a_sample_that_is_no_number_fails_its_trial_and_not_the_run(run):
+    store, _, outcome = run("dense", task="toy_samples")
+
+    assert outcome.stopped is None
+    rows = ask(store, "SELECT task, status, error_class, reason FROM newest").rows
+    told = "a sample's m is not a finite number"
+    assert {row for row in rows if row[0] == "toy_samples"} == {
+        ("toy_samples", "failed", "nan", told)
+    }
+    assert outcome.counts == {"ok": 1, "failed": 1}
+
+
+def test_failed_trials_run_again_only_when_asked(run):
+    run("{name: toy_trouble, how: raise}")
+    _, plain, _ = run("{name: toy_trouble, how: raise}")
+    _, asked, _ = run("{name: toy_trouble, how: raise}", retry=["failed"])
+
+    assert (plain.trials, len(plain.failed)) == (0, 2)
+    assert asked.trials == 2
+
+
+def test_an_attempt_that_ran_out_of_memory_is_tried_twice_in_one_run(run):
+    store, _, _ = run("{name: toy_trouble, how: oom}")
+
+    tries = ask(
+        store, "SELECT count(*) AS n FROM trials WHERE ratio = 0.5 GROUP BY trial"
+    )
+    assert [n for (n,) in tries.rows] == [2, 2]
+
+
+def test_secrets_of_the_environment_reach_no_row(run, monkeypatch):
+    monkeypatch.setenv("TOY_API_TOKEN", "hunter2-very-secret")
+    store, _, _ = run("{name: toy_trouble, how: raise}")
+
+    rows = ask(store, "SELECT reason, traceback FROM newest WHERE ratio = 0.5").rows
+    assert all("<TOY_API_TOKEN>" in reason for reason, _ in rows)
+    assert "hunter2" not in str(rows)
+    for path in Path(store.uri).rglob("*"):
+        assert not path.is_file() or b"hunter2" not in path.read_bytes()
+
+
+def test_stop_after_the_first_failure_leaves_the_rest_missing(tmp_path, toys):
+    path = tmp_path / "grid.yaml"
+    methods = "{name: toy_trouble, how: raise}, toy_drop"
+    path.write_text(GRID.format(methods=methods, limit="2m", task=TWICE))
+    store = open_store(tmp_path / "store", create=True)
+    plan = plans.make(grids.read(path))
+    outcome = Driver(
+        plan=plan,
+        store=store,
+        executor=Inline(),
+        watcher=Silent(),
+        max_failures=1,
+    ).run()
+
+    assert outcome.stopped == "1 trials failed"
+    assert outcome.failures == 1
+    assert sum(outcome.counts.values()) < plan.trials
+    again = plans.make(grids.read(path), statuses=store.statuses())
+    assert again.trials + len(again.done) + len(again.failed) == 12
+
+
+def test_numbers_with_and_without_sharing_are_equal(run, tmp_path):
+    shared, plan, _ = run("toy_drop, magnitude")
+    alone = open_store(tmp_path / "alone", create=True)
+    for bundle in plan.bundles:
+        for trial in bundle.trials:
+            one = bundle.without(t.id for t in bundle.trials if t.id != trial.id)
+            single = plans.Plan(grid=plan.grid, bundles=[one])
+            Driver(plan=single, store=alone, executor=Inline(), watcher=Silent()).run()
+
+    query = (
+        "SELECT trial, metric, value FROM measurements m JOIN newest USING (attempt)"
+    )
+    query += " WHERE metric = 'total' ORDER BY ALL"
+    rows = ask(shared, query).rows
+    assert len(rows) == 12
+    assert ask(alone, query).rows == rows
+
+
+def test_what_a_dead_worker_had_in_hand_becomes_lost_once_also_after_compaction(
+    run, tmp_path
+):
+    store, plan, _ = run("toy_drop")
+    trials = [t.id for b in plan.bundles for t in b.trials]
+    done = ask(store, "SELECT attempt FROM trials WHERE trial = ?", [trials[0]]).rows
+    compact(store)
+    marker = {"run": "r", "host": socket.gethostname(), "pid": 2**22 + 1}
+    marker |= {"started_at": 1.0}
+    marker["attempts"] = [[done[0][0], trials[0]], ["a" * 24, trials[1]]]
+    store.folder.write("running/r-b.json", json.dumps(marker).encode())
+
+    assert reconcile(store) == 1
+    assert reconcile(store) == 0
+    rows = ask(store, "SELECT attempt, trial, status FROM trials WHERE status = 'lost'")
+    assert rows.rows == [("a" * 24, trials[1], "lost")]
+    assert store.statuses()[trials[1]] == "ok"  # an ok row is never hidden
+
+
+def test_an_artifact_that_nobody_will_use_is_not_begun(tmp_path, toys):
+    store = open_store(tmp_path / "store", create=True)
+    artifact = Artifact(kind="dense", model=Part(name="toy", plugin="toy"), dtype="f")
+    leases.drain(store, "stopped")
+
+    built = produce(ArtifactJob(artifact=artifact, store=store.uri, run="stopped"))
+
+    assert built.error == "not begun: the run was asked to stop"
+    assert built.error_class == "infra"

@@ -1,0 +1,191 @@
+"""The leaderboard for a terminal: labels, protocols apart and together."""
+
+import json
+import re
+
+import pytest
+from synthetic import row
+
+from results.boards import figures, leaderboard
+from results.boards.mean_ranks import over_boards
+from results.errors import StoreError
+from results.queries import protocols
+from results.queries.db import ask
+from results.text.labels import label, method_label
+
+
+def _hosts(store):
+    """An accuracy of one protocol, and a latency measured on two hosts."""
+    for host, factor in (("alpha", 1.0), ("beta", 2.0)):
+        fields = json.dumps({"batch": 1, "host": host})
+        for method, time in (("dense", 8.0), ("svd", 4.0), ("magnitude", 6.0)):
+            made = row(
+                f"{method}-{host}",
+                method=method,
+                ratio=0.0 if method == "dense" else 0.5,
+                task="latency",
+                protocol=f"at-{host}",
+                protocol_fields=fields,
+                params=100 if method == "svd" else 200,
+            )
+            made["measurements"] = [
+                {"metric": "latency", "value": time * factor, "goal": "min"}
+            ]
+            if (method, host) != ("magnitude", "alpha"):
+                store.append(made)
+    return store
+
+
+def test_two_choices_that_exist_and_do_not_meet_are_said_so(empty):
+    for model, task in (("one", "here"), ("two", "there")):
+        made = row(f"{model}-{task}", model=model, task=task)
+        made["measurements"] = [{"metric": "accuracy", "value": 0.5, "goal": "max"}]
+        empty.append(made)
+
+    with pytest.raises(StoreError, match="fits all of these options"):
+        leaderboard.read(empty, model=["one"], task=["there"])
+    with pytest.raises(StoreError, match=r"no model in .* called 'three'"):
+        leaderboard.read(empty, model=["three"])
+
+
+def _plain(text):
+    return re.sub(r"\x1b\[[\d;]*m", "", text)
+
+
+def _shown(store, *, mixed, **only):
+    rows = leaderboard.read(store, **only)
+    rows = leaderboard.together(rows) if mixed else rows
+    fields = protocols.stored(store, leaderboard.rival_protocols(rows))
+    return _plain(leaderboard.boards(rows, fields, mixed=mixed))
+
+
+def test_times_of_two_hosts_are_not_ranked_together(empty):
+    text = _shown(_hosts(empty), mixed=False)
+    assert text.count("mlp on latency") == 2
+    assert "one of 2 protocols: at-alpha host=alpha" in text
+    # magnitude at 12 ms on beta is second there, behind svd's 8; on alpha svd is alone.
+    assert len(re.findall(r"^★ +svd", text, re.M)) == 2
+
+
+def test_told_to_mix_one_board_ranks_all_and_says_in_what_they_differ(empty):
+    text = _shown(_hosts(empty), mixed=True)
+    assert text.count("mlp on latency") == 1
+    assert "2 protocols on one board, which differ in host" in text
+    # Where the terminal is narrow, the mark folds to the next line.
+    order = re.findall(r"(dense|svd|magnitude)[^\[]*\[host=(\w+)\]", text)
+    assert order == [
+        ("dense", "alpha"),
+        ("dense", "beta"),
+        ("svd", "alpha"),
+        ("svd", "beta"),
+        ("magnitude", "beta"),
+    ]
+    assert len(re.findall(r"^★ +svd[^\[]*\[host=alpha\]", text, re.M)) == 1
+
+
+def test_places_together_are_those_of_a_plain_count(empty):
+    rows = leaderboard.together(leaderboard.read(_hosts(empty))).dicts()
+    for one in rows:
+        rivals = [r["mean"] for r in rows if r["ratio"] == one["ratio"]]
+        assert one["place"] == 1 + sum(other < one["mean"] for other in rivals)
+
+
+def test_one_protocol_can_be_chosen(empty):
+    text = _shown(_hosts(empty), mixed=False, protocol=["at-beta"])
+    assert "16" in text
+    assert "protocols" not in text
+    with pytest.raises(StoreError, match="Did you mean 'at-beta'"):
+        leaderboard.read(empty, protocol=["at-betta"])
+    with pytest.raises(StoreError, match=r"2 protocols fit .* --protocol"):
+        leaderboard.one_board(empty, task=["latency"])
+
+
+def test_a_mean_over_hosts_needs_to_be_told(empty):
+    rows = leaderboard.read(_hosts(empty))
+    with pytest.raises(StoreError, match="magnitude has no number for mlp on latency"):
+        over_boards(rows)
+    assert over_boards(rows, across_protocols=True).rows
+
+
+def test_a_chain_is_called_by_its_links(empty):
+    chains = {
+        "a": ["joint_rank_k", "wanda"],
+        "b": [{"name": "svd", "ratio": 0.1}, {"name": "round_to_nearest", "bits": 8}],
+    }
+    for trial, links in chains.items():
+        options = json.dumps({"chain": links})
+        empty.append(row(trial, method="chain", method_options=options))
+    rows = leaderboard.read(empty).dicts()
+    assert {method_label(one) for one in rows} == {
+        "joint_rank_k + wanda",
+        "svd ratio=0.1 + round_to_nearest bits=8",
+    }
+    assert "joint_rank_k +" in _shown(empty, mixed=False)  # the rest folds
+
+
+def test_rows_that_differ_in_calibration_or_dtype_have_different_names():
+    base = {"method": "svd_llm", "method_options": "{}", "dtype": "float32"}
+    names = {
+        method_label(base | {"calibration": None}),
+        method_label(base | {"calibration": '{"samples":16}'}),
+        method_label(base | {"calibration": None, "dtype": "bfloat16"}),
+    }
+    assert names == {"svd_llm", "svd_llm samples=16", "svd_llm bfloat16"}
+    assert label("", '{"samples":16}').strip() == "samples=16"
+
+
+def _timed(store):
+    """Accuracies beside the latencies of two hosts; svd is both faster and worse."""
+    _hosts(store)
+    for method, value in (("dense", 0.9), ("svd", 0.8), ("magnitude", 0.7)):
+        store.append(
+            row(
+                f"{method}-accuracy",
+                method=method,
+                ratio=0.0 if method == "dense" else 0.5,
+                measured={"accuracy": value},
+            )
+        )
+    return store
+
+
+def test_the_front_against_latency_is_one_a_host(empty):
+    found = ask(
+        _timed(empty),
+        "SELECT timed, method, size FROM pareto "
+        "WHERE cost = 'latency' AND metric = 'accuracy' ORDER BY timed, size",
+    ).rows
+    # Magnitude, timed on beta only, is slower than svd and worse.
+    assert found == [
+        ("at-alpha", "svd", 4.0),
+        ("at-alpha", "dense", 8.0),
+        ("at-beta", "svd", 8.0),
+        ("at-beta", "dense", 16.0),
+    ]
+
+
+def test_tokens_a_second_are_a_time_a_token(empty):
+    made = row("d", method="dense", ratio=0.0, task="decode")
+    made["measurements"] = [{"metric": "decode_rate", "value": 50.0, "goal": "max"}]
+    empty.append(made)
+    # An early exit's own estimate on a task of quality is no measured time.
+    empty.append(row("e", measured={"latency": 0.001}))
+    assert ask(empty, "SELECT cost, size FROM times").rows == [("decode", 20.0)]
+
+
+def test_a_plot_against_latency_needs_one_protocol(empty):
+    rows = leaderboard.one_board(_timed(empty), metric=["accuracy"])
+    with pytest.raises(StoreError, match=r"2 protocols: at-alpha \(host=alpha\)"):
+        figures.timed(empty, rows, "latency")
+    with pytest.raises(StoreError, match="Did you mean 'at-beta'"):
+        figures.timed(empty, rows, "latency", "at-bet")
+    with pytest.raises(StoreError, match="no task measured decode"):
+        figures.timed(empty, rows, "decode")
+    timed = figures.timed(empty, rows, "latency", "at-beta")
+    assert {r["method"]: r["latency"] for r in timed} == {
+        "dense": 16.0,
+        "svd": 8.0,
+        "magnitude": 12.0,
+    }
+    svg = figures.draw("pareto", timed, cost="latency").decode()
+    assert "milliseconds a batch of images" in svg

@@ -1,0 +1,320 @@
+"""Views and read-only queries."""
+
+import random
+from collections import Counter
+
+import pytest
+from synthetic import row
+
+from results.errors import StoreError
+from results.queries.db import ask, connect, query
+from results.storage.store import open_store
+
+VIEWS = (
+    "trials",
+    "measurements",
+    "samples",
+    "plans",
+    "newest",
+    "scores",
+    "leaderboard",
+    "recovery",
+    "times",
+    "pareto",
+    "completeness",
+    "failures",
+    "cost",
+    "steps",
+)
+PUBLISHED = ("published", "comparison")
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_an_empty_store_gives_empty_typed_views(empty, view):
+    answer = query(empty, f"FROM {view}")
+    assert answer.rows == []
+    assert len(answer.columns) > 2
+
+
+def test_show_tables_lists_views_and_nothing_else(empty):
+    listed = {name for (name,) in query(empty, "SHOW TABLES").rows}
+    assert listed >= set(VIEWS)
+    assert listed >= set(PUBLISHED)
+    assert not any(name.startswith(("stored", "empty")) for name in listed)
+
+
+def _refused(store_path):
+    inside = f"{store_path}/format.json"
+    return [
+        "COPY trials TO 'stolen.csv'",
+        "COPY (SELECT 1) TO '/tmp/stolen.csv'",
+        "ATTACH 'other.db'",
+        "DETACH memory",
+        "INSTALL httpfs",
+        "LOAD httpfs",
+        "UPDATE EXTENSIONS",
+        "PRAGMA database_list",
+        "SET threads = 1",
+        "SET VARIABLE a = 1",
+        "RESET threads",
+        "USE memory",
+        "CALL pragma_version()",
+        "CHECKPOINT",
+        "VACUUM",
+        "BEGIN",
+        "PREPARE p AS SELECT 1",
+        "EXECUTE p",
+        "EXPLAIN ANALYZE COPY trials TO 'stolen.csv'",
+        "EXPORT DATABASE 'stolen'",
+        "IMPORT DATABASE 'stolen'",
+        "CREATE TABLE t (i INT)",
+        "DROP VIEW trials",
+        "INSERT INTO empty.plans (plan) VALUES ('a')",
+        "UPDATE empty.plans SET plan = 'a'",
+        "DELETE FROM empty.plans",
+        "COMMENT ON VIEW trials IS 'x'",
+        "SELECT 1; DROP VIEW trials",
+        "SELECT 1; SELECT 2",
+        "",
+        "-- nothing",
+        "WITH w AS (INSERT INTO empty.plans (plan) VALUES ('a') RETURNING *) FROM w",
+        "SELECT * FROM read_csv('/etc/passwd')",
+        "SELECT * FROM read_csv_auto('/etc/passwd')",
+        "SELECT * FROM read_text('/etc/passwd')",
+        "SELECT * FROM read_blob('/etc/passwd')",
+        "SELECT * FROM read_json('/etc/passwd')",
+        "SELECT * FROM read_parquet('/etc/passwd')",
+        "SELECT * FROM parquet_metadata('/etc/passwd')",
+        "SELECT * FROM sniff_csv('/etc/passwd')",
+        "SELECT * FROM glob('/etc/*')",
+        "FROM '/etc/passwd'",
+        "FROM '/etc/hosts.csv'",
+        "FROM query('COPY trials TO ''stolen.csv''')",
+        "FROM query('FROM read_text(''/etc/passwd'')')",
+        "FROM query_table('/etc/hosts.csv')",
+        "WITH w AS (FROM read_text('/etc/passwd')) SELECT * FROM w",
+        "SELECT (SELECT content FROM read_text('/etc/passwd'))",
+        "SELECT 1 WHERE EXISTS (FROM read_text('/etc/passwd'))",
+        f"FROM read_text('{inside}')",
+        f"FROM read_text('{store_path}/../../../../../etc/passwd')",
+        "SELECT * FROM read_csv('https://example.org/a.csv')",
+        "FROM 's3://bucket/a.parquet'",
+        "SELECT getenv('HOME')",
+        "FROM duckdb_secrets()",
+        "FROM stolen",
+        "SLCT 1",
+    ]
+
+
+REFUSED = _refused("{store}")
+
+
+@pytest.fixture(scope="module")
+def one_row(tmp_path_factory):
+    store = open_store(tmp_path_factory.mktemp("one") / "store", create=True)
+    store.append(row("t"))
+    return store
+
+
+@pytest.mark.parametrize("attack", REFUSED)
+def test_a_query_can_only_read_the_store(one_row, tmp_path, monkeypatch, attack):
+    stolen = "a Python variable that DuckDB must not see"
+    assert stolen
+    monkeypatch.chdir(tmp_path)
+    before = sorted(one_row.folder.local.rglob("*"))
+
+    with pytest.raises(StoreError) as refused:
+        query(one_row, attack.replace("{store}", one_row.uri))
+
+    assert len(str(refused.value)) > 20
+    assert list(tmp_path.iterdir()) == []
+    assert sorted(one_row.folder.local.rglob("*")) == before
+
+
+def test_after_all_refusals_the_store_is_as_it_was(one_row):
+    for attack in REFUSED[:5]:
+        with pytest.raises(StoreError):
+            query(one_row, attack)
+    assert query(one_row, "SELECT trial FROM trials").rows == [("t",)]
+    assert query(one_row, "SELECT count(*) FROM plans").rows == [(0,)]
+
+
+@pytest.mark.parametrize(
+    ("harmless", "rows"),
+    [
+        ("SELECT 1;", [(1,)]),
+        ("-- why\nSELECT trial FROM trials", [("t",)]),
+        ("VALUES (1), (2)", [(1,), (2,)]),
+        ("WITH w AS (SELECT count(*) AS n FROM trials) SELECT n FROM w", [(1,)]),
+        ("SELECT 'COPY x TO y; DROP z'", [("COPY x TO y; DROP z",)]),
+    ],
+)
+def test_a_select_is_answered(empty, harmless, rows):
+    empty.append(row("t"))
+    assert query(empty, harmless).rows == rows
+
+
+def test_describe_and_summarize_are_answered(empty):
+    assert query(empty, "DESCRIBE leaderboard").rows[0][0] == "task"
+    assert query(empty, "SUMMARIZE trials").rows
+
+
+def _dense_and(store, *, goal, dense, value):
+    name = "accuracy" if goal == "max" else "perplexity"
+    store.append(row("d", method="dense", ratio=0.0, measured={name: dense}))
+    store.append(row("s", measured={name: value}))
+    rows = ask(store, "SELECT method, recovery FROM leaderboard").rows
+    return dict(rows)
+
+
+def test_recovery_of_an_accuracy_is_compressed_over_dense(empty):
+    assert _dense_and(empty, goal="max", dense=0.8, value=0.6) == {
+        "dense": 1.0,
+        "svd": pytest.approx(0.75),
+    }
+
+
+def test_recovery_of_a_perplexity_is_dense_over_compressed(empty):
+    assert _dense_and(empty, goal="min", dense=10.0, value=12.5) == {
+        "dense": 1.0,
+        "svd": pytest.approx(0.8),
+    }
+
+
+def test_recovery_never_mixes_protocols(empty):
+    empty.append(row("d", method="dense", ratio=0.0, protocol="p1"))
+    empty.append(row("s", protocol="p2"))
+    rows = ask(empty, "SELECT method, recovery FROM leaderboard").rows
+    assert dict(rows) == {"dense": 1.0, "svd": None}
+
+
+def test_the_mean_and_its_error_are_over_seeds(empty):
+    # 0.8, 0.9, 1.0: mean 0.9, sample deviation 0.1, over the root of 3.
+    for seed, value in enumerate((0.8, 0.9, 1.0)):
+        empty.append(row(f"t{seed}", seed=seed, measured={"accuracy": value}))
+    found = ask(empty, "SELECT mean, stderr, stderr_over, seeds FROM leaderboard").rows
+    assert found == [
+        (pytest.approx(0.9), pytest.approx(0.1 / 3**0.5), "seeds", 3),
+    ]
+
+
+def test_with_one_seed_the_error_is_over_samples_and_says_so(empty):
+    one = row("t")
+    one["measurements"][0]["stderr"] = 0.05
+    empty.append(one)
+    found = ask(empty, "SELECT stderr, stderr_over FROM leaderboard").rows
+    assert found == [(0.05, "samples")]
+
+
+def test_ties_share_a_place_and_lower_wins_where_the_goal_says_so(empty):
+    for method, value in (("a", 5.0), ("b", 5.0), ("c", 4.0)):
+        empty.append(row(method, method=method, measured={"perplexity": value}))
+    found = ask(empty, "SELECT method, place FROM leaderboard").rows
+    assert found == [("c", 1), ("a", 2), ("b", 2)]
+
+
+def test_curves_and_unranked_numbers_stay_out_of_the_leaderboard(empty):
+    made = row("t", measured={"accuracy": 0.9, "latency_s": 0.1})
+    made["measurements"] += [
+        {"metric": "accuracy", "value": 0.1, "goal": "max", "step": 1}
+    ]
+    empty.append(made)
+    assert ask(empty, "SELECT metric, mean FROM leaderboard").rows == [
+        ("accuracy", 0.9)
+    ]
+    assert ask(empty, "SELECT count(*) FROM measurements").rows == [(3,)]
+
+
+def test_the_leaderboard_agrees_with_a_plain_count_over_random_attempts(empty):
+    # The view groups by hashes and finds the newest attempt by an aggregate; here the
+    # same is done row by row.
+    draw = random.Random(3)
+    made = [
+        row(
+            f"{method}-{ratio}-{seed}",
+            minute=minute,
+            method=method,
+            ratio=ratio,
+            seed=seed,
+            status=draw.choice(("ok", "ok", "failed")),
+            measured={"accuracy": draw.random(), "perplexity": draw.random()},
+        )
+        for method in ("a", "b", "dense")
+        for ratio in (0.0, 0.5)
+        for seed in range(3)
+        for minute in range(draw.randint(1, 3))
+    ]
+    empty.append_all(made)
+    wanted: dict[tuple, list[float]] = {}
+    planned = Counter()
+    for trial in {one["trial"] for one in made}:
+        tries = sorted(
+            (one for one in made if one["trial"] == trial),
+            key=lambda one: (one["status"] == "ok", one["started_at"]),
+        )
+        newest = tries[-1]
+        planned[newest["method"], newest["ratio"]] += 1
+        for m in newest["measurements"]:
+            key = (newest["method"], newest["ratio"], m["metric"])
+            wanted.setdefault(key, []).append(m["value"])
+
+    found = ask(empty, "FROM leaderboard").dicts()
+
+    assert len(found) == len(wanted)
+    for one in found:
+        values = wanted[one["method"], one["ratio"], one["metric"]]
+        assert one["mean"] == pytest.approx(sum(values) / len(values))
+        assert one["seeds"] == len(values)
+        assert one["planned"] == planned[one["method"], one["ratio"]]
+        assert one["main"] == (one["metric"] == "accuracy")
+
+
+def test_coverage_counts_what_was_planned_and_what_failed(stored):
+    found = ask(
+        stored,
+        "SELECT ok, planned FROM leaderboard "
+        "WHERE method = 'magnitude' AND ratio = 0.6 AND model = 'mlp'",
+    ).rows
+    assert found == [(2, 3)]  # seed 0 failed
+
+
+def test_completeness_counts_done_failed_and_missing(stored):
+    found = ask(stored, "SELECT trials, done, failed, missing FROM completeness").rows
+    # mlp: 7 cells x 3 seeds, smollm2: 7; one of them failed, one more was planned.
+    assert found == [(29, 27, 1, 1)]
+
+
+def test_failures_say_why_and_how_often(stored):
+    found = ask(stored, "SELECT trial, error_class, reason, tries FROM failures").rows
+    assert found == [("mlp-magnitude-0.6-0", "bug", "ValueError: <b>no</b>", 1)]
+
+
+def test_pareto_keeps_what_nothing_beats(empty):
+    # (params, accuracy): b is beaten by a (same size), d by c (smaller, as good).
+    points = {"a": (10, 0.9), "b": (10, 0.8), "c": (5, 0.7), "d": (7, 0.7)}
+    for name, (params, value) in points.items():
+        empty.append(
+            row(name, method=name, params=params, measured={"accuracy": value})
+        )
+    found = ask(empty, "SELECT method FROM pareto WHERE cost = 'params'").rows
+    assert found == [("c",), ("a",)]
+
+
+def test_comparison_has_every_published_number_with_a_verdict(empty):
+    # The dense error of LeNet-300-100 is printed as 1.64 % (variational_dropout).
+    made = row("d", method="dense", ratio=0.0, model="lenet-300-100", task="mnist")
+    made["measurements"][0]["value"] = 1 - 0.01642
+    empty.append(made)
+    found = query(
+        empty,
+        "SELECT printed, measured, verdict FROM comparison WHERE measured IS NOT NULL "
+        "AND paper_table = 'variational_dropout'",
+    )
+    assert found.rows == [("1.64", pytest.approx(1.642), "reproduced")]
+    assert query(empty, "SELECT count(*) > 2000 FROM published").rows == [(True,)]
+
+
+def test_a_connection_has_every_view(stored):
+    with connect(stored) as connection:
+        for view in VIEWS:
+            assert connection.execute(f"FROM {view} LIMIT 1").description

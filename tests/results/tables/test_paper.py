@@ -1,0 +1,146 @@
+"""Tables: matching of trials, verdicts, marks, formats, verification."""
+
+import pytest
+from synthetic import row
+
+from results.errors import StoreError
+from results.papers import PaperTable
+from results.tables.cells import (
+    DIFFERS,
+    NOT_RUN,
+    PROTOCOL,
+    REPRODUCED,
+    SUBSTITUTE,
+    WITHIN,
+)
+from results.tables.paper import paper_table
+from results.tables.render import render
+
+
+def _paper(*rows, columns=None, **more) -> PaperTable:
+    wanted = {"task": "digits", "metric": "accuracy", "goal": "max", "scale": 100}
+    return PaperTable(
+        name="p",
+        title="A table",
+        columns=columns or [{"name": "accuracy", **wanted}],
+        rows=[{"label": "it", "model": "mlp", "cells": [None], **r} for r in rows],
+        **more,
+    )
+
+
+def _verdicts(store, *rows, **more):
+    table = paper_table(store, _paper(*rows, **more))
+    return [(cell.verdict, cell.reason) for r in table.rows for cell in r.cells]
+
+
+SVD = {"method": "svd", "ratio": 0.2}
+
+
+@pytest.mark.parametrize(
+    ("value", "printed", "verdict"),
+    [
+        (0.9104, "91.0", REPRODUCED),  # rounds to what is printed
+        (0.9106, "91.0", DIFFERS),
+        (0.9106, "91", REPRODUCED),  # fewer digits printed, less to agree on
+        (0.5, "91.0", DIFFERS),
+    ],
+)
+def test_a_number_is_reproduced_to_the_printed_digit(empty, value, printed, verdict):
+    empty.append(row("t", measured={"accuracy": value}))
+    assert _verdicts(empty, SVD | {"cells": [printed]}) == [(verdict, "")]
+
+
+def test_a_stated_tolerance_replaces_the_printed_digit(empty):
+    empty.append(row("t", measured={"accuracy": 0.912}))
+    stated = SVD | {"cells": ["91.0"], "within": 0.3}
+    assert _verdicts(empty, stated) == [(REPRODUCED, "")]
+
+
+def test_within_interval_means_the_interval_over_seeds_covers_it(empty):
+    # 0.90, 0.92: mean 0.91, t(0.975, 1) = 12.7 errors of 0.01 on either side.
+    for seed, value in enumerate((0.90, 0.92)):
+        empty.append(row(f"t{seed}", seed=seed, measured={"accuracy": value}))
+    assert _verdicts(empty, SVD | {"cells": ["95.0"]}) == [(WITHIN, "")]
+    assert _verdicts(empty, SVD | {"cells": ["10.0"]}) == [(DIFFERS, "")]
+
+
+def test_a_protocol_that_differs_is_named_by_its_field(empty):
+    empty.append(row("t", protocol_fields='{"split":"test","tail":"dropped"}'))
+    stated = SVD | {"cells": ["90"], "protocol": {"tail": "equal_weight"}}
+    assert _verdicts(empty, stated) == [(PROTOCOL, "tail")]
+
+
+def test_a_task_of_the_same_data_but_another_protocol_is_no_reproduction(empty):
+    empty.append(
+        row("t", task="wikitext2-2048", measured={"perplexity": 5.0}, model="mlp")
+    )
+    wanted = {"task": "wikitext2-1024", "metric": "perplexity", "goal": "min"}
+    found = _verdicts(
+        empty, SVD | {"cells": ["5.0"]}, columns=[{"name": "w", **wanted}]
+    )
+    assert found == [(PROTOCOL, "task wikitext2-2048")]
+
+
+def test_a_limited_evaluation_is_no_reproduction(empty):
+    empty.append(row("t", protocol_fields='{"limit":10}'))
+    assert _verdicts(empty, SVD | {"cells": ["90"]}) == [(PROTOCOL, "limit")]
+
+
+def test_not_run_says_why(empty):
+    empty.append(
+        row("t", status="failed", reason="ValueError: no", ratio=0.4, method="svd")
+    )
+    found = _verdicts(
+        empty,
+        {"method": "svd", "ratio": 0.4, "cells": ["9"]},
+        {"method": "gptq", "ratio": 0.4, "cells": ["9"]},
+    )
+    assert found == [
+        (NOT_RUN, "failed: ValueError: no"),
+        (NOT_RUN, "no such trial in the store"),
+    ]
+
+
+def test_options_must_be_those_of_the_cell(empty):
+    empty.append(row("t", method_options='{"group_size":2}', method="basis_sharing"))
+    want = {"method": "basis_sharing", "ratio": 0.2, "cells": ["90.0"]}
+    assert _verdicts(empty, want | {"options": {"group_size": 4}})[0][0] == NOT_RUN
+    assert _verdicts(empty, want | {"options": {"group_size": 2}})[0][0] == REPRODUCED
+
+
+def test_the_dense_row_comes_first_and_its_disagreement_is_on_top(empty):
+    empty.append(row("d", method="dense", ratio=0.0, measured={"accuracy": 0.5}))
+    dense = {"method": "dense", "ratio": 0.0, "label": "dense", "cells": ["91.0"]}
+    table = paper_table(empty, _paper(SVD | {"cells": ["80.0"]}, dense))
+    assert table.rows[0].labels[0] == "dense"
+    assert (
+        "dense row disagrees in accuracy: measured 50.0, published 91.0"
+        in (table.warnings[0])
+    )
+    assert "dense row disagrees" in render(table, "rich").splitlines()[1]
+
+
+def test_a_substitute_is_headed_as_such_and_gets_no_verdict(empty):
+    empty.append(row("t", model="small", measured={"accuracy": 0.8}))
+    paper = _paper(SVD | {"cells": ["80.0"]})
+    table = paper_table(empty, paper, substitutes={"mlp": "small"})
+    assert table.rows[0].cells[0].verdict == SUBSTITUTE
+    assert table.rows[0].cells[0].text == "80.0"
+    assert table.warnings[0].startswith("Not the paper's models: small stands for mlp")
+    with pytest.raises(StoreError, match=r"no model of p called 'mpl'.*Did you mean"):
+        paper_table(empty, paper, substitutes={"mpl": "small"})
+
+
+def test_a_mean_of_tasks_has_a_hole_where_one_task_has(empty):
+    columns = [
+        {"name": "a", "task": "digits", "metric": "accuracy", "goal": "max"},
+        {"name": "b", "task": "mnist", "metric": "accuracy", "goal": "max"},
+        {"name": "mean", "mean_of": ["a", "b"], "goal": "max"},
+    ]
+    paper = _paper(SVD | {"cells": ["0.9", "0.7", "0.8"]}, columns=columns)
+    empty.append(row("t", measured={"accuracy": 0.9}))
+    assert paper_table(empty, paper).rows[0].cells[2].measured is None
+    empty.append(row("u", task="mnist", measured={"accuracy": 0.7}))
+    mean = paper_table(empty, paper).rows[0].cells[2]
+    assert mean.measured == pytest.approx(0.8)
+    assert mean.verdict == REPRODUCED

@@ -1,0 +1,160 @@
+"""The packaged tables of papers, and YAML files of one's own."""
+
+import csv
+from pathlib import Path
+
+import pytest
+import yaml
+
+from results import papers
+from results.errors import StoreError
+from results.tables.cells import NOT_RUN
+from results.tables.paper import paper_table
+from results.tables.render import render
+
+
+def test_at_least_the_promised_tables_are_packaged():
+    promised = {f"basis_sharing_{i}" for i in range(1, 9)}
+    promised |= {"svd_llm_1", "svd_llm_2", "svd_llm_v2_2", "d_rank_3", "slicegpt_1"}
+    promised |= {"lowrankarena", "sb_gru_1", "dropback_claims", "data_free_claims"}
+    promised |= {"class_exclusion_claims", "tpp_1", "network_slimming", "hrank"}
+    promised |= {"hrankplus", "depgraph_resnet56", "depgraph_vgg19"}
+    promised |= {"variational_dropout", "bayesian_compression", "branchynet_1"}
+    assert promised <= set(papers.names())
+
+
+@pytest.mark.parametrize("name", papers.names())
+def test_a_packaged_table_is_whole(name):
+    table = papers.read(name)
+    assert table.paper
+    assert table.sources
+    assert table.table
+    for number, one in enumerate(table.rows):
+        assert len(one["cells"]) == len(table.columns), number
+        assert all(c is None or isinstance(c, str) for c in one["cells"])
+        assert any(c is not None for c in one["cells"])
+
+
+def test_known_cells_stand_where_the_paper_has_them():
+    # arXiv:2410.03765, Table 1: LLaMA-7B, 20 %, WikiText-2.
+    table = papers.read("basis_sharing_1")
+    cells = {(r["label"], r["printed_ratio"]): r["cells"][0] for r in table.rows}
+    assert cells["Original", "0%"] == "5.68"
+    assert cells["SVD-LLM", "20%"] == "7.94"
+    assert cells["Basis Sharing", "20%"] == "7.74"
+
+
+@pytest.mark.parametrize("name", ["basis_sharing_1", "svd_llm_1", "lowrankarena"])
+def test_printed_means_are_those_of_the_printed_cells(name):
+    # A wrong cell or a wrong list of tasks would show; prints have two digits or three.
+    table = papers.read(name)
+    headings = [column["name"] for column in table.columns]
+    checked = 0
+    for column in table.columns:
+        for one in table.rows if "mean_of" in column else ():
+            cells = [one["cells"][headings.index(part)] for part in column["mean_of"]]
+            mean = one["cells"][headings.index(column["name"])]
+            if mean is not None and None not in cells:
+                assert float(mean) == pytest.approx(
+                    sum(map(float, cells)) / len(cells), abs=0.0105
+                )
+                checked += 1
+    assert checked > 4
+
+
+def test_contradicting_sources_stand_side_by_side():
+    table = papers.read("user_reproductions")
+    same = [
+        (r["cells"][0], table.sources[r["source"]])
+        for r in table.rows
+        if (r["printed_model"], r["label"]) == ("LLaMA2-7B", "SVD-LLM (W)")
+        and r["printed_ratio"] == "20%"
+    ]
+    assert {value for value, _ in same} >= {"8.4544", "8.38", "8.2531"}
+    assert len({source for _, source in same}) > 1
+
+
+@pytest.mark.parametrize("name", papers.names())
+def test_every_packaged_table_prints_in_every_format(stored, name):
+    table = paper_table(stored, papers.read(name), known=[])
+    assert table.verdicts()[NOT_RUN] > 0  # nothing of it is in this store
+    for form in ("rich", "md", "latex", "csv", "html"):
+        assert len(render(table, form)) > 100
+
+
+def test_published_numbers_equal_the_research_file(shared_data):
+    file = shared_data.parent / "research" / "published_tables.csv"
+    if not file.is_file():
+        pytest.skip("the collected numbers are not here")
+    with file.open(newline="") as lines:
+        collected = [r["value"] for r in csv.DictReader(lines)]
+    packaged = [
+        cell
+        for name in papers.names()
+        for r in papers.read(name).rows
+        for cell in r["cells"]
+        if cell is not None
+    ]
+    for value in packaged:
+        collected.remove(value)  # each stands there as often as it is packaged
+    assert len(packaged) > 2000
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1]", "is no mapping"),
+        ("a: [", "is not YAML"),
+        ("titl: x", "Did you mean 'title'"),
+        ("title: x\ncolumns: [{nme: a}]\nrows: [{}]", "Did you mean 'name'"),
+        ("title: x\ncolumns: [{name: a}]\nrows: [{cells: ['1', '2']}]", "has 2 cells"),
+        (
+            "title: x\ncolumns: [{name: a, mean_of: [b]}]\nrows: [{}]",
+            "no measured column 'b'",
+        ),
+        (
+            "title: x\ncolumns: [{name: a, goal: maximize}]\nrows: [{}]",
+            "goal is 'maximize', not min or max",
+        ),
+        (
+            "title: x\ncolumns: [{name: a}]\nrows: [{cells: ['90,3']}]",
+            "'90,3' has a comma",
+        ),
+    ],
+)
+def test_a_yaml_of_ones_own_is_checked(tmp_path, text, message):
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(StoreError, match=message):
+        papers.read(str(tmp_path / "mine.yaml"))
+
+
+def test_a_yaml_of_ones_own_is_a_table(stored, tmp_path):
+    mine = {
+        "title": "Mine",
+        "columns": [
+            {"name": "acc", "task": "digits", "metric": "accuracy", "goal": "max"}
+        ],
+        "rows": [{"label": "svd", "model": "mlp", "method": "svd", "ratio": 0.2}],
+    }
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(mine))
+    table = paper_table(stored, papers.read(str(path)))
+    assert table.rows[0].cells[0].seeds == 3
+
+
+def test_an_unknown_paper_offers_the_nearest():
+    with pytest.raises(StoreError, match="Did you mean 'basis_sharing_1'"):
+        papers.read("basis_sharing_11")
+
+
+def test_the_catalogue_lists_every_table():
+    rows = papers.catalogue()
+    assert [r["table"] for r in rows] == papers.names()
+    assert sum(r["numbers"] for r in rows) > 2000
+
+
+def test_the_models_file_maps_names_to_lists():
+    folder = Path(papers.__file__).parent
+    models = yaml.safe_load((folder / "_models.yaml").read_text())
+    assert "jeffwan/llama-7b-hf" in papers.model_ids("llama-7b")
+    assert all(isinstance(ids, list) for ids in models.values())

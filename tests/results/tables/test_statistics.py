@@ -1,0 +1,132 @@
+"""Each formula against a hand-worked case or a second implementation."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from results.tables import statistics
+
+
+def test_the_mean_interval_is_students():
+    # 2, 4, 6: mean 4, deviation 2, error 2 / sqrt(3); t(0.975, 2) = 4.302653.
+    found = statistics.mean_interval([2.0, 4.0, 6.0])
+    reach = 4.302653 * 2 / math.sqrt(3)
+    assert found.mean == 4
+    assert (found.low, found.high) == pytest.approx((4 - reach, 4 + reach), rel=1e-6)
+
+
+def test_one_value_has_an_interval_without_width():
+    found = statistics.mean_interval([0.7])
+    assert (found.low, found.high, found.n) == (0.7, 0.7, 1)
+
+
+def test_mcnemar_is_the_exact_binomial():
+    # 8 samples only a is right on, 2 only b: 2 (1 + 10 + 45) / 2^10 = 112 / 1024.
+    a = [1] * 8 + [0] * 2 + [1] * 5
+    b = [0] * 8 + [1] * 2 + [1] * 5
+    assert statistics.mcnemar(a, b) == pytest.approx(112 / 1024)
+    assert statistics.mcnemar(b, a) == pytest.approx(112 / 1024)
+    assert statistics.mcnemar(a, a) == 1.0
+
+
+def test_the_bootstrap_agrees_with_all_resamples_of_a_small_case():
+    # Every one of the 4^4 resamples of the centred differences, counted by hand.
+    a, b = [3.0, 5.0, 4.0, 6.0], [2.0, 5.0, 1.0, 5.0]
+    differences = np.subtract(a, b)
+    centred = differences - differences.mean()
+    means = [np.mean(pick) for pick in itertools.product(centred, repeat=4)]
+    exact = np.mean(np.abs(means) >= abs(differences.mean()) - 1e-12)
+    found = statistics.paired_bootstrap(a, b, draws=100_000)
+    assert found == pytest.approx(exact, abs=0.005)
+
+
+def test_the_bootstrap_agrees_with_students_paired_test_on_many_samples():
+    random = np.random.default_rng(1)
+    a = random.normal(0.0, 1.0, 400)
+    b = a + random.normal(0.08, 1.0, 400)
+    differences = a - b
+    t = abs(differences.mean()) / (differences.std(ddof=1) / 400**0.5)
+    found = statistics.paired_bootstrap(a, b, draws=20_000)
+    assert found == pytest.approx(2 * stats.t.sf(t, 399), abs=0.01)
+
+
+def test_the_bootstrap_never_says_zero_and_knows_equal_systems():
+    assert statistics.paired_bootstrap([2.0] * 9, [1.0] * 9, draws=99) == 0.01
+    assert statistics.paired_bootstrap([1.0, 2.0], [1.0, 2.0]) == 1.0
+
+
+@pytest.mark.parametrize("lengths", [(2, 3), (0, 0)])
+def test_unpaired_values_are_refused(lengths):
+    with pytest.raises(ValueError, match="equal lengths"):
+        statistics.mcnemar([1] * lengths[0], [1] * lengths[1])
+
+
+def test_compare_takes_mcnemar_for_right_and_wrong_only():
+    assert statistics.compare([1.0, 0.0], [0.0, 0.0])[1] == "mcnemar"
+    assert statistics.compare([1.0, 0.5], [0.0, 0.0])[1] == "bootstrap"
+
+
+def test_holm_is_the_step_down_of_the_paper():
+    # Sorted: 0.005*4=0.02, 0.01*3=0.03, 0.03*2=0.06, 0.04*1=0.04 -> 0.06.
+    assert statistics.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx(
+        [0.03, 0.06, 0.06, 0.02]
+    )
+    assert statistics.holm([0.5, 0.9]) == [1.0, 1.0]
+    assert statistics.holm([]) == []
+
+
+def test_holm_is_between_no_correction_and_bonferroni():
+    p = np.random.default_rng(0).random(20) ** 3
+    corrected = np.array(statistics.holm(p))
+    assert (corrected >= p).all()
+    assert (corrected <= np.minimum(1, 20 * p) + 1e-12).all()
+
+
+def test_the_front_is_what_brute_force_finds():
+    random = np.random.default_rng(0)
+    quality = random.integers(0, 6, 60)
+    size = random.integers(0, 6, 60)
+    wanted = [
+        not any(
+            q >= quality[i] and s <= size[i] and (q > quality[i] or s < size[i])
+            for q, s in zip(quality, size, strict=True)
+        )
+        for i in range(60)
+    ]
+    assert statistics.on_front(quality, size).tolist() == wanted
+
+
+def test_front_probability_is_normal_theory_for_two_points():
+    # The larger point stays on the front iff it draws a higher quality:
+    # P(N(1, 1) > N(0, 1)) = Phi(1 / sqrt(2)).
+    found = statistics.front_probability([0.0, 1.0], [1.0, 1.0], [1, 2], draws=20_000)
+    assert found[0] == 1.0  # the smallest is always on the front
+    assert found[1] == pytest.approx(stats.norm.cdf(1 / math.sqrt(2)), abs=0.01)
+
+
+def test_without_errors_the_front_is_certain():
+    found = statistics.front_probability([1.0, 0.5], [0.0, math.nan], [1, 2], draws=10)
+    assert found.tolist() == [1.0, 0.0]
+
+
+def test_the_critical_difference_of_demsar():
+    # Demsar 2006, section 3.2.2: 4 classifiers, 14 data sets, q(0.05) = 2.569:
+    # CD = 2.569 sqrt(4 * 5 / (6 * 14)) = 1.25.
+    random = np.random.default_rng(0)
+    scores = {name: random.random(14).tolist() for name in "abcd"}
+    found = statistics.critical_difference(scores)
+    assert found.critical_difference == pytest.approx(1.25, abs=0.005)
+    assert sum(found.mean.values()) == pytest.approx(10)
+
+
+def test_ranks_share_ties_and_the_best_is_one():
+    scores = {"a": [0.9, 0.9, 0.9], "b": [0.5, 0.5, 0.5], "c": [0.5, 0.5, 0.5]}
+    assert statistics.critical_difference(scores).mean == {"a": 1.0, "b": 2.5, "c": 2.5}
+
+
+def test_ranks_of_one_method_are_refused():
+    with pytest.raises(ValueError, match="two methods"):
+        statistics.critical_difference({"a": [1.0, 2.0]})
