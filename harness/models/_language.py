@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from harness.core import BenchError, Model
 from harness.toolkit.roles import LANGUAGE_MODEL
+from harness.toolkit.tensor_files import own_memory
 from harness.toolkit.untrusted import refuse_bomb
 
 EXAMPLE_TOKENS = 128  # multiply-adds are counted over one window of this length
@@ -53,7 +54,7 @@ def wrap(name: str, net: nn.Module, tokenizer: Any) -> Model:
 
     model = Model(
         name=name,
-        net=net.eval(),
+        net=own_memory(net).eval(),
         kind="causal_lm",
         roles=LANGUAGE_MODEL,
         example=example,

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from harness.core import BenchError, Context, Model
 from harness.options import build
@@ -24,6 +24,7 @@ from harness.planning.plan import Artifact, configured
 from harness.planning.trial import Part
 from harness.running.failures import TimedOut, classify
 from harness.toolkit import devices
+from harness.toolkit.tensor_files import read_tensors
 from results.errors import StoreError
 from results.storage import artifacts as shelf
 from results.storage.folder import explained
@@ -111,7 +112,7 @@ def load_model(part: Part, dtype: str, store: Store, dense: Artifact | None) -> 
             raise BenchError(f"the artifact {dense.id} is not in {store.uri}")
         data = task_data(_task(dense))
         model = family.build(data.shape, dense.seed)
-        model.net.load_state_dict(load_file(folder / "model.safetensors"))
+        model.net.load_state_dict(read_tensors(folder / "model.safetensors"))
     model.net.to(device=devices.pick(), dtype=getattr(torch, dtype)).eval()
     return replace(model, name=part.name)
 

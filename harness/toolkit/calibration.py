@@ -59,9 +59,9 @@ class Calibration:
     @property
     def tokens(self) -> Tensor:
         """The windows, shape ``(N, L)``."""
-        from safetensors.torch import load_file
+        from harness.toolkit.tensor_files import read_tensor
 
-        return load_file(self.folder / _TOKENS)["tokens"]
+        return read_tensor(self.folder / _TOKENS, "tokens")
 
     def site_of(self, layer: str) -> str:
         """The input site that a matrix reads; matrices of one site read one tensor.
@@ -97,13 +97,11 @@ class Calibration:
         return self._read(layer, "abs")
 
     def _read(self, layer: str, what: str) -> Tensor:
-        from safetensors import safe_open
+        from harness.toolkit.tensor_files import read_tensor
 
         site = self.site_of(layer)
         path = self.folder / self.index["files"][site]
-        with safe_open(path, framework="pt") as file:
-            value: Tensor = file.get_tensor(f"{site}.{what}")
-        return value
+        return read_tensor(path, f"{site}.{what}")
 
 
 def sample(ids: Tensor, spec: CalibrationSpec) -> Tensor:

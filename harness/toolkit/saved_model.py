@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from harness.core import BenchError, Model
 from harness.registry import discover, resolve
+from harness.toolkit.tensor_files import read_tensors
 from harness.toolkit.untrusted import BROKEN, MAX_REASON, Budget, read_form
 
 FORMAT = 1
@@ -186,7 +187,7 @@ def load(folder: Path) -> Model:
         with Budget((folder / WEIGHTS).stat().st_size, str(path)):
             skeleton = _skeleton(form["origin"], folder)
             net = _rebuilt(skeleton.net, form)
-        _fill(net, form, load_file(folder / WEIGHTS))
+        _fill(net, form, read_tensors(folder / WEIGHTS))
     except BROKEN as why:
         raise BenchError(
             f"{folder} holds no network that can be rebuilt: {type(why).__name__}: "

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -20,6 +20,7 @@ from torch.nn import functional
 from harness.core import Context, Measurement, NotFinite
 from harness.options import dumps
 from harness.toolkit.recipe import Recipe
+from harness.toolkit.tensor_files import read_header, read_tensors
 
 __all__ = ["Examples", "Objective", "Recipe", "predict", "quiet_seed", "train"]
 
@@ -341,9 +342,7 @@ class _Training:
         if path is None or not path.is_file():
             return
         try:
-            with safe_open(path, framework="pt") as file:
-                header = file.metadata()
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            header, tensors = read_header(path), read_tensors(path)
         except (SafetensorError, OSError):
             return  # half a file of another time: begin again
         if header.get("key") != self._key():

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from harness.core import Model
-from tasks._images import classification
+from tasks._images.classification import classification
 from tasks.digits import Digits
 
 

@@ -13,7 +13,7 @@ from harness.planning.resources import Resources
 def cluster(monkeypatch):
     """A cluster of the given nodes, as Ray describes one."""
 
-    def has(*nodes: dict[str, float]) -> None:
+    def has(*wanted: dict[str, float]) -> None:
         described = [
             {
                 "Alive": True,
@@ -21,10 +21,10 @@ def cluster(monkeypatch):
                 "NodeManagerHostname": f"host{i}",
                 "Resources": node,
             }
-            for i, node in enumerate(nodes)
+            for i, node in enumerate(wanted)
         ]
         dead = {"Alive": False, "Resources": {"CPU": 999.0, "GPU": 999.0}}
-        total = {key: 1.0 for node in nodes for key in node}
+        total = {key: 1.0 for node in wanted for key in node}
         monkeypatch.setattr(nodes.ray, "nodes", lambda: [*described, dead])
         monkeypatch.setattr(nodes.ray, "cluster_resources", lambda: total)
 
