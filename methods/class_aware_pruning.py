@@ -15,7 +15,7 @@ from harness.core import BenchError, Context, Measurement, Model, Unsupported
 from harness.registry import method
 from harness.toolkit.training import Objective, Recipe, predict, train
 from methods._kernels.filters import surgery
-from methods.taylor import activations_and_gradients
+from methods._kernels.filters.activations import activations_and_gradients
 
 Reduce = Literal["sum_then_max", "max_then_sum"]
 _TIE = 1e-6  # weight of what tells equal scores apart

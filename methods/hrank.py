@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from harness.registry import method
 from methods._kernels.filters import surgery
+from methods._kernels.filters.activations import outputs
 from methods._kernels.filters.scored import Scored
-from methods.taylor import outputs
 
 
 @method(

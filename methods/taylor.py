@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import torch
@@ -12,6 +11,7 @@ from torch.nn import functional
 from harness.core import Context, Model
 from harness.registry import method
 from methods._kernels.filters import surgery
+from methods._kernels.filters.activations import activations_and_gradients
 from methods._kernels.filters.scored import Scored
 
 On = Literal["gate", "activation", "weights"]
@@ -51,61 +51,6 @@ class Taylor(Scored):
         if self.on == "activation":
             scores = {n: s / s.norm().clamp_min(1e-30) for n, s in scores.items()}
         return scores
-
-
-def outputs(
-    net: nn.Module, modules: dict[str, nn.Module], images: Tensor
-) -> tuple[dict[str, Tensor], Tensor]:
-    """Outputs of modules, and of the network.
-
-    Args:
-        net: In ``eval`` mode.
-        modules: Modules of ``net`` by any names.
-        images: One batch.
-
-    Returns:
-        The outputs by name, and the logits.
-    """
-    found: dict[str, Tensor] = {}
-
-    def keep(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: object, output: Tensor) -> None:
-            found[name] = output
-
-        return hook
-
-    handles = [m.register_forward_hook(keep(name)) for name, m in modules.items()]
-    try:
-        return found, net(images)
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def activations_and_gradients(
-    net: nn.Module,
-    modules: dict[str, nn.Module],
-    images: Tensor,
-    labels: Tensor,
-) -> dict[str, tuple[Tensor, Tensor]]:
-    """Outputs of modules and the loss's gradients by them.
-
-    Args:
-        net: In ``eval`` mode.
-        modules: Modules of ``net`` by any names.
-        images: One batch.
-        labels: Of the batch; the loss is the mean cross-entropy.
-
-    Returns:
-        By name, two tensors of the shape of the output.
-    """
-    found, logits = outputs(net, modules, images)
-    loss = functional.cross_entropy(logits, labels)
-    gradients = torch.autograd.grad(loss, list(found.values()))
-    return {
-        name: (output.detach(), gradient)
-        for (name, output), gradient in zip(found.items(), gradients, strict=True)
-    }
 
 
 def _gates(
