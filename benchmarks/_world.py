@@ -15,7 +15,7 @@ from statistics import NormalDist
 
 from harness.planning.messages import Event, Job
 from harness.planning.plan import Artifact, Bundle
-from harness.planning.resources import Ask
+from harness.planning.resources import ResourceRequest
 from harness.planning.trial import Part, Trial
 from harness.scheduling.hardware import Device
 from harness.scheduling.history import History
@@ -100,7 +100,7 @@ class World:
     def step(self, step: str, trial: Trial, subject: Part | None) -> float:
         """Seconds of one step of one trial."""
         mid = step_seconds(
-            step, trial.method, self.params(trial.model), self.device.pace()
+            step, trial.method, self.params(trial.model), self.device.relative_speed()
         ).mid
         who = "" if subject is None else subject.label
         hidden = self.factor(HIDDEN, step, who, trial.model.name)
@@ -134,28 +134,30 @@ class World:
         """Seconds of an artifact."""
         if artifact.id not in self._built:
             mid = artifact_seconds(
-                artifact, self.params(artifact.model), self.device.pace()
+                artifact, self.params(artifact.model), self.device.relative_speed()
             ).mid
             hidden = self.factor(HIDDEN, artifact.kind, artifact.model.name)
             once = self.factor(self.scatter, artifact.id)
             self._built[artifact.id] = mid * hidden * once
         return self._built[artifact.id]
 
-    def job(self, job: Job, ask: Ask, node: int) -> tuple[float, list[Event]]:
+    def job(
+        self, job: Job, request: ResourceRequest, node: int
+    ) -> tuple[float, list[Event]]:
         """Seconds of a job and what it reports."""
         began = time.perf_counter()
         try:
-            return self._job(job, ask)
+            return self._job(job, request)
         finally:
             self.spent += time.perf_counter() - began
 
-    def _job(self, job: Job, ask: Ask) -> tuple[float, list[Event]]:
+    def _job(self, job: Job, request: ResourceRequest) -> tuple[float, list[Event]]:
         peak = self.peak(job.bundle)
         weights = 4.0 * self.params(job.bundle.trials[0].model)
         found = self.took(job.bundle)
         seconds, events = 0.0, []
         for trial, steps in zip(job.bundle.trials, found, strict=True):
-            if peak + CONTEXT > ask.gpus * (self.device.bytes or 0):
+            if peak + CONTEXT > request.gpus * (self.device.bytes or 0):
                 took = steps.get("load_seconds", 0.0)
                 seconds += took
                 ended = _ended(trial, "out_of_memory", "oom")

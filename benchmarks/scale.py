@@ -39,7 +39,7 @@ from harness.planning import plan as plans
 from harness.planning.configured_plugin import tolerate_unseen
 from harness.planning.messages import Job
 from harness.planning.plan import Bundle, Plan
-from harness.planning.resources import Ask, Resources
+from harness.planning.resources import ResourceRequest, Resources
 from harness.running.driver import Clock, Driver
 from harness.scheduling.hardware import Cluster, parse
 from harness.scheduling.packing import LEAST, Packer
@@ -159,9 +159,11 @@ def history(plan: Plan, world: World, share: float) -> Predictor:
     for bundle in plan.bundles:
         if rng.random() < share:
             trials = {t.id: t for t in bundle.trials}
-            for event in world.job(_job(bundle), Ask(cpus=1, gpus=1), 0)[1]:
+            for event in world.job(_job(bundle), ResourceRequest(cpus=1, gpus=1), 0)[1]:
                 if event.numbers:
-                    packer.learn(trials[event.trial], Ask(cpus=1, gpus=1), event)
+                    packer.learn(
+                        trials[event.trial], ResourceRequest(cpus=1, gpus=1), event
+                    )
     predictor.learnt = 0
     return predictor
 

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from harness.planning.messages import Event, Job
 from harness.planning.trial import Trial
+from harness.scheduling.interval import format_duration
 
 STYLES = {"ok": "green", "unsupported": "yellow", "lost": "yellow"}
 RECENT = 30.0  # seconds over which the rate is taken
@@ -101,8 +102,8 @@ class View:
         rate = self.rate()
         if not rate:
             return "first results to come"
-        left = span(max(0, self.total - self.done) / rate)
-        each = f"{rate:.1f}/s" if rate >= 1 else f"{span(1 / rate)} each"
+        left = format_duration(max(0, self.total - self.done) / rate)
+        each = f"{rate:.1f}/s" if rate >= 1 else f"{format_duration(1 / rate)} each"
         return f"{each}, {left} left"
 
     def _line(self, trial: Trial, event: Event) -> Text:
@@ -111,7 +112,7 @@ class View:
         line.append(event.status, style=f"bold {style}")
         line.append(f" {trial}", style="")
         line.append(f"  {event.headline}", style=style)
-        line.append(f"  {span(event.seconds)}", style="dim")
+        line.append(f"  {format_duration(event.seconds)}", style="dim")
         return line
 
     def _speaks(self, *, always: bool) -> bool:
@@ -133,26 +134,10 @@ class View:
         self._bar.update(self._task, completed=self.done, pace=self.pace())
         rows = Table.grid(padding=(0, 2))
         for trial, since in list(self._running.values())[:8]:
-            clock = Text(span(time.monotonic() - since), style="cyan")
+            clock = Text(format_duration(time.monotonic() - since), style="cyan")
             rows.add_row(clock, Text(str(trial), overflow="ellipsis", no_wrap=True))
         counted = Text("  ").join(
             Text(f"{n} {status}", style=STYLES.get(status, "red"))
             for status, n in sorted(self.counts.items())
         )
         return Group(self._bar.get_renderable(), counted, rows, *self._failures)
-
-
-def span(seconds: float) -> str:
-    """Seconds as a person reads them.
-
-    >>> span(0.0312), span(12.3), span(75), span(7384)
-    ('31 ms', '12.3 s', '1 min 15 s', '2 h 03 min')
-    """
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes = int(seconds // 60)
-    if minutes < 60:
-        return f"{minutes} min {int(seconds % 60):02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"

@@ -355,8 +355,8 @@ def _table(made: Plan, console: Console) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from harness.cli.live_view import span
     from harness.planning.resources import gigabytes
+    from harness.scheduling.interval import format_duration
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("method", "model", "tasks", "ratios", "seed", "asks for"):
@@ -368,7 +368,7 @@ def _table(made: Plan, console: Console) -> None:
         if asked.device_bytes:
             wants += f", {gigabytes(asked.device_bytes)} of a device"
         if asked.seconds:
-            wants += f", {span(asked.seconds)}"
+            wants += f", {format_duration(asked.seconds)}"
         table.add_row(
             first.method.label,
             first.model.label,

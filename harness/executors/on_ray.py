@@ -19,11 +19,11 @@ from harness.executors.joining import Pulse
 from harness.executors.looker import Looker
 from harness.planning.messages import ArtifactJob, Built, Event, Job
 from harness.planning.plan import Artifact, Bundle
-from harness.planning.resources import Ask, shortage
+from harness.planning.resources import ResourceRequest, shortage
 from harness.scheduling.hardware import Cluster
 from harness.scheduling.packing import Packer, Window
 from harness.scheduling.predictor import Predictor
-from harness.scheduling.work_stealing import Recall
+from harness.scheduling.work_stealing import WorkStealing
 from results.errors import StoreError
 from results.storage import leases
 from results.storage.folder import patience
@@ -39,17 +39,17 @@ FreeMemory = Callable[[], tuple[int | None, int, int]]
 
 
 def _stream(
-    job: Job, ask: Ask, free: FreeMemory | None, *built: Built
+    job: Job, request: ResourceRequest, free: FreeMemory | None, *built: Built
 ) -> Iterator[list[Event]]:
     """A worker's task: the bundle's events, those of quick trials in batches."""
-    _take_place(ask.gpus)
+    _take_place(request.gpus)
     from harness.running import worker
     from harness.toolkit import devices
 
     device, host, held = (free or devices.free)()
-    short = shortage(ask, device, host, held)
+    short = shortage(request, device, host, held)
     if short is not None:
-        yield [_crashed("cancelled", "crowded", short)]
+        yield [_crashed("cancelled", "insufficient_memory", short)]
         return
     began = flushed = time.perf_counter()
     waiting: list[Event] = []
@@ -96,7 +96,7 @@ class _Running:
     """A job on a worker, as the driver sees it."""
 
     job: Job
-    ask: Ask
+    request: ResourceRequest
     stream: Any
     trial: str = ""  # in hand, as far as reported
     since: float = field(default_factory=time.monotonic)
@@ -139,7 +139,7 @@ class OnRay:
         self._free = free
         self._looked = time.monotonic()
         self._window = Window(self.packer)
-        self._recall = Recall(self.packer)
+        self._stealing = WorkStealing(self.packer)
         self._blamed: dict[str, set[str]] = {}
         self._artifacts: dict[str, Any] = {}
         self._building: dict[Any, str] = {}
@@ -159,7 +159,7 @@ class OnRay:
                 machine that does not see the store or lacks code.
         """
         nodes.refuse_misfits(bundles)
-        wrong = self.packer.mistakes(bundles)
+        wrong = self.packer.unsatisfiable(bundles)
         if wrong:
             raise BenchError(*wrong)
         if not self._local:
@@ -209,23 +209,23 @@ class OnRay:
 
     def _submit(self, job: Job) -> None:
         bundle = job.bundle
-        ask = self.packer.ask(bundle)
-        options = self._options(ask)
-        built = [self._artifact(a, job, ask) for a in bundle.artifacts]
-        task = self._streams[ask.gpus > 0].options(**options)
-        stream = task.remote(job, ask, self._free, *built)
-        self._running[stream] = _Running(job=job, ask=ask, stream=stream)
-        self._recall.add(stream, bundle)
+        request = self.packer.request(bundle)
+        options = self._options(request)
+        built = [self._artifact(a, job, request) for a in bundle.artifacts]
+        task = self._streams[request.gpus > 0].options(**options)
+        stream = task.remote(job, request, self._free, *built)
+        self._running[stream] = _Running(job=job, request=request, stream=stream)
+        self._stealing.add(stream, bundle)
         waits = {a.id for a in bundle.artifacts} & set(self._building.values())
-        self._window.add(stream, ask, waits)
+        self._window.add(stream, request, waits)
 
     def _ask_back(self) -> None:
         """Slots are idle: have long bundles give up what they have not begun."""
-        for stream, trials in self._recall.due(time.monotonic()).items():
+        for stream, trials in self._stealing.due(time.monotonic()).items():
             job = self._running[stream].job
             leases.recall(open_store(job.store), job.name, trials)
 
-    def _artifact(self, artifact: Artifact, job: Job, ask: Ask) -> Any:
+    def _artifact(self, artifact: Artifact, job: Job, request: ResourceRequest) -> Any:
         """The reference of an artifact, which is built once for all jobs."""
         if artifact.id not in self._artifacts:
             work = ArtifactJob(
@@ -234,21 +234,21 @@ class OnRay:
                 cpus=job.bundle.resources.cpus,
                 run=job.run,
             )
-            options = self._options(replace(ask, cpus=work.cpus))
-            task = self._builds[ask.gpus > 0].options(**options)
-            ref = task.remote(work, ask.gpus)
+            options = self._options(replace(request, cpus=work.cpus))
+            task = self._builds[request.gpus > 0].options(**options)
+            ref = task.remote(work, request.gpus)
             self._artifacts[artifact.id] = ref
             self._building[ref] = artifact.id
-            self._window.add(ref, ask)
+            self._window.add(ref, request)
         return self._artifacts[artifact.id]
 
-    def _options(self, ask: Ask) -> dict[str, Any]:
-        """An ask in Ray's words, away from nodes that failed again and again."""
-        options: dict[str, Any] = {"num_cpus": ask.cpus, "num_gpus": ask.gpus}
-        if ask.memory is not None:
-            options["memory"] = ask.memory
-        if ask.device is not None:
-            options["accelerator_type"] = ask.device
+    def _options(self, request: ResourceRequest) -> dict[str, Any]:
+        """A request as options of a Ray task; avoids nodes that failed repeatedly."""
+        options: dict[str, Any] = {"num_cpus": request.cpus, "num_gpus": request.gpus}
+        if request.memory is not None:
+            options["memory"] = request.memory
+        if request.device is not None:
+            options["accelerator_type"] = request.device
         bad = [n for n, jobs in self._blamed.items() if len(jobs) >= TOO_OFTEN]
         if bad:
             selector = {"ray.io/node-id": f"!in({','.join(bad)})"}
@@ -300,20 +300,20 @@ class OnRay:
             self._forget_artifacts(one.job)  # a crash there is built again
             crash = _crash(why, overstayed=one.overstayed)
             return [self._blame(one.job, crash)]
-        events = self._recall.hear(one.stream, events)
+        events = self._stealing.observe(one.stream, events)
         for event in events:
             if event.what == "started":
                 one.trial, one.since = event.trial, time.monotonic()
             elif event.error_class in ("oom", "infra"):
                 self._forget_artifacts(one.job)  # their failure may be what it tells
             elif event.numbers:
-                self.packer.learn(one.job.trial(event.trial), one.ask, event)
+                self.packer.learn(one.job.trial(event.trial), one.request, event)
         return events
 
     def _drop(self, one: _Running) -> None:
         del self._running[one.stream]
         self._window.drop(one.stream)
-        if self._recall.drop(one.stream):
+        if self._stealing.drop(one.stream):
             leases.forget(open_store(one.job.store), f"{one.job.name}.back")
 
     def _forget_artifacts(self, job: Job) -> None:

@@ -55,16 +55,19 @@ class Artifact:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Shape:
-    """What a bundle's time, memory and slot depend on; equal ones are one object.
+class CostClass:
+    """Everything that a bundle's time and memory depend on.
+
+    Bundles of one class have equal predictions and equal resource requests. Equal
+    classes are one object, so that they are compared by identity.
 
     Args:
-        first: A trial that stands for all: of their method, model, dtype, calibration.
-        tasks: Each with how many of the trials are its.
-        ratios: How many there are.
-        resources: Of the bundle, as are the last two.
-        exclusive: It gets its device alone.
-        lied: How often it needed more than was predicted.
+        first: One trial of the bundle; all share its method, model, dtype, calibration.
+        tasks: Each task with the number of trials that evaluate it.
+        ratios: The number of different ratios.
+        resources: The resources that the grid states for the bundle.
+        exclusive: Whether the bundle needs a device alone.
+        underestimated: How often it needed more memory than was predicted.
     """
 
     first: Trial
@@ -72,32 +75,35 @@ class Shape:
     ratios: int
     resources: Resources
     exclusive: bool
-    lied: int
+    underestimated: int
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Unpickled, it is the one object of that process."""
-        asked = (self.resources, self.exclusive, self.lied)
+        """Unpickle as the one object that stands for this class in the process."""
+        asked = (self.resources, self.exclusive, self.underestimated)
         return _interned, (self.first, self.tasks, self.ratios, *asked)
 
 
-_SHAPES: dict[tuple[Any, ...], Shape] = {}
+_COST_CLASSES: dict[tuple[Any, ...], CostClass] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bundle:
     """Trials that share one load, one fit, and one compression a ratio.
 
-    ``trials`` are in the order in which they run: by ratio, then by task; ``lied`` is
-    how often they needed more than was predicted, in this run.
+    ``trials`` are in the order in which they run: by ratio, then by task;
+    ``underestimated`` counts how often in this run they needed more memory than was
+    predicted.
     """
 
     trials: tuple[Trial, ...]
     artifacts: tuple[Artifact, ...]
     resources: Resources
     exclusive: bool = False
-    lied: int = 0
+    underestimated: int = 0
     _id: str = field(init=False, compare=False, repr=False, default="")
-    _shape: Shape | None = field(init=False, compare=False, repr=False, default=None)
+    _cost_class: CostClass | None = field(
+        init=False, compare=False, repr=False, default=None
+    )
 
     @property
     def id(self) -> str:
@@ -109,12 +115,12 @@ class Bundle:
         return self._id
 
     @property
-    def shape(self) -> Shape:
-        """What its time, memory and slot depend on; a grid has few different ones."""
-        if self._shape is None:
-            object.__setattr__(self, "_shape", _shape(self))
-        assert self._shape is not None
-        return self._shape
+    def cost_class(self) -> CostClass:
+        """Its cost class; a grid has few different ones."""
+        if self._cost_class is None:
+            object.__setattr__(self, "_cost_class", _cost_class(self))
+        assert self._cost_class is not None
+        return self._cost_class
 
     def part(self, trials: tuple[Trial, ...]) -> Bundle:
         """A bundle of some of the trials."""
@@ -123,7 +129,7 @@ class Bundle:
             artifacts=self.artifacts,
             resources=self.resources,
             exclusive=self.exclusive,
-            lied=self.lied,
+            underestimated=self.underestimated,
         )
 
     def without(self, done: Iterable[str]) -> Bundle | None:
@@ -133,21 +139,21 @@ class Bundle:
         return self.part(left) if left else None
 
 
-def _shape(bundle: Bundle) -> Shape:
+def _cost_class(bundle: Bundle) -> CostClass:
     first = bundle.trials[0]
     tasks: dict[Part, int] = {}
     for trial in bundle.trials:
         tasks[trial.task] = tasks.get(trial.task, 0) + 1
     ratios = len({t.ratio for t in bundle.trials})
-    asked = (bundle.resources, bundle.exclusive, bundle.lied)
+    asked = (bundle.resources, bundle.exclusive, bundle.underestimated)
     return _interned(first, tuple(tasks.items()), ratios, *asked)
 
 
-def _interned(first: Trial, *rest: Any) -> Shape:
+def _interned(first: Trial, *rest: Any) -> CostClass:
     key = (first.method, first.model, first.dtype, first.calibration, *rest)
-    if key not in _SHAPES:
-        _SHAPES[key] = Shape(first, *rest)
-    return _SHAPES[key]
+    if key not in _COST_CLASSES:
+        _COST_CLASSES[key] = CostClass(first, *rest)
+    return _COST_CLASSES[key]
 
 
 @dataclass(slots=True, kw_only=True)

@@ -178,7 +178,7 @@ def read(value: Any) -> tuple[Rules, list[str]]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
+class ResourceRequest:
     """What a bundle takes of the cluster while it runs.
 
     Args:
@@ -199,7 +199,7 @@ class Ask:
     host_bytes: int | None = None
 
     def __str__(self) -> str:
-        """As a grid would ask for it."""
+        """The request in the words of a grid."""
         parts = {"cpus": f"{self.cpus:g}", "gpus": f"{self.gpus:g}"}
         if self.memory:
             parts["memory"] = gigabytes(self.memory)
@@ -208,12 +208,15 @@ class Ask:
 
 
 def shortage(
-    ask: Ask, device_free: int | None, host_free: int | None, held: int = 0
+    request: ResourceRequest,
+    device_free: int | None,
+    host_free: int | None,
+    held: int = 0,
 ) -> str | None:
     """Why a bundle cannot start where it was put, or None.
 
     Args:
-        ask: What it was promised.
+        request: What it was promised.
         device_free: Bytes that are really free on its device; None on a CPU.
         host_free: Bytes that the host can still give; None where nobody knows.
         held: Host bytes that the worker has already.
@@ -222,8 +225,12 @@ def shortage(
         One sentence.
     """
     for what, wanted, free in (
-        ("device", ask.device_bytes, device_free),
-        ("host", None if ask.host_bytes is None else ask.host_bytes - held, host_free),
+        ("device", request.device_bytes, device_free),
+        (
+            "host",
+            None if request.host_bytes is None else request.host_bytes - held,
+            host_free,
+        ),
     ):
         if wanted is not None and free is not None and free < wanted:
             return (

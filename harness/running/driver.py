@@ -25,9 +25,11 @@ from results.storage import leases
 from results.storage.store import Store, new_attempt
 
 # How often a trial is tried in one run, by the class of what ended it; a class that is
-# not here is a fault of the trial's own. ``crowded`` never started: it costs nothing.
-TRIES = {"infra": 3, "oom": 2, "crowded": 6}
-LIED = ("oom", "crowded")  # what shows that a prediction was too small
+# not here is a fault of the trial's own. After ``insufficient_memory`` the trial never
+# started, so that a further try costs nothing.
+TRIES = {"infra": 3, "oom": 2, "insufficient_memory": 6}
+# Error classes that show that a prediction of memory was too small.
+UNDERESTIMATED = ("oom", "insufficient_memory")
 BACKOFF, LONGEST = 1.0, 60.0  # seconds before the first retry; doubles, with jitter
 
 
@@ -278,8 +280,8 @@ class Driver:
         rest = bundle.without(t.id for t in bundle.trials if t.id not in wanted)
         if rest is None:
             return
-        if error_class in LIED:
-            rest = replace(rest, lied=rest.lied + 1)
+        if error_class in UNDERESTIMATED:
+            rest = replace(rest, underestimated=rest.underestimated + 1)
         tries = max(self._tries[t.id, error_class] for t in trials)
         wait = min(LONGEST, BACKOFF * 2.0**tries) * random.uniform(0.5, 1.0)
         due = self.clock.now() + (wait if error_class else 0.0)

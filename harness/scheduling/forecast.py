@@ -5,19 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from harness.cli.live_view import span
 from harness.core import BenchError
 from harness.planning.messages import Event, Job
 from harness.planning.plan import Artifact, Plan
-from harness.planning.resources import Ask, gigabytes
+from harness.planning.resources import ResourceRequest, gigabytes
 from harness.scheduling.hardware import Cluster, Node
+from harness.scheduling.interval import Interval, format_duration
 from harness.scheduling.packing import Packer
-from harness.scheduling.priors import Span
-
-if TYPE_CHECKING:
-    from harness.scheduling.predictor import Predictor
+from harness.scheduling.predictor import Predictor
+from harness.scheduling.simulation import Simulated, placeable
 
 ONE = Cluster(nodes=(Node(cpus=1),))
 
@@ -35,10 +32,10 @@ class Forecast:
         guessed: Trials in whose seconds a prior stands for what was never seen.
     """
 
-    seconds: Span
-    busy: Span
-    device: Span
-    host: Span
+    seconds: Interval
+    busy: Interval
+    device: Interval
+    host: Interval
     shares: float
     guessed: int
 
@@ -52,7 +49,9 @@ class _AsPredicted:
     def build(self, artifact: Artifact) -> float:
         return self.packer.predictor.artifact(artifact, self.packer.device).mid
 
-    def job(self, job: Job, ask: Ask, node: int) -> tuple[float, list[Event]]:
+    def job(
+        self, job: Job, request: ResourceRequest, node: int
+    ) -> tuple[float, list[Event]]:
         return self.packer.need(job.bundle).seconds.mid, []
 
     def outages(self) -> list[tuple[float, int, float]]:
@@ -84,29 +83,27 @@ def forecast(plan: Plan, cluster: Cluster, predictor: Predictor) -> Forecast:
         time = busy = sum(n.seconds.mid for _, n in needs) + sum(built)
     else:
         time, busy = _simulated(plan, packer)
-    asks = [packer.ask(b) for b, _ in needs]
+    requests = [packer.request(b) for b, _ in needs]
     spread = _spread(plan, packer)
     return Forecast(
         seconds=_around(time, spread),
         busy=_around(busy, spread),
         device=max((n.device for _, n in needs), key=lambda s: s.high),
         host=max((n.host for _, n in needs), key=lambda s: s.high),
-        shares=len(asks) / (sum(a.gpus for a in asks) or len(asks)),
+        shares=len(requests) / (sum(a.gpus for a in requests) or len(requests)),
         guessed=sum(len(b.trials) for b, n in needs if n.guessed),
     )
 
 
 def _simulated(plan: Plan, packer: Packer) -> tuple[float, float]:
     """Seconds from the first bundle to the last, and of all devices."""
-    from harness.scheduling.simulation import Simulated, placeable
-
-    wrong = dict.fromkeys(packer.mistakes(plan.bundles))
-    for bundle in {b.shape: b for b in plan.bundles}.values():
-        ask, first = packer.ask(bundle), bundle.trials[0]
-        if not placeable(packer.cluster, ask):
+    wrong = dict.fromkeys(packer.unsatisfiable(plan.bundles))
+    for bundle in {b.cost_class: b for b in plan.bundles}.values():
+        request, first = packer.request(bundle), bundle.trials[0]
+        if not placeable(packer.cluster, request):
             wrong[
                 f"no node of {packer.cluster} has what {first.method.name} on "
-                f"{first.model.name} asks for: {ask}"
+                f"{first.model.name} asks for: {request}"
             ] = None
     if wrong:
         raise BenchError(*wrong)
@@ -121,9 +118,9 @@ def _jobs(plan: Plan, packer: Packer) -> Iterator[Job]:
         yield Job(bundle=bundle, attempts={}, store="", grid="", run="")
 
 
-def _spread(plan: Plan, packer: Packer) -> Span:
+def _spread(plan: Plan, packer: Packer) -> Interval:
     """The whole work as a share of its middle: errors of one kind add up."""
-    kinds: dict[object, Span] = {}
+    kinds: dict[object, Interval] = {}
     for bundle in plan.bundles:
         key = (bundle.trials[0].method, bundle.trials[0].model)
         seconds = packer.need(bundle).seconds
@@ -135,11 +132,11 @@ def _spread(plan: Plan, packer: Packer) -> Span:
     mid = sum(s.mid for s in kinds.values()) or 1.0
     below = math.sqrt(sum((s.mid - s.low) ** 2 for s in kinds.values()))
     above = math.sqrt(sum((s.high - s.mid) ** 2 for s in kinds.values()))
-    return Span(max(0.0, 1 - below / mid), 1.0, 1 + above / mid)
+    return Interval(max(0.0, 1 - below / mid), 1.0, 1 + above / mid)
 
 
-def _around(value: float, spread: Span) -> Span:
-    return Span(value * spread.low, value, value * spread.high)
+def _around(value: float, spread: Interval) -> Interval:
+    return Interval(value * spread.low, value, value * spread.high)
 
 
 def sentences(plan: Plan, cluster: Cluster, predictor: Predictor) -> Iterator[str]:
@@ -183,14 +180,15 @@ def sentences(plan: Plan, cluster: Cluster, predictor: Predictor) -> Iterator[st
         )
 
 
-def _times(value: Span) -> str:
-    return f"{span(value.mid)} ({span(value.low)} to {span(value.high)})"
+def _times(value: Interval) -> str:
+    low, mid, high = map(format_duration, (value.low, value.mid, value.high))
+    return f"{mid} ({low} to {high})"
 
 
-def _hours(value: Span) -> str:
+def _hours(value: Interval) -> str:
     low, mid, high = (v / 3600 for v in (value.low, value.mid, value.high))
     return f"{mid:.3g} ({low:.3g} to {high:.3g})"
 
 
-def _bytes(value: Span) -> str:
+def _bytes(value: Interval) -> str:
     return f"{gigabytes(value.mid)} ({gigabytes(value.low)} to {gigabytes(value.high)})"

@@ -45,7 +45,7 @@ class Device:
     bytes: int | None = None
     tflops: float = UNKNOWN_TFLOPS
 
-    def pace(self, threads: float = 1) -> float:
+    def relative_speed(self, threads: float = 1) -> float:
         """How many times as fast as one processor thread work is taken to go.
 
         The root of the ratio of published speeds: halfway, in orders of magnitude,

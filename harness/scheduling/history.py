@@ -12,7 +12,8 @@ from typing import Any
 from harness.core import BenchError
 from harness.planning.trial import Part, Trial
 from harness.scheduling.hardware import CPU, Device, known
-from harness.scheduling.priors import Span, guessed_params, step_seconds, tokens
+from harness.scheduling.interval import Interval
+from harness.scheduling.priors import guessed_params, step_seconds, tokens
 from results.storage.store import Store
 
 # Step -> what it depends on beside the model.
@@ -36,9 +37,9 @@ class Seen:
         self.low = min(self.low, low * unit)
         self.high = max(self.high, high * unit)
 
-    def span(self) -> Span:
+    def span(self) -> Interval:
         """The mean, between the lowest and the highest tenth."""
-        return Span(self.low, self.total / self.n, self.high)
+        return Interval(self.low, self.total / self.n, self.high)
 
 
 @dataclass(slots=True)
@@ -90,14 +91,16 @@ class History:
             "": ("", ""),
         }
         part = _part(row["method"], options)
-        device, pace = _pace(row["device"], row["threads"], row["peak_device_bytes"])
+        device, speed = _device_and_speed(
+            row["device"], row["threads"], row["peak_device_bytes"]
+        )
         for step, who in STEPS.items():
             found = row[step]
             if found is None:
                 continue
             found_at = places(step, subjects[who], model, row["dtype"], device)
             for level, place in enumerate(found_at):
-                factor = unit(level, pace, (step, part, params))
+                factor = unit(level, speed, (step, part, params))
                 if factor is None:
                     continue
                 if place not in self.seconds:
@@ -184,24 +187,24 @@ def places(
     )
 
 
-def unit(level: int, pace: float, guess: tuple[str, Part, int | None]) -> float | None:
+def unit(level: int, speed: float, guess: tuple[str, Part, int | None]) -> float | None:
     """What seconds are multiplied by to be comparable at a level.
 
     Args:
         level: Index into ``places``.
-        pace: Of the device.
+        speed: Of the device.
         guess: Step, method and parameters: what the prior knows of them.
 
     Returns:
         The factor; None where the prior says nothing.
     """
     if level < 3:
-        return pace if level else 1.0
+        return speed if level else 1.0
     step, method, params = guess
     if not params:
         return None
     try:
-        prior = step_seconds(step, method, params, pace).mid
+        prior = step_seconds(step, method, params, speed).mid
     except BenchError:  # a method of an earlier time, which nobody has now
         return None
     return 1 / prior if prior else None
@@ -223,14 +226,14 @@ def _part(name: str, options: str) -> Part:
     return Part(name=name, plugin=name, options=options)
 
 
-def _pace(
+def _device_and_speed(
     device: str | None, threads: float | None, on_device: Any
 ) -> tuple[str, float]:
-    """The kind of device that a row was measured on, and its pace."""
+    """The kind of device that a row was measured on, and its speed."""
     found = known(device or "")
     if found.name == CPU.name and on_device:  # a GPU by a name that says nothing
         found = Device(name=str(device))
-    return found.name, found.pace(threads or 1)
+    return found.name, found.relative_speed(threads or 1)
 
 
 def _columns() -> Iterable[str]:

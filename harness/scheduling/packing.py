@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from itertools import compress, count
 
 from harness.planning.messages import Event
-from harness.planning.plan import Bundle, Shape
-from harness.planning.resources import Ask, gigabytes
+from harness.planning.plan import Bundle, CostClass
+from harness.planning.resources import ResourceRequest, gigabytes
 from harness.planning.trial import Trial
 from harness.scheduling.hardware import CPU, Cluster, Device
 from harness.scheduling.predictor import Need, Predictor
@@ -52,28 +52,28 @@ class Packer:
         on_cpu = bundle.resources.gpus == 0 or not self.cluster.gpus
         return self.predictor.bundle(bundle, CPU if on_cpu else self.device)
 
-    def ask(self, bundle: Bundle) -> Ask:
+    def request(self, bundle: Bundle) -> ResourceRequest:
         """What a bundle asks for.
 
         A number in the grid is obeyed. Else the device's share is the predicted peak
         with a margin over the device's memory, and host memory the predicted peak.
-        A bundle whose prediction lied before gets its device alone.
+        A bundle whose prediction underestimated before gets its device alone.
 
         Args:
             bundle: The trials.
 
         Returns:
-            The ask.
+            The request.
         """
         asked, need = bundle.resources, self.need(bundle)
-        alone = bundle.exclusive or bundle.lied > 0
+        alone = bundle.exclusive or bundle.underestimated > 0
         gpus, device, wanted = self._devices(bundle, need)
         if alone and gpus:
             gpus = float(math.ceil(gpus))
         cpus = asked.cpus
         if bundle.exclusive and not gpus:
             cpus = max((n.cpus for n in self.cluster.nodes), default=asked.cpus)
-        return Ask(
+        return ResourceRequest(
             cpus=cpus,
             gpus=gpus,
             memory=self._memory(bundle, need),
@@ -108,11 +108,17 @@ class Packer:
     def _memory(self, bundle: Bundle, need: Need) -> int | None:
         asked, most = bundle.resources.bytes, self.cluster.memory
         if asked is not None:
-            wanted = asked * 2**bundle.lied
-            return wanted if not bundle.lied or most is None else min(wanted, most)
+            wanted = asked * 2**bundle.underestimated
+            return (
+                wanted
+                if not bundle.underestimated or most is None
+                else min(wanted, most)
+            )
         if most is None:
             return None
-        wanted = math.ceil(need.host.high * MARGIN / STEP) * STEP * 2**bundle.lied
+        wanted = (
+            math.ceil(need.host.high * MARGIN / STEP) * STEP * 2**bundle.underestimated
+        )
         return int(min(wanted, USABLE * most))
 
     def _host_check(self, bundle: Bundle, need: Need) -> int | None:
@@ -122,12 +128,12 @@ class Packer:
             return None if sure is None else int(sure)
         return int(min(sure, USABLE * most))
 
-    def learn(self, trial: Trial, ask: Ask, event: Event) -> None:
+    def learn(self, trial: Trial, request: ResourceRequest, event: Event) -> None:
         """Let the next prediction know what a trial took."""
-        device = (ask.device or self.device.name) if ask.gpus else CPU.name
+        device = (request.device or self.device.name) if request.gpus else CPU.name
         self.predictor.learn(trial, event.numbers, device)
 
-    def mistakes(self, bundles: Iterable[Bundle]) -> list[str]:
+    def unsatisfiable(self, bundles: Iterable[Bundle]) -> list[str]:
         """Device memory that a grid states and no device has.
 
         Args:
@@ -156,11 +162,11 @@ class Packer:
         """How many bundles like these can run at once, at least 1."""
         if not bundles:
             return 1
-        counts = Counter(b.shape for b in bundles)
+        counts = Counter(b.cost_class for b in bundles)
         used = dict.fromkeys(_capacity(self.cluster), 0.0)
-        for shape, bundle in _some(bundles).items():
-            for name, part in _slot(self.ask(bundle)).items():
-                used[name] += part * counts[shape]
+        for cost_class, bundle in _some(bundles).items():
+            for name, part in _slot(self.request(bundle)).items():
+                used[name] += part * counts[cost_class]
         wide = [
             room * len(bundles) / used[name]
             for name, room in _capacity(self.cluster).items()
@@ -186,12 +192,12 @@ class Packer:
         """
         parts = self._cut(list(bundles))
         built = self._built(bundles)
-        needs = {shape: self.need(b) for shape, b in _some(parts).items()}
+        needs = {cost_class: self.need(b) for cost_class, b in _some(parts).items()}
         self._arranged_at = self.predictor.learnt
 
         def place(bundle: Bundle) -> tuple[bool, float]:
             waits = max((built[a.id] for a in bundle.artifacts), default=0.0)
-            return bundle.exclusive, -(waits + needs[bundle.shape].seconds.mid)
+            return bundle.exclusive, -(waits + needs[bundle.cost_class].seconds.mid)
 
         return sorted(parts, key=place)
 
@@ -209,8 +215,8 @@ class Packer:
 
     def _cut(self, bundles: list[Bundle]) -> list[Bundle]:
         width, order = self.width(bundles), count()
-        known = {shape: self.need(b) for shape, b in _some(bundles).items()}
-        needs = [known[b.shape] for b in bundles]
+        known = {cost_class: self.need(b) for cost_class, b in _some(bundles).items()}
+        needs = [known[b.cost_class] for b in bundles]
         total = sum(n.seconds.mid for n in needs)
         built = self._built(bundles)
         chain = 0.0  # what the longest trial takes alone: no cut ends sooner
@@ -261,17 +267,17 @@ def _to_check(stated: int | None, need: Need, devices: Sequence[Device]) -> int 
     return int(wanted if largest is None else min(wanted, USABLE * largest))
 
 
-def _slot(ask: Ask) -> dict[str, float]:
-    """What an ask takes from others: of a device also the rest that nobody can have."""
-    parts = _parts(ask)
-    if 0 < ask.gpus < 1:
-        parts["gpu"] = 1 / int(1 / ask.gpus + 1e-9)
+def _slot(request: ResourceRequest) -> dict[str, float]:
+    """What a request takes from others; includes the unusable rest of a device."""
+    parts = _parts(request)
+    if 0 < request.gpus < 1:
+        parts["gpu"] = 1 / int(1 / request.gpus + 1e-9)
     return parts
 
 
-def _some(bundles: Iterable[Bundle]) -> dict[Shape, Bundle]:
-    """One bundle of each shape."""
-    return {bundle.shape: bundle for bundle in bundles}
+def _some(bundles: Iterable[Bundle]) -> dict[CostClass, Bundle]:
+    """One bundle of each cost_class."""
+    return {bundle.cost_class: bundle for bundle in bundles}
 
 
 def _sooner(whole: Need, halves: Sequence[Need], *, free: bool) -> bool:
@@ -306,7 +312,7 @@ class Window:
     def __init__(self, packer: Packer) -> None:
         self.packer = packer
         self._used = dict.fromkeys(_capacity(packer.cluster), 0.0)
-        self._asks: dict[Hashable, Ask] = {}
+        self._requests: dict[Hashable, ResourceRequest] = {}
         self._waits: dict[Hashable, set[str]] = {}
         self._waiting: dict[str, set[Hashable]] = {}
 
@@ -314,7 +320,7 @@ class Window:
         """Whether another bundle may be handed over."""
         if len(self._waits) > HELD:
             return False
-        if len(self._asks) - len(self._waits) < FEW:
+        if len(self._requests) - len(self._waits) < FEW:
             return True
         room = _capacity(self.packer.cluster)
         return all(
@@ -323,12 +329,14 @@ class Window:
             if self._used[name]
         )
 
-    def add(self, job: Hashable, ask: Ask, waits: Iterable[str] = ()) -> None:
+    def add(
+        self, job: Hashable, request: ResourceRequest, waits: Iterable[str] = ()
+    ) -> None:
         """A job was handed over; ``waits`` are artifacts that are not built yet."""
-        self._asks[job] = ask
+        self._requests[job] = request
         missing = set(waits)
         if not missing:
-            self._count(ask, 1)
+            self._count(request, 1)
             return
         self._waits[job] = missing
         for artifact in missing:
@@ -343,23 +351,27 @@ class Window:
             missing.discard(artifact)
             if not missing:
                 del self._waits[job]
-                self._count(self._asks[job], 1)
+                self._count(self._requests[job], 1)
 
     def drop(self, job: Hashable) -> None:
         """A job ended."""
-        ask = self._asks.pop(job)
+        request = self._requests.pop(job)
         if self._waits.pop(job, None) is None:
-            self._count(ask, -1)
+            self._count(request, -1)
 
-    def _count(self, ask: Ask, sign: int) -> None:
-        for name, part in _parts(ask).items():
+    def _count(self, request: ResourceRequest, sign: int) -> None:
+        for name, part in _parts(request).items():
             self._used[name] += sign * part
             if abs(self._used[name]) < 1e-6:  # sums of fractions
                 self._used[name] = 0.0
 
 
-def _parts(ask: Ask) -> dict[str, float]:
-    return {"cpu": ask.cpus, "gpu": ask.gpus, "memory": float(ask.memory or 0)}
+def _parts(request: ResourceRequest) -> dict[str, float]:
+    return {
+        "cpu": request.cpus,
+        "gpu": request.gpus,
+        "memory": float(request.memory or 0),
+    }
 
 
 def _capacity(cluster: Cluster) -> dict[str, float]:

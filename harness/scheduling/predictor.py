@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.planning.plan import Artifact, Bundle, Shape
+from harness.planning.plan import Artifact, Bundle, CostClass
 from harness.planning.trial import Part, Trial
 from harness.scheduling.hardware import CPU, Device
 from harness.scheduling.history import STEPS, History, peak_places, places, unit
+from harness.scheduling.interval import Interval
 from harness.scheduling.priors import (
     BASE,
     CONTEXT,
     WIDE,
-    Span,
     alive_bytes,
     artifact_seconds,
     step_seconds,
@@ -38,10 +38,10 @@ class Need:
         guessed: Whether a prior stands for some of the seconds.
     """
 
-    seconds: Span
+    seconds: Interval
     setup: float
-    device: Span
-    host: Span
+    device: Interval
+    host: Interval
     known: bool
     guessed: bool
 
@@ -53,7 +53,8 @@ class Predictor:
     A trial is four steps: load, fit, compress, evaluate. Each step is looked up by
     what it depends on, from the very same (options, dtype, kind of device) to any
     model; the first place where something was seen is the guess. Steps move between
-    devices by their pace. Between models moves how far off the prior was: a small model
+    devices by their speed. Between models
+    moves how far off the prior was: a small model
     takes seconds of which most are overhead, so seconds a parameter say nothing.
     """
 
@@ -61,7 +62,7 @@ class Predictor:
     history: History = field(default_factory=History)
     _built: frozenset[str] = frozenset()
     # Until something new is seen, or REMEMBERED times as much.
-    _memo: dict[tuple[Shape, Device], Need] = field(default_factory=dict)
+    _memo: dict[tuple[CostClass, Device], Need] = field(default_factory=dict)
     _news: int = 0
     _forget_at: float = 0.0
 
@@ -105,19 +106,19 @@ class Predictor:
         Returns:
             The prediction.
         """
-        key = (bundle.shape, device)
+        key = (bundle.cost_class, device)
         if key not in self._memo:
             self._memo[key] = self._need(*key)
         return self._memo[key]
 
-    def _need(self, shape: Shape, device: Device) -> Need:
-        pace = device.pace(shape.resources.cpus)
-        question = _Question(self.history, shape.first, device.name, pace)
+    def _need(self, cost_class: CostClass, device: Device) -> Need:
+        speed = device.relative_speed(cost_class.resources.cpus)
+        question = _Question(self.history, cost_class.first, device.name, speed)
         load, fit, compress = (question.step(s) for s in ("load", "fit", "compress"))
-        seconds = load + fit + compress * shape.ratios
-        for task, times in shape.tasks:
+        seconds = load + fit + compress * cost_class.ratios
+        for task, times in cost_class.tasks:
             seconds += question.step("evaluate", task) * times
-        peaks = [question.peaks(task) for task, _ in shape.tasks]
+        peaks = [question.peaks(task) for task, _ in cost_class.tasks]
         return Need(
             seconds=seconds,
             setup=load.mid + fit.mid,
@@ -127,12 +128,12 @@ class Predictor:
             guessed=question.guessed,
         )
 
-    def artifact(self, artifact: Artifact, device: Device = CPU) -> Span:
+    def artifact(self, artifact: Artifact, device: Device = CPU) -> Interval:
         """Seconds that building an artifact takes: a prior, none if it is there."""
         if artifact.id in self._built:
-            return Span(0.0, 0.0, 0.0)
+            return Interval(0.0, 0.0, 0.0)
         return artifact_seconds(
-            artifact, self.history.params(artifact.model), device.pace()
+            artifact, self.history.params(artifact.model), device.relative_speed()
         )
 
 
@@ -143,10 +144,10 @@ class _Question:
     history: History
     trial: Trial
     device: str
-    pace: float
+    speed: float
     guessed: bool = False
 
-    def step(self, step: str, task: Part | None = None) -> Span:
+    def step(self, step: str, task: Part | None = None) -> Interval:
         """Seconds of one step."""
         trial = self.trial
         params = self.history.params(trial.model)
@@ -160,14 +161,14 @@ class _Question:
         for level, place in enumerate(found_at):
             seen = self.history.seconds.get(place)
             if seen is not None:
-                factor = unit(level, self.pace, (step, trial.method, params))
+                factor = unit(level, self.speed, (step, trial.method, params))
                 value = seen.span() * (0.0 if factor is None else 1 / factor)
                 return value.wider(WIDE[max(0, level - 1)])
-        prior = step_seconds(step, trial.method, params, self.pace)
+        prior = step_seconds(step, trial.method, params, self.speed)
         self.guessed = self.guessed or prior.mid > 0  # no fit takes no time for sure
         return prior
 
-    def peaks(self, task: Part) -> tuple[Span, Span, bool]:
+    def peaks(self, task: Part) -> tuple[Interval, Interval, bool]:
         """Peak bytes on the device and on the host, and whether they were seen."""
         trial = self.trial
         params = self.history.params(trial.model)
@@ -180,11 +181,11 @@ class _Question:
         if on_device is None:
             on_device = alive
         if host is None:
-            host = alive + Span(BASE, BASE, BASE)
+            host = alive + Interval(BASE, BASE, BASE)
         sure = same_host and (same or self.device == CPU.name)
-        return on_device + Span(CONTEXT, CONTEXT, CONTEXT), host, sure
+        return on_device + Interval(CONTEXT, CONTEXT, CONTEXT), host, sure
 
-    def _peak(self, kind: str, task: Part) -> tuple[Span | None, bool]:
+    def _peak(self, kind: str, task: Part) -> tuple[Interval | None, bool]:
         """Bytes where something was seen, and whether it was of the very same task."""
         trial = self.trial
         found_at = peak_places(
@@ -201,10 +202,10 @@ class _Question:
                 more = max(1.0, tokens(task.protocol or "{}") / read)
                 fixed = min(fixed, peak)
                 value = fixed + (peak - fixed) * more
-                return Span(value, value, value).wider((1.0, 1.2)[level]), not level
+                return Interval(value, value, value).wider((1.0, 1.2)[level]), not level
         return None, False
 
 
-def _without(span: Span, taken: float) -> Span:
+def _without(span: Interval, taken: float) -> Interval:
     """A span of bytes without what something else takes, never under a tenth."""
-    return Span(*(max(v - taken, v / 10) for v in (span.low, span.mid, span.high)))
+    return Interval(*(max(v - taken, v / 10) for v in (span.low, span.mid, span.high)))

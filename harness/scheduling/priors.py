@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import dataclass
 from functools import lru_cache
 
 from harness.planning.plan import Artifact, configured, has_fit, trained
 from harness.planning.trial import Part
 from harness.registry import facts, find
+from harness.scheduling.interval import Interval
 
 BASE = 700_000_000  # host bytes of a worker before any model: torch, Arrow, the engine
 CONTEXT = 600_000_000  # device bytes of a process before any tensor: CUDA's own
@@ -20,7 +20,7 @@ TYPICAL = {"classifier": 10**7, "seq2seq": 10**7, "causal_lm": 10**9, "any": 10*
 TRAINED = 10**6
 # An unknown method, by what it needs: copies of the weights that are alive at its peak;
 # seconds of a fit, or of one compression where it trains then; and more for a million
-# parameters at the pace of one processor thread (fit, compression).
+# parameters at the speed of one processor thread (fit, compression).
 PRIORS = {
     "none": (3.0, 0.0, 0.0, 0.01),  # the dense baseline
     "weights": (8.0, 0.0, 0.1, 0.05),  # data-free: factors or sorted copies
@@ -35,36 +35,15 @@ WIDE = (1.0, 2.0, 3.0, 10.0)
 _BATCHED = ("batch", "batch_size", "window", "length")
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
-    """A guess with its interval: nine of ten lie above ``low``, and below ``high``."""
-
-    low: float
-    mid: float
-    high: float
-
-    def __add__(self, other: Span) -> Span:
-        """Of two parts that go wrong together."""
-        return Span(self.low + other.low, self.mid + other.mid, self.high + other.high)
-
-    def __mul__(self, factor: float) -> Span:
-        """So many times the same."""
-        return Span(self.low * factor, self.mid * factor, self.high * factor)
-
-    def wider(self, factor: float) -> Span:
-        """The same guess, less sure by a factor."""
-        return Span(self.low / factor, self.mid, self.high * factor)
-
-
 @lru_cache(maxsize=4096)
-def step_seconds(step: str, method: Part, params: int, pace: float) -> Span:
+def step_seconds(step: str, method: Part, params: int, speed: float) -> Interval:
     """A guess at one step of a trial.
 
     Args:
         step: ``load``, ``fit``, ``compress`` or ``evaluate``.
         method: The method.
         params: Of the model.
-        pace: Of what it runs on.
+        speed: Of what it runs on.
 
     Returns:
         Seconds.
@@ -77,31 +56,31 @@ def step_seconds(step: str, method: Part, params: int, pace: float) -> Span:
         "compress": (0.0 if fits else fixed, compress),
         "evaluate": EVALUATE,
     }[step]
-    return _guess(fixed, each, params, pace)
+    return _guess(fixed, each, params, speed)
 
 
-def artifact_seconds(artifact: Artifact, params: int, pace: float) -> Span:
+def artifact_seconds(artifact: Artifact, params: int, speed: float) -> Interval:
     """A guess at building an artifact.
 
     Args:
         artifact: A dense checkpoint or calibration statistics.
         params: Of its model.
-        pace: Of what builds it.
+        speed: Of what builds it.
 
     Returns:
         Seconds.
     """
     if artifact.kind == "dense":
-        return _guess(*TRAINING, params, pace)
-    return _guess(LOAD[0], LOAD[1] + PRIORS["calibration"][2], params, pace)
+        return _guess(*TRAINING, params, speed)
+    return _guess(LOAD[0], LOAD[1] + PRIORS["calibration"][2], params, speed)
 
 
-def _guess(fixed: float, each: float, params: int, pace: float) -> Span:
-    mid = fixed + each * params / 1e6 / pace
-    return Span(mid, mid, mid).wider(WIDE[3])
+def _guess(fixed: float, each: float, params: int, speed: float) -> Interval:
+    mid = fixed + each * params / 1e6 / speed
+    return Interval(mid, mid, mid).wider(WIDE[3])
 
 
-def alive_bytes(method: Part, params: int, dtype: str) -> Span:
+def alive_bytes(method: Part, params: int, dtype: str) -> Interval:
     """A guess at the bytes of tensors that are alive at a bundle's peak.
 
     Args:
@@ -113,7 +92,7 @@ def alive_bytes(method: Part, params: int, dtype: str) -> Span:
         Bytes.
     """
     alive = PRIORS[kind_of(method)][0] * params * DTYPES[dtype]
-    return Span(alive / 3, alive, alive * 1.5)
+    return Interval(alive / 3, alive, alive * 1.5)
 
 
 @lru_cache(maxsize=4096)

@@ -12,11 +12,11 @@ import numpy as np
 
 from harness.planning.messages import Event, Job
 from harness.planning.plan import Artifact, Bundle
-from harness.planning.resources import Ask
+from harness.planning.resources import ResourceRequest
 from harness.scheduling.hardware import Cluster
 from harness.scheduling.packing import Packer, Window
 from harness.scheduling.predictor import Predictor
-from harness.scheduling.work_stealing import Recall
+from harness.scheduling.work_stealing import WorkStealing
 
 _ROOM = 1e-9  # fractions of a device add up to 1 within this
 
@@ -27,7 +27,9 @@ class World(Protocol):
     def build(self, artifact: Artifact) -> float:
         """Seconds that an artifact takes."""
 
-    def job(self, job: Job, ask: Ask, node: int) -> tuple[float, list[Event]]:
+    def job(
+        self, job: Job, request: ResourceRequest, node: int
+    ) -> tuple[float, list[Event]]:
         """Seconds until a job ends on a node, and its events, one a trial.
 
         What their own seconds leave of it comes before the last.
@@ -41,7 +43,7 @@ class World(Protocol):
 class _Work:
     """A job or the building of an artifact, from its submission to its end."""
 
-    ask: Ask
+    request: ResourceRequest
     job: Job | None = None
     artifact: Artifact | None = None
     place: tuple[int, tuple[int, ...]] = (-1, ())  # node, devices
@@ -73,7 +75,7 @@ class Simulated:
         self.time = 0.0
         self.busy = 0.0  # seconds of devices (of processors where there are none)
         self._window = Window(self.packer)
-        self._recall = Recall(self.packer)
+        self._stealing = WorkStealing(self.packer)
         self._room = _Room(cluster)
         self._artifacts: dict[str, _Work | None] = {}  # None once it is built
         self._queues: dict[Any, deque[_Work]] = {}
@@ -129,11 +131,11 @@ class Simulated:
                 for event in events:
                     if event.numbers:
                         trial = job.trial(event.trial)
-                        self.packer.learn(trial, work.ask, event)
+                        self.packer.learn(trial, work.request, event)
                 yield job, events
 
     def _ask_back(self) -> None:
-        for work, trials in self._recall.due(self.time).items():
+        for work, trials in self._stealing.due(self.time).items():
             assert isinstance(work, _Work)
             work.back = frozenset(trials)
 
@@ -141,41 +143,41 @@ class Simulated:
         """Nothing to close."""
 
     def _submit(self, job: Job) -> None:
-        ask = self.packer.ask(job.bundle)
-        work = _Work(ask=ask, job=job)
-        self._recall.add(work, job.bundle)
+        request = self.packer.request(job.bundle)
+        work = _Work(request=request, job=job)
+        self._stealing.add(work, job.bundle)
         for artifact in job.bundle.artifacts:
             if artifact.id not in self._artifacts:
-                building = _Work(ask=ask, artifact=artifact)
+                building = _Work(request=request, artifact=artifact)
                 self._artifacts[artifact.id] = building
-                self._window.add(building, ask)
+                self._window.add(building, request)
                 self._queue(building)
         missing = [
             a.id for a in job.bundle.artifacts if self._artifacts[a.id] is not None
         ]
-        self._window.add(work, ask, missing)
+        self._window.add(work, request, missing)
         if missing:
             self._held.setdefault(missing[0], []).append(work)
         else:
             self._queue(work)
 
     def _queue(self, work: _Work) -> None:
-        queue = self._queues.setdefault(_shape(work.ask), deque())
-        place = None if queue else self._room.find(work.ask)
+        queue = self._queues.setdefault(_queue_key(work.request), deque())
+        place = None if queue else self._room.find(work.request)
         if place is None:
             queue.append(work)
         else:
             self._begin(work, place)
 
     def _begin(self, work: _Work, place: tuple[int, tuple[int, ...]]) -> None:
-        self._room.take(work.ask, place)
+        self._room.take(work.request, place)
         work.place, work.began, work.since = place, self.time, self.time
         self._room.put(work)
         if work.job is None:
             assert work.artifact is not None
             self._at(self.time + self.world.build(work.artifact), "ends", work)
             return
-        left, events = self.world.job(work.job, work.ask, place[0])
+        left, events = self.world.job(work.job, work.request, place[0])
         ids = [t.id for t in work.job.bundle.trials]
         ends: list[Event | None] = [*events] or [None]
         for trial, end in zip(ids, ends[:-1], strict=False):
@@ -220,7 +222,7 @@ class Simulated:
             return
         assert end is not None
         work.since = self.time
-        yield work, self._recall.hear(work, [end])
+        yield work, self._stealing.observe(work, [end])
         yield from self._give_back(work)
         self._at(self.time + work.ahead[0][0], "ends", work)
 
@@ -234,15 +236,15 @@ class Simulated:
         work.ahead = deque(one for one in work.ahead if one[1] not in given)
         if given:
             returned = Event(what="returned", trials=given)
-            yield work, self._recall.hear(work, [returned])
+            yield work, self._stealing.observe(work, [returned])
 
     def _fail(self, work: _Work) -> Iterator[tuple[_Work, list[Event]]]:
         if work.artifact is not None:  # Ray builds it again, elsewhere
             self._release(work)
-            again = _Work(ask=work.ask, artifact=work.artifact)
+            again = _Work(request=work.request, artifact=work.artifact)
             self._artifacts[work.artifact.id] = again
             self._window.drop(work)
-            self._window.add(again, again.ask)
+            self._window.add(again, again.request)
             self._queue(again)
             return
         crash = Event(
@@ -279,36 +281,36 @@ class Simulated:
     ) -> Iterator[tuple[_Work, list[Event]]]:
         self._release(work)
         self._window.drop(work)
-        self._recall.drop(work)
+        self._stealing.drop(work)
         yield work, events
         self._refill(work.place)
 
     def _release(self, work: _Work) -> None:
         work.over = True
         self._room.give(work)
-        parts = work.ask.gpus if self.packer.cluster.gpus else work.ask.cpus
+        parts = work.request.gpus if self.packer.cluster.gpus else work.request.cpus
         self.busy += (self.time - work.began) * parts
 
     def _refill(self, place: tuple[int, tuple[int, ...]]) -> None:
         """Give what was freed to the first job of each shape that fits there."""
-        for shape, queue in list(self._queues.items()):
+        for key, queue in list(self._queues.items()):
             while queue:
-                found = self._room.find(queue[0].ask, place)
+                found = self._room.find(queue[0].request, place)
                 if found is None:
                     break
                 self._begin(queue.popleft(), found)
             if not queue:
-                del self._queues[shape]
+                del self._queues[key]
 
 
-def _shape(ask: Ask) -> tuple[Any, ...]:
+def _queue_key(request: ResourceRequest) -> tuple[Any, ...]:
     """What Ray queues by."""
-    return ask.cpus, ask.gpus, ask.memory, ask.device
+    return request.cpus, request.gpus, request.memory, request.device
 
 
-def placeable(cluster: Cluster, ask: Ask) -> bool:
+def placeable(cluster: Cluster, request: ResourceRequest) -> bool:
     """Whether any node could hold a job, were nothing else running."""
-    return _Room(cluster).find(ask) is not None
+    return _Room(cluster).find(request) is not None
 
 
 class _Room:
@@ -333,66 +335,70 @@ class _Room:
         return list(self._works.get(node, ()))
 
     def find(
-        self, ask: Ask, near: tuple[int, tuple[int, ...]] | None = None
+        self, request: ResourceRequest, near: tuple[int, tuple[int, ...]] | None = None
     ) -> tuple[int, tuple[int, ...]] | None:
-        """Where an ask fits best, anywhere or only where something was freed."""
-        if not ask.gpus:
+        """Where an request fits best, anywhere or only where something was freed."""
+        if not request.gpus:
             nodes = [near[0]] if near is not None else range(len(self.cpu))
-            fit = [n for n in nodes if self._holds(ask, n)]
+            fit = [n for n in nodes if self._holds(request, n)]
             return (min(fit, key=lambda n: self.cpu[n]), ()) if fit else None
-        if ask.gpus > 1:
-            return self._several(ask, near)
+        if request.gpus > 1:
+            return self._several(request, near)
         if near is None:
-            free = np.flatnonzero(self.gpu >= ask.gpus - _ROOM)
+            free = np.flatnonzero(self.gpu >= request.gpus - _ROOM)
             ranked = free[np.argsort(self.gpu[free], kind="stable")].tolist()
-        elif self._holds(ask, near[0]):
+        elif self._holds(request, near[0]):
             there = self.devices.get(near[0], [])
             share = {d: float(self.gpu[d]) for d in there}
-            ranked = [d for d in there if share[d] >= ask.gpus - _ROOM]
+            ranked = [d for d in there if share[d] >= request.gpus - _ROOM]
             ranked.sort(key=share.__getitem__)
         else:
             return None
         for device in ranked:
             node = int(self.owner[device])
-            if self._holds(ask, node):
+            if self._holds(request, node):
                 return node, (device,)
         return None
 
     def _several(
-        self, ask: Ask, near: tuple[int, tuple[int, ...]] | None
+        self, request: ResourceRequest, near: tuple[int, tuple[int, ...]] | None
     ) -> tuple[int, tuple[int, ...]] | None:
         nodes = [near[0]] if near is not None else range(len(self.cpu))
         for node in nodes:
             whole = [d for d in self.devices.get(node, []) if self.gpu[d] == 1]
-            if len(whole) >= ask.gpus and self._holds(ask, node):
-                return node, tuple(whole[: int(ask.gpus)])
+            if len(whole) >= request.gpus and self._holds(request, node):
+                return node, tuple(whole[: int(request.gpus)])
         return None
 
-    def _holds(self, ask: Ask, node: int) -> bool:
+    def _holds(self, request: ResourceRequest, node: int) -> bool:
         return (
             node not in self.down
-            and self.cpu[node] >= ask.cpus - _ROOM
-            and self.memory[node] >= (ask.memory or 0)
-            and ask.device in (None, self.kinds[node])
+            and self.cpu[node] >= request.cpus - _ROOM
+            and self.memory[node] >= (request.memory or 0)
+            and request.device in (None, self.kinds[node])
         )
 
-    def take(self, ask: Ask, place: tuple[int, tuple[int, ...]]) -> None:
+    def take(
+        self, request: ResourceRequest, place: tuple[int, tuple[int, ...]]
+    ) -> None:
         """Occupy a place."""
-        self._move(ask, place, -1)
+        self._move(request, place, -1)
 
     def give(self, work: _Work) -> None:
         """Leave a place."""
         self._works[work.place[0]].pop(work)
-        self._move(work.ask, work.place, 1)
+        self._move(work.request, work.place, 1)
 
     def put(self, work: _Work) -> None:
         """Remember who is where."""
         self._works.setdefault(work.place[0], {})[work] = None
 
-    def _move(self, ask: Ask, place: tuple[int, tuple[int, ...]], sign: int) -> None:
+    def _move(
+        self, request: ResourceRequest, place: tuple[int, tuple[int, ...]], sign: int
+    ) -> None:
         node, taken = place
-        self.cpu[node] += sign * ask.cpus
-        self.memory[node] += sign * (ask.memory or 0)
+        self.cpu[node] += sign * request.cpus
+        self.memory[node] += sign * (request.memory or 0)
         for device in taken:
-            share = self.gpu[device] + sign * min(1.0, ask.gpus)
+            share = self.gpu[device] + sign * min(1.0, request.gpus)
             self.gpu[device] = 1.0 if abs(share - 1) < _ROOM else max(0.0, share)

@@ -26,7 +26,7 @@ class _Held:
     parts: int = 0  # that go to idle slots of what it was asked for; 0 for nothing
 
 
-class Recall:
+class WorkStealing:
     """Which bundles should give trials back, and which of them.
 
     A worker obeys between two trials: it alone knows what it has begun, so what it
@@ -46,7 +46,7 @@ class Recall:
         """A job was handed over."""
         self._held[job] = _Held(bundle, list(bundle.trials))
 
-    def hear(self, job: Hashable, events: Iterable[Event]) -> list[Event]:
+    def observe(self, job: Hashable, events: Iterable[Event]) -> list[Event]:
         """A job told how it goes.
 
         Args:
@@ -77,7 +77,7 @@ class Recall:
         return self._held.pop(job).parts > 0
 
     def due(self, now: float) -> dict[Hashable, tuple[str, ...]]:
-        """What to ask back, now that slots are idle and nothing waits for them.
+        """What to request back, now that slots are idle and nothing waits for them.
 
         Args:
             now: Seconds of any clock.

@@ -15,7 +15,7 @@ from harness.executors.on_ray import GRACE, OnRay, _crash, _Running
 from harness.planning import grid as grids
 from harness.planning import plan as plans
 from harness.planning.messages import Job
-from harness.planning.resources import Ask
+from harness.planning.resources import ResourceRequest
 from results.queries.db import ask
 from results.storage.store import open_store
 
@@ -180,7 +180,7 @@ def test_a_worker_that_waits_for_its_store_has_not_overstayed(
     )
     (bundle,) = plans.make(grids.read(path)).bundles
     job = Job(bundle=bundle, attempts={"t": "a"}, store=store, grid="g", run="r")
-    one = _Running(job=job, ask=Ask(cpus=1), stream="stream", trial="t")
+    one = _Running(job=job, request=ResourceRequest(cpus=1), stream="stream", trial="t")
     one.since = time.monotonic() - 10 - late
     ended = []
     monkeypatch.setattr(ray, "cancel", lambda stream, force: ended.append(stream))

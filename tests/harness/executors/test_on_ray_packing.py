@@ -174,8 +174,8 @@ def test_a_bundle_goes_back_where_less_is_free_than_was_predicted(run, tmp_path)
         store, "SELECT status, error_class, reason FROM trials ORDER BY started_at"
     ).rows
     assert [r[:2] for r in rows] == [
-        ("cancelled", "crowded"),
-        ("cancelled", "crowded"),
+        ("cancelled", "insufficient_memory"),
+        ("cancelled", "insufficient_memory"),
         ("ok", None),
     ]
     assert rows[0][2] == ("put back: it needs 20 GB of device memory, and 1 GB is free")

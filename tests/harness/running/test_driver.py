@@ -11,7 +11,7 @@ from harness.planning import grid as grids
 from harness.planning import plan as plans
 from harness.planning.messages import Event, Job
 from harness.planning.plan import Bundle
-from harness.planning.resources import Ask
+from harness.planning.resources import ResourceRequest
 from harness.running import driver as drivers
 from harness.running.driver import Clock, Driver, Outcome
 from harness.running.rows import base_row
@@ -43,15 +43,17 @@ class World:
         self.now: Callable[[], float] = lambda: 0.0
         self.times: list[float] = []
         self.jobs: list[Job] = []
-        self.asks: list[Ask] = []
+        self.requests: list[ResourceRequest] = []
 
     def build(self, artifact) -> float:
         return 0.0
 
-    def job(self, job: Job, asked: Ask, node: int) -> tuple[float, list[Event]]:
+    def job(
+        self, job: Job, asked: ResourceRequest, node: int
+    ) -> tuple[float, list[Event]]:
         self.times.append(self.now())
         self.jobs.append(job)
-        self.asks.append(asked)
+        self.requests.append(asked)
         return 0.0, self.ends(job, len(self.jobs))
 
     def outages(self) -> list[tuple[float, int, float]]:
@@ -107,9 +109,9 @@ def test_trials_that_ran_out_of_memory_go_again_together_with_the_device_alone(r
     _, outcome = run(world)
 
     assert [len(job.bundle.trials) for job in world.jobs] == [3, 3]
-    assert [job.bundle.lied for job in world.jobs] == [0, 1]
-    assert world.asks[0].gpus < 1
-    assert world.asks[1].gpus == 1
+    assert [job.bundle.underestimated for job in world.jobs] == [0, 1]
+    assert world.requests[0].gpus < 1
+    assert world.requests[1].gpus == 1
     assert outcome.counts == {"ok": 3}
 
 
@@ -131,7 +133,7 @@ def test_a_bug_is_never_tried_again(run):
 
 def test_a_bundle_that_is_put_back_keeps_its_tries_of_other_classes(run):
     # Put back four times, lost twice: neither uses up the other's tries.
-    ends = {n: crashed("cancelled", "crowded") for n in (1, 2, 4, 5)}
+    ends = {n: crashed("cancelled", "insufficient_memory") for n in (1, 2, 4, 5)}
     ends |= {n: crashed("lost", "infra", "node-7") for n in (3, 6)}
     world = World(lambda job, n: ends.get(n) or ended(job, "ok"))
     store, outcome = run(world)
@@ -141,7 +143,7 @@ def test_a_bundle_that_is_put_back_keeps_its_tries_of_other_classes(run):
         store,
         "SELECT error_class, count(*), max(node) FROM trials GROUP BY 1 ORDER BY 1",
     ).rows
-    assert rows == [("crowded", 4, None), ("infra", 2, "node-7")]
+    assert rows == [("infra", 2, "node-7"), ("insufficient_memory", 4, None)]
 
 
 def test_what_was_stored_before_a_worker_died_counts_as_its_row_says(run):

@@ -1,4 +1,4 @@
-"""What bundles ask for, in which order they go, what is handed out at a time."""
+"""What bundles request, in which order they go, what is handed out at a time."""
 
 import json
 from dataclasses import replace
@@ -11,17 +11,18 @@ from hypothesis import strategies as st
 from harness.planning import grid as grids
 from harness.planning import plan as plans
 from harness.planning.plan import Artifact, Bundle, Plan
-from harness.planning.resources import Ask, Resources, read, shortage
+from harness.planning.resources import ResourceRequest, Resources, read, shortage
 from harness.scheduling.hardware import Cluster, Device, Node, known, parse
+from harness.scheduling.interval import Interval
 from harness.scheduling.packing import AHEAD, FEW, LEAST, MARGIN, USABLE, Packer, Window
 from harness.scheduling.predictor import Need, Predictor
-from harness.scheduling.priors import CONTEXT, Span
+from harness.scheduling.priors import CONTEXT
 from harness.scheduling.simulation import Simulated
 
 GB = 10**9
 HOST = Cluster(nodes=(Node(cpus=4, memory=16 * GB),))
 EIGHT = parse("8xH100")
-ANY = Span(1, 1, 1)
+ANY = Interval(1, 1, 1)
 
 
 @pytest.fixture
@@ -53,20 +54,24 @@ def taught(bundle: Bundle, *, peak: float = 8e9, **seconds: float) -> Predictor:
 
 def test_a_bundle_asks_for_the_share_that_its_peak_is_of_the_device(plan):
     (bundle,) = plan().bundles
-    ask = Packer(cluster=EIGHT, predictor=taught(bundle)).ask(bundle)
+    request = Packer(cluster=EIGHT, predictor=taught(bundle)).request(bundle)
 
-    assert ask.gpus == pytest.approx((8 * GB + CONTEXT) * MARGIN / (80 * GB), abs=1e-2)
-    assert ask.gpus * 80 * GB >= (8 * GB + CONTEXT) * MARGIN
-    assert ask.device_bytes == 8 * GB  # whoever looks has CUDA's own part already
-    assert ask.device is None
+    assert request.gpus == pytest.approx(
+        (8 * GB + CONTEXT) * MARGIN / (80 * GB), abs=1e-2
+    )
+    assert request.gpus * 80 * GB >= (8 * GB + CONTEXT) * MARGIN
+    assert request.device_bytes == 8 * GB  # whoever looks has CUDA's own part already
+    assert request.device is None
 
 
 def test_no_more_must_be_free_than_a_device_can_have_free(plan):
     (bundle,) = plan().bundles
-    ask = Packer(cluster=EIGHT, predictor=taught(bundle, peak=79.7e9)).ask(bundle)
+    request = Packer(cluster=EIGHT, predictor=taught(bundle, peak=79.7e9)).request(
+        bundle
+    )
 
-    assert ask.gpus == 1
-    assert ask.device_bytes == USABLE * 80 * GB
+    assert request.gpus == 1
+    assert request.device_bytes == USABLE * 80 * GB
 
 
 def test_what_was_seen_of_another_batch_sends_no_bundle_back(plan):
@@ -75,8 +80,8 @@ def test_what_was_seen_of_another_batch_sends_no_bundle_back(plan):
     predictor = taught(other)
     packer = Packer(cluster=EIGHT, predictor=predictor)
 
-    assert packer.ask(other).device_bytes == 8 * GB
-    assert packer.ask(bundle).device_bytes is None
+    assert packer.request(other).device_bytes == 8 * GB
+    assert packer.request(bundle).device_bytes is None
 
 
 @pytest.mark.parametrize(("gpus", "slots"), [(0.35, 16), (0.5, 16), (0.55, 8), (1, 8)])
@@ -95,7 +100,7 @@ def test_bundles_that_share_a_device_fit_on_it_with_the_margin(peak):
     need = Need(
         seconds=ANY,
         setup=0.0,
-        device=Span(0, 0, peak + CONTEXT),
+        device=Interval(0, 0, peak + CONTEXT),
         host=ANY,
         known=True,
         guessed=False,
@@ -113,12 +118,12 @@ def test_bundles_that_share_a_device_fit_on_it_with_the_margin(peak):
 
 def test_without_a_device_nothing_of_one_is_asked(plan):
     (bundle,) = plan().bundles
-    ask = Packer(cluster=HOST).ask(bundle)
+    request = Packer(cluster=HOST).request(bundle)
 
-    assert ask.gpus == 0
-    assert ask.memory is not None
-    assert 0 < ask.memory <= 0.9 * 16 * GB
-    assert ask.device_bytes is None
+    assert request.gpus == 0
+    assert request.memory is not None
+    assert 0 < request.memory <= 0.9 * 16 * GB
+    assert request.device_bytes is None
 
 
 @pytest.mark.parametrize(
@@ -132,26 +137,26 @@ def test_without_a_device_nothing_of_one_is_asked(plan):
 )
 def test_numbers_of_the_grid_are_obeyed(plan, resources, gpus, memory):
     (bundle,) = plan(more=f"resources: {resources}").bundles
-    ask = Packer(cluster=EIGHT).ask(bundle)
+    request = Packer(cluster=EIGHT).request(bundle)
 
-    assert ask.gpus == pytest.approx(gpus)
-    assert memory is None or ask.memory == memory
+    assert request.gpus == pytest.approx(gpus)
+    assert memory is None or request.memory == memory
 
 
 def test_a_device_of_unknown_size_is_given_whole(plan):
     (bundle,) = plan().bundles
     unknown = Cluster(nodes=(Node(cpus=4, gpus=2, device=Device(name="GPU")),))
 
-    assert Packer(cluster=unknown).ask(bundle).gpus == 1
+    assert Packer(cluster=unknown).request(bundle).gpus == 1
 
 
 def test_of_several_kinds_the_smallest_that_fits_is_asked_for(plan):
     (bundle,) = plan().bundles
     mixed = parse("4xT4,4xL4,4xH100")
 
-    small = Packer(cluster=mixed, predictor=taught(bundle, peak=2e9)).ask(bundle)
-    middle = Packer(cluster=mixed, predictor=taught(bundle, peak=18e9)).ask(bundle)
-    huge = Packer(cluster=mixed, predictor=taught(bundle, peak=99e9)).ask(bundle)
+    small = Packer(cluster=mixed, predictor=taught(bundle, peak=2e9)).request(bundle)
+    middle = Packer(cluster=mixed, predictor=taught(bundle, peak=18e9)).request(bundle)
+    huge = Packer(cluster=mixed, predictor=taught(bundle, peak=99e9)).request(bundle)
 
     assert small.device is None  # anywhere; the share is that of the smallest
     assert small.gpus == pytest.approx(2.6 * MARGIN / 16, abs=1e-2)
@@ -163,9 +168,11 @@ def test_a_bundle_whose_prediction_lied_gets_its_device_alone(plan):
     (bundle,) = plan().bundles
     packer = Packer(cluster=EIGHT, predictor=taught(bundle))
 
-    assert packer.ask(replace(bundle, lied=1)).gpus == 1
+    assert packer.request(replace(bundle, underestimated=1)).gpus == 1
     on_host = Packer(cluster=HOST, predictor=taught(bundle))
-    before, after = (on_host.ask(replace(bundle, lied=n)).memory for n in (0, 1))
+    before, after = (
+        on_host.request(replace(bundle, underestimated=n)).memory for n in (0, 1)
+    )
     assert before is not None
     assert after == 2 * before
 
@@ -175,10 +182,10 @@ def test_a_measurement_of_speed_has_a_whole_device_or_all_processors_of_a_node(p
     alone = replace(bundle, exclusive=True)
     nodes = (Node(cpus=4), Node(cpus=16))
 
-    assert Packer(cluster=Cluster(nodes=nodes)).ask(alone).cpus == 16
-    assert Packer(cluster=EIGHT, predictor=taught(bundle)).ask(alone).gpus == 1
+    assert Packer(cluster=Cluster(nodes=nodes)).request(alone).cpus == 16
+    assert Packer(cluster=EIGHT, predictor=taught(bundle)).request(alone).gpus == 1
     two = replace(alone, resources=Resources(gpus=2))
-    assert Packer(cluster=EIGHT).ask(two).gpus == 2
+    assert Packer(cluster=EIGHT).request(two).gpus == 2
 
 
 def test_the_longest_go_first_and_what_needs_a_device_alone_goes_last(plan):
@@ -226,7 +233,7 @@ def test_the_window_holds_a_little_more_than_the_cluster(plan):
     window = Window(Packer(cluster=parse("8xH100")))
     given_out = 0
     while window.open():
-        window.add(given_out, Ask(cpus=1, gpus=0.5))
+        window.add(given_out, ResourceRequest(cpus=1, gpus=0.5))
         given_out += 1
 
     assert given_out == AHEAD * 8 / 0.5
@@ -236,9 +243,9 @@ def test_the_window_holds_a_little_more_than_the_cluster(plan):
 
 def test_bundles_that_wait_for_an_artifact_leave_their_slot_to_others():
     window = Window(Packer(cluster=parse("1xCPU")))
-    window.add("training", Ask(cpus=1))
+    window.add("training", ResourceRequest(cpus=1))
     for job in range(20):
-        window.add(job, Ask(cpus=1), ["checkpoint"])
+        window.add(job, ResourceRequest(cpus=1), ["checkpoint"])
 
     assert window.open()
     window.drop("training")
@@ -253,33 +260,33 @@ def test_a_window_lets_a_few_out_even_where_nothing_fits_yet():
     window = Window(Packer(cluster=Cluster(nodes=())))
     for job in range(FEW):
         assert window.open()
-        window.add(job, Ask(cpus=1))
+        window.add(job, ResourceRequest(cpus=1))
 
     assert not window.open()
 
 
 def test_what_is_not_free_puts_a_bundle_back():
-    ask = Ask(cpus=1, gpus=0.5, device_bytes=30 * GB, host_bytes=4 * GB)
+    request = ResourceRequest(cpus=1, gpus=0.5, device_bytes=30 * GB, host_bytes=4 * GB)
 
-    assert shortage(ask, 31 * GB, 5 * GB) is None
+    assert shortage(request, 31 * GB, 5 * GB) is None
     assert "needs 30 GB of device memory, and 12 GB is free" in str(
-        shortage(ask, 12 * GB, 5 * GB)
+        shortage(request, 12 * GB, 5 * GB)
     )
     # What the worker holds already need not be free once more.
-    assert "of host memory" in str(shortage(ask, 31 * GB, 2 * GB))
-    assert shortage(ask, 31 * GB, 2 * GB, held=2 * GB) is None
-    assert shortage(ask, None, 5 * GB) is None
+    assert "of host memory" in str(shortage(request, 31 * GB, 2 * GB))
+    assert shortage(request, 31 * GB, 2 * GB, held=2 * GB) is None
+    assert shortage(request, None, 5 * GB) is None
 
 
 def test_device_memory_that_no_device_has_is_refused(plan):
     bundles = plan(more="resources: {device_memory: 100GB}").bundles
 
-    (too_much,) = Packer(cluster=EIGHT).mistakes(bundles)
-    (none,) = Packer(cluster=HOST).mistakes(bundles)
+    (too_much,) = Packer(cluster=EIGHT).unsatisfiable(bundles)
+    (none,) = Packer(cluster=HOST).unsatisfiable(bundles)
 
     assert "asks for 100 GB on a device, and the largest has 80 GB" in too_much
     assert "asks for 100 GB on a device, and there is none" in none
-    assert not Packer(cluster=parse("1xH200")).mistakes(bundles)
+    assert not Packer(cluster=parse("1xH200")).unsatisfiable(bundles)
 
 
 def test_a_rule_names_several_models_and_takes_some_off_the_device():
@@ -323,7 +330,7 @@ class Fixed:
     def build(self, artifact: Artifact) -> float:
         return 100.0
 
-    def job(self, job, ask, node):
+    def job(self, job, request, node):
         return float(len(job.bundle.trials)), []
 
     def outages(self):

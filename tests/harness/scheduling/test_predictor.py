@@ -149,15 +149,15 @@ def test_between_models_moves_how_far_off_the_prior_was(plan, tmp_path):
         made.bundles[0],
         trials=tuple(replace(t, model=large) for t in made.bundles[0].trials),
     )
-    mid, pace = H100.pace(), {}
+    mid, speed = H100.relative_speed(), {}
     for step in ("load", "fit"):
         small = step_seconds(step, first.method, 10**6, mid).mid
-        pace[step] = step_seconds(step, first.method, 7 * 10**9, mid).mid / small
+        speed[step] = step_seconds(step, first.method, 7 * 10**9, mid).mid / small
 
     found = predictor.bundle(moved, H100)
 
-    assert found.setup == pytest.approx(5 * pace["load"] + 20 * pace["fit"])
-    assert pace["load"] < 700
+    assert found.setup == pytest.approx(5 * speed["load"] + 20 * speed["fit"])
+    assert speed["load"] < 700
 
 
 def test_without_history_a_prior_says_that_it_is_one(plan):
@@ -290,7 +290,7 @@ def asks(text: str) -> Resources:
     return Resources(**{name: number})
 
 
-def test_bundles_that_differ_in_nothing_that_matters_have_one_shape(plan):
+def test_bundles_that_differ_in_nothing_that_matters_have_one_cost_class(plan):
     (bundle,) = plan().bundles
     first, other = (
         bundle.part(tuple(t for t in bundle.trials if t.ratio == ratio))
@@ -298,11 +298,11 @@ def test_bundles_that_differ_in_nothing_that_matters_have_one_shape(plan):
     )
 
     assert first.id != other.id
-    assert first.shape is other.shape
-    assert pickle.loads(pickle.dumps(first)).shape is first.shape
-    assert bundle.shape is not first.shape
-    assert replace(first, lied=1).shape is not first.shape
-    assert replace(first, exclusive=True).shape is not first.shape
+    assert first.cost_class is other.cost_class
+    assert pickle.loads(pickle.dumps(first)).cost_class is first.cost_class
+    assert bundle.cost_class is not first.cost_class
+    assert replace(first, underestimated=1).cost_class is not first.cost_class
+    assert replace(first, exclusive=True).cost_class is not first.cost_class
 
 
 def test_a_forecast_fills_the_cluster_and_adds_up(plan, tmp_path):
@@ -339,5 +339,5 @@ def test_what_is_no_cluster_is_said_so(text, reason):
 
 
 def test_a_processor_with_four_threads_is_twice_as_fast_as_one():
-    assert CPU.pace(4) == pytest.approx(2 * CPU.pace(1))
-    assert Device(name="x").pace(4) == Device(name="x").pace(1)
+    assert CPU.relative_speed(4) == pytest.approx(2 * CPU.relative_speed(1))
+    assert Device(name="x").relative_speed(4) == Device(name="x").relative_speed(1)

@@ -15,7 +15,7 @@ from harness.scheduling import work_stealing
 from harness.scheduling.hardware import parse
 from harness.scheduling.packing import Packer
 from harness.scheduling.simulation import Simulated
-from harness.scheduling.work_stealing import Recall
+from harness.scheduling.work_stealing import WorkStealing
 from results.queries.db import ask
 from results.storage import leases
 from results.storage.store import new_attempt, open_store
@@ -160,11 +160,11 @@ def test_a_worker_that_dies_after_it_gave_back_repeats_only_what_it_kept(
 
 def test_nothing_is_asked_back_while_every_slot_is_busy_or_nothing_is_known(plan):
     (only,) = plan("toy_drop").bundles
-    waits = Recall(Packer(cluster=parse("1xCPU")))
+    waits = WorkStealing(Packer(cluster=parse("1xCPU")))
     waits.add("a", only)
     assert waits.due(100.0) == {}
 
-    guesses = Recall(Packer(cluster=parse("2xCPU")))
+    guesses = WorkStealing(Packer(cluster=parse("2xCPU")))
     guesses.add("a", only)
     assert guesses.due(100.0) == {}
 
@@ -173,18 +173,18 @@ def test_a_bundle_is_asked_once_and_again_when_it_gave(plan):
     (only,) = plan("toy_drop").bundles
     packer = Packer(cluster=parse("2xCPU"))
     _, events = World().job(_job(only), None, 0)
-    asks = Recall(packer)
-    asks.add("a", only)
+    stealing = WorkStealing(packer)
+    stealing.add("a", only)
     packer.predictor.learn(only.trials[0], events[0].numbers, "CPU")
-    asks.hear("a", events[:1])
+    stealing.observe("a", events[:1])
 
-    first = asks.due(100.0)["a"]
+    first = stealing.due(100.0)["a"]
     assert first == tuple(t.id for t in only.trials[-3:])
-    assert asks.due(200.0) == {}
+    assert stealing.due(200.0) == {}
     returned = [Event(what="returned", trials=first)]
-    assert asks.hear("a", returned) == returned  # one slot is idle
-    assert asks.due(300.0)["a"] == (only.trials[4].id,)  # 3 are left behind trial 2
-    assert asks.drop("a")
+    assert stealing.observe("a", returned) == returned  # one slot is idle
+    assert stealing.due(300.0)["a"] == (only.trials[4].id,)  # 3 are left behind trial 2
+    assert stealing.drop("a")
 
 
 def _job(one, store="", run="r"):
