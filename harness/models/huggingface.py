@@ -11,6 +11,7 @@ from typing import Any
 from harness.core import BenchError, Model
 from harness.models import _language
 from harness.registry import model
+from harness.toolkit.stored_size import stored_params
 
 
 @model("huggingface", kind="causal_lm", gives=_language.GIVES, fallback=True)
@@ -107,6 +108,12 @@ class HuggingFace:
                     return
         except (OSError, ValueError) as why:
             raise self._missing(why) from why
+
+    def stored_params(self) -> int | None:
+        """Parameters by the weight files of a folder; None for a name on the hub."""
+        if not _is_folder(self.id):
+            return None
+        return stored_params(Path(self.id).expanduser())
 
     def load(self) -> Model:
         """The network with its weights as stored, on the CPU, in eval mode.

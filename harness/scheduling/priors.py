@@ -32,6 +32,10 @@ LOAD, EVALUATE, TRAINING = (3.0, 0.05), (1.0, 0.05), (30.0, 100.0)
 # How far the truth may lie from a guess, as a factor, by where the guess is from: the
 # same trial, its options aside, another model, nothing.
 WIDE = (1.0, 2.0, 3.0, 10.0)
+# ``opt-125m``, ``llama-2-7b``, ``mixtral-8x7b``.
+_SIZE = re.compile(
+    r"(?<![\d.])(?:(\d{1,3})x)?(\d{1,4}(?:\.\d{1,3})?)([mb])(?![a-z0-9])"
+)
 _BATCHED = ("batch", "batch_size", "window", "length")
 
 
@@ -117,10 +121,19 @@ def kind_of(method: Part) -> str:
 
 @lru_cache(maxsize=4096)
 def guessed_params(model: Part) -> int:
-    """Parameters by the name (``opt-125m``, ``llama-2-7b``), else by the kind."""
-    found = re.search(r"(\d+(?:\.\d+)?)([mb])(?![a-z0-9])", model.name.lower())
+    """Parameters by the weight files, else by the name, else by the kind of model.
+
+    Only the plugin knows whether a model has weight files on this machine. A plugin
+    that can tell has a method ``stored_params``.
+    """
+    stored = getattr(configured("model", model), "stored_params", lambda: None)()
+    if stored is not None:
+        return int(stored)
+    found = _SIZE.search(model.name.lower())
     if found:
-        return int(float(found[1]) * {"m": 10**6, "b": 10**9}[found[2]])
+        experts, number, unit = found.groups()
+        millions = float(number) * {"m": 1, "b": 1000}[unit]
+        return round(int(experts or 1) * millions * 10**6)
     if trained(model):
         return TRAINED
     return TYPICAL[find("model", model.plugin).facts["kind"]]

@@ -1,44 +1,23 @@
 """What bundles request, in which order they go, what is handed out at a time."""
 
-import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.planning import grid as grids
-from harness.planning import plan as plans
-from harness.planning.plan import Artifact, Bundle, Plan
-from harness.planning.resources import ResourceRequest, Resources, read, shortage
+from harness.planning.plan import Bundle
+from harness.planning.resources import ResourceRequest, Resources
 from harness.scheduling.hardware import Cluster, Device, Node, known, parse
 from harness.scheduling.interval import Interval
 from harness.scheduling.packing import AHEAD, FEW, LEAST, MARGIN, USABLE, Packer, Window
 from harness.scheduling.predictor import Need, Predictor
 from harness.scheduling.priors import CONTEXT
-from harness.scheduling.simulation import Simulated
 
 GB = 10**9
 HOST = Cluster(nodes=(Node(cpus=4, memory=16 * GB),))
 EIGHT = parse("8xH100")
 ANY = Interval(1, 1, 1)
-
-
-@pytest.fixture
-def plan(tmp_path: Path, toys: Path):
-    """Plan a grid of toys."""
-
-    def makes(methods: str = "toy_drop", more: str = "", ratios: int = 4) -> Plan:
-        path = tmp_path / "grid.yaml"
-        each = [round(0.05 * i, 2) for i in range(1, ratios + 1)]
-        path.write_text(
-            f"models: [toy]\nmethods: [{methods}]\nratios: {json.dumps(each)}\n"
-            f"tasks: [toy_sum, {{name: toy_sum, by: 2}}]\n{more}"
-        )
-        return plans.make(grids.read(path))
-
-    return makes
 
 
 def taught(bundle: Bundle, *, peak: float = 8e9, **seconds: float) -> Predictor:
@@ -265,19 +244,6 @@ def test_a_window_lets_a_few_out_even_where_nothing_fits_yet():
     assert not window.open()
 
 
-def test_what_is_not_free_puts_a_bundle_back():
-    request = ResourceRequest(cpus=1, gpus=0.5, device_bytes=30 * GB, host_bytes=4 * GB)
-
-    assert shortage(request, 31 * GB, 5 * GB) is None
-    assert "needs 30 GB of device memory, and 12 GB is free" in str(
-        shortage(request, 12 * GB, 5 * GB)
-    )
-    # What the worker holds already need not be free once more.
-    assert "of host memory" in str(shortage(request, 31 * GB, 2 * GB))
-    assert shortage(request, 31 * GB, 2 * GB, held=2 * GB) is None
-    assert shortage(request, None, 5 * GB) is None
-
-
 def test_device_memory_that_no_device_has_is_refused(plan):
     bundles = plan(more="resources: {device_memory: 100GB}").bundles
 
@@ -287,74 +253,3 @@ def test_device_memory_that_no_device_has_is_refused(plan):
     assert "asks for 100 GB on a device, and the largest has 80 GB" in too_much
     assert "asks for 100 GB on a device, and there is none" in none
     assert not Packer(cluster=parse("1xH200")).unsatisfiable(bundles)
-
-
-def test_a_rule_names_several_models_and_takes_some_off_the_device():
-    rules, mistakes = read(
-        {
-            "device_memory": "3GB",
-            "for": [{"model": ["lenet*", "mlp"], "gpus": 0}, {"model": "a", "cpus": 2}],
-        }
-    )
-
-    assert mistakes == []
-    assert rules.of("svd", "mlp") == Resources(gpus=0)
-    assert rules.of("svd", "lenet5") == Resources(gpus=0)
-    assert rules.of("svd", "a") == Resources(cpus=2, device_memory="3GB")
-
-
-@pytest.mark.parametrize(
-    ("value", "reason"),
-    [
-        ({"gpus": 1.5}, "neither at most 1 nor a whole number"),
-        ({"gpus": -1}, "gpus at least 0"),
-        ({"device_memory": "lots"}, "no size"),
-        ({"gpus": 0, "device_memory": "1GB"}, "needs a device"),
-        ({"memory": "1.2.3GB"}, "no size"),
-        ({"time": "1.2.3m"}, "no duration"),
-        ({"for": [{"model": 3, "gpus": 1}]}, "model 3 is no pattern"),
-        ({"for": [{"model": ["a", None]}]}, "no pattern"),
-        ({"gpus": 0, "for": [{"device_memory": "1GB"}]}, "needs a device"),
-    ],
-)
-def test_wrong_resources_are_named(value, reason):
-    _, mistakes = read(value)
-
-    assert len(mistakes) == 1
-    assert reason in mistakes[0]
-
-
-class Fixed:
-    """A world in which a trial takes a second and an artifact 100."""
-
-    def build(self, artifact: Artifact) -> float:
-        return 100.0
-
-    def job(self, job, request, node):
-        return float(len(job.bundle.trials)), []
-
-    def outages(self):
-        return [(1.0, 0, 5.0)]
-
-
-def test_simulated_time_is_that_of_a_hand_worked_schedule(plan):
-    # Four bundles of 8 trials, a second each, on two processors; the node fails after
-    # 1 s for 5 s. Two bundles had begun, crash, and are not run again here (that is the
-    # driver's): the other two run from 6 to 14.
-    from harness.planning.messages import Job
-
-    (bundle,) = plan().bundles
-    jobs = (
-        Job(bundle=bundle, attempts={"a": str(i)}, store="", grid="", run="")
-        for i in range(4)
-    )
-    executor = Simulated(parse("2xCPU"), Fixed())
-
-    ended = [
-        (job.attempts["a"], [e.what for e in events], executor.time)
-        for job, events in executor.run(iter(jobs))
-    ]
-
-    assert sorted((a, t) for a, whats, t in ended if whats) == [("0", 1.0), ("1", 1.0)]
-    assert [(a, t) for a, whats, t in ended if not whats] == [("2", 14.0), ("3", 14.0)]
-    assert executor.busy == pytest.approx(2 * 1 + 2 * 8)

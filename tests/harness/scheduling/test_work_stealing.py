@@ -20,12 +20,6 @@ from results.queries.db import ask
 from results.storage import leases
 from results.storage.store import new_attempt, open_store
 
-GRID = """
-models: [toy]
-methods: [{methods}]
-ratios: [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8]
-tasks: [toy_sum]
-"""
 LOAD, EACH = 10.0, 100.0
 
 
@@ -83,18 +77,6 @@ class World:
         return []
 
 
-@pytest.fixture
-def plan(tmp_path: Path, toys: Path):
-    """Plan a grid of the given methods."""
-
-    def makes(methods: str, text: str = GRID) -> plans.Plan:
-        path = tmp_path / "grid.yaml"
-        path.write_text(text.format(methods=methods))
-        return plans.make(grids.read(path))
-
-    return makes
-
-
 def run(plan, executor, tmp_path):
     """The driver in virtual time; how often each trial ended well."""
     ended = Counter()
@@ -117,7 +99,7 @@ def run(plan, executor, tmp_path):
 def test_the_idle_slot_takes_as_much_as_ends_both_together(plan, tmp_path):
     # Trial 1 ends at 110 and shows how long the others take, trial 2 at 210. Of the six
     # that are left three go to the second processor, which loads and ends at 520.
-    made, world = plan("dense, toy_drop"), World()
+    made, world = plan("dense, toy_drop", ratios=8, tasks="[toy_sum]"), World()
     executor = Uncut(parse("2xCPU"), world)
 
     ended = run(made, executor, tmp_path)
@@ -133,7 +115,7 @@ def test_with_enough_idle_slots_each_trial_that_is_given_back_has_its_own(
     plan, tmp_path
 ):
     # Of the six behind trial 2, which ends at 210, one stays; five slots load first.
-    made, world = plan("dense, toy_drop"), World()
+    made, world = plan("dense, toy_drop", ratios=8, tasks="[toy_sum]"), World()
     executor = Uncut(parse("8xCPU"), world)
 
     ended = run(made, executor, tmp_path)
@@ -148,7 +130,7 @@ def test_with_enough_idle_slots_each_trial_that_is_given_back_has_its_own(
 def test_a_worker_that_dies_after_it_gave_back_repeats_only_what_it_kept(
     plan, tmp_path
 ):
-    made = plan("dense, toy_drop")
+    made = plan("dense, toy_drop", ratios=8, tasks="[toy_sum]")
     slow = next(b for b in made.bundles if b.trials[0].method.name == "toy_drop")
     world = World(crashes=slow.trials[3].id)
 
@@ -159,7 +141,7 @@ def test_a_worker_that_dies_after_it_gave_back_repeats_only_what_it_kept(
 
 
 def test_nothing_is_asked_back_while_every_slot_is_busy_or_nothing_is_known(plan):
-    (only,) = plan("toy_drop").bundles
+    (only,) = plan("toy_drop", ratios=8, tasks="[toy_sum]").bundles
     waits = WorkStealing(Packer(cluster=parse("1xCPU")))
     waits.add("a", only)
     assert waits.due(100.0) == {}
@@ -170,7 +152,7 @@ def test_nothing_is_asked_back_while_every_slot_is_busy_or_nothing_is_known(plan
 
 
 def test_a_bundle_is_asked_once_and_again_when_it_gave(plan):
-    (only,) = plan("toy_drop").bundles
+    (only,) = plan("toy_drop", ratios=8, tasks="[toy_sum]").bundles
     packer = Packer(cluster=parse("2xCPU"))
     _, events = World().job(_job(only), None, 0)
     stealing = WorkStealing(packer)
@@ -193,7 +175,7 @@ def _job(one, store="", run="r"):
 
 
 def test_a_worker_gives_back_what_it_has_not_begun_and_nothing_else(plan, tmp_path):
-    (only,) = plan("toy_drop").bundles
+    (only,) = plan("toy_drop", ratios=8, tasks="[toy_sum]").bundles
     store = open_store(tmp_path / "store", create=True)
     job = _job(only, store.uri)
     ids = [t.id for t in only.trials]
@@ -215,19 +197,31 @@ def test_a_damaged_request_asks_for_nothing(tmp_path, text):
     assert leases.recalled(store, "r-b") == frozenset()
 
 
+@pytest.fixture
+def read(tmp_path: Path, toys: Path):
+    """Plan a grid file of the given text."""
+
+    def reads(text: str) -> plans.Plan:
+        path = tmp_path / "slow.yaml"
+        path.write_text(text)
+        return plans.make(grids.read(path))
+
+    return reads
+
+
 @pytest.mark.slow
 def test_on_ray_the_last_bundle_is_shared_with_the_idle_worker(
-    plan, tmp_path, monkeypatch
+    read, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(work_stealing, "SAVES", 0.5)
     monkeypatch.setattr(work_stealing, "EVERY", 0.2)
     text = """
 blocks:
-  - {{models: [toy], methods: [dense], tasks: [{{name: toy_slow, seconds: 0.01}}]}}
-  - {{models: [toy], methods: [toy_drop], tasks: [{{name: toy_slow, seconds: 0.7}}],
-      ratios: [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8]}}
+  - {models: [toy], methods: [dense], tasks: [{name: toy_slow, seconds: 0.01}]}
+  - {models: [toy], methods: [toy_drop], tasks: [{name: toy_slow, seconds: 0.7}],
+      ratios: [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8]}
 """
-    made = plan("", text)
+    made = read(text)
     store = open_store(tmp_path / "store", create=True)
     executor = OnRay("local", cpus=2)
     monkeypatch.setattr(executor, "arrange", list)
@@ -245,7 +239,7 @@ blocks:
 
 
 def test_a_worker_that_was_taken_for_dead_stores_nothing_more(plan, tmp_path):
-    (only,) = plan("toy_drop").bundles
+    (only,) = plan("toy_drop", ratios=8, tasks="[toy_sum]").bundles
     store = open_store(tmp_path / "store", create=True)
     job = _job(only, store.uri)
     ended = 0
@@ -260,7 +254,7 @@ def test_a_worker_that_was_taken_for_dead_stores_nothing_more(plan, tmp_path):
 
 def test_a_worker_that_was_taken_for_dead_lets_the_next_one_be(plan, tmp_path):
     # Nothing had been stored, so the very same bundle is with another worker now.
-    (only,) = plan("toy_drop").bundles
+    (only,) = plan("toy_drop", ratios=8, tasks="[toy_sum]").bundles
     store = open_store(tmp_path / "store", create=True)
     cut_off, again = _job(only, store.uri), _job(only, store.uri)
     first, second = worker.run(cut_off), worker.run(again)
