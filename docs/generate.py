@@ -1,90 +1,52 @@
-"""Writes docs/reference.md: verbs, methods, models and tasks, from the code itself."""
+"""Writes the generated pages of docs/reference; `make docs` runs it.
+
+The pages are not kept in the repository, so that a new method, task or option needs no
+second file. Sentences that the code does not carry (what a column of the store means,
+what a variable does, examples of commands) are in the YAML files beside this one.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import click
+import yaml
 
-from harness.cli import VERBS, cli
-from harness.options import fields
-from harness.registry import Plugin, discover
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-PAGE = Path(__file__).parent / "reference.md"
-FACTS = {
-    "method": ("ratio_of", "needs", "kinds"),
-    "model": ("kind", "gives", "trained"),
-    "task": ("kind", "gives"),
-}
+from _generate import commands, environment, plugins, store  # noqa: E402 (path above)
+
+FOLDER = HERE / "reference"
 
 
-def page() -> str:
-    """The whole page; a test compares it with the file."""
-    lines = [
-        "# Reference",
-        "",
-        "Made by `make docs` from the code; edit docstrings, not this page.",
-        "",
-        *_verbs(),
-    ]
-    for kind in FACTS:
-        lines += [f"## {kind.capitalize()}s", ""]
-        for plugin in discover(kind).values():
-            lines += _plugin(plugin)
-    return "\n".join(lines).rstrip() + "\n"
+def said(name: str) -> Any:
+    """The content of one of the YAML files beside this one."""
+    return yaml.safe_load((HERE / f"{name}.yaml").read_text(encoding="utf-8"))
 
 
-def _verbs() -> Iterator[str]:
-    yield from ("## Verbs", "")
-    context = click.Context(cli)
-    for name in VERBS:
-        verb = cli.get_command(context, name)
-        assert verb is not None
-        usage = " ".join(verb.collect_usage_pieces(click.Context(verb)))
-        yield from (f"### `shrinkgrid {name} {usage}`", "")
-        yield from (inspect.cleandoc(verb.help or ""), "")
-        for option in verb.params:
-            if isinstance(option, click.Option):
-                yield f"- `{', '.join(option.opts)}` {option.help or ''}".rstrip()
-        yield ""
+def pages() -> dict[str, str]:
+    """File name -> text of every generated page."""
+    return {
+        "commands.md": commands.page(said("commands")),
+        "environment.md": environment.page(said("environment")),
+        "methods.md": plugins.page("method"),
+        "models.md": plugins.page("model"),
+        "tasks.md": plugins.page("task"),
+        "nested-options.md": plugins.nested_page(),
+        "store.md": store.page(said("store")),
+    }
 
 
-def _plugin(plugin: Plugin) -> Iterator[str]:
-    yield from (f"### `{plugin.name}`", "")
-    yield from (inspect.cleandoc(plugin.cls.__doc__ or ""), "")
-    for base in plugin.cls.__mro__[1:]:  # options that several methods share
-        _, args, lines = inspect.cleandoc(base.__doc__ or "").partition("Args:")
-        if dataclasses.is_dataclass(base) and args:
-            yield from (f"Shared options:{lines}", "")
-    facts = ", ".join(
-        f"{key}: {_words(plugin.facts[key])}" for key in FACTS[plugin.kind]
-    )
-    yield from (f"*{facts}*", "")
-    options = [f"`{n}` = {_default(f)}" for n, f in fields(plugin.cls).items()]
-    if options:
-        yield from (f"Options: {', '.join(options)}", "")
-
-
-def _words(value: Any) -> str:
-    if isinstance(value, frozenset):
-        return " ".join(sorted(value)) or "nothing"
-    return str(value)
-
-
-def _default(field: dataclasses.Field[Any]) -> str:
-    if field.default is not dataclasses.MISSING:
-        return repr(field.default)
-    if field.default_factory is not dataclasses.MISSING:
-        return repr(field.default_factory())
-    return "required"
+def write() -> None:
+    """Write each page whose text has changed, so that Sphinx reads no other again."""
+    for name, text in pages().items():
+        file = FOLDER / name
+        page = text.rstrip() + "\n"
+        if not file.exists() or file.read_text(encoding="utf-8") != page:
+            file.write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":
-    if "--check" in sys.argv:
-        sys.exit(PAGE.read_text() != page())
-    PAGE.write_text(page())
+    write()

@@ -16,6 +16,10 @@ class LmEval(ZeroShot):
 
     A grid writes the name itself: ``arc_easy``, ``{name: piqa, limit: 100}``, ``mmlu``,
     ``./my_task.yaml``.
+
+    Args:
+        id: Name of the task, group or tag, or path of a YAML file; the name in the grid
+            sets it.
     """
 
     id: str

@@ -8,7 +8,13 @@ from tasks._perplexity import Tail, WindowPerplexity
 
 @task("text_perplexity", kind="causal_lm")
 class TextPerplexity(WindowPerplexity):
-    """Token perplexity of a UTF-8 file, or of a text of ``harness.toolkit.texts``."""
+    """Token perplexity of a UTF-8 file, or of a text of ``harness.toolkit.texts``.
+
+    Args:
+        text: Name of a text, or path of a UTF-8 file.
+        window: Tokens in one window; windows do not overlap.
+        tail: What happens to the last, shorter window.
+    """
 
     text: str  # type: ignore[misc]
     window: int = 2048  # type: ignore[misc]

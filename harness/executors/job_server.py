@@ -233,7 +233,7 @@ def _answers(address: str) -> None:
     except OSError as why:
         raise BenchError(
             f"nothing answers at {address}: {getattr(why, 'reason', why)}; start a "
-            "cluster there (docs/cluster.md), or forward its dashboard to this machine "
+            "cluster there (docs/how-to/cluster.md), or forward its dashboard here "
             "with `ray dashboard cluster.yaml`"
         ) from why
     raise BenchError(

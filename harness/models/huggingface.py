@@ -18,8 +18,13 @@ from harness.toolkit.stored_size import stored_params
 class HuggingFace:
     """A causal language model by its hub name (``facebook/opt-125m``) or folder.
 
-    ``trust_remote_code`` is refused unless ``revision`` is a full commit, so that
+    ``trust_remote_code`` is refused unless ``commit`` is a full commit, so that
     nobody else can change the code that runs.
+
+    Args:
+        id: Hub name or folder; the name in the grid sets it.
+        commit: Branch, tag or commit of the hub repository; ignored for a folder.
+        trust_remote_code: Whether code from the model's repository may run.
     """
 
     id: str

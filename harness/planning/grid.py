@@ -115,7 +115,7 @@ def read(path: Path, *, locked: Mapping[str, str] | None = None) -> Grid:
     """Read a grid file.
 
     Args:
-        path: A YAML file; see ``docs/grid.md`` for its keys.
+        path: A YAML file; see ``docs/how-to/grid.md`` for its keys.
         locked: Revisions to hold to, by ``lock.key``; None reads the lock beside.
 
     Returns:

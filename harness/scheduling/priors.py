@@ -1,4 +1,4 @@
-"""Stated guesses for what no finished trial has shown yet; docs/scheduling.md."""
+"""Estimates for steps without history; see docs/explanation/scheduling.md."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The table of faults: what is done to a running grid, and what must come of it.
 
-The tests run it, and `make faults` writes docs/faults.md from it.
+The tests run it, and `make faults` writes docs/explanation/faults.md from it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Does every fault of the table, and writes what came of it into docs/faults.md.
+"""Does every fault of the table, and writes docs/explanation/faults.md.
 
 Run as `make faults`; with names, only those rows are measured anew.
 """
@@ -15,7 +15,7 @@ from faults import Fault, table
 from scene import Outcome
 
 ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs/faults.md"
+PAGE = ROOT / "docs/explanation/faults.md"
 HEAD = (
     "| fault | what is done | finished before | lost | doubled | the run | the same "
     "line again | s to recover |\n|---|---|---:|---:|---:|---|---|---:|\n"

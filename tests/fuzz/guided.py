@@ -2,7 +2,7 @@
 
 Each target runs in a process of its own, from its specimens and honest files, for so
 many seconds. An input that ends in anything but a message, or takes too long or too
-much memory, stops it and is kept. The counts go into docs/faults.md.
+much memory, stops it and is kept. The counts go into docs/explanation/faults.md.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
-PAGE = HERE.parents[1] / "docs/faults.md"
+PAGE = HERE.parents[1] / "docs/explanation/faults.md"
 SECONDS, MEGABYTES = 90, 3000  # that one input may take, and the whole process
 
 

@@ -1,4 +1,4 @@
-"""docs/sql.md: each query is run on the stored quick start, and its answer compared.
+"""Each query of docs/how-to/sql.md is run on the stored quick start and compared.
 
 After a new quick start, running this file with SHRINKGRID_REWRITE=STORE takes the rows
 of that store over and writes the answers again.
@@ -18,7 +18,7 @@ from results.storage.store import Store, open_store
 from results.text.formats import as_markdown
 
 ROWS = SUPPORT / "quickstart.jsonl"
-PAGE = ROOT / "docs" / "sql.md"
+PAGE = ROOT / "docs" / "how-to" / "sql.md"
 QUESTION = re.compile(
     r"### (\d+)\. (.+?)\n\n```sql\n(.+?)\n```\n\n(.*?)\n(?=\n###|\Z)", re.S
 )
