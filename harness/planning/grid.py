@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from functools import cache
 from importlib.resources import files
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from harness.core import BenchError
 from harness.options import build, canonical, dumps, nearest
-from harness.planning import lock, resources, yaml_files
+from harness.planning import exclude, lock, resources, yaml_files
 from harness.planning.configured_plugin import Chosen, choose
 from harness.planning.trial import Trial
 from harness.registry import unmet
@@ -29,7 +29,6 @@ BLOCK_KEYS = (
     "dtype",
 )
 GRID_KEYS = ("name", "description", "blocks", "resources", *BLOCK_KEYS)
-EXCLUDE_KEYS = ("method", "model", "task", "ratio", "seed")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 MAX_TRIALS = 2_000_000  # of a grid; more is a slip of the pen, and fills the memory
 
@@ -52,6 +51,24 @@ class Block:
         """How many points its product has at most."""
         axes = (self.models, self.methods, self.ratios, self.tasks, self.seeds)
         return math.prod(map(len, axes))
+
+    def pairs(self) -> Iterator[tuple[Chosen, Chosen]]:
+        """Every method with every model."""
+        return product(self.methods, self.models)
+
+    def combinations(self) -> list[dict[str, Any]]:
+        """For each method and model, the values that its trials have together."""
+        tasks = [task.part.name for task in self.tasks]
+        return [
+            {
+                "method": [method.part.name],
+                "model": [model.part.name],
+                "task": tasks,
+                "ratio": ratios(method) or self.ratios,
+                "seed": self.seeds if seeded(method, model) else self.seeds[:1],
+            }
+            for method, model in self.pairs()
+        ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,21 +146,16 @@ def read(path: Path, *, locked: Mapping[str, str] | None = None) -> Grid:
         raise BenchError(f"{path} is not a mapping; it needs {', '.join(GRID_KEYS)}")
     reader = _Reader(lock.read(path) if locked is None else locked)
     reader.unknown(value, GRID_KEYS, "")
-    blocks = value.get("blocks")
-    if blocks is None:
-        blocks = [{k: v for k, v in value.items() if k in BLOCK_KEYS}]
-    elif any(k in value for k in BLOCK_KEYS):
-        reader.mistakes.append("write either 'blocks' or one block's keys, not both")
-    if not isinstance(blocks, list) or not blocks:
-        reader.mistakes.append("'blocks' is an empty list or no list")
-        blocks = []
-    read_blocks = [reader.block(block, i) for i, block in enumerate(blocks)]
+    read_blocks = reader.blocks(value)
     rules, wrong = resources.read(value.get("resources"))
     reader.mistakes.extend(wrong)
+    if not reader.mistakes:
+        pairs = {(e.part.name, o.part.name) for b in read_blocks for e, o in b.pairs()}
+        reader.mistakes.extend(resources.unmatched(rules, sorted(pairs)))
     name = value.get("name", path.stem)
     if not isinstance(name, str) or not name:
         reader.mistakes.append(f"name {name!r} is not a text")
-    trials = sum(b.size for b in read_blocks if b is not None)
+    trials = sum(block.size for block in read_blocks)
     if trials > MAX_TRIALS:
         reader.mistakes.append(
             f"the product has {trials} trials, and {MAX_TRIALS} are allowed: cut it "
@@ -154,7 +166,7 @@ def read(path: Path, *, locked: Mapping[str, str] | None = None) -> Grid:
     return Grid(
         name=name,
         description=str(value.get("description", "")),
-        blocks=tuple(b for b in read_blocks if b is not None),
+        blocks=tuple(read_blocks),
         resources=rules,
     )
 
@@ -176,6 +188,32 @@ class _Reader:
             if key not in known:
                 self.mistakes.append(at + nearest("key", str(key), known))
 
+    def blocks(self, value: Mapping[str, Any]) -> list[Block]:
+        """Read every block that has no mistakes.
+
+        A key beside ``blocks`` is the default of every block; a block that has the key
+        itself uses its own value.
+        """
+        common = {k: v for k, v in value.items() if k in BLOCK_KEYS}
+        blocks = [{}] if value.get("blocks") is None else value["blocks"]
+        if not isinstance(blocks, list) or not blocks:
+            self.mistakes.append("'blocks' is an empty list, or not a list")
+            return []
+        read, sharing = [], []
+        for index, own in enumerate(blocks):
+            whole = common | own if isinstance(own, dict) else own
+            block = self.block(whole, index)
+            if block is None:
+                continue
+            read.append(block)
+            if "exclude" in own:
+                self._excludes([block])
+            else:
+                sharing.append(block)
+        self.where = ""
+        self._excludes(sharing)  # a common rule may be meant for one of these blocks
+        return read
+
     def block(self, value: Any, index: int) -> Block | None:
         """One block, or None if it has mistakes."""
         before = len(self.mistakes)
@@ -193,7 +231,7 @@ class _Reader:
         found = {
             "ratios": self.ratios(value, optional=fixed),
             "seeds": self.seeds(value),
-            "exclude": self.exclude(value, chosen),
+            "exclude": self.exclude(value),
             "calibration": self.calibration(value.get("calibration")),
             "dtype": self.dtype(value.get("dtype", "float32")),
         }
@@ -254,10 +292,8 @@ class _Reader:
         self.mistakes.extend(self.where + why for why in wrong)
         return [] if wrong else list(dict.fromkeys(values))
 
-    def exclude(
-        self, block: Mapping[str, Any], chosen: Mapping[str, list[Chosen | None]]
-    ) -> tuple[dict[str, Any], ...]:
-        """The exclusions: mappings whose every key must match for a trial to go."""
+    def exclude(self, block: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
+        """The rules, each a mapping whose every key must match for a trial to go."""
         rules = block.get("exclude", [])
         if not isinstance(rules, list) or not all(isinstance(r, dict) for r in rules):
             self.mistakes.append(
@@ -265,16 +301,18 @@ class _Reader:
             )
             return ()
         for rule in rules:
-            self.unknown(rule, EXCLUDE_KEYS, f"{self.where}exclude: ")
-            for kind in ("method", "model", "task"):
-                names = [c.part.name for c in chosen[kind] if c]
-                for wanted in _listed(rule.get(kind)):
-                    if not any(fnmatch(name, str(wanted)) for name in names):
-                        self.mistakes.append(
-                            f"{self.where}exclude: "
-                            + nearest(f"{kind} in this block", str(wanted), names)
-                        )
+            self.unknown(rule, exclude.KEYS, f"{self.where}exclude: ")
         return tuple(rules)
+
+    def _excludes(self, blocks: list[Block]) -> None:
+        """Note rules that match no trial of some blocks, and rules that leave none."""
+        if not blocks:
+            return
+        there = [each for block in blocks for each in block.combinations()]
+        wrong = exclude.wrong(blocks[0].exclude, there)
+        if not wrong and any(next(_expand(b), None) is None for b in blocks):
+            wrong = ["the rules drop every trial of a block"]
+        self.mistakes.extend(f"{self.where}exclude: {why}" for why in wrong)
 
     def calibration(self, value: Any) -> str:
         """The calibration as canonical JSON."""
@@ -335,26 +373,8 @@ def _expand(block: Block) -> Iterator[Point]:
                             dtype=block.dtype,
                             calibration=block.calibration if reads else None,
                         )
-                        if not any(_matches(rule, trial) for rule in block.exclude):
+                        if not any(exclude.matches(r, trial) for r in block.exclude):
                             yield Point(trial=trial, unsupported=why)
-
-
-def _listed(value: Any) -> list[Any]:
-    if value is None:
-        return []
-    return value if isinstance(value, list) else [value]
-
-
-def _matches(rule: Mapping[str, Any], trial: Trial) -> bool:
-    for key, wanted in rule.items():
-        if key in ("ratio", "seed"):
-            if getattr(trial, key) not in _listed(wanted):
-                return False
-        else:
-            name = getattr(trial, key).name
-            if not any(fnmatch(name, str(w)) for w in _listed(wanted)):
-                return False
-    return True
 
 
 def _bad_ratio(value: Any) -> str | None:

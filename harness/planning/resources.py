@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import Any
 
 from harness.core import BenchError
-from harness.options import build
+from harness.options import build, nearest
 
 _BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _BYTES |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
@@ -121,10 +122,46 @@ class Rules:
         """What a bundle of this method and model gets; later rules win."""
         asked = dict(self.default)
         for rule in self.rules:
-            names = (("model", model), ("method", method))
-            if all(_matches(name, rule.get(key, "*")) for key, name in names):
+            if _fits(rule, method, model):
                 asked = _over(asked, rule)
         return Resources(**asked)
+
+
+def unmatched(rules: Rules, pairs: Iterable[tuple[str, str]]) -> list[str]:
+    """Say which rules under ``for`` can have no effect.
+
+    Args:
+        rules: The rules, without mistakes of their own.
+        pairs: Method and model of every bundle of the grid.
+
+    Returns:
+        One sentence for each pattern that matches no name, each rule whose patterns
+        match no method and model together, and each rule that asks for nothing.
+    """
+    found = []
+    all_pairs = list(pairs)
+    for rule in rules.rules:
+        named = {key: rule.get(key, "*") for key in ("method", "model")}
+        if rule.keys() <= named.keys():
+            found.append(f"the rule {rule} asks for nothing; add cpus, gpus, time ...")
+        absent = []
+        for place, (key, patterns) in enumerate(named.items()):
+            names = sorted({pair[place] for pair in all_pairs})
+            several = [patterns] if isinstance(patterns, str) else patterns
+            absent += [
+                nearest(f"{key} in this grid", pattern, names)
+                for pattern in several
+                if not any(fnmatch(name, pattern) for name in names)
+            ]
+        found.extend(absent)
+        if not absent and not any(_fits(rule, *pair) for pair in all_pairs):
+            found.append(f"the rule {rule} matches no method with a model of a block")
+    return [f"resources: {why}" for why in found]
+
+
+def _fits(rule: dict[str, Any], method: str, model: str) -> bool:
+    names = (("model", model), ("method", method))
+    return all(_matches(name, rule.get(key, "*")) for key, name in names)
 
 
 def _matches(name: str, patterns: str | list[str]) -> bool:

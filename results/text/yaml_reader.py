@@ -1,7 +1,8 @@
-"""YAML that people write: safe, without duplicate keys, without bombs."""
+"""Reads YAML that people write: no duplicate keys, no tags, no alias bombs."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import yaml
@@ -12,31 +13,39 @@ MAX_DEPTH = 40
 MAX_DIGITS = 40  # of a number; Python needs minutes for a million of them
 
 
+_MERGE = "tag:yaml.org,2002:merge"
+_FLOAT = "tag:yaml.org,2002:float"
+# YAML 1.2 reads these as numbers; YAML 1.1, and so PyYAML, reads 1e-1 as a text.
+_EXPONENT = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$")
+
+
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """A safe loader that refuses a key written twice, and every tag."""
+    """A safe loader that refuses every tag and every number that can be misread."""
 
 
 def read(text: bytes) -> Any:
-    """The value of a YAML text.
+    """Read one YAML document.
 
     Args:
-        text: Of a file.
+        text: The bytes of a file, UTF-8, with or without a byte order mark.
 
     Returns:
         Plain lists, dicts with plain keys, and scalars; a date is a text.
 
     Raises:
-        ValueError: If it is no YAML, has a tag or a key twice, or is larger or deeper
-            than any honest file.
+        ValueError: If it is not valid YAML, has a tag, has a key twice in one mapping,
+            or is larger or deeper than a hand-written file can be.
     """
     if len(text) > MAX_BYTES:
         raise ValueError(f"it has {len(text)} bytes; {MAX_BYTES} are allowed")
     try:
-        _shallow(text.decode())
-        loader = _Loader(text.decode())
+        decoded = text.decode("utf-8-sig")
+        _shallow(decoded)
+        loader = _Loader(decoded)
         try:
             node = loader.get_single_node()
             _bounded(node, [0])
+            _unique(loader, node)
             return None if node is None else loader.construct_document(node)
         finally:
             loader.dispose()
@@ -49,7 +58,7 @@ def read(text: bytes) -> Any:
 
 
 def _shallow(text: str) -> None:
-    """Refuse what is nested deeply: libyaml's loader would end the process."""
+    """Refuse deep nesting, which makes libyaml's loader end the process."""
     depth = 0
     for event in yaml.parse(text, Loader=_Loader):
         depth += isinstance(event, yaml.CollectionStartEvent)
@@ -71,21 +80,60 @@ def _bounded(node: Any, count: list[int], within: tuple[Any, ...] = ()) -> None:
                 _bounded(one, count, (*within, node))
 
 
-def _mapping(loader: Any, node: yaml.MappingNode) -> dict[Any, Any]:
-    loader.flatten_mapping(node)
-    made: dict[Any, Any] = {}
+def _unique(loader: Any, node: Any) -> None:
+    """Refuse a key that is written twice in one mapping.
+
+    This runs on the nodes as they are written: a merge key ``<<`` adds the keys of
+    another mapping later, and a key written beside it overrides the merged one.
+    """
+    if not isinstance(node, yaml.CollectionNode):
+        return
+    if isinstance(node, yaml.SequenceNode):
+        for child in node.value:
+            _unique(loader, child)
+        return
+    seen = set()
     for key_node, value_node in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        if not isinstance(key, str | int | float | bool | None):
-            raise ValueError(f"line {_line(key_node)}: a key is a name")
-        if key in made:
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise ValueError(f"line {_line(key_node)}: a key must be a name")
+        merge = key_node.tag == _MERGE
+        key = "<<" if merge else loader.construct_object(key_node, deep=True)
+        if key in seen:
             raise ValueError(f"line {_line(key_node)}: the key {key!r} stands twice")
-        made[key] = loader.construct_object(value_node, deep=True)
-    return made
+        seen.add(key)
+        _unique(loader, value_node)
+
+
+def _mapping(loader: Any, node: yaml.MappingNode) -> dict[Any, Any]:
+    return {
+        key: loader.construct_object(value, deep=True)
+        for key, value in _merged(loader, node).items()
+    }
+
+
+def _merged(loader: Any, node: yaml.MappingNode) -> dict[Any, yaml.Node]:
+    """Keys of a mapping and of what ``<<`` merges into it, with their value nodes.
+
+    A key that the mapping has itself wins; of several merged mappings the first wins.
+    PyYAML's own ``flatten_mapping`` changes the nodes, so that a mapping that merges
+    another one is merged wrongly into a third.
+    """
+    found: dict[Any, yaml.Node] = {}
+    for key_node, value in node.value:
+        if key_node.tag == _MERGE:
+            several = isinstance(value, yaml.SequenceNode)
+            for one in reversed(value.value if several else [value]):
+                if not isinstance(one, yaml.MappingNode):
+                    raise ValueError(f"line {_line(one)}: `<<` merges mappings only")
+                found |= _merged(loader, one)
+    for key_node, value in node.value:
+        if key_node.tag != _MERGE:
+            found[loader.construct_object(key_node, deep=True)] = value
+    return found
 
 
 def _number(kind: str) -> Any:
-    """The loader's own constructor of a kind of number, for texts of honest length."""
+    """Wrap the loader's constructor of a number; refuse what two people read apart."""
     construct = getattr(yaml.constructor.SafeConstructor, f"construct_yaml_{kind}")
 
     def constructs(loader: Any, node: yaml.ScalarNode) -> Any:
@@ -93,6 +141,12 @@ def _number(kind: str) -> Any:
             raise ValueError(
                 f"line {_line(node)}: a number of {len(node.value)} characters; write "
                 "a text in quotation marks"
+            )
+        # YAML 1.1 reads 010 as 8 and 1:30 as 90.
+        if ":" in node.value or re.fullmatch(r"[-+]?0[0-9_]+", node.value):
+            raise ValueError(
+                f"line {_line(node)}: {node.value} is a number to base 8 or 60 in YAML "
+                "1.1; write it in decimal, or in quotation marks if it is a text"
             )
         try:
             return construct(loader, node)
@@ -114,6 +168,7 @@ _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping
 _Loader.add_constructor("tag:yaml.org,2002:int", _number("int"))
 _Loader.add_constructor("tag:yaml.org,2002:float", _number("float"))
 _Loader.add_constructor("tag:yaml.org,2002:timestamp", _text)
+_Loader.add_implicit_resolver(_FLOAT, _EXPONENT, list("-+.0123456789"))
 for _tag in ("binary", "omap", "pairs", "set"):
     _Loader.add_constructor(
         f"tag:yaml.org,2002:{_tag}",

@@ -127,10 +127,98 @@ def test_exclude_removes_only_what_matches_every_key(write):
     assert [p.trial.ratio for p in points] == [0.0, 0.25]
 
 
-def test_exclude_of_a_name_that_is_not_there_is_a_mistake(write):
-    found = mistakes(write(GOOD + "exclude: [{method: toy_dorp}]\n"))
+@pytest.mark.parametrize(
+    ("rule", "reason"),
+    [
+        ("{method: toy_dorp}", "Did you mean 'toy_drop'?"),
+        ("{method: [dense, toy_dorp]}", "Did you mean 'toy_drop'?"),
+        ("{ratio: 0.45}", "no trial of this block has the ratio 0.45"),
+        ("{ratio: [0.25, 0.45]}", "no trial of this block has the ratio 0.45"),
+        ("{ratio: '0.25'}", "ratio '0.25' is a text"),
+        ("{seed: 7}", "no trial of this block has the seed 7. Known: 0"),
+        ("{seed: false}", "seed False is not a number"),
+        ("{method: dense, ratio: 0.25}", "matches no trial of this block"),
+        ("{method: toy_drop, seed: 1}", "the seed 1. Known: 0"),
+        ("{model: null}", "model has no value"),
+        ("{ratio: []}", "ratio has no value"),
+        ("{}", "a rule without keys drops every trial"),
+        ("{method: '*'}", "drop every trial of a block"),
+    ],
+)
+def test_a_rule_of_exclude_that_matches_nothing_or_all_is_a_mistake(
+    write, rule, reason
+):
+    text = GOOD + f"seeds: [0, 1]\nexclude: [{rule}]\n"
 
-    assert "Did you mean 'toy_drop'?" in found[0]
+    (found,) = mistakes(write(text))
+
+    assert found.startswith("exclude: ")
+    assert reason in found
+
+
+def test_a_block_takes_what_it_does_not_say_from_the_keys_beside_blocks(write):
+    text = """
+models: [toy]
+methods: [dense]
+tasks: [toy_sum]
+dtype: bfloat16
+blocks:
+  - {dtype: float64}
+  - {methods: [toy_drop], ratios: [0.25]}
+"""
+    points = list(grids.read(write(text)).points())
+
+    said = [(p.trial.method.name, p.trial.ratio, p.trial.dtype) for p in points]
+    assert said == [("dense", 0.0, "float64"), ("toy_drop", 0.25, "bfloat16")]
+
+
+def test_a_common_rule_of_exclude_must_match_in_one_of_the_blocks(write):
+    text = """
+models: [toy]
+tasks: [toy_sum]
+exclude: [{method: toy_drop, ratio: 0.25}, {method: toy_drop, ratio: RATIO}]
+blocks:
+  - {methods: [dense]}
+  - {methods: [toy_drop], ratios: [0.25, 0.5, 0.75]}
+"""
+    points = list(grids.read(write(text.replace("RATIO", "0.5"))).points())
+
+    assert [p.trial.ratio for p in points] == [0.0, 0.75]
+    (found,) = mistakes(write(text.replace("RATIO", "0.6")))
+    assert "has the ratio 0.6" in found
+
+
+@pytest.mark.parametrize(
+    ("rule", "reason"),
+    [
+        ("{model: llama*, gpus: 1}", "no model in this grid called 'llama*'"),
+        ("{method: [dense, svdd], gpus: 1}", "no method in this grid called 'svdd'"),
+        ("{method: dense, model: toy2, gpus: 1}", "no model in this grid"),
+        ("{method: toy_drop, model: toy, cpus: 1}", "no method with a model"),
+        ("{method: dense}", "asks for nothing"),
+    ],
+)
+def test_a_rule_of_resources_that_matches_nothing_is_a_mistake(write, rule, reason):
+    text = f"""
+tasks: [toy_sum]
+ratios: [0.5]
+resources: {{for: [{rule}]}}
+blocks:
+  - {{models: [toy], methods: [dense]}}
+  - {{models: [{{name: mlp}}], methods: [toy_drop]}}
+"""
+
+    (found,) = mistakes(write(text))
+
+    assert found.startswith("resources: ")
+    assert reason in found
+
+
+def test_a_ratio_with_an_exponent_is_that_ratio(write):
+    text = GOOD.replace("[0.25, 0.5]", "[25e-2]")
+    points = list(grids.read(write(text)).points())
+
+    assert [p.trial.ratio for p in points] == [0.0, 0.25]
 
 
 def test_a_trial_id_changes_with_what_changes_its_number_and_not_with_defaults(write):
