@@ -9,9 +9,10 @@ from pathlib import Path
 import duckdb
 
 from results.errors import StoreError
-from results.queries.db import connect, create_views, fill_comparison, quoted, reading
+from results.queries.db import connect, create_views, quoted, reading
 from results.schema import TABLES
 from results.storage.store import Store
+from results.tables import comparison
 
 
 def export(store: Store, path: Path, form: str) -> None:
@@ -46,7 +47,7 @@ def _database(store: Store, path: Path, form: str) -> None:
     del form
     path.unlink(missing_ok=True)
     with connect(store) as connection:
-        fill_comparison(connection, store)
+        comparison.fill(connection, store)
         connection.execute(f"ATTACH {quoted(str(path))} AS copy")
         connection.execute("CREATE SCHEMA copy.stored")
         for table in (*TABLES, "comparison"):
@@ -64,7 +65,7 @@ def _tables(store: Store, path: Path, form: str) -> None:
     path.mkdir()
     options = "FORMAT parquet" if form == "parquet" else "FORMAT csv, HEADER"
     with connect(store) as connection:
-        fill_comparison(connection, store)
+        comparison.fill(connection, store)
         views = connection.execute(
             "SELECT view_name FROM duckdb_views() "
             "WHERE schema_name = 'main' AND NOT internal ORDER BY view_name"

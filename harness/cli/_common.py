@@ -107,9 +107,10 @@ def make_plan(
     """
     from harness.planning import grid as grids
     from harness.planning import plan as plans
+    from results.queries.attempts import read_statuses
 
     grid = grids.read(grids.locate(name))
-    statuses: Mapping[str, str] = {} if store is None else store.statuses()
+    statuses: Mapping[str, str] = {} if store is None else read_statuses(store)
     old = {} if store is None else stale(grid, store, statuses)
     plan = plans.make(
         grid,
@@ -174,11 +175,12 @@ def stale(grid: Grid, store: Store, statuses: Mapping[str, str]) -> dict[str, st
         Trial id -> what it is.
     """
     from harness.running.rows import code_digest
+    from results.queries.attempts import read_attempts
 
     if not statuses:
         return {}
     made = {
-        trial: attempts[-1].code_digest for trial, attempts in store.attempts().items()
+        trial: tries[-1].code_digest for trial, tries in read_attempts(store).items()
     }
     found = {}
     for point in grid.points():

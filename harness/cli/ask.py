@@ -79,11 +79,11 @@ def sql(store: Store, query: str, form: str) -> None:
     `shrinkgrid sql "show tables"` lists the views, `shrinkgrid sql "describe
     leaderboard"` the columns of one. A QUERY of `-` is read from stdin.
     """
-    from results.queries import db
+    from results import ask
     from results.text.formats import render
 
     text = sys.stdin.read() if query == "-" else query
-    click.echo(render(db.query(store, text), form))
+    click.echo(render(ask.query(store, text), form))
 
 
 @click.command()

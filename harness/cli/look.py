@@ -26,7 +26,7 @@ def status(store: Store, grid: str | None, form: str) -> int:
 
     if grid is not None:
         return _status_of(grid, store, form)
-    from results.queries.db import query
+    from results.ask import query
 
     click.echo(render(query(store, "FROM completeness"), form))
     return COMPLETE
@@ -35,7 +35,7 @@ def status(store: Store, grid: str | None, form: str) -> int:
 def _status_of(name: str, store: Store, form: str) -> int:
     """The status of one grid, counted from its plan: completeness = plan - store."""
     from harness.cli import COMPLETE, TRIALS_FAILED
-    from results.queries.db import query
+    from results.ask import query
     from results.text.formats import render
 
     plan, old = make_plan(name, store)
@@ -83,7 +83,7 @@ def _running(store: Store) -> set[str]:
 @format_option
 def list_(what: str, form: str) -> None:
     """List the methods, models, tasks, grids or papers that there are."""
-    from results.queries.db import Answer
+    from results.text.answer import Answer
     from results.text.formats import render
 
     rows = {"grids": _grids, "papers": _papers}.get(what, lambda: _plugins(what[:-1]))()
@@ -128,7 +128,7 @@ def _grids() -> list[dict[str, Any]]:
 
 
 def _papers() -> list[dict[str, Any]]:
-    from results.papers import catalogue
+    from results.tables.published import catalogue
 
     return catalogue()
 

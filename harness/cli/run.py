@@ -226,7 +226,7 @@ def _show_leaderboard(plan: Plan, store: Store) -> None:
     """The numbers of this grid's models and tasks, also those of earlier runs."""
     from results.boards import leaderboard
     from results.errors import StoreError
-    from results.queries.db import Answer
+    from results.text.answer import Answer
 
     done = [*plan.done, *(t for b in plan.bundles for t in b.trials)]
     models, tasks = ({getattr(t, k).name for t in done} for k in ("model", "task"))

@@ -44,9 +44,9 @@ def table(store: Store, paper: str | None, form: str, **options: Any) -> None:
     PAPER is a name that `shrinkgrid list papers` gives, or a YAML file of that kind.
     Without it, --rows, --cols and --metric make a table of your own.
     """
-    from results.papers import read
     from results.tables.custom import own_table
     from results.tables.paper import paper_table
+    from results.tables.published import read
     from results.tables.render import render
 
     other = ("model", "substitute") if paper is None else _OWN

@@ -89,6 +89,7 @@ def _disk(store: str) -> Check:
 
 
 def _store(store: str) -> Check:
+    from results.queries.attempts import read_statuses
     from results.storage.store import open_store
 
     try:
@@ -98,7 +99,7 @@ def _store(store: str) -> Check:
         return Check(
             name="store", state="note" if fresh else "bad", says="; ".join(why.mistakes)
         )
-    says = f"{len(opened.statuses())} trials in {opened.uri}"
+    says = f"{len(read_statuses(opened))} trials in {opened.uri}"
     state = "bad" if opened.warnings else "good"
     return Check(name="store", state=state, says="; ".join([says, *opened.warnings]))
 

@@ -8,9 +8,10 @@ from itertools import groupby
 from typing import Any
 
 from results.errors import StoreError, unknown
-from results.queries.db import Answer, ask
+from results.queries.db import ask
 from results.queries.protocols import Fields, differing, named, told_apart
 from results.storage.store import Store
+from results.text.answer import Answer
 from results.text.columns import (
     BOLD,
     CYAN,

@@ -8,8 +8,8 @@ from typing import Any
 
 from results.boards.leaderboard import BOARD
 from results.errors import StoreError
-from results.queries.db import Answer
 from results.tables.statistics import critical_difference
+from results.text.answer import Answer
 from results.text.labels import method_label
 
 _COLUMNS = {

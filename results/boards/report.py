@@ -12,11 +12,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from results import papers
 from results.boards import figures, leaderboard
 from results.errors import StoreError
 from results.queries.db import ask
 from results.storage.store import Store
+from results.tables import published
 from results.tables.paper import models_of, paper_table, scores
 from results.tables.render import as_html
 from results.text import labels
@@ -253,7 +253,7 @@ def _failures(store: Store) -> str:
 
 def _papers(store: Store) -> str:
     """The tables of which anything was measured; the others by name."""
-    tables = [papers.read(name) for name in papers.names()]
+    tables = [published.read(name) for name in published.names()]
     known = scores(store, {model for table in tables for model in models_of(table)})
     parts, untouched = [], []
     for paper in tables:

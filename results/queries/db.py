@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, TypeVar
 
@@ -14,11 +14,13 @@ from results.queries.damage import ODD_ERRORS, damage
 from results.schema import TABLES, arrow, ddl
 from results.storage import encoding, footers
 from results.storage.store import Store
+from results.text.answer import Answer
 
 T = TypeVar("T")
+Fill = Callable[[duckdb.DuckDBPyConnection, Store], None]
 _MANY_FILES = 500
 # The columns of the views `published` and `comparison`.
-_COMPARISON = """
+COMPARISON = """
 paper_table VARCHAR, paper VARCHAR, source VARCHAR, label VARCHAR, heading VARCHAR,
 method VARCHAR, model VARCHAR, ratio DOUBLE, task VARCHAR, metric VARCHAR,
 printed VARCHAR, value DOUBLE, measured DOUBLE, low DOUBLE, high DOUBLE, seeds BIGINT,
@@ -32,25 +34,6 @@ _READ_ERRORS = (
     duckdb.ConversionException,
     duckdb.SerializationException,
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """Rows of a query.
-
-    Args:
-        columns: Their names.
-        types: DuckDB's names of their types.
-        rows: One tuple a row, in the query's order.
-    """
-
-    columns: tuple[str, ...]
-    types: tuple[str, ...]
-    rows: list[tuple[Any, ...]]
-
-    def dicts(self) -> list[dict[str, Any]]:
-        """The rows by column name."""
-        return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
 
 
 def connect(store: Store) -> duckdb.DuckDBPyConnection:
@@ -127,12 +110,14 @@ def ask(
     return reading(store, read)
 
 
-def query(store: Store, sql: str) -> Answer:
+def query(store: Store, sql: str, *, fill: Fill | None = None) -> Answer:
     """Rows of a person's query; nothing can be written, and no other file read.
 
     Args:
         store: Where to read.
         sql: One SELECT statement (or DESCRIBE, SHOW, SUMMARIZE).
+        fill: Inserts the rows of ``stored.comparison``, which takes a second; it is
+            called only for a query whose plan reads that table.
 
     Returns:
         The answer.
@@ -145,8 +130,8 @@ def query(store: Store, sql: str) -> Answer:
     def read(store: Store) -> Answer:
         with _connect(store) as connection:
             _require_select(connection, sql)
-            if "published" in sql.lower() or "comparison" in sql.lower():
-                fill_comparison(connection, store)  # takes a second; only on demand
+            if fill is not None and _reads_comparison(connection, sql):
+                fill(connection, store)
             _lock(connection, store)
             return _answer(connection, sql)
 
@@ -176,7 +161,7 @@ def _connect(store: Store, through: str = "~") -> duckdb.DuckDBPyConnection:
         connection.execute("SET enable_progress_bar = false")  # stdout is for rows
         connection.execute("CREATE SCHEMA empty; CREATE SCHEMA fetched")
         connection.execute("CREATE SCHEMA stored")
-        connection.execute(f"CREATE TABLE stored.comparison ({_COMPARISON})")
+        connection.execute(f"CREATE TABLE stored.comparison ({COMPARISON})")
         opened = {t: _create_stored(connection, store, t) for t in TABLES}
         create_views(connection, through, opened["trials"] > _MANY_FILES)
     except BaseException:
@@ -205,20 +190,6 @@ def create_views(
         if not many_files:
             text = text.replace("AS MATERIALIZED", "AS NOT MATERIALIZED")
         connection.execute(text)
-
-
-def fill_comparison(connection: duckdb.DuckDBPyConnection, store: Store) -> None:
-    """Put every published number, with what the store measured, into the views."""
-    import pyarrow as pa
-
-    from results.tables import comparison
-
-    columns = [line.split()[0] for line in _COMPARISON.strip().split(",")]
-    values = zip(*comparison.rows(store), strict=True)
-    rows = pa.table(dict(zip(columns, map(list, values), strict=True)))
-    connection.register("arrow_rows", rows)
-    connection.execute("INSERT INTO stored.comparison FROM arrow_rows")
-    connection.unregister("arrow_rows")
 
 
 def _create_stored(
@@ -284,6 +255,22 @@ def _read_remote(
     connection.register("arrow_rows", found.to_table())
     connection.execute(f"CREATE TABLE fetched.{table} AS FROM arrow_rows")
     connection.unregister("arrow_rows")
+
+
+def _reads_comparison(connection: duckdb.DuckDBPyConnection, sql: str) -> bool:
+    """Whether a query reads ``stored.comparison``, through whichever views.
+
+    The plan before optimisation says so; the optimiser would drop the table, which is
+    still empty. Where DuckDB cannot explain the statement, the answer is yes: a second
+    lost is better than an empty table.
+    """
+    connection.execute("SET explain_output = 'all'")
+    try:
+        plans = connection.execute(f"EXPLAIN (FORMAT json) {sql}").fetchall()
+    except duckdb.Error:
+        return True
+    plan = next(text for kind, text in plans if kind == "logical_plan")
+    return re.search(r'"Table": "[^\n]*\.comparison"', plan) is not None
 
 
 def _require_select(connection: duckdb.DuckDBPyConnection, sql: str) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from results.errors import StoreError, unknown
-from results.schema import FINISHED, SCHEMA_VERSION, TABLES, arrow, ddl
+from results.schema import SCHEMA_VERSION, TABLES, arrow, ddl
 from results.storage import encoding, footers
 from results.storage import folder as places
 from results.storage.folder import Folder
@@ -32,25 +32,6 @@ _SMALL_FILE = {
     "store_schema": False,
     "compression": "none",
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attempt:
-    """One stored execution of a trial, as much of it as resuming needs.
-
-    Args:
-        attempt: Its id.
-        trial: The trial that it executed.
-        status: One of ``results.schema.STATUSES``.
-        error_class: ``infra``, ``oom`` ..., None where it ended well.
-        code_digest: Digest of the code that made it.
-    """
-
-    attempt: str
-    trial: str
-    status: str
-    error_class: str | None
-    code_digest: str | None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -144,31 +125,6 @@ class Store:
         paths = [f"{table}/compacted/{name}" for name in large]
         paths += [f"{table}/{name}" for name in small]
         return [p for p in paths if p.endswith(".parquet") and p not in folded]
-
-    def attempts(self) -> dict[str, list[Attempt]]:
-        """Every stored attempt, oldest first, by trial."""
-        from results.queries.db import ask
-
-        columns = ", ".join(Attempt.__slots__)
-        query = f"SELECT {columns} FROM trials ORDER BY started_at, attempt"
-        found: dict[str, list[Attempt]] = {}
-        for values in ask(self, query, through="20_newest").rows:
-            one = Attempt(**dict(zip(Attempt.__slots__, values, strict=True)))
-            found.setdefault(one.trial, []).append(one)
-        return found
-
-    def statuses(self) -> dict[str, str]:
-        """Status of each trial by the rule of the view ``newest``.
-
-        The newest finished attempt counts; where none is finished, the newest one.
-        """
-        return {
-            trial: next(
-                (a.status for a in reversed(tries) if a.status in FINISHED),
-                tries[-1].status,
-            )
-            for trial, tries in self.attempts().items()
-        }
 
     def set_aside(self, path: str, reason: str) -> None:
         """Move a damaged file to ``damaged/`` and remember a warning; never deletes."""

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from results.papers import model_ids
+from results.tables.published import model_ids
 from results.tables.statistics import mean_interval
 
 NEAR = 0.0051  # ratios closer than this are the same; tables print whole per cents
@@ -110,7 +110,7 @@ def fill(
     """The cell of what is wanted.
 
     Args:
-        wanted: Keys as in ``papers.WANTED``: model, method, ratio, task, metric ...
+        wanted: Keys as in ``published.WANTED``: model, method, ratio, task, metric ...
         printed: The published cell.
         scores: Rows of the store: one a trial and metric, also of failed trials.
         substitutes: Model of the table -> the one that was really run.

@@ -3,12 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from results import papers
+from results.queries.db import COMPARISON
 from results.storage.store import Store
+from results.tables import published
 from results.tables.cells import number
 from results.tables.paper import models_of, paper_table, scores
+
+if TYPE_CHECKING:
+    import duckdb
+
+
+def fill(connection: duckdb.DuckDBPyConnection, store: Store) -> None:
+    """Inserts every published number, with what the store measured, for the views.
+
+    Args:
+        connection: Has the empty table ``stored.comparison``.
+        store: Whose trials to compare with.
+    """
+    import pyarrow as pa
+
+    columns = [line.split()[0] for line in COMPARISON.strip().split(",")]
+    values = zip(*rows(store), strict=True)
+    table = pa.table(dict(zip(columns, map(list, values), strict=True)))
+    connection.register("arrow_rows", table)
+    connection.execute("INSERT INTO stored.comparison FROM arrow_rows")
+    connection.unregister("arrow_rows")
 
 
 def rows(store: Store) -> Iterator[tuple[Any, ...]]:
@@ -20,7 +41,7 @@ def rows(store: Store) -> Iterator[tuple[Any, ...]]:
     Yields:
         One tuple a printed number.
     """
-    tables = [papers.read(name) for name in papers.names()]
+    tables = [published.read(name) for name in published.names()]
     known = scores(store, {model for table in tables for model in models_of(table)})
     for table in tables:
         made = paper_table(store, table, known=known)

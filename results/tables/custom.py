@@ -11,6 +11,7 @@ from results.queries.db import query
 from results.queries.protocols import differing, named
 from results.storage.store import Store
 from results.tables import cells as make
+from results.tables import comparison
 from results.tables.cells import ABSENT, NOT_RUN, Cell
 from results.tables.paper import Row, Table, groups
 from results.tables.significance import place
@@ -85,7 +86,8 @@ def own_table(
 
 def _scores(store: Store, metric: str, where: str) -> list[dict[str, Any]]:
     """Rows of ``scores`` with their place along each axis under the key ``at``."""
-    found = query(store, f"SELECT * FROM scores WHERE ({where}\n)").dicts()
+    sql = f"SELECT * FROM scores WHERE ({where}\n)"
+    found = query(store, sql, fill=comparison.fill).dicts()
     if not found:
         raise StoreError(f"no trial in {store.uri} ended well and fits {where!r}")
     known = {score["metric"] for score in found}

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from results.errors import unknown
-from results.papers import PaperTable, model_ids
-from results.queries.db import Answer, ask, quoted
+from results.queries.db import ask, quoted
 from results.storage.store import Store
 from results.tables import cells as make
 from results.tables.cells import DIFFERS, NO_CLAIM, PROTOCOL, Cell
+from results.tables.published import PaperTable, model_ids
 from results.tables.significance import place
+from results.text.answer import Answer
 
 _READ = """
 SELECT n.trial, n.attempt, n.status, n.reason, n.method, n.method_options, n.model,

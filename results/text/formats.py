@@ -8,7 +8,7 @@ import json
 import math
 from typing import Any
 
-from results.queries.db import Answer
+from results.text.answer import Answer
 from results.text.columns import Columns
 
 FORMATS = ("table", "csv", "json", "md")

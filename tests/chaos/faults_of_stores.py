@@ -12,6 +12,7 @@ from bucket import Bucket
 from faults import fault, scene
 from scene import INLINE, Outcome, Scene
 
+from results.queries.attempts import read_statuses
 from results.queries.db import ask
 from results.storage.store import open_store
 
@@ -141,7 +142,7 @@ def clocks(folder: Path) -> Outcome:
     )
     with scene(folder, grid_text=text, words=INLINE) as it:
         run = it.under_way(env={"SABOTAGE_CLOCK": "86400"})
-        statuses = open_store(it.store).statuses().values()
+        statuses = read_statuses(open_store(it.store)).values()
         assert "failed" in statuses
         run.kill()
         it.harmed()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.planning import grid as grids
+from results.queries.attempts import read_statuses
 from results.queries.db import ask
 from results.storage import leases
 from results.storage.store import Store, open_store
@@ -95,5 +96,5 @@ def test_what_the_kills_leave_beside_the_rows_is_no_row(tmp_path):
     folder.mkdir()
     (folder / ".half.parquet.1234.tmp").write_bytes(b"PAR1 half of a file")
 
-    assert store.statuses() == {}
+    assert read_statuses(store) == {}
     assert not store.warnings

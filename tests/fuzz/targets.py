@@ -80,10 +80,9 @@ def lock(data: bytes) -> None:
 @target
 def paper(data: bytes) -> None:
     """The file of a paper's table, shown over a store without trials."""
-    from results import papers
-    from results.tables import paper, render
+    from results.tables import paper, published, render
 
-    table = papers.read(str(written("paper.yaml", data)))
+    table = published.read(str(written("paper.yaml", data)))
     made = paper.paper_table(_store("papers"), table, known=[])
     assert render.render(made, "md")
 
@@ -91,11 +90,12 @@ def paper(data: bytes) -> None:
 @target
 def parquet(data: bytes) -> None:
     """A file of trials in a store that has an honest one too."""
+    from results.queries.attempts import read_statuses
     from results.queries.db import ask, query
 
     store = _store("parquet")
     path = written("parquet/trials/hostile.parquet", data)
-    assert "good" in store.statuses(), "an honest row was lost"
+    assert "good" in read_statuses(store), "an honest row was lost"
     query(store, "SELECT count(*), max(len(reason)) FROM trials")
     ask(store, "SELECT count(*) FROM scores")
     aside = place() / "parquet/damaged"
@@ -129,6 +129,7 @@ def format(data: bytes) -> None:
 @target
 def folded(data: bytes) -> None:
     """The list of files that a compacted file stands for, which are then deleted."""
+    from results.queries.attempts import read_statuses
     from results.queries.compaction import compact
 
     store = _store("folded")
@@ -136,7 +137,7 @@ def folded(data: bytes) -> None:
     written("folded/trials/compacted/x.parquet", _honest())
     written("folded/trials/compacted/x.json", data)
     try:
-        store.statuses()
+        read_statuses(store)
         compact(store)
     finally:
         assert outside.is_file(), "a file outside the store was deleted"

@@ -9,7 +9,7 @@ from harness.options import canonical
 from harness.planning import grid as grids
 from harness.planning.configured_plugin import configure, tolerate_unseen
 from harness.registry import discover
-from results import papers
+from results.tables import published
 from results.tables.cells import _fits, _is_trial
 
 # Tables whose paper has a packaged grid at full size.
@@ -50,7 +50,7 @@ def _planned(name: str) -> list[dict]:
 
 def _cells(name: str):
     """Where it stands and what it wants, of each cell that a trial measures."""
-    table = papers.read(name)
+    table = published.read(name)
     for row in table.rows:
         for column, printed in zip(table.columns, row["cells"], strict=True):
             wanted = {**row, **column}
@@ -61,7 +61,7 @@ def _cells(name: str):
 
 @pytest.mark.parametrize("name", sorted(GRIDS))
 def test_every_cell_is_a_planned_trial_or_says_why_not(name):
-    table = papers.read(name)
+    table = published.read(name)
     planned = [one for grid in GRIDS[name] for one in _planned(grid)]
     implemented = discover("method")
     lost, idle = [], {json.dumps(e) for e in table.unplanned}
@@ -77,11 +77,11 @@ def test_every_cell_is_a_planned_trial_or_says_why_not(name):
     assert idle == set()  # no entry excuses nothing
 
 
-@pytest.mark.parametrize("name", papers.names())
+@pytest.mark.parametrize("name", published.names())
 def test_the_options_of_a_cell_are_such_as_a_store_has(name):
     # An option at its default is not stored, so that a cell that names it is never
     # found; neither is one that names an option that the method does not have.
-    table = papers.read(name)
+    table = published.read(name)
     implemented = discover("method")
     for label, wanted in _cells(name):
         options = wanted.get("options") or {}

@@ -300,20 +300,6 @@ def test_pareto_keeps_what_nothing_beats(empty):
     assert found == [("c",), ("a",)]
 
 
-def test_comparison_has_every_published_number_with_a_verdict(empty):
-    # The dense error of LeNet-300-100 is printed as 1.64 % (variational_dropout).
-    made = row("d", method="dense", ratio=0.0, model="lenet-300-100", task="mnist")
-    made["measurements"][0]["value"] = 1 - 0.01642
-    empty.append(made)
-    found = query(
-        empty,
-        "SELECT printed, measured, verdict FROM comparison WHERE measured IS NOT NULL "
-        "AND paper_table = 'variational_dropout'",
-    )
-    assert found.rows == [("1.64", pytest.approx(1.642), "reproduced")]
-    assert query(empty, "SELECT count(*) > 2000 FROM published").rows == [(True,)]
-
-
 def test_a_connection_has_every_view(stored):
     with connect(stored) as connection:
         for view in VIEWS:

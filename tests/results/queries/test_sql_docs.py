@@ -12,9 +12,11 @@ import re
 import pytest
 from paths import ROOT, SUPPORT
 
-from results.queries.db import Answer, ask, query
+from results.ask import query
+from results.queries.db import ask
 from results.schema import TABLES
 from results.storage.store import Store, open_store
+from results.text.answer import Answer
 from results.text.formats import as_markdown
 
 ROWS = SUPPORT / "quickstart.jsonl"

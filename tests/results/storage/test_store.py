@@ -15,6 +15,7 @@ from synthetic import row
 
 from results import schema
 from results.errors import StoreError
+from results.queries.attempts import read_attempts, read_statuses
 from results.queries.damage import damage
 from results.queries.db import ask, query
 from results.storage import store as store_module
@@ -70,10 +71,10 @@ def test_statuses_give_the_newest_finished_attempt_else_the_newest(empty):
     empty.append(row("hopeless", minute=1, status="timed_out"))
     empty.append(row("hopeless", minute=2, status="lost"))
 
-    assert empty.statuses() == {"done": "ok", "retried": "ok", "hopeless": "lost"}
-    assert [a.status for a in empty.attempts()["done"]] == ["ok", "failed"]
+    assert read_statuses(empty) == {"done": "ok", "retried": "ok", "hopeless": "lost"}
+    assert [a.status for a in read_attempts(empty)["done"]] == ["ok", "failed"]
     newest = dict(ask(empty, "SELECT trial, status FROM newest").rows)
-    assert newest == empty.statuses()  # the view and the method agree
+    assert newest == read_statuses(empty)  # the view and the method agree
 
 
 def test_attempt_ids_are_unique_and_sort_by_time():
@@ -109,7 +110,7 @@ def test_two_drivers_make_one_store_in_the_same_moment(tmp_path):
 
     open_store(tmp_path, create=True)
 
-    assert open_store(tmp_path).statuses() == {}
+    assert read_statuses(open_store(tmp_path)) == {}
 
 
 def test_a_store_of_a_newer_version_is_refused(tmp_path):
@@ -129,7 +130,7 @@ def test_a_store_without_write_permission_is_an_error(empty, monkeypatch):
     monkeypatch.setattr(store_module.os, "access", lambda *_: False)
     with pytest.raises(StoreError, match="read-only for this user"):
         open_store(empty.uri, create=True)
-    assert open_store(empty.uri).statuses() == {}  # reading is still allowed
+    assert read_statuses(open_store(empty.uri)) == {}  # reading is still allowed
 
 
 def test_a_place_that_the_system_refuses_is_explained():
@@ -150,7 +151,7 @@ def test_a_write_that_the_disk_has_no_room_for_loses_nothing(empty):
         signal.signal(signal.SIGXFSZ, handler)
 
     assert os.listdir(empty.folder.local / "trials") == ["0000-before.parquet"]
-    assert empty.statuses() == {"before": "ok"}
+    assert read_statuses(empty) == {"before": "ok"}
 
 
 @pytest.mark.parametrize("keep", [0, 3, 100, -1])
@@ -161,7 +162,7 @@ def test_a_damaged_file_is_set_aside_and_named(empty, keep):
     whole = broken.read_bytes()
     broken.write_bytes(whole[:keep])
 
-    assert empty.statuses() == {"a": "ok", "c": "ok"}
+    assert read_statuses(empty) == {"a": "ok", "c": "ok"}
     assert "trials/0000-b.parquet is damaged" in empty.warnings[0]
     aside = empty.folder.local / "damaged" / "trials-0000-b.parquet"
     assert aside.read_bytes() == whole[:keep]  # never deleted
@@ -242,7 +243,7 @@ for i in range(10**6):
     writer.wait()
     store = open_store(tmp_path / "store")
 
-    stored = set(store.statuses())
+    stored = set(read_statuses(store))
 
     assert store.warnings == []
     assert {f"t{int(line)}" for line in told if line.strip()} <= stored
@@ -257,11 +258,11 @@ def test_a_store_in_a_bucket_reads_and_writes_the_same(tmp_path):
     root.mkdir()
     bucket = SubTreeFileSystem(str(root), LocalFileSystem())
     store = Store(folder=RemoteFolder(bucket, "runs/one", "s3://runs/one"))
-    assert store.statuses() == {}
+    assert read_statuses(store) == {}
     store.append(row("t"), [{"metric": "accuracy", "values": [1.0]}])
     store.append(row("u", minute=1, status="failed"))
 
-    assert store.statuses() == {"t": "ok", "u": "failed"}
+    assert read_statuses(store) == {"t": "ok", "u": "failed"}
     assert query(store, "SELECT mean FROM leaderboard").rows == [(0.9,)]
     file = root / "runs" / "one" / "trials" / "0000-t.parquet"
     assert pq.read_table(file).num_rows == 1

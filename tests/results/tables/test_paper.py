@@ -4,7 +4,6 @@ import pytest
 from synthetic import row
 
 from results.errors import StoreError
-from results.papers import PaperTable
 from results.tables.cells import (
     DIFFERS,
     NOT_RUN,
@@ -14,6 +13,7 @@ from results.tables.cells import (
     WITHIN,
 )
 from results.tables.paper import paper_table
+from results.tables.published import PaperTable
 from results.tables.render import render
 
 

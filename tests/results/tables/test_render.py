@@ -10,8 +10,8 @@ import subprocess
 import pytest
 from synthetic import row
 
-from results import papers
 from results.errors import StoreError
+from results.tables import published
 from results.tables.custom import own_table
 from results.tables.paper import paper_table
 from results.tables.render import render
@@ -53,7 +53,7 @@ def test_latex_specials_are_escaped(hostile):
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="no pdflatex here")
 @pytest.mark.parametrize("name", ["hostile", "basis_sharing_1", "sb_gru_1"])
 def test_latex_compiles(hostile, stored, tmp_path, name):
-    table = hostile if name == "hostile" else paper_table(stored, papers.read(name))
+    table = hostile if name == "hostile" else paper_table(stored, published.read(name))
     document = "\n".join(
         [
             r"\documentclass{article}",

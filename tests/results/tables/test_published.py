@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from results import papers
 from results.errors import StoreError
+from results.tables import published
 from results.tables.cells import NOT_RUN
 from results.tables.paper import paper_table
 from results.tables.render import render
@@ -20,12 +20,12 @@ def test_at_least_the_promised_tables_are_packaged():
     promised |= {"class_exclusion_claims", "tpp_1", "network_slimming", "hrank"}
     promised |= {"hrankplus", "depgraph_resnet56", "depgraph_vgg19"}
     promised |= {"variational_dropout", "bayesian_compression", "branchynet_1"}
-    assert promised <= set(papers.names())
+    assert promised <= set(published.names())
 
 
-@pytest.mark.parametrize("name", papers.names())
+@pytest.mark.parametrize("name", published.names())
 def test_a_packaged_table_is_whole(name):
-    table = papers.read(name)
+    table = published.read(name)
     assert table.paper
     assert table.sources
     assert table.table
@@ -37,7 +37,7 @@ def test_a_packaged_table_is_whole(name):
 
 def test_known_cells_stand_where_the_paper_has_them():
     # arXiv:2410.03765, Table 1: LLaMA-7B, 20 %, WikiText-2.
-    table = papers.read("basis_sharing_1")
+    table = published.read("basis_sharing_1")
     cells = {(r["label"], r["printed_ratio"]): r["cells"][0] for r in table.rows}
     assert cells["Original", "0%"] == "5.68"
     assert cells["SVD-LLM", "20%"] == "7.94"
@@ -47,7 +47,7 @@ def test_known_cells_stand_where_the_paper_has_them():
 @pytest.mark.parametrize("name", ["basis_sharing_1", "svd_llm_1", "lowrankarena"])
 def test_printed_means_are_those_of_the_printed_cells(name):
     # A wrong cell or a wrong list of tasks would show; prints have two digits or three.
-    table = papers.read(name)
+    table = published.read(name)
     headings = [column["name"] for column in table.columns]
     checked = 0
     for column in table.columns:
@@ -63,7 +63,7 @@ def test_printed_means_are_those_of_the_printed_cells(name):
 
 
 def test_contradicting_sources_stand_side_by_side():
-    table = papers.read("user_reproductions")
+    table = published.read("user_reproductions")
     same = [
         (r["cells"][0], table.sources[r["source"]])
         for r in table.rows
@@ -74,9 +74,9 @@ def test_contradicting_sources_stand_side_by_side():
     assert len({source for _, source in same}) > 1
 
 
-@pytest.mark.parametrize("name", papers.names())
+@pytest.mark.parametrize("name", published.names())
 def test_every_packaged_table_prints_in_every_format(stored, name):
-    table = paper_table(stored, papers.read(name), known=[])
+    table = paper_table(stored, published.read(name), known=[])
     assert table.verdicts()[NOT_RUN] > 0  # nothing of it is in this store
     for form in ("rich", "md", "latex", "csv", "html"):
         assert len(render(table, form)) > 100
@@ -90,8 +90,8 @@ def test_published_numbers_equal_the_research_file(shared_data):
         collected = [r["value"] for r in csv.DictReader(lines)]
     packaged = [
         cell
-        for name in papers.names()
-        for r in papers.read(name).rows
+        for name in published.names()
+        for r in published.read(name).rows
         for cell in r["cells"]
         if cell is not None
     ]
@@ -125,7 +125,7 @@ def test_published_numbers_equal_the_research_file(shared_data):
 def test_a_yaml_of_ones_own_is_checked(tmp_path, text, message):
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(StoreError, match=message):
-        papers.read(str(tmp_path / "mine.yaml"))
+        published.read(str(tmp_path / "mine.yaml"))
 
 
 def test_a_yaml_of_ones_own_is_a_table(stored, tmp_path):
@@ -138,23 +138,23 @@ def test_a_yaml_of_ones_own_is_a_table(stored, tmp_path):
     }
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump(mine))
-    table = paper_table(stored, papers.read(str(path)))
+    table = paper_table(stored, published.read(str(path)))
     assert table.rows[0].cells[0].seeds == 3
 
 
 def test_an_unknown_paper_offers_the_nearest():
     with pytest.raises(StoreError, match="Did you mean 'basis_sharing_1'"):
-        papers.read("basis_sharing_11")
+        published.read("basis_sharing_11")
 
 
 def test_the_catalogue_lists_every_table():
-    rows = papers.catalogue()
-    assert [r["table"] for r in rows] == papers.names()
+    rows = published.catalogue()
+    assert [r["table"] for r in rows] == published.names()
     assert sum(r["numbers"] for r in rows) > 2000
 
 
 def test_the_models_file_maps_names_to_lists():
-    folder = Path(papers.__file__).parent
+    folder = Path(published.__file__).parents[1] / "papers"
     models = yaml.safe_load((folder / "_models.yaml").read_text())
-    assert "jeffwan/llama-7b-hf" in papers.model_ids("llama-7b")
+    assert "jeffwan/llama-7b-hf" in published.model_ids("llama-7b")
     assert all(isinstance(ids, list) for ids in models.values())

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from results.errors import StoreError, unknown
+from results.text import yaml_reader
 
 Kinds = tuple[type, ...]
 _TEXT: Kinds = (str,)
@@ -96,7 +97,7 @@ class PaperTable:
 
 def names() -> list[str]:
     """Names of the packaged tables."""
-    found = (f.name for f in files("results.papers").iterdir())
+    found = (f.name for f in (files("results") / "papers").iterdir())
     return sorted(
         name.removesuffix(".yaml")
         for name in found
@@ -141,14 +142,14 @@ def read(name: str) -> PaperTable:
         return _checked(path.stem, path.read_bytes(), name)
     if name not in names():
         raise unknown("paper table", name, names())
-    text = (files("results.papers") / f"{name}.yaml").read_bytes()
+    text = (files("results") / "papers" / f"{name}.yaml").read_bytes()
     return _checked(name, text, f"{name}.yaml")
 
 
 @cache
 def model_ids(model: str) -> tuple[str, ...]:
     """The names under which the store may hold a table's model, its own first."""
-    text = (files("results.papers") / "_models.yaml").read_bytes()
+    text = (files("results") / "papers" / "_models.yaml").read_bytes()
     return (model, *_yaml(text, "_models.yaml").get(model, ()))
 
 
@@ -236,9 +237,7 @@ def _list(value: Any) -> list[Any]:
 
 
 def _yaml(text: bytes, file: str) -> Any:
-    from results.text import yaml_reader as plain
-
     try:
-        return plain.read(text)
+        return yaml_reader.read(text)
     except ValueError as why:
         raise StoreError(f"{file}: {why}") from why
