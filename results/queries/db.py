@@ -17,7 +17,8 @@ from results.storage.store import Store
 from results.text.answer import Answer
 
 T = TypeVar("T")
-Fill = Callable[[duckdb.DuckDBPyConnection, Store], None]
+Connection = duckdb.DuckDBPyConnection
+Fill = Callable[[Connection, Store], None]
 _MANY_FILES = 500
 # The columns of the views `published` and `comparison`.
 COMPARISON = """
@@ -171,7 +172,7 @@ def _connect(store: Store, through: str = "~") -> duckdb.DuckDBPyConnection:
 
 
 def create_views(
-    connection: duckdb.DuckDBPyConnection, through: str = "~", many_files: bool = False
+    connection: Connection, through: str = "~", many_files: bool = False
 ) -> None:
     """Create the views of ``results/sql``, in the order of their numbers.
 
@@ -192,9 +193,7 @@ def create_views(
         connection.execute(text)
 
 
-def _create_stored(
-    connection: duckdb.DuckDBPyConnection, store: Store, table: str
-) -> int:
+def _create_stored(connection: Connection, store: Store, table: str) -> int:
     """A view ``stored.TABLE`` over a table's files; how many of them it opens."""
     connection.execute(f"CREATE TABLE empty.{table} ({ddl(table)})")
     sources = [f"empty.{table}"]
@@ -224,7 +223,7 @@ def _create_stored(
 
 
 def _read_copies(
-    connection: duckdb.DuckDBPyConnection, store: Store, paths: Sequence[str]
+    connection: Connection, store: Store, paths: Sequence[str]
 ) -> list[str]:
     """Read many one-row files into memory; the paths of the others are returned."""
     small = [path for path in paths if "/compacted/" not in path]
@@ -239,9 +238,7 @@ def _read_copies(
     return [path for path in paths if "/compacted/" in path] + left
 
 
-def _read_remote(
-    connection: duckdb.DuckDBPyConnection, store: Store, table: str
-) -> None:
+def _read_remote(connection: Connection, store: Store, table: str) -> None:
     """Read a table that lies in a bucket into memory, through pyarrow."""
     from pyarrow import dataset
 
@@ -257,7 +254,7 @@ def _read_remote(
     connection.unregister("arrow_rows")
 
 
-def _reads_comparison(connection: duckdb.DuckDBPyConnection, sql: str) -> bool:
+def _reads_comparison(connection: Connection, sql: str) -> bool:
     """Whether a query reads ``stored.comparison``, through whichever views.
 
     The plan before optimisation says so; the optimiser would drop the table, which is
@@ -273,7 +270,7 @@ def _reads_comparison(connection: duckdb.DuckDBPyConnection, sql: str) -> bool:
     return re.search(r'"Table": "[^\n]*\.comparison"', plan) is not None
 
 
-def _require_select(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
+def _require_select(connection: Connection, sql: str) -> None:
     """Refuse everything but one SELECT, by DuckDB's own parser."""
     statements = connection.extract_statements(sql)
     if len(statements) != 1:
@@ -290,7 +287,7 @@ def _require_select(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
         )
 
 
-def _lock(connection: duckdb.DuckDBPyConnection, store: Store) -> None:
+def _lock(connection: Connection, store: Store) -> None:
     """From here on the connection reads the store's own files, and nothing else."""
     allowed = (
         f"{store.folder.local}/{path}"
@@ -305,9 +302,7 @@ def _lock(connection: duckdb.DuckDBPyConnection, store: Store) -> None:
     connection.execute("BEGIN TRANSACTION READ ONLY")
 
 
-def _answer(
-    connection: duckdb.DuckDBPyConnection, sql: str, parameters: Sequence[Any] = ()
-) -> Answer:
+def _answer(connection: Connection, sql: str, parameters: Sequence[Any] = ()) -> Answer:
     done = connection.execute(sql, list(parameters))
     described = done.description or []
     return Answer(

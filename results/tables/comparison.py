@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from results.queries.db import COMPARISON
+from results.queries.db import COMPARISON, Connection
 from results.storage.store import Store
 from results.tables import published
 from results.tables.cells import number
 from results.tables.paper import models_of, paper_table, scores
 
-if TYPE_CHECKING:
-    import duckdb
 
-
-def fill(connection: duckdb.DuckDBPyConnection, store: Store) -> None:
+def fill(connection: Connection, store: Store) -> None:
     """Inserts every published number, with what the store measured, for the views.
 
     Args:
