@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from importlib.resources import files
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import duckdb
 
@@ -17,7 +17,7 @@ from results.storage.store import Store
 from results.text.answer import Answer
 
 T = TypeVar("T")
-Connection = duckdb.DuckDBPyConnection
+Connection: TypeAlias = duckdb.DuckDBPyConnection
 Fill = Callable[[Connection, Store], None]
 _MANY_FILES = 500
 # The columns of the views `published` and `comparison`.
