@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli._common import format_option, make_plan, on_store, store_option
+from harness.cli._common import format_option, on_store, store_option
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,10 +35,12 @@ def status(store: Store, grid: str | None, form: str) -> int:
 def _status_of(name: str, store: Store, form: str) -> int:
     """The status of one grid, counted from its plan: completeness = plan - store."""
     from harness.cli import COMPLETE, TRIALS_FAILED
+    from harness.running import session
     from results.ask import query
     from results.text.formats import render
 
-    plan, old = make_plan(name, store)
+    planned = session.prepare(name, store)
+    plan = planned.plan
     failed = {t.id for t, _ in plan.failed}
     running = _running(store)
     missing = {t.id for b in plan.bundles for t in b.trials}
@@ -48,7 +50,7 @@ def _status_of(name: str, store: Store, form: str) -> int:
         "failed": len(failed),
         "missing": len(missing - running),
         "unsupported": len(plan.unsupported),
-        "stale": len(old),
+        "stale": len(planned.outdated),
     }
     if form == "json":
         click.echo(json.dumps({"grid": plan.grid.name, **counts}))

@@ -1,25 +1,21 @@
-"""`run` and `plan`: do what is missing, or say what that is."""
+"""`run` and `plan`: run the missing trials of a grid, or show them."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli._common import grid_options, make_plan, plan_row, store_option
+from harness.cli._common import grid_options, select_from, store_option
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from harness.planning.plan import Plan
     from harness.running.driver import Outcome
+    from harness.running.session import Claim, Planned
     from results.storage.store import Store
-
-
-MANY_FILES = 500  # a run that leaves more compacts the store
 
 
 @click.command()
@@ -29,127 +25,61 @@ MANY_FILES = 500  # a run that leaves more compacts the store
     "--address",
     default="local",
     show_default=True,
-    help="Ray: local, auto, HOST:PORT or ray://HOST:PORT; inline runs without Ray.",
+    help="Ray cluster: local, auto, HOST:PORT or ray://HOST:PORT; inline runs all "
+    "trials in this process, without Ray.",
 )
-@click.option("--cpus", type=int, help="Processors of a local Ray; all by default.")
+@click.option("--cpus", type=int, help="Processors of a local Ray; default: all.")
 @click.option("--fail-fast", is_flag=True, help="Stop at the first failure.")
-@click.option("--max-failures", type=int, help="Stop after so many failures.")
-@click.option("--quiet", is_flag=True, help="No progress, no leaderboard.")
+@click.option("--max-failures", type=int, help="Stop after this many failures.")
+@click.option("--quiet", is_flag=True, help="Show no progress and no leaderboard.")
 @click.option(
-    "--take-over", is_flag=True, help="Though a driver on another machine holds it."
+    "--take-over",
+    is_flag=True,
+    help="Run even if a driver on another machine has claimed the trials.",
 )
 def run(grid: str, store: str, quiet: bool, **options: Any) -> int:
-    """Run what is missing of GRID; the same line again resumes.
+    """Run the trials of GRID that are missing; run the same command again to resume.
 
-    Exit status: 0 complete, 2 a mistake in the input, 3 some trials failed.
+    Exit status: 0 complete, 2 an error in the input, 3 some trials failed.
     """
     from rich.console import Console
-    from rich.markup import escape
 
-    from harness.running.driver import reconcile
-    from results.storage import leases
+    from harness.running import session
     from results.storage.store import open_store
 
     opened = open_store(store, create=True)
-    leases.await_orphans(opened)
-    reconcile(opened)
-    picked = {key: options.pop(key) for key in ("only", "retry", "refresh")}
+    session.recover(opened)
+    selection = select_from(*(options.pop(k) for k in ("only", "retry", "refresh")))
     console = Console(stderr=True, quiet=quiet)
     outcome = None
-    with _alone(grid, opened, picked, options.pop("take_over")) as (plan, old, run_id):
-        for warning in opened.warnings:
-            console.print(f"[yellow]warning:[/] {escape(warning)}")
-        summarise(plan, old, console)
-        if plan.bundles:
-            outcome = _execute(plan, opened, console, {**options, "run_id": run_id})
-    return _finish(plan, opened, console, outcome)
+    take_over = options.pop("take_over")
+    with session.claim(grid, opened, selection, take_over=take_over) as claimed:
+        _warn(opened, console)
+        planned = claimed.planned
+        summarise(planned, console)
+        if planned.plan.bundles:
+            outcome = _drive(claimed, opened, console, options)
+    return _finish(planned.plan, opened, console, outcome)
 
 
-@contextlib.contextmanager
-def _alone(
-    grid: str, store: Store, picked: dict[str, Any], take_over: bool
-) -> Iterator[tuple[Plan, dict[str, str], str]]:
-    """A plan that no other driver works on while the block runs.
+def _warn(store: Store, console: Console) -> None:
+    from rich.markup import escape
 
-    Args:
-        grid: As it was typed.
-        store: Where the claim is made.
-        picked: Options of ``make_plan``.
-        take_over: Whether to go on though another driver holds the trials.
-
-    Yields:
-        The plan, trials made by other code, and the run's id.
-    """
-    from results.storage import leases
-    from results.storage.store import new_attempt
-
-    run = new_attempt()[-12:]
-    seen = store.files("trials")
-    plan, old = make_plan(grid, store, **picked)
-    if not plan.bundles:
-        yield plan, old, run
-        return
-    recorded = _record(plan, store)
-    with leases.hold(store, run, recorded):
-        _refuse_held(plan, store, (run, recorded), take_over)
-        if store.files("trials") != seen:  # a driver finished some since the plan
-            plan, old = make_plan(grid, store, **picked)
-        yield plan, old, run
+    for warning in store.warnings:
+        console.print(f"[yellow]warning:[/] {escape(warning)}")
 
 
-def _refuse_held(
-    plan: Plan, store: Store, claim: tuple[str, str], take_over: bool
-) -> None:
-    """Two drivers must not run one trial: say who has it."""
-    from datetime import UTC, datetime
-
-    from harness.core import BenchError
-    from results.storage import leases
-
-    wanted = {t.id for b in plan.bundles for t in b.trials}
-    held = {}
-
-    def share(holder: leases.Holder) -> bool:
-        if holder.plan not in held and not take_over:
-            held[holder.plan] = len(wanted & _planned(store, holder.plan))
-        return bool(held.get(holder.plan))
-
-    for holder in leases.rivals(store, *claim, share=share):
-        since = datetime.fromtimestamp(holder.started_at, UTC)
-        raise BenchError(
-            f"process {holder.pid} on {holder.host} has been running "
-            f"{held[holder.plan]} of these trials since {since:%Y-%m-%d %H:%M} UTC: "
-            "wait for it, or stop it; --take-over goes on where that machine is gone"
-        )
-
-
-def _planned(store: Store, plan: str) -> set[str]:
-    from results.queries.db import ask
-
-    rows = ask(store, "SELECT trial FROM plans WHERE plan = ?", [plan]).rows
-    return {trial for (trial,) in rows}
-
-
-def _execute(
-    plan: Plan, store: Store, console: Console, options: dict[str, Any]
+def _drive(
+    claimed: Claim, store: Store, console: Console, options: dict[str, Any]
 ) -> Outcome:
     from harness.cli.live_view import View
-    from harness.planning import provenance
-    from harness.running.driver import Driver
+    from harness.running import session
 
+    failures = 1 if options["fail_fast"] else options["max_failures"]
     executor = _executor(options["address"], options["cpus"], store)
     try:
-        with View(plan.trials, console) as view:
-            driver = Driver(
-                plan=plan,
-                store=store,
-                executor=executor,
-                watcher=view,
-                max_failures=1 if options["fail_fast"] else options["max_failures"],
-                commit=provenance.commit(),
-                run_id=options["run_id"],
-            )
-            return driver.run()
+        with View(claimed.planned.plan.trials, console) as view:
+            return session.drive(claimed, store, executor, view, max_failures=failures)
     finally:
         executor.close()
 
@@ -165,65 +95,34 @@ def _executor(address: str, cpus: int | None, store: Store) -> Any:
     return OnRay(address, cpus, predictor=Predictor.of(store))
 
 
-def _record(plan: Plan, store: Store) -> str:
-    """Store what this run intends, finished trials too; returns the plan's id."""
-    from datetime import UTC, datetime
-
-    from results.storage.store import new_attempt
-
-    here: dict[str, Any] = {
-        "plan": new_attempt(),
-        "planned_at": datetime.now(UTC),
-        "grid": plan.grid.name,
-    }
-    store.record_plan(here | plan_row(trial, why) for _, trial, why in states(plan))
-    return str(here["plan"])
-
-
 def _finish(plan: Plan, store: Store, console: Console, outcome: Outcome | None) -> int:
-    from rich.markup import escape
-
     from harness.cli import COMPLETE, TRIALS_FAILED
+    from harness.running import session
 
     failed = len(plan.failed) + (outcome.failures if outcome else 0)
-    _compact(store, console)
+    refused = session.compact(store)
+    if refused is not None:
+        console.print("[yellow]not compacted:[/]", refused)
     if not console.quiet:
         _show_leaderboard(plan, store)
-    for warning in store.warnings:
-        console.print(f"[yellow]warning:[/] {escape(warning)}")
+    _warn(store, console)
     if outcome is not None and outcome.stopped is not None:
         console.print(
-            f"[yellow]stopped early:[/] {outcome.stopped}; run the same line to go on"
+            f"[yellow]stopped early:[/] {outcome.stopped}; run the same command again "
+            "to resume"
         )
     if failed:
         console.print(
-            f"[red]{failed} trials failed[/]; `shrinkgrid status {plan.grid.name}` "
-            "says why, `--retry` runs them again"
+            f"[red]{failed} trials failed[/]: `shrinkgrid status {plan.grid.name}` "
+            "shows why; run again with --retry to repeat them"
         )
         return TRIALS_FAILED
     stopped = outcome is not None and outcome.stopped is not None
     return TRIALS_FAILED if stopped else COMPLETE
 
 
-def _compact(store: Store, console: Console) -> None:
-    """Fold small files once there are many: queries open each of them.
-
-    In a process of its own, so that the driver's memory does not grow by what a
-    compaction needs.
-    """
-    import subprocess
-    import sys
-
-    if len(store.files("trials")) < MANY_FILES:
-        return
-    line = [sys.executable, "-m", "harness", "compact", "--store", store.uri]
-    done = subprocess.run(line, capture_output=True, text=True, check=False)
-    if done.returncode:  # another compaction is at work, or this is a bucket
-        console.print("[yellow]not compacted:[/]", done.stderr.strip())
-
-
 def _show_leaderboard(plan: Plan, store: Store) -> None:
-    """The numbers of this grid's models and tasks, also those of earlier runs."""
+    """Print the leaderboards of this grid's models and tasks, over all runs."""
     from results.boards import leaderboard
     from results.errors import StoreError
     from results.text.answer import Answer
@@ -232,7 +131,7 @@ def _show_leaderboard(plan: Plan, store: Store) -> None:
     models, tasks = ({getattr(t, k).name for t in done} for k in ("model", "task"))
     try:
         everything = leaderboard.read(store)
-    except StoreError:  # nothing was measured: the failures are told below
+    except StoreError:  # nothing was measured; failures are printed later
         return
     at = {name: everything.columns.index(name) for name in ("model", "task")}
     rows = [
@@ -247,19 +146,24 @@ def _show_leaderboard(plan: Plan, store: Store) -> None:
 @click.command()
 @grid_options
 @store_option
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a trial.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object for each trial."
+)
 @click.option(
     "--cluster",
     metavar="COUNTxDEVICE",
-    help="Forecast for 8xH100, 4xA10G,16xCPU ..., or auto: the Ray that runs here.",
+    help="Forecast for 8xH100, 4xA10G,16xCPU ..., or auto: the Ray cluster on this "
+    "machine.",
 )
 def plan(
     grid: str, store: str, as_json: bool, cluster: str | None, **options: Any
 ) -> None:
-    """Show what GRID would run, what is shared, what is skipped and why."""
+    """Show which trials of GRID would run, what they share, what is skipped and why."""
     from rich.console import Console
 
     from harness.planning.configured_plugin import tolerate_unseen
+    from harness.planning.selection import plan_row, states
+    from harness.running import session
     from harness.scheduling.forecast import sentences
     from harness.scheduling.predictor import Predictor
     from results.errors import StoreError
@@ -271,27 +175,30 @@ def plan(
         if "no store at" not in why.mistakes[0]:
             raise
         opened = None
-    there = _cluster(cluster)  # a mistake in it shows before anything is looked up
+    there = _cluster(cluster)  # an error in it shows before any other work
     with tolerate_unseen() as missing:
-        made, old = make_plan(grid, opened, **options)
+        planned = session.prepare(grid, opened, select_from(**options))
     for one in missing:
-        click.echo(f"not here, its trials' ids are not final: {one}", err=True)
+        click.echo(
+            f"not on this machine, so the ids of its trials are not final: {one}",
+            err=True,
+        )
     if as_json:
-        for state, trial, why_not in states(made):
+        for state, trial, why_not in states(planned.plan):
             row = plan_row(trial, why_not)
             click.echo(json.dumps({"state": state, **row}))
         return
     console = Console()
-    _table(made, console)
-    summarise(made, old, console)
-    for line in sentences(made, there, Predictor.of(opened)):
+    _table(planned.plan, console)
+    summarise(planned, console)
+    for line in sentences(planned.plan, there, Predictor.of(opened)):
         console.print(line, highlight=False, markup=False)
     for warning in opened.warnings if opened else ():
         click.echo(f"warning: {warning}", err=True)
 
 
 def _cluster(text: str | None) -> Any:
-    """The cluster to forecast for; one slot where none is named."""
+    """Return the cluster to forecast for; one slot if no cluster is named."""
     from harness.scheduling.forecast import ONE
     from harness.scheduling.hardware import parse
 
@@ -308,18 +215,11 @@ def _cluster(text: str | None) -> Any:
         executor.close()
 
 
-def states(made: Plan) -> Iterator[tuple[str, Any, str | None]]:
-    """Every trial of a plan with what will become of it, and why where it will not."""
-    yield from (("run", t, None) for b in made.bundles for t in b.trials)
-    yield from (("done", t, None) for t in made.done)
-    yield from ((status, t, None) for t, status in made.failed)
-    yield from (("unsupported", t, why) for t, why in made.unsupported)
-
-
-def summarise(made: Plan, old: dict[str, str], console: Console) -> None:
-    """Counts first: what runs, what is done, what is shared."""
+def summarise(planned: Planned, console: Console) -> None:
+    """Print how many trials run, are done, failed, and what sharing saves."""
     from rich.markup import escape
 
+    made = planned.plan
     reasons = len({why for _, why in made.unsupported})
     parts = [f"[bold]{made.trials} to run[/] in {len(made.bundles)} bundles"]
     if made.done:
@@ -338,20 +238,20 @@ def summarise(made: Plan, old: dict[str, str], console: Console) -> None:
         ]
         if saved:
             console.print(f"shared: {', '.join(saved)}", highlight=False)
-    if old:
+    if planned.outdated:
         console.print(
-            f"[yellow]{len(old)} finished trials were made by other code than this[/] "
-            "(--refresh stale runs them again)"
+            f"[yellow]{len(planned.outdated)} finished trials were made by other code "
+            "than this[/] (--refresh stale runs them again)"
         )
     if not made.trials and not made.failed:
-        why = "every trial is finished" if made.done else "no trial of it makes sense"
+        why = "every trial is finished" if made.done else "every trial is unsupported"
         if not made.done and not made.unsupported:
-            why = "it excludes every trial"
+            why = "the grid excludes every trial"
         console.print(f"nothing to run: {why}")
 
 
 def _table(made: Plan, console: Console) -> None:
-    """One line a bundle, then the artifacts and the pairs that make no sense."""
+    """Print one line for each bundle, then artifacts and unsupported pairs."""
     from rich.markup import escape
     from rich.table import Table
 

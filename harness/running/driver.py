@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import heapq
 import random
 import signal
@@ -19,8 +18,8 @@ from harness.core import BenchError
 from harness.planning.messages import Event, Job
 from harness.planning.plan import Bundle, Plan
 from harness.planning.trial import Trial
+from harness.running.recovery import committed
 from harness.running.rows import base_row
-from results.queries.db import ask
 from results.storage import leases
 from results.storage.store import Store, new_attempt
 
@@ -286,75 +285,6 @@ class Driver:
         wait = min(LONGEST, BACKOFF * 2.0**tries) * random.uniform(0.5, 1.0)
         due = self.clock.now() + (wait if error_class else 0.0)
         heapq.heappush(self._retries, (due, next(self._order), rest))
-
-
-def committed(store: Store, attempt: str) -> tuple[str, str | None] | None:
-    """Status and error class of an attempt's row; None where it has none.
-
-    Args:
-        store: The store.
-        attempt: The attempt.
-
-    Returns:
-        Those of its own file, or of a compacted one.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    content = store.folder.read(f"trials/{attempt}.parquet")
-    if content is not None:
-        with contextlib.suppress(pa.ArrowException, OSError):  # else it is damaged
-            columns = ["status", "error_class"]
-            found = pq.read_table(pa.BufferReader(content), columns=columns)
-            row = found.to_pylist()[0]
-            return row["status"], row["error_class"]
-    if content is None and not store.folder.names("trials/compacted"):
-        return None
-    query = "SELECT status, error_class FROM trials WHERE attempt = ?"
-    rows = ask(store, query, [attempt]).rows
-    return (str(rows[0][0]), rows[0][1]) if rows else None
-
-
-def reconcile(store: Store) -> int:
-    """Give a ``lost`` row to what dead workers of this machine had in hand.
-
-    Args:
-        store: The store.
-
-    Returns:
-        How many trials were found lost.
-    """
-    lost = 0
-    for marker in leases.markers(store):
-        if marker.alive() is not False:
-            continue
-        for attempt, trial in marker.attempts:
-            if committed(store, attempt) is None:
-                store.append(_lost_row(store, marker, attempt, trial))
-                lost += 1
-                break  # the ones behind it had not started
-        leases.forget(store, marker.name)
-    return lost
-
-
-def _lost_row(
-    store: Store, marker: leases.Marker, attempt: str, trial: str
-) -> dict[str, Any]:
-    columns = (
-        "trial, grid, bundle, method, method_options, model, task, task_options, "
-        "ratio, seed, identity"
-    )
-    query = f"SELECT {columns} FROM plans WHERE trial = ? LIMIT 1"
-    planned = ask(store, query, [trial]).dicts()
-    return (planned[0] if planned else {"trial": trial}) | {
-        "attempt": attempt,
-        "status": "lost",
-        "error_class": "infra",
-        "reason": f"process {marker.pid} on {marker.host} died with the run",
-        "started_at": datetime.fromtimestamp(marker.started_at, UTC),
-        "host": marker.host,
-        "measurements": [],
-    }
 
 
 class _DrainOnInterrupt:

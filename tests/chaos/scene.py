@@ -14,7 +14,7 @@ from datetime import UTC
 from pathlib import Path
 
 from harness.planning import grid as grids
-from harness.running.driver import committed
+from harness.running.recovery import committed
 from results.errors import StoreError
 from results.queries.db import ask
 from results.storage import leases

@@ -53,7 +53,7 @@ def test_a_hundred_kills_in_a_row_lose_nothing_and_double_nothing(tmp_path, toys
     store = open_store(folder, create=True)
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(
-        ["harness.cli.run", "harness.running.driver", "harness.running.worker"]
+        ["harness.cli.run", "harness.running.session", "harness.running.worker"]
     )
     rng = random.Random(5)
     before: dict[str, int] = {}

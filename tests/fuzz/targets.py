@@ -105,7 +105,7 @@ def parquet(data: bytes) -> None:
 @target
 def marker(data: bytes) -> None:
     """What says that a worker or a driver is at work."""
-    from harness.running.driver import reconcile
+    from harness.running.recovery import reconcile
     from results.storage import leases
 
     store = _store("markers")

@@ -13,7 +13,8 @@ from harness.planning.messages import ArtifactJob
 from harness.planning.plan import Artifact
 from harness.planning.trial import Part
 from harness.running.artifacts import produce
-from harness.running.driver import Driver, reconcile
+from harness.running.driver import Driver
+from harness.running.recovery import reconcile
 from results.queries.attempts import read_statuses
 from results.queries.compaction import compact
 from results.queries.db import ask

@@ -1,0 +1,81 @@
+"""After a crash: find which attempts were stored, and store rows for the others."""
+
+from __future__ import annotations
+
+import contextlib
+from datetime import UTC, datetime
+from typing import Any
+
+from results.queries.db import ask
+from results.storage import leases
+from results.storage.store import Store
+
+
+def committed(store: Store, attempt: str) -> tuple[str, str | None] | None:
+    """Read the status and the error class of an attempt's row.
+
+    Args:
+        store: The store.
+        attempt: The attempt's id.
+
+    Returns:
+        Status and error class, from the attempt's own file or from a compacted file;
+        None if the attempt has no row.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    content = store.folder.read(f"trials/{attempt}.parquet")
+    if content is not None:
+        with contextlib.suppress(pa.ArrowException, OSError):  # a damaged file
+            columns = ["status", "error_class"]
+            found = pq.read_table(pa.BufferReader(content), columns=columns)
+            row = found.to_pylist()[0]
+            return row["status"], row["error_class"]
+    if content is None and not store.folder.names("trials/compacted"):
+        return None
+    query = "SELECT status, error_class FROM trials WHERE attempt = ?"
+    rows = ask(store, query, [attempt]).rows
+    return (str(rows[0][0]), rows[0][1]) if rows else None
+
+
+def reconcile(store: Store) -> int:
+    """Store a ``lost`` row for each trial that a dead worker of this machine ran.
+
+    Args:
+        store: The store.
+
+    Returns:
+        The number of rows that were stored.
+    """
+    lost = 0
+    for marker in leases.markers(store):
+        if marker.alive() is not False:
+            continue
+        for attempt, trial in marker.attempts:
+            if committed(store, attempt) is None:
+                store.append(_lost_row(store, marker, attempt, trial))
+                lost += 1
+                break  # the trials after it had not started
+        leases.forget(store, marker.name)
+    return lost
+
+
+def _lost_row(
+    store: Store, marker: leases.Marker, attempt: str, trial: str
+) -> dict[str, Any]:
+    columns = (
+        "trial, grid, bundle, method, method_options, model, task, task_options, "
+        "ratio, seed, identity"
+    )
+    query = f"SELECT {columns} FROM plans WHERE trial = ? LIMIT 1"
+    planned = ask(store, query, [trial]).dicts()
+    return (planned[0] if planned else {"trial": trial}) | {
+        "attempt": attempt,
+        "status": "lost",
+        "error_class": "infra",
+        "reason": f"process {marker.pid} on {marker.host} died with the run",
+        "started_at": datetime.fromtimestamp(marker.started_at, UTC),
+        "host": marker.host,
+        "measurements": [],
+    }

@@ -1,0 +1,262 @@
+"""A run of a grid from start to end: recover, plan, claim, drive, compact."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from harness.core import BenchError
+from harness.planning import grid as grids
+from harness.planning import plan as plans
+from harness.planning import provenance
+from harness.planning.grid import Grid
+from harness.planning.plan import Plan
+from harness.planning.selection import matching, plan_row, states
+from harness.running import rows
+from harness.running.driver import Driver, Executor, Outcome, Watcher
+from harness.running.recovery import reconcile
+from results.queries.attempts import Attempt, read_attempts, statuses_of
+from results.queries.db import ask
+from results.storage import leases
+from results.storage.store import Store, new_attempt
+
+MANY_FILES = 500  # a store with more files of trials is compacted after a run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which trials of a grid a plan runs.
+
+    Args:
+        only: SQL condition on the trials; None selects all of them.
+        retry: Statuses of failed trials that run again.
+        refresh: Whether finished trials run again if their code has changed.
+    """
+
+    only: str | None = None
+    retry: tuple[str, ...] = ()
+    refresh: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """A plan with what the store says about its trials.
+
+    Args:
+        plan: The plan.
+        outdated: Finished trials whose code has changed since: id -> label.
+    """
+
+    plan: Plan
+    outdated: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """A plan whose trials no other driver runs.
+
+    Args:
+        planned: The plan.
+        run_id: Id of the run, which leases and rows name.
+    """
+
+    planned: Planned
+    run_id: str
+
+
+def prepare(
+    name: str, store: Store | None, selection: Selection | None = None
+) -> Planned:
+    """Read a grid and plan it against a store, whose attempts are read once.
+
+    Args:
+        name: Path of a grid file, or the name of a packaged grid.
+        store: The store; None if there is no store yet.
+        selection: Which trials run; None runs what is missing.
+
+    Returns:
+        The plan.
+    """
+    selected = selection or Selection()
+    grid = grids.read(grids.locate(name))
+    attempts = {} if store is None else read_attempts(store)
+    statuses = statuses_of(attempts)
+    outdated = _outdated(grid, attempts, statuses)
+    plan = plans.make(
+        grid,
+        statuses=statuses,
+        only=None if selected.only is None else matching(grid, selected.only),
+        retry=selected.retry,
+        again=outdated if selected.refresh else (),
+    )
+    return Planned(plan=plan, outdated=outdated)
+
+
+def _outdated(
+    grid: Grid,
+    attempts: Mapping[str, Sequence[Attempt]],
+    statuses: Mapping[str, str],
+) -> dict[str, str]:
+    """Return finished trials whose rows were made by other code: id -> label."""
+    if not statuses:
+        return {}
+    made = {trial: tries[-1].code_digest for trial, tries in attempts.items()}
+    found = {}
+    for point in grid.points():
+        trial = point.trial
+        if statuses.get(trial.id) != "ok":
+            continue
+        digest = rows.code_digest(trial.method, trial.task)
+        if made.get(trial.id) not in (None, digest):
+            found[trial.id] = str(trial)
+    return found
+
+
+def recover(store: Store) -> int:
+    """Wait for orphaned workers of this machine, then store ``lost`` rows for the dead.
+
+    Args:
+        store: The store.
+
+    Returns:
+        The number of trials that were lost.
+    """
+    leases.await_orphans(store)
+    return reconcile(store)
+
+
+@contextlib.contextmanager
+def claim(
+    name: str, store: Store, selection: Selection, *, take_over: bool = False
+) -> Iterator[Claim]:
+    """Plan a grid and keep other drivers away from its trials while the block runs.
+
+    Args:
+        name: Path of a grid file, or the name of a packaged grid.
+        store: The store, which holds the claims of all drivers.
+        selection: Which trials run.
+        take_over: Run the trials even if another driver has claimed them.
+
+    Yields:
+        The claimed plan.
+
+    Raises:
+        BenchError: If another driver runs some of the trials.
+    """
+    run_id = new_attempt()[-12:]
+    seen = store.files("trials")
+    planned = prepare(name, store, selection)
+    if not planned.plan.bundles:
+        yield Claim(planned=planned, run_id=run_id)
+        return
+    recorded = _record(planned.plan, store)
+    with leases.hold(store, run_id, recorded):
+        owners = _conflicts(planned.plan, store, (run_id, recorded), take_over)
+        if owners:
+            raise BenchError(*owners)
+        if store.files("trials") != seen:  # another driver finished trials meanwhile
+            planned = prepare(name, store, selection)
+        yield Claim(planned=planned, run_id=run_id)
+
+
+def _record(plan: Plan, store: Store) -> str:
+    """Store every trial of the plan, also the finished ones; return the plan's id."""
+    here: dict[str, Any] = {
+        "plan": new_attempt(),
+        "planned_at": datetime.now(UTC),
+        "grid": plan.grid.name,
+    }
+    store.record_plan(here | plan_row(trial, why) for _, trial, why in states(plan))
+    return str(here["plan"])
+
+
+def _conflicts(
+    plan: Plan, store: Store, claimed: tuple[str, str], take_over: bool
+) -> list[str]:
+    """Describe each other driver that runs trials of this plan.
+
+    Args:
+        plan: The plan that this run claims.
+        store: The store.
+        claimed: Id of the run, and of its plan in the store.
+        take_over: Ignore what other drivers have claimed.
+
+    Returns:
+        One sentence for each other driver.
+    """
+    wanted = {t.id for b in plan.bundles for t in b.trials}
+    common: dict[str, int] = {}  # plan id of another driver -> trials in both plans
+
+    def share(owner: leases.Holder) -> bool:
+        if owner.plan not in common and not take_over:
+            common[owner.plan] = len(wanted & _trials_of(store, owner.plan))
+        return bool(common.get(owner.plan))
+
+    return [
+        f"process {owner.pid} on {owner.host} has been running {common[owner.plan]} of "
+        "these trials since "
+        f"{datetime.fromtimestamp(owner.started_at, UTC):%Y-%m-%d %H:%M} UTC: wait "
+        "until it ends, or stop it; use --take-over if that machine is gone"
+        for owner in leases.rivals(store, *claimed, share=share)
+    ]
+
+
+def _trials_of(store: Store, plan: str) -> set[str]:
+    found = ask(store, "SELECT trial FROM plans WHERE plan = ?", [plan]).rows
+    return {trial for (trial,) in found}
+
+
+def drive(
+    claimed: Claim,
+    store: Store,
+    executor: Executor,
+    watcher: Watcher,
+    *,
+    max_failures: int | None = None,
+) -> Outcome:
+    """Run a claimed plan.
+
+    Args:
+        claimed: The plan.
+        store: The store.
+        executor: Where bundles run; the caller closes it.
+        watcher: Gets every event, to show progress.
+        max_failures: Stop after this many failed trials; None never stops.
+
+    Returns:
+        How the run ended.
+    """
+    driver = Driver(
+        plan=claimed.planned.plan,
+        store=store,
+        executor=executor,
+        watcher=watcher,
+        max_failures=max_failures,
+        commit=provenance.commit(),
+        run_id=claimed.run_id,
+    )
+    return driver.run()
+
+
+def compact(store: Store) -> str | None:
+    """Merge small files if there are many of them, since each query opens every file.
+
+    A process of its own does it, so that the memory of the driver does not grow.
+
+    Args:
+        store: The store.
+
+    Returns:
+        Why the store could not be compacted (another compaction runs, or the store is
+        in a bucket); None otherwise.
+    """
+    if len(store.files("trials")) < MANY_FILES:
+        return None
+    line = [sys.executable, "-m", "harness", "compact", "--store", store.uri]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    return done.stderr.strip() if done.returncode else None
