@@ -34,39 +34,44 @@ def fields(plugin: type) -> dict[str, dataclasses.Field[Any]]:
     }
 
 
-def build(kind: str, name: str, plugin: type, options: Mapping[str, Any]) -> Any:
-    """An instance of ``plugin`` with checked options.
+def build(
+    kind: str, name: str, plugin: type, options: Mapping[str, Any], base: Any = None
+) -> Any:
+    """Build an instance of a dataclass from options as YAML gives them.
+
+    An option that is a dataclass itself (a training recipe) may be given in part: the
+    fields that are left out keep the value that they have in the plugin's default.
 
     Args:
         kind: ``method``, ``task`` or ``model``, for the messages.
         name: The plugin's name, for the messages.
         plugin: A dataclass.
         options: Option name -> value as YAML gives it.
+        base: An instance of ``plugin`` that has the values of the options left out;
+            None takes the defaults of the class.
 
     Returns:
         The instance.
 
     Raises:
-        BenchError: With every mistake in ``options``.
+        BenchError: With every error in ``options``.
     """
     known = fields(plugin)
     hints = typing.get_type_hints(plugin)
     mistakes: list[str] = []
-    values: dict[str, Any] = {}
+    values = {} if base is None else {key: getattr(base, key) for key in known}
     for key, value in options.items():
         if key not in known:
             mistakes.append(nearest(f"option of {kind} {name!r}", key, known))
             continue
+        default = values.get(key, _default(known[key]))
         try:
-            values[key] = _coerce(value, hints[key])
+            values[key] = _coerce(value, hints[key], default)
         except ValueError as why:
             mistakes.append(f"option {key!r} of {kind} {name!r}: {why}")
     for key, known_field in known.items():
-        required = (
-            known_field.default is dataclasses.MISSING
-            and known_field.default_factory is dataclasses.MISSING
-        )
-        if required and key not in options:
+        given = key in options or key in values
+        if not given and _default(known_field) is dataclasses.MISSING:
             mistakes.append(f"{kind} {name!r} needs the option {key!r}")
     if mistakes:
         raise BenchError(*mistakes)
@@ -76,20 +81,36 @@ def build(kind: str, name: str, plugin: type, options: Mapping[str, Any]) -> Any
         raise BenchError(f"{kind} {name!r}: {why}") from why
 
 
-def canonical(instance: Any) -> dict[str, Any]:
+def _default(known: dataclasses.Field[Any]) -> Any:
+    """The default of a field, ``MISSING`` if it has none."""
+    if known.default_factory is not dataclasses.MISSING:
+        return known.default_factory()
+    return known.default
+
+
+def canonical(instance: Any, default: Any = None) -> dict[str, Any]:
     """The options that differ from their defaults, as plain JSON values.
 
     Only these enter a trial's identity, so that a plugin may gain an option without
-    every stored trial of it running again.
+    every stored trial of it running again. Of a nested dataclass, every field is
+    written that differs from the plugin's default or from the default of its class:
+    then the text has one meaning, whatever fields a reader fills in from where.
+
+    Args:
+        instance: A dataclass; ``build`` makes an equal one from the result.
+        default: Another instance of its class, the default of the option that
+            ``instance`` is the value of; None compares with the class alone.
+
+    Returns:
+        Option name -> plain value.
     """
     given: dict[str, Any] = {}
     for name, known_field in fields(type(instance)).items():
-        value = getattr(instance, name)
-        default = known_field.default
-        if known_field.default_factory is not dataclasses.MISSING:
-            default = known_field.default_factory()
-        if value != default:
-            given[name] = plain(value)
+        value, of_class = getattr(instance, name), _default(known_field)
+        usual = of_class if default is None else getattr(default, name)
+        if value != usual or value != of_class:
+            nested = dataclasses.is_dataclass(value) and type(value) is type(usual)
+            given[name] = canonical(value, usual) if nested else plain(value)
     return given
 
 
@@ -115,13 +136,16 @@ def dumps(value: Any) -> str:
     return json.dumps(plain(value), sort_keys=True, separators=(",", ":"))
 
 
-def _coerce(value: Any, hint: Any) -> Any:
-    """``value`` as ``hint`` wants it; raises ValueError with what is allowed."""
+def _coerce(value: Any, hint: Any, default: Any = None) -> Any:
+    """Convert ``value`` to ``hint``; a ValueError says what is allowed.
+
+    ``default`` has the fields that a mapping for a dataclass leaves out.
+    """
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return value
     if origin in (Union, types.UnionType):
-        return _coerce_union(value, inner)
+        return _coerce_union(value, inner, default)
     if origin is Literal:
         if value not in inner:
             raise ValueError(f"{value!r} is not one of {', '.join(map(repr, inner))}")
@@ -137,14 +161,15 @@ def _coerce(value: Any, hint: Any) -> Any:
             return value
         if not isinstance(value, Mapping):
             raise ValueError(f"{value!r} is not a mapping of options")
+        base = default if isinstance(default, hint) else None
         try:
-            return build("option", hint.__name__, hint, value)
+            return build("option", hint.__name__, hint, value, base)
         except BenchError as why:
             raise ValueError("; ".join(why.mistakes)) from why
     return _coerce_scalar(value, hint)
 
 
-def _coerce_union(value: Any, inner: tuple[Any, ...]) -> Any:
+def _coerce_union(value: Any, inner: tuple[Any, ...], default: Any) -> Any:
     if value is None and type(None) in inner:
         return None
     reasons = []
@@ -152,7 +177,7 @@ def _coerce_union(value: Any, inner: tuple[Any, ...]) -> Any:
         if member is type(None):
             continue
         try:
-            return _coerce(value, member)
+            return _coerce(value, member, default)
         except ValueError as why:
             reasons.append(str(why))
     raise ValueError(" and ".join(reasons))

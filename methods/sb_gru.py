@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.core import Context, Measurement, Model, Unsupported
+from harness.options import build
 from harness.registry import method
 from harness.toolkit.recipe import Recipe
 from harness.toolkit.saved_model import replace
@@ -68,6 +69,7 @@ class Posterior:
     needs={"training_data", "recurrent"},
     kinds={"seq2seq"},
     random=True,
+    version=2,
 )
 class SbGru:
     """Variational training of the model's treated matrices (arXiv:2102.06143).
@@ -99,7 +101,7 @@ class SbGru:
         posterior_rate: How much faster than the means the posterior's other numbers
             learn.
         rows: Give each row its own bits; false for the plain choice, equal variances.
-        recipe: Of the training; None for the one of the dense network.
+        recipe: Fields to change in the recipe of the dense network; None changes none.
     """
 
     variant: Literal["plain", "gaussian", "sticks", "full"] = "full"
@@ -115,7 +117,7 @@ class SbGru:
     sigma: float = 0.0067
     posterior_rate: float = 10.0
     rows: bool = True
-    recipe: Recipe | None = None
+    recipe: dict[str, Any] | Recipe | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained or stored.
@@ -142,6 +144,14 @@ class SbGru:
         ]
         if wrong:
             raise ValueError("; ".join(wrong))
+        self.recipe_for(Recipe())
+
+    def recipe_for(self, dense: Recipe) -> Recipe:
+        """The recipe of the training, from the recipe of the dense network."""
+        if isinstance(self.recipe, Recipe):
+            return self.recipe
+        made: Recipe = build("option", "recipe", Recipe, self.recipe or {}, dense)
+        return made
 
     def fit(self, model: Model, ctx: Context) -> Posterior:
         """Train the posterior; the one expensive step, shared by all ratios."""
@@ -149,8 +159,8 @@ class SbGru:
         net = ctx.dense()
         if self.variant == "plain":
             return Posterior(net=net, matrices=_settle(net, names))
-        recipe = self.recipe or net.recipe
-        assert isinstance(recipe, Recipe)
+        assert isinstance(net.recipe, Recipe)
+        recipe = self.recipe_for(net.recipe)
         with quiet_seed(ctx, "sb_gru/initial weights"):
             if self.start == "scratch":
                 net.reset_parameters()  # type: ignore[operator]

@@ -13,7 +13,7 @@ import torch
 from paths import ROOT, SUPPORT
 from safetensors import safe_open
 
-from harness.core import Context, Unsupported
+from harness.core import BenchError, Context, Unsupported
 from harness.models.gru_seq2seq import GruSeq2Seq
 from harness.options import build
 from harness.registry import find, unmet
@@ -87,6 +87,15 @@ def test_ratio_0_is_the_dense_network(variant):
     fitted = method.fit(ctx.model, ctx)
     net = method.compress(fitted, 0.0, ctx)
     assert torch.equal(outputs(net, ctx), outputs(ctx.model.net, ctx))
+
+
+def test_a_recipe_in_part_changes_the_recipe_of_the_dense_network():
+    method = find("method", "sb_gru").build({"recipe": {"epochs": 2}})
+
+    assert method.recipe_for(RECIPE) == replace(RECIPE, epochs=2)
+    assert SbGru().recipe_for(RECIPE) == RECIPE
+    with pytest.raises(BenchError, match="Did you mean 'epochs'"):
+        find("method", "sb_gru").build({"recipe": {"epoch": 2}})
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
