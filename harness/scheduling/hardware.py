@@ -11,8 +11,8 @@ from functools import cached_property, lru_cache
 from harness.core import BenchError
 from harness.options import nearest
 
-# GB of memory, and float32 TFLOP/s without tensor cores: NVIDIA's data sheets of each
-# (SXM where there are several boards; that of the A10 stands for the A10G).
+# GB of memory, and float32 TFLOP/s without tensor cores, from NVIDIA's data sheets (the
+# SXM board where there are several; the A10's data sheet is used for the A10G).
 _TABLE = {
     "H200": (141, 67.0),
     "H100": (80, 67.0),
@@ -24,10 +24,10 @@ _TABLE = {
     "V100": (16, 15.7),
     "T4": (16, 8.1),
 }
-# Not published: what one thread of a server's processor gives to torch, roughly.
+# Our own estimate for torch on one thread of a server processor; nobody publishes it.
 CPU_TFLOPS = 0.05
-UNKNOWN_TFLOPS = 10.0  # a GPU that the table lacks
-# What a device comes with where only its name is given (`plan --cluster 8xH100`).
+UNKNOWN_TFLOPS = 10.0  # a GPU that is not in the table
+# The node around a device of which only the name is given (`plan --cluster 8xH100`).
 CPUS_A_DEVICE, DEVICES_A_NODE = 8, 8
 
 
@@ -36,9 +36,9 @@ class Device:
     """One kind of device.
 
     Args:
-        name: A key of the table, ``CPU``, or what the hardware calls itself.
-        bytes: Its memory; None where nobody has said.
-        tflops: Published float32 speed; for ``CPU`` that of one thread.
+        name: A key of the table, ``CPU``, or the name that the driver reports.
+        bytes: Memory of the device; None if it is unknown.
+        tflops: Published float32 TFLOP/s; for ``CPU`` those of one thread.
     """
 
     name: str
@@ -46,16 +46,16 @@ class Device:
     tflops: float = UNKNOWN_TFLOPS
 
     def relative_speed(self, threads: float = 1) -> float:
-        """How many times as fast as one processor thread work is taken to go.
+        """The assumed speed as a multiple of one processor thread.
 
-        The root of the ratio of published speeds: halfway, in orders of magnitude,
-        between work that only waits and work that only multiplies.
+        The square root of the ratio of published speeds: the geometric mean between
+        work that does not depend on the device (ratio 1) and pure matrix products.
 
         Args:
-            threads: Of a processor; a device has all of its own.
+            threads: Processor threads in use, at least 1; ignored for other devices.
 
         Returns:
-            1 for one thread.
+            1 for one processor thread.
         """
         many = max(1.0, threads) if self.name == "CPU" else 1.0
         return math.sqrt(self.tflops * many / CPU_TFLOPS)
@@ -69,11 +69,11 @@ class Node:
     """One machine.
 
     Args:
-        cpus: Processor threads.
-        memory: Bytes of host memory; None where it is not known.
-        gpus: How many devices.
-        device: What they are; None where there is none.
-        id: Ray's id of the node; empty for a planned one.
+        cpus: Number of processor threads.
+        memory: Bytes of host memory; None if it is unknown.
+        gpus: Number of devices, all of one kind.
+        device: The kind of the devices; None if there are none.
+        id: Ray's id of the node; empty for a node that is only planned.
     """
 
     cpus: float
@@ -88,8 +88,8 @@ class Cluster:
     """The machines that bundles run on.
 
     Args:
-        nodes: Those that are there.
-        promised: CPUs and GPUs that autoscaling may bring, all nodes together.
+        nodes: The nodes that are running.
+        promised: Upper limits of CPUs and GPUs of all nodes after autoscaling.
     """
 
     nodes: tuple[Node, ...]
@@ -97,28 +97,28 @@ class Cluster:
 
     @cached_property
     def cpus(self) -> float:
-        """Processor threads of all nodes."""
+        """Processor threads of all nodes, after autoscaling."""
         return max(sum(n.cpus for n in self.nodes), self.promised[0])
 
     @cached_property
     def gpus(self) -> float:
-        """Devices of all nodes."""
+        """Devices of all nodes, after autoscaling."""
         return max(sum(n.gpus for n in self.nodes), self.promised[1])
 
     @cached_property
     def devices(self) -> tuple[Device, ...]:
-        """Kinds of devices, the smallest first, those of unknown size last."""
+        """Kinds of devices by increasing memory; those of unknown size come last."""
         found = {n.device for n in self.nodes if n.device is not None and n.gpus}
         return tuple(sorted(found, key=lambda d: (d.bytes is None, d.bytes, d.name)))
 
     @cached_property
     def memory(self) -> int | None:
-        """Host bytes of the largest node; None where no node says."""
+        """Host bytes of the largest node; None if no node states its memory."""
         return max((n.memory for n in self.nodes if n.memory), default=None)
 
     @cached_property
     def total_memory(self) -> int:
-        """Host bytes of all nodes that say how much they have."""
+        """Sum of the host bytes of all nodes that state their memory."""
         return sum(n.memory or 0 for n in self.nodes)
 
     def __str__(self) -> str:
@@ -134,13 +134,14 @@ class Cluster:
 
 @lru_cache(maxsize=256)
 def known(name: str) -> Device:
-    """The device that a piece of hardware's own name means.
+    """Looks up a device by the name that torch, Ray or the driver reports.
 
     Args:
-        name: As torch or Ray writes it; a processor's name is ``CPU``.
+        name: For example ``NVIDIA A100-SXM4-80GB``.
 
     Returns:
-        An entry of the table; for other GPUs one without a size.
+        The entry of the table; for a GPU that is not in the table a device of unknown
+        size; for every other name ``CPU``.
 
     >>> known("NVIDIA A100-SXM4-80GB").name, known("Tesla T4").bytes
     ('A100-80GB', 16000000000)
@@ -157,17 +158,17 @@ def known(name: str) -> Device:
 
 
 def parse(text: str) -> Cluster:
-    """A cluster as a person writes it.
+    """Reads the description of a cluster that a user gave.
 
     Args:
         text: ``8xH100``, ``4xA10G,16xCPU`` ...
 
     Returns:
-        Nodes of at most eight devices, each with eight processor threads a device and
-        host memory without a limit; ``CPU`` counts threads of one node.
+        Nodes of at most eight devices with eight processor threads per device and
+        unlimited host memory; ``16xCPU`` is one node of 16 threads.
 
     Raises:
-        BenchError: If it is none, or names an unknown device.
+        BenchError: If the text has another form, or names an unknown device.
 
     >>> str(parse("12xH100,4xCPU")), len(parse("12xH100").nodes)
     ('12xH100,4xCPU', 2)
@@ -177,8 +178,9 @@ def parse(text: str) -> Cluster:
         found = re.fullmatch(r"\s*(\d+)\s*x\s*([A-Za-z][\w-]*)\s*", part, re.I)
         if not found:
             raise BenchError(
-                f"--cluster {part.strip()!r} is no cluster; write COUNTxDEVICE, like "
-                f"8xH100, several with a comma, or auto (devices: {_names()})"
+                f"--cluster {part.strip()!r} is not a valid cluster; write "
+                "COUNTxDEVICE, like 8xH100, several with a comma, or auto (devices: "
+                f"{_names()})"
             )
         nodes.extend(_nodes(int(found[1]), found[2].upper(), part.strip()))
     return Cluster(nodes=tuple(nodes))

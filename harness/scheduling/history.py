@@ -1,4 +1,4 @@
-"""What finished trials took, by everything that it may depend on."""
+"""Seconds and peak bytes of finished trials, under keys of decreasing detail."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from harness.scheduling.interval import Interval
 from harness.scheduling.priors import guessed_params, step_seconds, tokens
 from results.storage.store import Store
 
-# Step -> what it depends on beside the model.
+# Step -> the part of the trial that it depends on in addition to the model.
 STEPS = {"load": "", "fit": "method", "compress": "method", "evaluate": "task"}
 
 
 @dataclass(slots=True)
 class Seen:
-    """What was seen of one kind of number."""
+    """Summary of the numbers that were measured under one key."""
 
     n: float = 0.0
     total: float = 0.0
@@ -30,7 +30,7 @@ class Seen:
     high: float = 0.0
 
     def add(self, unit: float, found: Sequence[float]) -> None:
-        """Add how many, their mean, and tenths at both ends, all times ``unit``."""
+        """Adds (count, mean, 10 % quantile, 90 % quantile) in units of ``unit``."""
         n, mean, low, high = found
         self.n += n
         self.total += n * mean * unit
@@ -38,20 +38,20 @@ class Seen:
         self.high = max(self.high, high * unit)
 
     def span(self) -> Interval:
-        """The mean, between the lowest and the highest tenth."""
+        """The mean, with the lowest 10 % and the highest 90 % quantile as its ends."""
         return Interval(self.low, self.total / self.n, self.high)
 
 
 @dataclass(slots=True)
 class History:
-    """Seconds and bytes that were seen.
+    """Seconds and peak bytes of finished trials.
 
     Args:
-        seconds: By ``places``.
-        peaks: By ``peak_places``: bytes, what was read at a time, and the bytes of it
-            that do not grow with that.
-        trials: How often something was noted.
-        news: How often it was of a new kind, or a larger peak than any before.
+        seconds: By the keys of ``step_keys``.
+        peaks: By the keys of ``peak_keys``: peak bytes, tokens of one forward pass, and
+            the bytes of the weights, which do not grow with the tokens.
+        trials: How many rows were added.
+        news: How many of them added a key, changed a parameter count or raised a peak.
     """
 
     seconds: dict[tuple[Any, ...], Seen] = field(default_factory=dict)
@@ -62,22 +62,26 @@ class History:
 
     @classmethod
     def of(cls, store: Store) -> History:
-        """That of a store's finished trials."""
+        """Builds the history from a store's finished trials.
+
+        This query and ``Predictor.of`` are the only places where the scheduling reads
+        a store; everything else works on values that are passed in.
+        """
         from results.queries.db import ask
 
         made = cls()
         if store.files("trials"):
             for row in ask(store, _HISTORY).dicts():
                 with contextlib.suppress(ValueError, TypeError, AttributeError):
-                    made.add(row)  # else what it says of itself is no JSON object
+                    made.add(row)  # a row whose options are not JSON teaches nothing
         return made
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Note equal trials.
+        """Adds a group of equal trials.
 
         Args:
-            row: A row of ``_HISTORY``, in which each step has how many there were,
-                their mean, and their tenths at both ends; None if there was none.
+            row: A row of ``_HISTORY``. Each step has (count, mean, 10 % quantile, 90 %
+                quantile) of its seconds, or None if no trial measured it.
         """
         params = row["params_dense"]
         model = (row["model"], row["model_options"] or "{}")
@@ -94,18 +98,18 @@ class History:
         device, speed = _device_and_speed(
             row["device"], row["threads"], row["peak_device_bytes"]
         )
-        for step, who in STEPS.items():
+        for step, depends in STEPS.items():
             found = row[step]
             if found is None:
                 continue
-            found_at = places(step, subjects[who], model, row["dtype"], device)
-            for level, place in enumerate(found_at):
+            keys = step_keys(step, subjects[depends], model, row["dtype"], device)
+            for level, key in enumerate(keys):
                 factor = unit(level, speed, (step, part, params))
                 if factor is None:
                     continue
-                if place not in self.seconds:
-                    self.seconds[place] = Seen()
-                self.seconds[place].add(factor, found)
+                if key not in self.seconds:
+                    self.seconds[key] = Seen()
+                self.seconds[key].add(factor, found)
         grown = self._add_peaks(row, subjects, model)
         self.trials += 1
         now = len(self.seconds), len(self.peaks), self._params.get(row["model"])
@@ -117,7 +121,7 @@ class History:
         subjects: Mapping[str, tuple[Any, Any]],
         model: tuple[str, str],
     ) -> bool:
-        """Keep the largest peaks; whether one grew."""
+        """Keeps the largest peaks; returns whether one grew."""
         grown = False
         method, task = subjects["method"], subjects["task"]
         for kind in ("device", "memory"):
@@ -126,19 +130,19 @@ class History:
                 continue
             weights = row["bytes_dense"] or 0
             this = (float(peak), tokens(row["protocol_fields"] or "{}"), weights)
-            for place in peak_places(kind, method, model, row["dtype"], task):
-                if this > self.peaks.get(place, (0.0, 1, 0.0)):
-                    self.peaks[place] = this
+            for key in peak_keys(kind, method, model, row["dtype"], task):
+                if this > self.peaks.get(key, (0.0, 1, 0.0)):
+                    self.peaks[key] = this
                     grown = True
         return grown
 
     def learn(self, trial: Trial, numbers: Mapping[str, float], device: str) -> None:
-        """Note one trial of this run that ended well.
+        """Adds one trial of this run that ended with status ``ok``.
 
         Args:
-            trial: The trial.
-            numbers: What its worker measured; see ``harness.running.worker``.
-            device: The name of the hardware.
+            trial: The trial that ended.
+            numbers: The measurements of its worker, by column of the store.
+            device: The name of the hardware, as torch or Ray reports it.
         """
         row: dict[str, Any] = {
             "method": trial.method.name,
@@ -163,21 +167,25 @@ class History:
         self.add(row)
 
     def params(self, model: Part) -> int:
-        """Parameters of a model: seen, or in its name, or typical of its kind."""
+        """Parameters of a model: measured, else estimated from its files or name."""
         for key in ((model.name, model.options), model.name):
             if key in self._params:
                 return self._params[key]
         return guessed_params(model)
 
 
-def places(
+def step_keys(
     step: str,
     subject: tuple[Any, Any],
     model: tuple[str, str],
     dtype: str,
     device: str,
 ) -> tuple[tuple[Any, ...], ...]:
-    """Where a step's seconds are kept, from the very same to any model."""
+    """The keys of a step's seconds, from an equal trial to any model and options.
+
+    The levels are: everything equal; another device; another dtype or other options;
+    another model.
+    """
     name, options = subject
     return (
         (step, name, options, *model, dtype, device),
@@ -188,15 +196,19 @@ def places(
 
 
 def unit(level: int, speed: float, guess: tuple[str, Part, int | None]) -> float | None:
-    """What seconds are multiplied by to be comparable at a level.
+    """The factor that makes seconds comparable at a level of detail.
+
+    On equal hardware seconds are kept as they are (level 0). On other hardware they are
+    multiplied by its relative speed (levels 1 and 2). For other models they are divided
+    by the prior (level 3), which knows the size of the model and the device.
 
     Args:
-        level: Index into ``places``.
-        speed: Of the device.
-        guess: Step, method and parameters: what the prior knows of them.
+        level: Index into ``step_keys``.
+        speed: Relative speed of the device, 1 for one processor thread.
+        guess: Step, method and number of parameters, from which the prior follows.
 
     Returns:
-        The factor; None where the prior says nothing.
+        The factor; None if there is no prior or the prior is zero.
     """
     if level < 3:
         return speed if level else 1.0
@@ -205,19 +217,19 @@ def unit(level: int, speed: float, guess: tuple[str, Part, int | None]) -> float
         return None
     try:
         prior = step_seconds(step, method, params, speed).mid
-    except BenchError:  # a method of an earlier time, which nobody has now
+    except BenchError:  # the store has a method that is not installed
         return None
     return 1 / prior if prior else None
 
 
-def peak_places(
+def peak_keys(
     kind: str,
     method: tuple[Any, Any],
     model: tuple[str, str],
     dtype: str,
     task: tuple[str, str],
 ) -> tuple[tuple[Any, ...], ...]:
-    """Where a peak is kept; the second forgets the options of the task: its batch."""
+    """The keys of a peak; the second ignores the task, whose batch is then scaled."""
     return ((kind, *method, *model, dtype, *task), (kind, *method, *model, dtype))
 
 
@@ -229,9 +241,9 @@ def _part(name: str, options: str) -> Part:
 def _device_and_speed(
     device: str | None, threads: float | None, on_device: Any
 ) -> tuple[str, float]:
-    """The kind of device that a row was measured on, and its speed."""
+    """The kind of device that a row was measured on, and its relative speed."""
     found = known(device or "")
-    if found.name == CPU.name and on_device:  # a GPU by a name that says nothing
+    if found.name == CPU.name and on_device:  # a GPU with an unknown name
         found = Device(name=str(device))
     return found.name, found.relative_speed(threads or 1)
 

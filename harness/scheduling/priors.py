@@ -1,4 +1,4 @@
-"""Estimates for steps without history; see docs/explanation/scheduling.md."""
+"""Default estimates without history; see docs/explanation/scheduling.md."""
 
 from __future__ import annotations
 
@@ -15,22 +15,24 @@ from harness.scheduling.interval import Interval
 BASE = 700_000_000  # host bytes of a worker before any model: torch, Arrow, the engine
 CONTEXT = 600_000_000  # device bytes of a process before any tensor: CUDA's own
 DTYPES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
-# Parameters of a model that nobody knows, by its kind; and of one that is trained here.
+# Parameters of a model of unknown size, by its kind, and of one that is trained here.
 TYPICAL = {"classifier": 10**7, "seq2seq": 10**7, "causal_lm": 10**9, "any": 10**8}
 TRAINED = 10**6
-# An unknown method, by what it needs: copies of the weights that are alive at its peak;
-# seconds of a fit, or of one compression where it trains then; and more for a million
-# parameters at the speed of one processor thread (fit, compression).
+# Costs of a method that never ran, by the data that it needs. Columns: copies of the
+# weights in memory at the peak; fixed seconds of the fit (of each compression if there
+# is no fit); seconds per million parameters on one processor thread, of the fit and of
+# each compression.
 PRIORS = {
     "none": (3.0, 0.0, 0.0, 0.01),  # the dense baseline
     "weights": (8.0, 0.0, 0.1, 0.05),  # data-free: factors or sorted copies
     "calibration": (10.0, 1.0, 1.0, 0.1),  # statistics and their roots, in float64
     "training_data": (8.0, 10.0, 20.0, 20.0),  # gradients, two moments, activations
 }
-# The same for loading, evaluating, and training a dense network.
+# (fixed seconds, seconds per million parameters) of loading, of evaluating, and of
+# training a dense network.
 LOAD, EVALUATE, TRAINING = (3.0, 0.05), (1.0, 0.05), (30.0, 100.0)
-# How far the truth may lie from a guess, as a factor, by where the guess is from: the
-# same trial, its options aside, another model, nothing.
+# The factor by which the true value may differ from an estimate, by its source: the
+# same trial, the same trial with other options, another model, a prior.
 WIDE = (1.0, 2.0, 3.0, 10.0)
 # ``opt-125m``, ``llama-2-7b``, ``mixtral-8x7b``.
 _SIZE = re.compile(
@@ -41,16 +43,16 @@ _BATCHED = ("batch", "batch_size", "window", "length")
 
 @lru_cache(maxsize=4096)
 def step_seconds(step: str, method: Part, params: int, speed: float) -> Interval:
-    """A guess at one step of a trial.
+    """Estimates the seconds of one step of a trial.
 
     Args:
         step: ``load``, ``fit``, ``compress`` or ``evaluate``.
-        method: The method.
-        params: Of the model.
-        speed: Of what it runs on.
+        method: Its kind decides the row of ``PRIORS``.
+        params: The number of parameters of the model.
+        speed: Relative speed of the hardware, 1 for one processor thread.
 
     Returns:
-        Seconds.
+        Seconds; zero for the fit of a method that has none.
     """
     _, fixed, fit, compress = PRIORS[kind_of(method)]
     fits = has_fit(method)
@@ -64,12 +66,12 @@ def step_seconds(step: str, method: Part, params: int, speed: float) -> Interval
 
 
 def artifact_seconds(artifact: Artifact, params: int, speed: float) -> Interval:
-    """A guess at building an artifact.
+    """Estimates the seconds that building an artifact takes.
 
     Args:
-        artifact: A dense checkpoint or calibration statistics.
-        params: Of its model.
-        speed: Of what builds it.
+        artifact: A dense checkpoint (training) or calibration statistics (one fit).
+        params: The number of parameters of the model.
+        speed: Relative speed of the hardware, 1 for one processor thread.
 
     Returns:
         Seconds.
@@ -85,12 +87,12 @@ def _guess(fixed: float, each: float, params: int, speed: float) -> Interval:
 
 
 def alive_bytes(method: Part, params: int, dtype: str) -> Interval:
-    """A guess at the bytes of tensors that are alive at a bundle's peak.
+    """Estimates the bytes of all tensors at the peak of a bundle.
 
     Args:
-        method: The method; its kind says how many copies of the weights.
-        params: Of the model.
-        dtype: Of the weights.
+        method: Its kind decides how many copies of the weights exist at once.
+        params: The number of parameters of the model.
+        dtype: The dtype of the weights, a key of ``DTYPES``.
 
     Returns:
         Bytes.
@@ -101,7 +103,7 @@ def alive_bytes(method: Part, params: int, dtype: str) -> Interval:
 
 @lru_cache(maxsize=4096)
 def tokens(protocol: str) -> int:
-    """What one forward pass of a task reads: batch x window, where it says so."""
+    """Tokens of one forward pass: the product of the sizes in the protocol."""
     fields = json.loads(protocol)
     sizes = [fields[k] for k in _BATCHED if isinstance(fields.get(k), int)]
     return max(1, math.prod(sizes))
@@ -109,7 +111,7 @@ def tokens(protocol: str) -> int:
 
 @lru_cache(maxsize=4096)
 def kind_of(method: Part) -> str:
-    """The key of ``PRIORS`` for a method."""
+    """The key of ``PRIORS`` for a method: the most expensive data that it needs."""
     declared = facts(find("method", method.plugin), configured("method", method))
     if declared["ratio_of"] == "none":
         return "none"

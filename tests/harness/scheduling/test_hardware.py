@@ -14,13 +14,13 @@ from harness.scheduling.hardware import CPU, Device, parse
         ("8xFOO", "no device called 'FOO'"),
         ("8xH10", "Did you mean 'H100'?"),
         ("0xH100", "has 0 devices; write a count from 1"),
-        ("h100", "is no cluster; write COUNTxDEVICE, like 8xH100"),
-        ("8 of H100", "is no cluster"),
-        ("", "is no cluster"),
+        ("h100", "is not a valid cluster; write COUNTxDEVICE, like 8xH100"),
+        ("8 of H100", "is not a valid cluster"),
+        ("", "is not a valid cluster"),
         ("99999999999xH100", "write a count from 1 to 100000"),
     ],
 )
-def test_what_is_no_cluster_is_said_so(text, reason):
+def test_an_invalid_cluster_is_refused_with_the_reason(text, reason):
     with pytest.raises(BenchError, match=re.escape(reason)):
         parse(text)
 
