@@ -1,10 +1,13 @@
-"""Starting a Ray on this machine, or joining one elsewhere."""
+"""The connection to a Ray cluster: starting or joining one, and watching its head."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import socket
+import sys
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,19 +17,22 @@ from ray._private import ray_constants
 
 from harness.core import BenchError
 from harness.executors import shipping
-from harness.executors.joining import refused
+from harness.executors.job_server import first_line
+
+USER_ERROR = 2  # exit status
+GONE = 20.0  # seconds without an answer after which the head of a cluster is gone
 
 
 def connect(address: str, cpus: int | None = None, gpus: int | None = None) -> None:
-    """Start a local Ray that nobody else can reach, or join one.
+    """Start a local Ray cluster that only this machine can reach, or join one.
 
     Args:
         address: As for ``OnRay``.
-        cpus: Processors of a local cluster; None is all.
-        gpus: Devices of a local cluster; None is those that Ray finds.
+        cpus: Processors of a local cluster; None uses all of them.
+        gpus: Devices of a local cluster; None uses those that Ray finds.
 
     Raises:
-        BenchError: If nothing answers at the address, or it does not let us in.
+        BenchError: If nothing answers at the address, or access is refused.
     """
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -37,8 +43,8 @@ def connect(address: str, cpus: int | None = None, gpus: int | None = None) -> N
                 num_cpus=cpus,
                 num_gpus=gpus,
                 include_dashboard=False,
-                # Rows travel through the store and events are small: the default third
-                # of the memory would only be taken from the models.
+                # Rows go through the store and events are small. The default, a third
+                # of the memory, would be missing for the models.
                 object_store_memory=128 * 2**20,
                 **quiet,
             )
@@ -58,11 +64,11 @@ def connect(address: str, cpus: int | None = None, gpus: int | None = None) -> N
 
 @contextlib.contextmanager
 def _on_loopback() -> Iterator[None]:
-    """Every port of the Ray that starts inside listens on 127.0.0.1 alone.
+    """Let a Ray cluster that starts in the block listen on 127.0.0.1 only.
 
-    Ray does so where it runs no cluster of several machines, which is how it sees
-    Windows and macOS; it has no public word for it. Its processes read the variable,
-    this one has read it.
+    Ray does this on systems where it supports one machine only (Windows and macOS) and
+    has no public option for it. The constant is for this process, which has read the
+    variable already; the variable is for the processes that Ray starts.
     """
     before = ray_constants.ENABLE_RAY_CLUSTER
     variable = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
@@ -76,13 +82,13 @@ def _on_loopback() -> Iterator[None]:
 
 
 def _reachable(address: str) -> None:
-    """Refuse at once what Ray would try for a minute."""
+    """Raise an error at once where Ray would retry for a minute."""
     if address == "auto":
         return
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
         raise BenchError(
-            f"address {address!r} is none of 'local', 'auto', HOST:PORT, ray://HOST:PORT"
+            f"address {address!r} is not one of 'local', 'auto', HOST:PORT, ray://HOST:PORT"
         )
     try:
         with contextlib.closing(socket.create_connection((host, int(port)), 5)):
@@ -90,12 +96,12 @@ def _reachable(address: str) -> None:
     except (OSError, OverflowError) as why:
         raise BenchError(
             f"nothing answers at {address}: {why}; start Ray there with "
-            "`ray start --head`, or leave --address away to run on this machine"
+            "`ray start --head`, or omit --address to run on this machine"
         ) from why
 
 
 def _runtime_env() -> dict[str, Any]:
-    """Send our packages, so that workers need not have them, whatever their folder."""
+    """Send our packages to the workers, so that nothing must be installed there."""
     passed = {
         name: os.environ[name]
         for name in ("HF_HUB_OFFLINE", "HF_DATASETS_CACHE", "SHRINKGRID_PLUGINS")
@@ -103,3 +109,86 @@ def _runtime_env() -> dict[str, Any]:
     }
     folders = [str(folder) for folder in shipping.folders()]
     return {"py_modules": folders, "env_vars": passed}
+
+
+def refused(address: str, why: Exception) -> BenchError:
+    """Build the error for a cluster that this process could not join.
+
+    Args:
+        address: The address that was given.
+        why: The exception that Ray raised.
+
+    Returns:
+        The error, which says what to do.
+    """
+    if isinstance(why, exceptions.AuthenticationError):
+        return BenchError(
+            f"the cluster at {address!r} refuses access: {first_line(why)}; put "
+            "its token into ~/.ray/auth_token"
+        )
+    if "Version mismatch" in str(why):
+        return BenchError(
+            f"the cluster at {address!r} has other versions than this machine "
+            f"({' '.join(str(why).split())}); install equal ones on both sides"
+        )
+    return BenchError(
+        f"no Ray cluster answers at {address!r}: {first_line(why)}; start one with "
+        "`ray start --head`, put its token into ~/.ray/auth_token if it needs one, or "
+        "omit --address to run locally"
+    )
+
+
+class Watchdog:
+    """Checks every second that the head of a cluster answers.
+
+    Without a head Ray blocks the driver in C code for a minute and then kills it, so
+    that only a thread can report what happened and end the process with a message.
+
+    Args:
+        address: Address of the head's control service, HOST:PORT. Empty if the service
+            cannot be reached (``ray://``): then nothing is checked.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._answered = time.monotonic()
+        self._over = threading.Event()
+
+    def start(self) -> Watchdog:
+        """Check from a thread until ``stop``; end this process if the head is gone."""
+        threading.Thread(target=self._watch, daemon=True).start()
+        return self
+
+    def stop(self) -> None:
+        """Stop checking."""
+        self._over.set()
+
+    def _watch(self) -> None:
+        while not self._over.wait(1.0):
+            try:
+                self.check()
+            except BenchError as why:
+                sys.stderr.write(f"error: {why}\n")
+                sys.stderr.flush()
+                os._exit(USER_ERROR)
+
+    def check(self) -> None:
+        """Check once.
+
+        Raises:
+            BenchError: If the head has not answered for ``GONE`` seconds.
+        """
+        silent = time.monotonic() - self._answered
+        if not self.address:
+            return
+        host, _, port = self.address.rpartition(":")
+        with contextlib.suppress(OSError):
+            socket.create_connection((host, int(port)), 2).close()
+            self._answered = time.monotonic()
+            return
+        if silent > GONE:
+            raise BenchError(
+                f"the head of the cluster at {self.address} has not answered for "
+                f"{silent:.0f} s; finished trials are stored: start the cluster again, "
+                "then run the same command to resume"
+            )

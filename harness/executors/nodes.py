@@ -1,11 +1,12 @@
-"""The machines of a cluster: what there is, and whether each can do the work."""
+"""The nodes of a Ray cluster: what each has, and whether it is ready for the work."""
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -15,114 +16,117 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from harness.core import BenchError
 from harness.executors.job_server import first_line
 from harness.planning.plan import Bundle
-from harness.planning.resources import Resources
+from harness.scheduling.hardware import Cluster, Device, Node, known
 
-# A custom resource that a cluster has where machines are added when work asks for them
-# (cluster.yaml): what no machine has yet may still come.
+# A custom resource of clusters that add machines when work asks for them (see
+# cluster.yaml): a node of any size may still come.
 AUTOSCALED = "autoscaled"
-PATIENCE = 180.0  # seconds that a machine gets to look; one that is slower is trusted
-GB = 10**9
+DEVICES_PATIENCE = 60.0  # seconds that the first nodes get to report their devices
+READY_PATIENCE = 180.0  # seconds that a node gets to check itself; slower ones are used
+_TYPE = "accelerator_type:"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Machine:
-    """One node of the cluster.
+def _installed() -> list[tuple[str, int]]:
+    """Run on a worker: return name and memory of each device of its node."""
+    from harness.toolkit import devices
 
-    Args:
-        id: Ray's id of it.
-        name: Its host name.
-        cpus: Processors that Ray may give away.
-        gpus: Devices.
-        memory: Bytes.
+    return devices.installed()
+
+
+class ClusterInspector:
+    """Describes the cluster that this process has joined; asks each node once.
+
+    The devices of a node are those that torch reports there. Until the node has
+    answered, and if torch reports none, they follow from the name that Ray gives them.
     """
 
-    id: str
-    name: str
-    cpus: float
-    gpus: float
-    memory: float
+    def __init__(self) -> None:
+        self._asked: dict[str, Any] = {}
+        self._heard: dict[str, Device] = {}
 
-    def fits(self, asked: Resources) -> bool:
-        """Whether a bundle could run here, were nothing else running."""
-        return (
-            asked.cpus <= self.cpus
-            and (asked.gpus or 0) <= self.gpus
-            and (asked.bytes or 0) <= self.memory
+    def __call__(self) -> Cluster:
+        """Return the cluster as it is now."""
+        there = [node for node in ray.nodes() if node["Alive"]]
+        there.sort(key=_larger_first)  # Ray's order changes from start to start
+        self._ask([n["NodeID"] for n in there if n["Resources"].get("GPU")])
+        return Cluster(
+            nodes=tuple(map(self._node, there)),
+            promised=_promised(),
+            autoscaled=AUTOSCALED in ray.cluster_resources(),
         )
 
-    def __str__(self) -> str:
-        """What it has, in words."""
-        return (
-            f"{self.name} with {self.cpus:g} CPUs, {self.gpus:g} GPUs, "
-            f"{self.memory / GB:.3g} GB"
+    def _ask(self, nodes: list[str]) -> None:
+        first = not self._asked
+        for node in nodes:
+            if node not in self._asked:
+                where = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
+                task = ray.remote(max_retries=0, num_cpus=0)(_installed)
+                self._asked[node] = task.options(scheduling_strategy=where).remote()
+        waited = {
+            ref: node for node, ref in self._asked.items() if node not in self._heard
+        }
+        if not waited:
+            return
+        timeout = DEVICES_PATIENCE if first else 0
+        ready, _ = ray.wait(list(waited), num_returns=len(waited), timeout=timeout)
+        for ref in ready:
+            try:
+                found = ray.get(ref)
+            except exceptions.RayError:  # the node died; it is not asked again
+                found = []
+            if found:
+                name, size = min(found, key=lambda one: one[1])
+                self._heard[waited[ref]] = replace(known(name), name=name, bytes=size)
+
+    def _node(self, node: dict[str, Any]) -> Node:
+        has = node["Resources"]
+        named = [key.removeprefix(_TYPE) for key in has if key.startswith(_TYPE)]
+        device = known(named[0]) if named else Device(name="GPU")
+        heard = self._heard.get(node["NodeID"])
+        if heard is not None:  # keep Ray's name, which tasks request
+            device = replace(device, bytes=heard.bytes, tflops=heard.tflops)
+        return Node(
+            id=node["NodeID"],
+            name=node.get("NodeManagerHostname", ""),
+            cpus=has.get("CPU", 0.0),
+            memory=int(has.get("memory", 0)) or None,
+            gpus=has.get("GPU", 0.0),
+            device=device if has.get("GPU") else None,
         )
 
 
-def alive() -> list[Machine]:
-    """The machines that there are, of the cluster that this process has joined."""
-    found = []
-    for node in ray.nodes():
-        if node["Alive"]:
-            has = node["Resources"]
-            found.append(
-                Machine(
-                    id=node["NodeID"],
-                    name=node["NodeManagerHostname"],
-                    cpus=has.get("CPU", 0.0),
-                    gpus=has.get("GPU", 0.0),
-                    memory=has.get("memory", 0.0),
-                )
-            )
-    return found
+def _larger_first(node: dict[str, Any]) -> tuple[float, float, str]:
+    has = node["Resources"]
+    return -has.get("GPU", 0.0), -has.get("CPU", 0.0), node["NodeID"]
 
 
-def refuse_misfits(bundles: Sequence[Bundle]) -> None:
-    """Refuse what no machine could ever run.
+def _promised() -> tuple[float, float]:
+    """Return the CPUs and GPUs that the autoscaling configuration allows."""
+    from ray._private import state
 
-    Args:
-        bundles: Everything that is to run.
-
-    Raises:
-        BenchError: Naming each method and model that asks for too much, and what the
-            machines have.
-    """
-    if AUTOSCALED in ray.cluster_resources():
-        return
-    there = alive()
-    wrong = []
-    for bundle in bundles:
-        asked, first = bundle.resources, bundle.trials[0]
-        if not any(machine.fits(asked) for machine in there):
-            memory = f" and {asked.bytes / GB:.3g} GB" if asked.bytes else ""
-            wrong.append(
-                f"{first.method.name} on {first.model.name} asks for {asked.cpus:g} "
-                f"CPUs and {asked.gpus or 0:g} GPUs{memory}; no machine has that "
-                f"({_words(there)}): change `resources` in the grid"
-            )
-    if wrong:
-        raise BenchError(*dict.fromkeys(wrong))
+    reads = getattr(state.state, "get_max_resources_from_cluster_config", None)
+    most: dict[str, float] = {}
+    with contextlib.suppress(exceptions.RaySystemError):  # not available through ray://
+        most = (reads() if reads is not None else None) or {}
+    return float(most.get("CPU", 0.0)), float(most.get("GPU", 0.0))
 
 
-def _words(there: Sequence[Machine], most: int = 3) -> str:
-    """The largest machines, in words."""
-    largest = sorted(there, key=lambda m: (-m.gpus, -m.cpus, -m.memory))
-    more = f" and {len(there) - most} more" if len(there) > most else ""
-    return "there is " + "; ".join(map(str, largest[:most])) + more
+def check_nodes_ready(
+    nodes: Sequence[Node], bundles: Sequence[Bundle], store: str
+) -> None:
+    """Check that the nodes see the store and have the code, before work starts.
 
-
-def refuse_strangers(bundles: Sequence[Bundle], store: str) -> None:
-    """Refuse machines that do not see the store or lack code, before work starts.
-
-    Each machine that could run a bundle reads a fresh file of the store, writes one,
-    and imports the plugins that the bundles name. Where none is there yet, one is
-    waited for.
+    Each node reads a new file of the store, writes one, and imports the plugins that
+    the bundles name.
 
     Args:
+        nodes: The nodes that could run a bundle. If there is none yet, the check waits
+            for the first node that the cluster adds.
         bundles: Everything that is to run.
-        store: The store's URI; it exists.
+        store: The URI of the store, which exists.
 
     Raises:
-        BenchError: Naming each machine with what it cannot do.
+        BenchError: Names each node and what is missing there.
     """
     from results.storage.store import open_store
 
@@ -130,7 +134,7 @@ def refuse_strangers(bundles: Sequence[Bundle], store: str) -> None:
     probe = f"running/{uuid.uuid4().hex}.probe"
     folder.write(probe, b"")
     try:
-        wrong = _ask(bundles, store, probe)
+        wrong = _faults(nodes, bundles, store, probe)
     finally:
         folder.delete(probe)
     if wrong:
@@ -139,21 +143,22 @@ def refuse_strangers(bundles: Sequence[Bundle], store: str) -> None:
         )
 
 
-def _ask(bundles: Sequence[Bundle], store: str, probe: str) -> dict[str, set[str]]:
-    """What is wrong -> the machines that said so."""
+def _faults(
+    nodes: Sequence[Node], bundles: Sequence[Bundle], store: str, probe: str
+) -> dict[str, set[str]]:
+    """Return each fault with the names of the nodes that have it."""
     plugins = sorted(set(_plugins(bundles)))
-    look = ray.remote(max_retries=0)(_look)
+    check = ray.remote(max_retries=0)(_check_node)
     asked = bundles[0].resources
-    able = [m for m in alive() if any(m.fits(b.resources) for b in bundles)]
     refs: dict[Any, str] = {}
-    for machine in able:
-        there = NodeAffinitySchedulingStrategy(node_id=machine.id, soft=False)
-        remote = look.options(num_cpus=0, scheduling_strategy=there)
-        refs[remote.remote(store, probe, plugins)] = machine.name
-    if not able:
-        remote = look.options(num_cpus=asked.cpus, num_gpus=asked.gpus or 0)
-        refs[remote.remote(store, probe, plugins)] = "a new machine"
-    timeout = PATIENCE if able else None  # a new machine takes as long as it takes
+    for node in nodes:
+        there = NodeAffinitySchedulingStrategy(node_id=node.id, soft=False)
+        remote = check.options(num_cpus=0, scheduling_strategy=there)
+        refs[remote.remote(store, probe, plugins)] = node.name
+    if not nodes:
+        remote = check.options(num_cpus=asked.cpus, num_gpus=asked.gpus or 0)
+        refs[remote.remote(store, probe, plugins)] = "a new node"
+    timeout = READY_PATIENCE if nodes else None  # autoscaling may take long
     ready, _ = ray.wait(list(refs), num_returns=len(refs), timeout=timeout)
     wrong: dict[str, set[str]] = {}
     for ref in ready:
@@ -174,32 +179,34 @@ def _answer(ref: Any) -> list[str]:
     try:
         found: list[str] = ray.get(ref)
     except exceptions.RuntimeEnvSetupError as why:
-        return [f"the code cannot be set up there: {first_line(why)}"]
+        return [f"the code cannot be installed there: {first_line(why)}"]
     except exceptions.RayTaskError as why:
         return [f"code is missing there: {_last_line(why)}"]
-    except exceptions.RayError:  # it died meanwhile; bundles go elsewhere
+    except exceptions.RayError:  # the node died; bundles run elsewhere
         return []
     return found
 
 
-def _look(store: str, probe: str, plugins: Sequence[tuple[str, str]]) -> list[str]:
-    """A worker's task: what this machine cannot do."""
+def _check_node(
+    store: str, probe: str, plugins: Sequence[tuple[str, str]]
+) -> list[str]:
+    """Run on a worker: return what its node lacks."""
     from harness.registry import find
     from results.errors import StoreError
-    from results.storage import folder as places
+    from results.storage import folder as folders
 
     wrong = []
     try:
-        place = places.folder(store)
-        if place.read(probe) is None:
+        folder = folders.folder(store)
+        if folder.read(probe) is None:
             wrong.append(
                 f"the store {store} is not the one that the driver sees; name an "
-                "object store, or a folder that every machine mounts, with --store"
+                "object store, or a folder that every node mounts, with --store"
             )
         else:
             mine = f"{probe}.{socket.gethostname()}"
-            place.write(mine, b"")
-            place.delete(mine)
+            folder.write(mine, b"")
+            folder.delete(mine)
     except (StoreError, OSError) as why:
         wrong.append(f"the store cannot be used there: {why}")
     for kind, name in plugins:

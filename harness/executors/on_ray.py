@@ -14,12 +14,12 @@ from ray import exceptions
 
 from harness.core import BenchError
 from harness.executors import nodes
-from harness.executors.cluster import connect
-from harness.executors.joining import Pulse
-from harness.executors.looker import Looker
+from harness.executors.cluster import Watchdog, connect
+from harness.executors.nodes import ClusterInspector
 from harness.planning.messages import ArtifactJob, Built, Event, Job
 from harness.planning.plan import Artifact, Bundle
 from harness.planning.resources import ResourceRequest, shortage
+from harness.scheduling import feasibility
 from harness.scheduling.hardware import Cluster
 from harness.scheduling.packing import Packer, Window
 from harness.scheduling.predictor import Predictor
@@ -133,8 +133,8 @@ class OnRay:
         self._local = address == "local"
         far = address.startswith("ray://")
         head = "" if far else ray.get_runtime_context().gcs_address
-        self._pulse = Pulse(head).watch()
-        self._look = look or Looker()
+        self._watchdog = Watchdog(head).start()
+        self._look = look or ClusterInspector()
         self.packer = Packer(cluster=self._look(), predictor=predictor or Predictor())
         self._free = free
         self._looked = time.monotonic()
@@ -148,22 +148,22 @@ class OnRay:
         self._builds = _remote(_produce)
 
     def check(self, bundles: Sequence[Bundle], store: str) -> None:
-        """Refuse, before anything runs, what the cluster could never run.
+        """Check, before anything runs, that the cluster can run the bundles.
 
         Args:
             bundles: Everything that is to run.
-            store: The store's URI.
+            store: The URI of the store.
 
         Raises:
-            BenchError: Naming each method and model that asks for too much, or each
-                machine that does not see the store or lacks code.
+            BenchError: Names each method and model that requests more than a node has,
+                or each node that does not see the store or lacks code.
         """
-        nodes.refuse_misfits(bundles)
-        wrong = self.packer.unsatisfiable(bundles)
+        wrong = feasibility.misfits(self.packer, bundles)
         if wrong:
             raise BenchError(*wrong)
         if not self._local:
-            nodes.refuse_strangers(bundles, store)
+            able = feasibility.able(self.packer, bundles)
+            nodes.check_nodes_ready(able, bundles, store)
 
     def arrange(self, bundles: Sequence[Bundle]) -> list[Bundle]:
         """The longest first, long ones cut; see ``harness.scheduling.packing``."""
@@ -347,7 +347,7 @@ class OnRay:
     def close(self) -> None:
         """Leave the cluster; a local one stops with all its processes."""
         self._running.clear()
-        self._pulse.stop()
+        self._watchdog.stop()
         ray.shutdown()
 
 

@@ -236,12 +236,15 @@ class ResourceRequest:
     host_bytes: int | None = None
 
     def __str__(self) -> str:
-        """The request in the words of a grid."""
-        parts = {"cpus": f"{self.cpus:g}", "gpus": f"{self.gpus:g}"}
+        """The request in words: ``1 CPU, 0.5 GPUs of kind H100, 2 GB of memory``."""
+        kind = f" of kind {self.device}" if self.device else ""
+        parts = [
+            f"{self.cpus:g} CPU{'s' * (self.cpus != 1)}",
+            f"{self.gpus:g} GPU{'s' * (self.gpus != 1)}{kind}",
+        ]
         if self.memory:
-            parts["memory"] = gigabytes(self.memory)
-        kind = f" of {self.device}" if self.device else ""
-        return ", ".join(f"{name} {value}" for name, value in parts.items()) + kind
+            parts.append(f"{gigabytes(self.memory)} of memory")
+        return ", ".join(parts)
 
 
 def shortage(

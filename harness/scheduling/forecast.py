@@ -10,11 +10,12 @@ from harness.core import BenchError
 from harness.planning.messages import Event, Job
 from harness.planning.plan import Artifact, Plan
 from harness.planning.resources import ResourceRequest, gigabytes
+from harness.scheduling.feasibility import misfits
 from harness.scheduling.hardware import Cluster, Node
 from harness.scheduling.interval import Interval, format_duration
 from harness.scheduling.packing import Packer
 from harness.scheduling.predictor import Predictor
-from harness.scheduling.simulation import Simulated, placeable
+from harness.scheduling.simulation import Simulated
 
 ONE = Cluster(nodes=(Node(cpus=1),))
 
@@ -97,14 +98,7 @@ def forecast(plan: Plan, cluster: Cluster, predictor: Predictor) -> Forecast:
 
 def _simulated(plan: Plan, packer: Packer) -> tuple[float, float]:
     """Seconds from the first bundle to the last, and of all devices."""
-    wrong = dict.fromkeys(packer.unsatisfiable(plan.bundles))
-    for bundle in {b.cost_class: b for b in plan.bundles}.values():
-        request, first = packer.request(bundle), bundle.trials[0]
-        if not placeable(packer.cluster, request):
-            wrong[
-                f"no node of {packer.cluster} has what {first.method.name} on "
-                f"{first.model.name} asks for: {request}"
-            ] = None
+    wrong = misfits(packer, plan.bundles)
     if wrong:
         raise BenchError(*wrong)
     work = Simulated(packer.cluster, _AsPredicted(packer), packer.predictor)

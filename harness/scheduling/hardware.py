@@ -66,7 +66,7 @@ CPU = Device(name="CPU", tflops=CPU_TFLOPS)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """One machine.
+    """One machine of a cluster.
 
     Args:
         cpus: Number of processor threads.
@@ -74,6 +74,7 @@ class Node:
         gpus: Number of devices, all of one kind.
         device: The kind of the devices; None if there are none.
         id: Ray's id of the node; empty for a node that is only planned.
+        name: Host name of the node; empty for a node that is only planned.
     """
 
     cpus: float
@@ -81,6 +82,20 @@ class Node:
     gpus: float = 0.0
     device: Device | None = None
     id: str = ""
+    name: str = ""
+
+    def __str__(self) -> str:
+        """Name and resources: ``host1 with 8 CPUs, 1 GPU (80 GB), 64 GB of memory``."""
+        parts = [f"{self.cpus:g} CPU{'s' * (self.cpus != 1)}"]
+        if self.gpus:
+            size = self.device.bytes if self.device is not None else None
+            each = f" ({size / 1e9:.3g} GB)" if size else ""
+            parts.append(f"{self.gpus:g} GPU{'s' * (self.gpus != 1)}{each}")
+        else:
+            parts.append("no GPU")
+        if self.memory:
+            parts.append(f"{self.memory / 1e9:.3g} GB of memory")
+        return f"{self.name or 'a node'} with {', '.join(parts)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,10 +105,12 @@ class Cluster:
     Args:
         nodes: The nodes that are running.
         promised: Upper limits of CPUs and GPUs of all nodes after autoscaling.
+        autoscaled: Whether nodes of any size are added when work requests them.
     """
 
     nodes: tuple[Node, ...]
     promised: tuple[float, float] = (0.0, 0.0)
+    autoscaled: bool = False
 
     @cached_property
     def cpus(self) -> float:

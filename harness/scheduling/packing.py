@@ -11,7 +11,7 @@ from itertools import compress, count
 
 from harness.planning.messages import Event
 from harness.planning.plan import Bundle, CostClass
-from harness.planning.resources import ResourceRequest, gigabytes
+from harness.planning.resources import ResourceRequest
 from harness.planning.trial import Trial
 from harness.scheduling.hardware import CPU, Cluster, Device
 from harness.scheduling.predictor import Need, Predictor
@@ -132,31 +132,6 @@ class Packer:
         """Let the next prediction know what a trial took."""
         device = (request.device or self.device.name) if request.gpus else CPU.name
         self.predictor.learn(trial, event.numbers, device)
-
-    def unsatisfiable(self, bundles: Iterable[Bundle]) -> list[str]:
-        """Device memory that a grid states and no device has.
-
-        Args:
-            bundles: Everything that is to run.
-
-        Returns:
-            One sentence for each method and model.
-        """
-        there = self.cluster.devices
-        room = max((d.bytes for d in there if d.bytes is not None), default=None)
-        unknown = any(d.bytes is None for d in there) or self.cluster.promised[1]
-        wrong: dict[str, None] = {}
-        for bundle in bundles:
-            stated, first = bundle.resources.device_bytes, bundle.trials[0]
-            if stated is None or unknown or (room is not None and stated <= room):
-                continue
-            has = f"the largest has {gigabytes(room)}" if room else "there is none"
-            wrong[
-                f"{first.method.name} on {first.model.name} asks for "
-                f"{gigabytes(stated)} on a device, and {has}: change `resources` in "
-                "the grid"
-            ] = None
-        return list(wrong)
 
     def width(self, bundles: Sequence[Bundle]) -> int:
         """How many bundles like these can run at once, at least 1."""

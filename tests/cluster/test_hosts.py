@@ -182,8 +182,8 @@ def test_what_the_hosts_lack_is_said_before_anything_runs(lab):
     assert "host1, host2, host3: " in unseen[2]
     assert "code is missing there: SHRINKGRID_PLUGINS names" in lacking[2]
     assert "`shrinkgrid submit` ships it" in lacking[2]
-    assert "asks for 8 CPUs and 2 GPUs; no machine has that" in too_big[1]
-    assert "host1 with 1 CPUs, 1 GPUs" in too_big[1]
+    assert "requests 8 CPUs, 2 GPUs" in too_big[1]
+    assert "host1 with 1 CPU, 1 GPU" in too_big[1]
     assert not Path(store, "trials").exists()
     assert not Path(blind, "trials").exists()
 

@@ -1,17 +1,15 @@
-"""What no single machine of a cluster could run is refused, with what there is."""
-
-from types import SimpleNamespace
+"""What a Ray cluster is made of, as Ray and the nodes themselves describe it."""
 
 import pytest
 
-from harness.core import BenchError
 from harness.executors import nodes
-from harness.planning.resources import Resources
+from harness.executors.nodes import ClusterInspector
+from harness.scheduling.hardware import Node
 
 
 @pytest.fixture
-def cluster(monkeypatch):
-    """A cluster of the given nodes, as Ray describes one."""
+def ray(monkeypatch):
+    """A cluster of the given resources, without a Ray; its devices do not answer."""
 
     def has(*wanted: dict[str, float]) -> None:
         described = [
@@ -27,49 +25,28 @@ def cluster(monkeypatch):
         total = {key: 1.0 for node in wanted for key in node}
         monkeypatch.setattr(nodes.ray, "nodes", lambda: [*described, dead])
         monkeypatch.setattr(nodes.ray, "cluster_resources", lambda: total)
+        monkeypatch.setattr(ClusterInspector, "_ask", lambda self, ids: None)
+        monkeypatch.setattr(nodes, "_promised", lambda: (0.0, 0.0))
 
     return has
 
 
-def bundle(**asked):
-    named = SimpleNamespace(name="svd"), SimpleNamespace(name="smollm2-135m")
-    trial = SimpleNamespace(method=named[0], model=named[1])
-    return SimpleNamespace(resources=Resources(**asked), trials=(trial,))
+def test_living_nodes_are_described_the_larger_first(ray):
+    ray(
+        {"CPU": 8.0, "memory": 3e10},
+        {"CPU": 4.0, "GPU": 2.0, "accelerator_type:T4": 1.0},
+    )
+
+    first, second = ClusterInspector()().nodes
+    assert second == Node(id="id0", name="host0", cpus=8.0, memory=30_000_000_000)
+    assert (first.name, first.gpus, first.memory) == ("host1", 2.0, None)
+    assert first.device is not None
+    assert first.device.name == "T4"
 
 
-def test_two_devices_on_two_machines_are_not_two_devices(cluster):
-    cluster({"CPU": 8.0, "GPU": 1.0, "memory": 3e10}, {"CPU": 8.0, "GPU": 1.0})
+def test_a_custom_resource_says_that_nodes_are_added_on_demand(ray):
+    ray({"CPU": 1.0})
+    assert not ClusterInspector()().autoscaled
 
-    nodes.refuse_misfits([bundle(gpus=1)])
-    with pytest.raises(BenchError) as refused:
-        nodes.refuse_misfits([bundle(gpus=1), bundle(gpus=2), bundle(gpus=2)])
-
-    assert refused.value.mistakes == [
-        "svd on smollm2-135m asks for 1 CPUs and 2 GPUs; no machine has that (there is "
-        "host0 with 8 CPUs, 1 GPUs, 30 GB; host1 with 8 CPUs, 1 GPUs, 0 GB): change "
-        "`resources` in the grid",
-    ]
-
-
-def test_host_memory_counts_too(cluster):
-    cluster({"CPU": 8.0, "memory": 3e10})
-
-    nodes.refuse_misfits([bundle(memory="30GB")])
-    with pytest.raises(BenchError, match=r"and 0 GPUs and 31 GB; no machine has that"):
-        nodes.refuse_misfits([bundle(memory="31GB")])
-
-
-def test_of_many_machines_the_largest_are_named(cluster):
-    cluster(*({"CPU": float(i)} for i in range(9)))
-
-    with pytest.raises(BenchError, match=r"host8 with 8 CPUs.* and 6 more\)"):
-        nodes.refuse_misfits([bundle(gpus=1)])
-
-
-def test_where_machines_come_when_asked_for_nothing_is_refused(cluster):
-    cluster({"CPU": 0.0})
-    with pytest.raises(BenchError, match="GPU"):
-        nodes.refuse_misfits([bundle(gpus=8)])
-
-    cluster({"CPU": 0.0, "autoscaled": 1.0})
-    nodes.refuse_misfits([bundle(gpus=8)])
+    ray({"CPU": 1.0, "autoscaled": 1.0})
+    assert ClusterInspector()().autoscaled

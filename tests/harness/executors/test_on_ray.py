@@ -124,8 +124,9 @@ def test_a_bundle_that_asks_for_more_than_the_cluster_has_is_refused(tmp_path, t
     )
 
     assert done.returncode == 2
-    assert "asks for 1 CPUs and 3 GPUs; no machine has that (there is " in done.stderr
-    assert "with 1 CPUs, 0 GPUs" in done.stderr
+    assert "requests 1 CPU, 3 GPUs" in done.stderr
+    assert "no node has that (" in done.stderr
+    assert "with 1 CPU, no GPU" in done.stderr
 
 
 def test_plan_prints_every_trial_as_json(grid, tmp_path):

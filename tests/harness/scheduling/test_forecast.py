@@ -23,7 +23,7 @@ def test_what_no_node_can_hold_is_said_and_one_slot_holds_everything(
     alone = list(sentences(made, ONE, Predictor()))
 
     assert line.startswith("no forecast: ")
-    assert "toy_drop on toy asks for" in line
+    assert "toy_drop on toy requests" in line
     assert alone[0].endswith("of work for one slot")
 
 

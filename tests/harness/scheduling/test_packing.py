@@ -242,14 +242,3 @@ def test_a_window_lets_a_few_out_even_where_nothing_fits_yet():
         window.add(job, ResourceRequest(cpus=1))
 
     assert not window.open()
-
-
-def test_device_memory_that_no_device_has_is_refused(plan):
-    bundles = plan(more="resources: {device_memory: 100GB}").bundles
-
-    (too_much,) = Packer(cluster=EIGHT).unsatisfiable(bundles)
-    (none,) = Packer(cluster=HOST).unsatisfiable(bundles)
-
-    assert "asks for 100 GB on a device, and the largest has 80 GB" in too_much
-    assert "asks for 100 GB on a device, and there is none" in none
-    assert not Packer(cluster=parse("1xH200")).unsatisfiable(bundles)

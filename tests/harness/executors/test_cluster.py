@@ -1,12 +1,12 @@
-"""What a driver says of a cluster that refuses it, and of one whose head is gone."""
+"""The errors for a cluster that refuses a driver, and for one whose head is gone."""
 
 import socket
 
 import pytest
 
 from harness.core import BenchError
-from harness.executors import joining
-from harness.executors.joining import Pulse, refused
+from harness.executors import cluster
+from harness.executors.cluster import Watchdog, refused
 
 
 def test_other_versions_are_both_named():
@@ -26,24 +26,24 @@ def test_other_versions_are_both_named():
 
 def test_a_head_that_does_not_answer_for_long_ends_the_run(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(joining.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(cluster.time, "monotonic", lambda: now[0])
     with socket.create_server(("127.0.0.1", 0)) as listening:
         address = f"127.0.0.1:{listening.getsockname()[1]}"
-        pulse = Pulse(address)
+        watchdog = Watchdog(address)
         now[0] = 100.0
-        pulse.feel()  # it answers
+        watchdog.check()  # it answers
     now[0] = 110.0
-    pulse.feel()  # it does not, but may yet
+    watchdog.check()  # no answer, but not for long enough
 
     now[0] = 121.0
     with pytest.raises(BenchError, match=f"{address} has not answered for 21 s"):
-        pulse.feel()
+        watchdog.check()
 
 
 def test_a_head_out_of_reach_is_never_asked(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(joining.time, "monotonic", lambda: now[0])
-    pulse = Pulse("")
+    monkeypatch.setattr(cluster.time, "monotonic", lambda: now[0])
+    watchdog = Watchdog("")
     now[0] = 1e6
 
-    assert pulse.feel() is None
+    assert watchdog.check() is None
