@@ -1,4 +1,4 @@
-"""The house: docs that cannot rot, the wheel's files, words that must not be there."""
+"""The house: pages and files that must agree with the code, and words to avoid."""
 
 import re
 import subprocess
@@ -7,12 +7,20 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 # Pages of docs/reference that `make docs` writes.
 GENERATED = re.findall(r'"([a-z-]+\.md)":', (ROOT / "docs/generate.py").read_text())
 PAGES = sorted(
-    [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/[!_]*.md")]
+    [
+        *ROOT.glob("*.md"),
+        *(
+            page
+            for page in ROOT.glob("docs/**/*.md")
+            if page.parent.name != "reference" or page.name == "index.md"
+        ),
+    ]
 )
 
 
@@ -24,13 +32,58 @@ def test_every_link_between_pages_leads_somewhere(page):
     assert not [t for t in missing if Path(t).name not in GENERATED]
 
 
-def test_the_readme_names_only_verbs_that_exist():
-    from harness.cli import VERBS
+def test_the_readme_lists_every_method():
+    from harness.registry import discover
 
-    named = set(re.findall(r"shrinkgrid ([a-z-]+)", (ROOT / "README.md").read_text()))
-    # Sentences that begin with the project's name are no commands.
-    assert {w for w in named if w not in VERBS} <= {"is", "reads"}
-    assert {"run", "plan", "leaderboard", "sql", "list"} <= named
+    table = (ROOT / "README.md").read_text().split("## Methods")[1].split("\n## ")[0]
+    packaged = {
+        name
+        for name, plugin in discover("method").items()
+        if plugin.cls.__module__.startswith("methods.")
+    }
+    assert set(re.findall(r"`([a-z0-9_]+)`", table)) == packaged
+
+
+def test_every_page_that_the_code_names_exists():
+    files = subprocess.run(
+        ["git", "ls-files", "*.py", "*.yaml", "*.toml", "*.sh", "Makefile"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    named = {
+        (file, page)
+        for file in files
+        if (ROOT / file).is_file()
+        for page in re.findall(r"docs/[\w/-]+\.md", (ROOT / file).read_text())
+    }
+
+    assert named
+    assert not [(f, p) for f, p in sorted(named) if not (ROOT / p).exists()]
+
+
+def test_the_commit_hooks_are_the_commands_of_lint():
+    recipe = (ROOT / "Makefile").read_text().split("\nlint:")[1].split("\n\n")[0]
+    lint = re.findall(r"\$\(BIN\)/(.+)", recipe)
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+
+    hooks = [hook["entry"] for repo in config["repos"] for hook in repo["hooks"]]
+    assert [entry.removeprefix(".venv/bin/") for entry in hooks] == lint
+
+
+def test_plain_make_prints_the_targets():
+    printed = subprocess.run(
+        ["make", "--no-print-directory"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    makefile = (ROOT / "Makefile").read_text()
+    targets = re.search(r"\.PHONY: (.+)", makefile)[1].split()
+
+    assert set(re.findall(r"^  ([a-z-]+) +\S", printed, re.M)) == set(targets)
 
 
 @pytest.mark.slow

@@ -4,13 +4,13 @@ After a new quick start, running this file with SHRINKGRID_REWRITE=STORE takes t
 of that store over and writes the answers again.
 """
 
-import datetime as dt
 import json
 import os
 import re
 
 import pytest
-from paths import ROOT, SUPPORT
+from paths import ROOT
+from quickstart_rows import ROWS, load_quickstart
 
 from results.ask import query
 from results.queries.db import ask
@@ -19,7 +19,6 @@ from results.storage.store import Store, open_store
 from results.text.answer import Answer
 from results.text.formats import as_markdown
 
-ROWS = SUPPORT / "quickstart.jsonl"
 PAGE = ROOT / "docs" / "how-to" / "sql.md"
 QUESTION = re.compile(
     r"### (\d+)\. (.+?)\n\n```sql\n(.+?)\n```\n\n(.*?)\n(?=\n###|\Z)", re.S
@@ -39,27 +38,13 @@ def _take_over(uri: str) -> None:
     ROWS.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _load(store: Store) -> Store:
-    found: dict[str, list] = {table: [] for table in TABLES}
-    for line in ROWS.read_text(encoding="utf-8").splitlines():
-        one = json.loads(line)
-        for column in ("started_at", "planned_at"):
-            if column in one:
-                moment = dt.datetime.fromisoformat(one[column])
-                one[column] = moment.replace(tzinfo=dt.UTC)
-        found[one.pop("table")].append(one)
-    store.append_all(found["trials"], found["samples"])
-    plans = {row["plan"] for row in found["plans"]}
-    for plan in plans:
-        store.record_plan([row for row in found["plans"] if row["plan"] == plan])
-    return store
-
-
 @pytest.fixture(scope="module")
 def quickstart(tmp_path_factory) -> Store:
     if os.environ.get("SHRINKGRID_REWRITE"):
         _take_over(os.environ["SHRINKGRID_REWRITE"])
-    store = _load(open_store(tmp_path_factory.mktemp("qs") / "store", create=True))
+    store = load_quickstart(
+        open_store(tmp_path_factory.mktemp("qs") / "store", create=True)
+    )
     if os.environ.get("SHRINKGRID_REWRITE"):
         text = QUESTION.sub(
             lambda m: (
