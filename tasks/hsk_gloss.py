@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from harness.core import BenchError
 from harness.registry import task
+from harness.toolkit import text_files
 from tasks._translation.aligned import Words, content
 from tasks._translation.task import SPLITS, TranslationTask
 
@@ -30,7 +31,7 @@ class HskGloss(TranslationTask):
 
     def read(self) -> Mapping[str, tuple[Words, Words]]:
         """The three splits."""
-        records = json.loads(_file().read_text(encoding="utf-8"))
+        records = json.loads(text_files.read(_file()))
         sides: dict[str, tuple[Words, Words]] = {split: ([], []) for split in SPLITS}
         for number, record in enumerate(records):
             source, target = sides[{8: "dev", 9: "test"}.get(number % 10, "train")]

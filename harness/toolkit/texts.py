@@ -12,6 +12,7 @@ from typing import Any
 
 from harness.core import BenchError
 from harness.options import nearest
+from harness.toolkit import text_files
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +80,7 @@ def read(name: str) -> str:
     if not path.is_file():
         known = ["pydoc", *SOURCES]
         raise BenchError(nearest("text", name, known) + " Or the path of a file.")
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as why:
-        raise BenchError(f"text {name}: not UTF-8 ({why}); convert the file") from why
-    except OSError as why:
-        raise BenchError(f"text {name} cannot be read: {why.strerror}") from why
+    return text_files.read(path)
 
 
 def fingerprint(name: str) -> str:

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from harness.core import BenchError
+from harness.toolkit import text_files
 
 Words = list[list[str]]
 
@@ -71,18 +72,11 @@ def _lines(path: Path) -> tuple[Words, list[str]]:
     """Words of every line, and what is wrong with the file."""
     if not path.is_file():
         return [], [f"no file {path}"]
-    words: Words = []
-    empty: list[int] = []
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
-        try:
-            words.append(line.decode("utf-8").split())
-        except UnicodeDecodeError as why:
-            return [], [
-                f"{path}, line {number}: byte {why.object[why.start]:#04x} at column "
-                f"{why.start + 1} is not UTF-8; convert the file (iconv -t utf-8)"
-            ]
-        if not words[-1]:
-            empty.append(number)
+    try:
+        words = [line.split() for line in text_files.lines(path)]
+    except BenchError as why:
+        return [], why.mistakes
+    empty = [number for number, line in enumerate(words, 1) if not line]
     if empty:
         shown = ", ".join(map(str, empty[:5])) + (" ..." if len(empty) > 5 else "")
         return words, [
