@@ -38,10 +38,10 @@ def lines(path: Path) -> list[str]:
 
 
 def decode(content: bytes, name: str) -> str:
-    """Decode the bytes of a text file; see ``read``.
+    r"""Decode the bytes of a text file; see ``read``.
 
-    >>> decode(b"\\xef\\xbb\\xbfone\\r\\ntwo", "a.txt")
-    'one\\ntwo'
+    >>> decode(b"\xef\xbb\xbfone\r\ntwo", "a.txt")
+    'one\ntwo'
     """
     if content.startswith(_UTF16):
         raise BenchError(
