@@ -5,22 +5,13 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING
 
+from results.outcomes import Status
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
 SCHEMA_VERSION = 1
-
-# Attempt statuses; only the first two count as finished.
-STATUSES = (
-    "ok",
-    "unsupported",
-    "failed",
-    "out_of_memory",
-    "timed_out",
-    "cancelled",
-    "lost",
-)
-FINISHED = ("ok", "unsupported")
+STATUSES = tuple(Status)
 
 # Column -> type, in DuckDB's words.
 MEASUREMENT = {
@@ -55,8 +46,8 @@ TRIALS = {
     "ratio_of": "VARCHAR",
     "seed": "BIGINT",
     "identity": "VARCHAR",  # canonical JSON of what the trial id hashes
-    "status": "VARCHAR",
-    "error_class": "VARCHAR",  # infra | oom | timeout | nan | bug | unsupported
+    "status": "VARCHAR",  # one of `results.outcomes.Status`
+    "error_class": "VARCHAR",  # one of `results.outcomes.ErrorClass`, NULL if ok
     "reason": "VARCHAR",
     "traceback": "VARCHAR",
     "started_at": "TIMESTAMPTZ",

@@ -8,15 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from results.outcomes import RETRIES
+
 if TYPE_CHECKING:
     from harness.running.session import Selection
 
-RETRIES = {
-    "failed": ("failed",),
-    "oom": ("out_of_memory",),
-    "timeout": ("timed_out",),
-    "all": ("failed", "out_of_memory", "timed_out", "unsupported"),
-}
 
 store_option = click.option(
     "--store",

@@ -16,8 +16,8 @@ from rich.text import Text
 from harness.planning.messages import Event, Job
 from harness.planning.trial import Trial
 from harness.scheduling.interval import format_duration
+from results.outcomes import FINISHED, Status
 
-STYLES = {"ok": "green", "unsupported": "yellow", "lost": "yellow"}
 RECENT = 30.0  # seconds over which the rate is taken
 LINES_A_SECOND = 5.0  # of plain output; quick trials are counted together
 
@@ -79,9 +79,9 @@ class View:
         self._running.pop(trial.id, None)
         self.counts[event.status] += 1
         self._ends.append(time.monotonic())
-        if event.status not in ("ok", "unsupported"):
+        if event.status not in FINISHED:
             self._failures.append(self._line(trial, event))
-        if self.live is None and self._speaks(always=event.status != "ok"):
+        if self.live is None and self._speaks(always=event.status != Status.OK):
             self._speak(self._line(trial, event))
 
     @property
@@ -107,7 +107,7 @@ class View:
         return f"{each}, {left} left"
 
     def _line(self, trial: Trial, event: Event) -> Text:
-        style = STYLES.get(event.status, "red")
+        style = Status.of(event.status).colour
         line = Text(f"[{self.done}/{self.total}] ", style="dim", no_wrap=True)
         line.append(event.status, style=f"bold {style}")
         line.append(f" {trial}", style="")
@@ -137,7 +137,7 @@ class View:
             clock = Text(format_duration(time.monotonic() - since), style="cyan")
             rows.add_row(clock, Text(str(trial), overflow="ellipsis", no_wrap=True))
         counted = Text("  ").join(
-            Text(f"{n} {status}", style=STYLES.get(status, "red"))
+            Text(f"{n} {status}", style=Status.of(status).colour)
             for status, n in sorted(self.counts.items())
         )
         return Group(self._bar.get_renderable(), counted, rows, *self._failures)

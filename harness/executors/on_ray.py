@@ -25,6 +25,7 @@ from harness.scheduling.packing import Packer, Window
 from harness.scheduling.predictor import Predictor
 from harness.scheduling.work_stealing import WorkStealing
 from results.errors import StoreError
+from results.outcomes import ErrorClass, Status
 from results.storage import leases
 from results.storage.folder import patience
 from results.storage.store import open_store
@@ -49,7 +50,7 @@ def _stream(
     device, host, held = (free or devices.free)()
     short = shortage(request, device, host, held)
     if short is not None:
-        yield [_crashed("cancelled", "insufficient_memory", short)]
+        yield [_crashed(Status.CANCELLED, ErrorClass.INSUFFICIENT_MEMORY, short)]
         return
     began = flushed = time.perf_counter()
     waiting: list[Event] = []
@@ -286,7 +287,9 @@ class OnRay:
                 self._forget_artifacts(one.job)
                 with contextlib.suppress(exceptions.RayError):
                     ray.cancel(one.stream, force=True)
-                crash = _crashed("lost", "infra", "its node does not answer any more")
+                crash = _crashed(
+                    Status.LOST, ErrorClass.INFRA, "its node does not answer any more"
+                )
                 yield one.job, [self._blame(one.job, crash)]
 
     def _next(self, one: _Running) -> list[Event]:
@@ -304,7 +307,7 @@ class OnRay:
         for event in events:
             if event.what == "started":
                 one.trial, one.since = event.trial, time.monotonic()
-            elif event.error_class in ("oom", "infra"):
+            elif event.error_class in (ErrorClass.OOM, ErrorClass.INFRA):
                 self._forget_artifacts(one.job)  # their failure may be what it tells
             elif event.numbers:
                 self.packer.learn(one.job.trial(event.trial), one.request, event)
@@ -323,7 +326,7 @@ class OnRay:
     def _blame(self, job: Job, crash: Event) -> Event:
         """Note the node that a worker died on."""
         node = self._node(job)
-        if node and crash.error_class == "infra":
+        if node and crash.error_class == ErrorClass.INFRA:
             self._blamed.setdefault(node, set()).add(job.bundle.id)
         return replace(crash, node=node)
 
@@ -363,15 +366,15 @@ def _crash(why: exceptions.RayError, *, overstayed: bool) -> Event:
     reason = f"{type(why).__name__}: {said[0]}"
     if overstayed:
         said_late = "its worker was killed: the trial overstayed its limit"
-        return _crashed("timed_out", "timeout", said_late)
+        return _crashed(Status.TIMED_OUT, ErrorClass.TIMEOUT, said_late)
     if isinstance(why, exceptions.OutOfMemoryError):
         said_oom = "Ray killed its worker because the host ran out of memory"
-        return _crashed("out_of_memory", "oom", said_oom)
+        return _crashed(Status.OUT_OF_MEMORY, ErrorClass.OOM, said_oom)
     if isinstance(why, StoreError):  # it could not build an artifact
         return Event(what="stopped", headline=str(why.cause))  # type: ignore[attr-defined]
     cause = getattr(why, "cause", None)
     if isinstance(cause, exceptions.RayError):  # who built its artifact died
         return _crash(cause, overstayed=False)
     if isinstance(why, exceptions.RayTaskError):  # our own code raised in the worker
-        return _crashed("failed", "bug", reason)
-    return _crashed("lost", "infra", reason)
+        return _crashed(Status.FAILED, ErrorClass.BUG, reason)
+    return _crashed(Status.LOST, ErrorClass.INFRA, reason)

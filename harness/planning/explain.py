@@ -7,18 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from harness.core import BenchError
+from results.outcomes import FINISHED, Status
 from results.queries.db import ask
 from results.storage.store import Store
-
-_STATES = {
-    "ok": "it will not run: it is finished",
-    "unsupported": "it will not run: it was found unsupported",
-    "lost": "it will run: its worker died, nothing was stored of it",
-    "cancelled": "it will run: it was cancelled",
-    "failed": "it runs only with --retry failed",
-    "out_of_memory": "it runs only with --retry oom",
-    "timed_out": "it runs only with --retry timeout",
-}
 
 
 def explain(trial: str, grid: str | None, store: Store) -> Iterator[str]:
@@ -54,8 +45,8 @@ def explain(trial: str, grid: str | None, store: Store) -> Iterator[str]:
         reason = f": {row['reason']}" if row["reason"] else ""
         yield f"  {row['started_at']:%Y-%m-%d %H:%M:%S} {row['status']}{reason}"
     if rows:
-        done = next((r for r in rows if r["status"] == "ok"), rows[-1])
-        yield _STATES[done["status"]]
+        counts = next((r for r in reversed(rows) if r["status"] in FINISHED), rows[-1])
+        yield Status.of(counts["status"]).meaning
         return
     yield "it will run: the store has no attempt of it"
     yield from _difference(identity, store)

@@ -14,6 +14,7 @@ from harness.planning.grid import Grid
 from harness.planning.resources import Resources
 from harness.planning.trial import Part, Trial, digest
 from harness.registry import find
+from results.outcomes import FINISHED, REPEATED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,10 +204,6 @@ def has_fit(method: Part) -> bool:
     return hasattr(find("method", method.plugin).cls, "fit")
 
 
-# Newest attempts that a plain `run` tries again: nothing was learnt from them.
-RETRIED = {"lost", "cancelled"}
-
-
 def make(
     grid: Grid,
     *,
@@ -228,7 +225,7 @@ def make(
         The plan.
     """
     known = statuses or {}
-    wanted = {"", *RETRIED, *retry}
+    wanted = {"", *REPEATED, *retry}
     refresh = set(again)
     plan = Plan(grid=grid)
     groups: dict[Any, list[Trial]] = {}
@@ -242,7 +239,7 @@ def make(
             plan.unsupported.append((trial, point.unsupported))
         elif status in wanted or trial_id in refresh:
             groups.setdefault(_key(trial), []).append(trial)
-        elif status in ("ok", "unsupported"):
+        elif status in FINISHED:
             plan.done.append(trial)
         else:
             plan.failed.append((trial, status))

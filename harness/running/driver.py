@@ -20,16 +20,13 @@ from harness.planning.plan import Bundle, Plan
 from harness.planning.trial import Trial
 from harness.running.recovery import committed
 from harness.running.rows import base_row
+from results.outcomes import FINISHED, ErrorClass
 from results.storage import leases
 from results.storage.store import Store, new_attempt
 
-# How often a trial is tried in one run, by the class of what ended it; a class that is
-# not here is a fault of the trial's own. After ``insufficient_memory`` the trial never
-# started, so that a further try costs nothing.
-TRIES = {"infra": 3, "oom": 2, "insufficient_memory": 6}
 # Error classes that show that a prediction of memory was too small.
-UNDERESTIMATED = ("oom", "insufficient_memory")
-BACKOFF, LONGEST = 1.0, 60.0  # seconds before the first retry; doubles, with jitter
+UNDERESTIMATED = (ErrorClass.OOM, ErrorClass.INSUFFICIENT_MEMORY)
+LONGEST_WAIT = 60.0  # seconds before a retry
 
 
 class Executor(Protocol):
@@ -75,9 +72,7 @@ class Outcome:
     @property
     def failures(self) -> int:
         """Attempts that ended neither well nor as unsupported."""
-        return (
-            sum(self.counts.values()) - self.counts["ok"] - self.counts["unsupported"]
-        )
+        return sum(self.counts.values()) - sum(self.counts[s] for s in FINISHED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,10 +224,11 @@ class Driver:
 
     def _again(self, trial: Trial, error_class: str) -> bool:
         """Whether this trial gets another try in this run."""
-        if error_class not in TRIES or self.outcome.stopped is not None:
+        tries = ErrorClass.of(error_class).tries
+        if tries == 1 or self.outcome.stopped is not None:
             return False
         self._tries[trial.id, error_class] += 1
-        return self._tries[trial.id, error_class] < TRIES[error_class]
+        return self._tries[trial.id, error_class] < tries
 
     def _bury(self, job: Job, event: Event) -> None:
         """A worker died: its trial in hand gets a row, the rest runs again."""
@@ -267,7 +263,7 @@ class Driver:
             }
         )
         self.watcher.event(job, first, replace(event, what="ended", trial=first.id))
-        if self._again(first, event.error_class or "bug"):
+        if self._again(first, event.error_class or ErrorClass.BUG):
             self._requeue(job.bundle, left, event.error_class or "")
             return
         self.outcome.counts[event.status] += 1
@@ -282,8 +278,9 @@ class Driver:
         if error_class in UNDERESTIMATED:
             rest = replace(rest, underestimated=rest.underestimated + 1)
         tries = max(self._tries[t.id, error_class] for t in trials)
-        wait = min(LONGEST, BACKOFF * 2.0**tries) * random.uniform(0.5, 1.0)
-        due = self.clock.now() + (wait if error_class else 0.0)
+        first = ErrorClass.of(error_class).wait  # 0 for trials that did not fail
+        wait = min(LONGEST_WAIT, first * 2.0**tries) * random.uniform(0.5, 1.0)
+        due = self.clock.now() + wait
         heapq.heappush(self._retries, (due, next(self._order), rest))
 
 

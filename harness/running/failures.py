@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from harness.core import BenchError, NotFinite, Unsupported
 from harness.toolkit import devices
+from results.outcomes import ErrorClass
 
 MAX_TRACEBACK = 8000  # characters; the end says most
 _SECRET = re.compile(
@@ -26,15 +27,6 @@ class ArtifactFailed(Exception):
     def __init__(self, reason: str, error_class: str) -> None:
         super().__init__(reason)
         self.error_class = error_class
-
-
-# The status of a trial by the class of its error; all others are ``failed``.
-_STATUS = {
-    "oom": "out_of_memory",
-    "timeout": "timed_out",
-    "unsupported": "unsupported",
-    "lost": "lost",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +54,7 @@ def classify(error: BaseException) -> Failure:
         reason = f"{type(error).__name__}: {reason}"
     text = "".join(traceback.format_exception(error)) if error_class == "bug" else ""
     return Failure(
-        status=_STATUS.get(error_class, "failed"),
+        status=ErrorClass.of(error_class).status,
         error_class=error_class,
         reason=reason,
         traceback=redact(text)[-MAX_TRACEBACK:] or None,

@@ -6,6 +6,7 @@ import contextlib
 from datetime import UTC, datetime
 from typing import Any
 
+from results.outcomes import ErrorClass, Status
 from results.queries.db import ask
 from results.storage import leases
 from results.storage.store import Store
@@ -72,8 +73,8 @@ def _lost_row(
     planned = ask(store, query, [trial]).dicts()
     return (planned[0] if planned else {"trial": trial}) | {
         "attempt": attempt,
-        "status": "lost",
-        "error_class": "infra",
+        "status": Status.LOST,
+        "error_class": ErrorClass.INFRA,
         "reason": f"process {marker.pid} on {marker.host} died with the run",
         "started_at": datetime.fromtimestamp(marker.started_at, UTC),
         "host": marker.host,

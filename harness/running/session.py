@@ -20,6 +20,7 @@ from harness.planning.selection import matching, plan_row, states
 from harness.running import rows
 from harness.running.driver import Driver, Executor, Outcome, Watcher
 from harness.running.recovery import reconcile
+from results.outcomes import Status
 from results.queries.attempts import Attempt, read_attempts, statuses_of
 from results.queries.db import ask
 from results.storage import leases
@@ -109,7 +110,7 @@ def _outdated(
     found = {}
     for point in grid.points():
         trial = point.trial
-        if statuses.get(trial.id) != "ok":
+        if statuses.get(trial.id) != Status.OK:
             continue
         digest = rows.code_digest(trial.method, trial.task)
         if made.get(trial.id) not in (None, digest):

@@ -17,6 +17,7 @@ from harness.scheduling.hardware import Cluster
 from harness.scheduling.packing import Packer, Window
 from harness.scheduling.predictor import Predictor
 from harness.scheduling.work_stealing import WorkStealing
+from results.outcomes import ErrorClass, Status
 
 _ROOM = 1e-9  # fractions of a device add up to 1 within this
 
@@ -249,8 +250,8 @@ class Simulated:
             return
         crash = Event(
             what="crashed",
-            status="lost",
-            error_class="infra",
+            status=Status.LOST,
+            error_class=ErrorClass.INFRA,
             headline="node failed",
             seconds=self.time - work.since,
         )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from results.outcomes import FINISHED
 from results.queries.db import ask
-from results.schema import FINISHED
 from results.storage.store import Store
 
 

@@ -12,11 +12,11 @@ from harness.planning import plan as plans
 from harness.planning.messages import Event, Job
 from harness.planning.plan import Bundle
 from harness.planning.resources import ResourceRequest
-from harness.running import driver as drivers
 from harness.running.driver import Clock, Driver, Outcome
 from harness.running.rows import base_row
 from harness.scheduling.hardware import parse
 from harness.scheduling.simulation import Simulated
+from results.outcomes import ErrorClass
 from results.queries.db import ask
 from results.storage.store import Store, open_store
 
@@ -201,7 +201,7 @@ def test_who_stops_while_the_queue_is_arranged_starts_nothing_more(tmp_path, toy
 
 def test_waits_double_with_jitter_up_to_a_minute(run, monkeypatch):
     draws: list[tuple[float, float]] = []
-    monkeypatch.setitem(drivers.TRIES, "infra", 9)
+    monkeypatch.setattr(ErrorClass.INFRA, "tries", 9)
     monkeypatch.setattr(
         random, "uniform", lambda low, high: draws.append((low, high)) or 1.0
     )
