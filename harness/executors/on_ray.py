@@ -21,8 +21,9 @@ from harness.planning.plan import Artifact, Bundle
 from harness.planning.resources import ResourceRequest, shortage
 from harness.scheduling import feasibility
 from harness.scheduling.hardware import Cluster
-from harness.scheduling.packing import Packer, Window
+from harness.scheduling.packing import Packer
 from harness.scheduling.predictor import Predictor
+from harness.scheduling.window import Window
 from harness.scheduling.work_stealing import WorkStealing
 from results.errors import StoreError
 from results.outcomes import ErrorClass, Status

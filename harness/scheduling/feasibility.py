@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 
 from harness.planning.plan import Bundle
 from harness.planning.resources import ResourceRequest, gigabytes
+from harness.scheduling.free_capacity import placeable
 from harness.scheduling.hardware import Cluster, Node
 from harness.scheduling.packing import Packer
-from harness.scheduling.simulation import placeable
 
 LISTED = 3  # nodes that a message names
 

@@ -1,4 +1,4 @@
-"""How long a plan will take on a cluster, and what it needs there, with an interval."""
+"""Forecasts the time and the memory of a plan on a cluster, with intervals."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ from harness.scheduling.packing import Packer
 from harness.scheduling.predictor import Predictor
 from harness.scheduling.simulation import Simulated
 
+# One slot that runs one bundle at a time, whatever the bundle requests.
 ONE = Cluster(nodes=(Node(cpus=1),))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
-    """What a plan will take.
+    """The predicted cost of a plan.
 
     Args:
-        seconds: From the first bundle to the last.
-        busy: Seconds of devices, or of processors where there is none.
+        seconds: From the start of the first bundle to the end of the last one.
+        busy: Sum of the seconds of all devices; of processors if there are no devices.
         device: Peak bytes of the largest bundle on a device.
         host: Peak bytes of the largest bundle on the host.
-        shares: How many of the plan's bundles run on one device at once, on average.
-        guessed: Trials in whose seconds a prior stands for what was never seen.
+        shares: The average number of bundles that run on one device at once.
+        guessed: The number of trials whose seconds are partly a prior.
     """
 
     seconds: Interval
@@ -42,7 +43,7 @@ class Forecast:
 
 
 class _AsPredicted:
-    """A world in which everything takes as long as predicted."""
+    """A world in which everything takes exactly as long as predicted."""
 
     def __init__(self, packer: Packer) -> None:
         self.packer = packer
@@ -60,26 +61,26 @@ class _AsPredicted:
 
 
 def forecast(plan: Plan, cluster: Cluster, predictor: Predictor) -> Forecast:
-    """Run a plan in virtual time.
+    """Runs a plan in virtual time.
 
-    The time is that of a simulation with every bundle as long as predicted. Its
-    interval is that of the work: within trials of one method and model all err
-    together, those of different ones independently.
+    The time is that of a simulation in which every bundle takes as long as predicted.
+    The interval around it assumes that the errors of one method and model go the same
+    way, and that those of different methods or models are independent.
 
     Args:
-        plan: What is to run; at least one bundle.
-        cluster: Where.
-        predictor: What is known.
+        plan: A plan with at least one bundle.
+        cluster: The machines; ``ONE`` runs one bundle after the other.
+        predictor: Predicts the cost of each bundle.
 
     Returns:
         The forecast.
 
     Raises:
-        BenchError: If no node could ever hold some bundle; names each.
+        BenchError: If no node can hold some bundle; names every such method and model.
     """
     packer = Packer(cluster=cluster, predictor=predictor)
     needs = [(b, packer.need(b)) for b in plan.bundles]
-    if cluster is ONE:  # whatever a bundle asks for, one goes after the other
+    if cluster is ONE:
         built = (predictor.artifact(a).mid for a in plan.artifacts.values())
         time = busy = sum(n.seconds.mid for _, n in needs) + sum(built)
     else:
@@ -97,7 +98,7 @@ def forecast(plan: Plan, cluster: Cluster, predictor: Predictor) -> Forecast:
 
 
 def _simulated(plan: Plan, packer: Packer) -> tuple[float, float]:
-    """Seconds from the first bundle to the last, and of all devices."""
+    """Seconds from start to end, and the sum of the seconds of all devices."""
     wrong = misfits(packer, plan.bundles)
     if wrong:
         raise BenchError(*wrong)
@@ -113,7 +114,8 @@ def _jobs(plan: Plan, packer: Packer) -> Iterator[Job]:
 
 
 def _spread(plan: Plan, packer: Packer) -> Interval:
-    """The whole work as a share of its middle: errors of one kind add up."""
+    """The interval of the whole work, as multiples of its middle."""
+    # Errors within a kind add up; errors of different kinds add as squares.
     kinds: dict[object, Interval] = {}
     for bundle in plan.bundles:
         key = (bundle.trials[0].method, bundle.trials[0].model)
@@ -134,15 +136,15 @@ def _around(value: float, spread: Interval) -> Interval:
 
 
 def sentences(plan: Plan, cluster: Cluster, predictor: Predictor) -> Iterator[str]:
-    """A forecast as a person reads it.
+    """Describes the forecast of a plan in sentences.
 
     Args:
-        plan: What is to run.
-        cluster: Where.
-        predictor: What is known.
+        plan: A plan, possibly without bundles.
+        cluster: The machines, or ``ONE``.
+        predictor: Predicts the cost of each bundle.
 
     Yields:
-        Lines.
+        Lines of text.
     """
     if not plan.trials:
         yield "no work left"
@@ -169,8 +171,8 @@ def sentences(plan: Plan, cluster: Cluster, predictor: Predictor) -> Iterator[st
         yield f"largest bundle: {_bytes(found.host)} of host memory"
     if found.guessed:
         yield (
-            f"{found.guessed} of {plan.trials} trials are like none that finished: "
-            "stated priors stand for them, good to a factor of ten"
+            f"no history for {found.guessed} of {plan.trials} trials: default "
+            "estimates are used (within a factor of ten)"
         )
 
 

@@ -138,6 +138,12 @@ class Cluster:
         """Sum of the host bytes of all nodes that state their memory."""
         return sum(n.memory or 0 for n in self.nodes)
 
+    @property
+    def capacity(self) -> dict[str, float]:
+        """The amount of each kind of resource of all nodes; 0 if it is unknown."""
+        memory = float(self.total_memory)
+        return {"cpu": self.cpus, "gpu": self.gpus, "memory": memory}
+
     def __str__(self) -> str:
         counts: Counter[str] = Counter()
         for node in self.nodes:

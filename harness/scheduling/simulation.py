@@ -1,4 +1,4 @@
-"""Bundles in virtual time, handed out by the code that hands out real ones."""
+"""Runs bundles in virtual time, with the code that schedules real ones."""
 
 from __future__ import annotations
 
@@ -8,64 +8,66 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import numpy as np
-
 from harness.planning.messages import Event, Job
 from harness.planning.plan import Artifact, Bundle
 from harness.planning.resources import ResourceRequest
+from harness.scheduling.free_capacity import FreeCapacity, Location
 from harness.scheduling.hardware import Cluster
-from harness.scheduling.packing import Packer, Window
+from harness.scheduling.packing import Packer
 from harness.scheduling.predictor import Predictor
+from harness.scheduling.window import Window
 from harness.scheduling.work_stealing import WorkStealing
 from results.outcomes import ErrorClass, Status
 
-_ROOM = 1e-9  # fractions of a device add up to 1 within this
-
 
 class World(Protocol):
-    """What happens to the work."""
+    """Decides how long the work takes and how it ends."""
 
     def build(self, artifact: Artifact) -> float:
-        """Seconds that an artifact takes."""
+        """Seconds that building an artifact takes."""
 
     def job(
         self, job: Job, request: ResourceRequest, node: int
     ) -> tuple[float, list[Event]]:
-        """Seconds until a job ends on a node, and its events, one a trial.
+        """Seconds until a job ends on a node, and its events, one for each trial.
 
-        What their own seconds leave of it comes before the last.
+        Seconds in excess of the sum of the events pass before the last event.
         """
 
     def outages(self) -> list[tuple[float, int, float]]:
-        """When a node fails, which, and for how many seconds."""
+        """Failures of nodes: time of the failure, index of the node, seconds of it."""
+
+
+_NOWHERE = Location(-1)  # of what did not start yet
 
 
 @dataclass(slots=True, eq=False)
 class _Work:
-    """A job or the building of an artifact, from its submission to its end."""
+    """A job, or the building of an artifact, from its submission to its end."""
 
     request: ResourceRequest
     job: Job | None = None
     artifact: Artifact | None = None
-    place: tuple[int, tuple[int, ...]] = (-1, ())  # node, devices
+    location: Location = _NOWHERE
     began: float = 0.0
-    since: float = 0.0  # when the trial in hand began
-    # What is still to come, trial by trial: seconds, the trial's id, how it ends.
+    since: float = 0.0  # when the running trial began
+    # One entry for each trial to come: seconds, the trial's id, the event at its end.
     ahead: deque[tuple[float, str, Event | None]] = field(default_factory=deque)
-    back: frozenset[str] = frozenset()  # trials that it was asked to give back
+    back: frozenset[str] = frozenset()  # trials that it was asked to return
     over: bool = False
 
 
 class Simulated:
     """An executor whose clock jumps to the next event.
 
-    Placement is what Ray's is meant to be: the first job of each shape goes where it
-    fits best as soon as anything is free, and a node that fails takes its jobs along.
+    Jobs are placed as Ray intends to: of each kind of request the first job in the
+    queue starts at the location that it fits best as soon as that is free. The jobs of
+    a node that fails crash.
 
     Args:
-        cluster: What there is.
-        world: What happens.
-        predictor: What the packing knows; it learns as on a real cluster.
+        cluster: The machines.
+        world: Decides how long the work takes and how it ends.
+        predictor: The predictor of the packing; it learns as on a real cluster.
     """
 
     def __init__(
@@ -74,20 +76,22 @@ class Simulated:
         self.packer = Packer(cluster=cluster, predictor=predictor or Predictor())
         self.world = world
         self.time = 0.0
-        self.busy = 0.0  # seconds of devices (of processors where there are none)
+        self.busy = 0.0  # seconds of devices, or of processors if there are no devices
         self._window = Window(self.packer)
         self._stealing = WorkStealing(self.packer)
-        self._room = _Room(cluster)
+        self._free = FreeCapacity(cluster)
         self._artifacts: dict[str, _Work | None] = {}  # None once it is built
         self._queues: dict[Any, deque[_Work]] = {}
         self._held: dict[str, list[_Work]] = {}
+        # Works by node, in the order of their starts, to know which crash with it.
+        self._works: dict[int, dict[_Work, None]] = {}
         self._agenda: list[tuple[float, int, str, Any]] = []
         self._order = 0
         for when, node, seconds in world.outages():
             self._at(when, "fails", (node, seconds))
 
     def check(self, bundles: Sequence[Bundle], store: str) -> None:
-        """Nothing real is asked for."""
+        """Accepts everything, since no real resources are used."""
 
     def arrange(self, bundles: Sequence[Bundle]) -> list[Bundle]:
         """As on a real cluster."""
@@ -102,40 +106,40 @@ class Simulated:
         return self.time
 
     def sleep(self, seconds: float) -> None:
-        """Let time pass without work."""
+        """Lets time pass without work."""
         self.time += seconds
 
     def run(self, jobs: Iterator[Job]) -> Iterator[tuple[Job, list[Event]]]:
-        """Yield each job with its events as they come.
+        """Runs jobs, which are taken from the iterator as slots become free.
 
         Args:
-            jobs: Drawn as a real executor draws them.
+            jobs: May depend on the events yielded before.
 
         Yields:
-            The job and its next events.
+            A job and its next events.
         """
-        in_hand = 0
+        running = 0
         while True:
             while self._window.open():
                 job = next(jobs, None)
                 if job is None:
-                    self._ask_back()
+                    self._steal()
                     break
                 self._submit(job)
-                in_hand += 1
-            if not in_hand:
+                running += 1
+            if not running:
                 return
             for work, events in self._step():
                 job = work.job
                 assert job is not None
-                in_hand -= work.over
+                running -= work.over
                 for event in events:
                     if event.numbers:
                         trial = job.trial(event.trial)
                         self.packer.learn(trial, work.request, event)
                 yield job, events
 
-    def _ask_back(self) -> None:
+    def _steal(self) -> None:
         for work, trials in self._stealing.due(self.time).items():
             assert isinstance(work, _Work)
             work.back = frozenset(trials)
@@ -153,32 +157,37 @@ class Simulated:
                 self._artifacts[artifact.id] = building
                 self._window.add(building, request)
                 self._queue(building)
-        missing = [
-            a.id for a in job.bundle.artifacts if self._artifacts[a.id] is not None
-        ]
+        missing = self._missing(job.bundle)
         self._window.add(work, request, missing)
         if missing:
             self._held.setdefault(missing[0], []).append(work)
         else:
             self._queue(work)
 
+    def _missing(self, bundle: Bundle) -> list[str]:
+        """Artifacts of a bundle that are not built yet."""
+        return [a.id for a in bundle.artifacts if self._artifacts[a.id] is not None]
+
     def _queue(self, work: _Work) -> None:
         queue = self._queues.setdefault(_queue_key(work.request), deque())
-        place = None if queue else self._room.find(work.request)
-        if place is None:
+        # Behind others of its kind it has to wait: they do not fit anywhere either.
+        location = None if queue else self._free.find(work.request)
+        if location is None:
             queue.append(work)
         else:
-            self._begin(work, place)
+            self._begin(work, location)
 
-    def _begin(self, work: _Work, place: tuple[int, tuple[int, ...]]) -> None:
-        self._room.take(work.request, place)
-        work.place, work.began, work.since = place, self.time, self.time
-        self._room.put(work)
+    def _begin(self, work: _Work, location: Location) -> None:
+        self._free.take(work.request, location)
+        work.location, work.began, work.since = location, self.time, self.time
+        self._works.setdefault(location.node, {})[work] = None
         if work.job is None:
             assert work.artifact is not None
             self._at(self.time + self.world.build(work.artifact), "ends", work)
             return
-        left, events = self.world.job(work.job, work.request, place[0])
+        left, events = self.world.job(work.job, work.request, location.node)
+        # Trials end one after the other at their own events. The last event, or the end
+        # of a job without events, takes the rest of the time.
         ids = [t.id for t in work.job.bundle.trials]
         ends: list[Event | None] = [*events] or [None]
         for trial, end in zip(ids, ends[:-1], strict=False):
@@ -195,19 +204,19 @@ class Simulated:
         heapq.heappush(self._agenda, (when, self._order, what, about))
 
     def _step(self) -> Iterator[tuple[_Work, list[Event]]]:
-        """The next thing that happens; what jobs tell of it."""
+        """Advances to the next event; yields what the jobs report of it."""
         when, _, what, about = heapq.heappop(self._agenda)
         self.time = max(self.time, when)
         if what == "fails":
             node, seconds = about
-            self._room.down.add(node)
-            for work in self._room.on(node):
+            self._free.down.add(node)
+            for work in list(self._works.get(node, ())):
                 yield from self._fail(work)
             self._at(self.time + seconds, "returns", node)
         elif what == "returns":
-            self._room.down.discard(about)
-            self._refill((about, ()))
-        elif about.over:
+            self._free.down.discard(about)
+            self._refill(about)
+        elif about.over:  # it crashed with its node before this event
             return
         elif what == "gives":
             yield from self._give_back(about)
@@ -228,7 +237,7 @@ class Simulated:
         self._at(self.time + work.ahead[0][0], "ends", work)
 
     def _give_back(self, work: _Work) -> Iterator[tuple[_Work, list[Event]]]:
-        """What it was asked for, but for the trial that begins now."""
+        """Returns the requested trials, except for the trial that begins now."""
         assert work.job is not None
         begins = work.ahead[0][1]
         ids = [t.id for t in work.job.bundle.trials]
@@ -240,7 +249,7 @@ class Simulated:
             yield work, self._stealing.observe(work, [returned])
 
     def _fail(self, work: _Work) -> Iterator[tuple[_Work, list[Event]]]:
-        if work.artifact is not None:  # Ray builds it again, elsewhere
+        if work.artifact is not None:  # Ray builds it again on another node
             self._release(work)
             again = _Work(request=work.request, artifact=work.artifact)
             self._artifacts[work.artifact.id] = again
@@ -266,16 +275,12 @@ class Simulated:
         self._window.built(key)
         for waiting in self._held.pop(key, []):
             assert waiting.job is not None
-            missing = [
-                a.id
-                for a in waiting.job.bundle.artifacts
-                if self._artifacts[a.id] is not None
-            ]
+            missing = self._missing(waiting.job.bundle)
             if missing:
                 self._held.setdefault(missing[0], []).append(waiting)
             else:
                 self._queue(waiting)
-        self._refill(work.place)
+        self._refill(work.location.node)
 
     def _end(
         self, work: _Work, events: list[Event]
@@ -284,122 +289,27 @@ class Simulated:
         self._window.drop(work)
         self._stealing.drop(work)
         yield work, events
-        self._refill(work.place)
+        self._refill(work.location.node)
 
     def _release(self, work: _Work) -> None:
         work.over = True
-        self._room.give(work)
+        self._works[work.location.node].pop(work)
+        self._free.give(work.request, work.location)
         parts = work.request.gpus if self.packer.cluster.gpus else work.request.cpus
         self.busy += (self.time - work.began) * parts
 
-    def _refill(self, place: tuple[int, tuple[int, ...]]) -> None:
-        """Give what was freed to the first job of each shape that fits there."""
+    def _refill(self, node: int) -> None:
+        """Starts queued works on a node where something was freed."""
         for key, queue in list(self._queues.items()):
             while queue:
-                found = self._room.find(queue[0].request, place)
-                if found is None:
+                location = self._free.find(queue[0].request, node)
+                if location is None:
                     break
-                self._begin(queue.popleft(), found)
+                self._begin(queue.popleft(), location)
             if not queue:
                 del self._queues[key]
 
 
 def _queue_key(request: ResourceRequest) -> tuple[Any, ...]:
-    """What Ray queues by."""
+    """Requests of one key fit the same locations."""
     return request.cpus, request.gpus, request.memory, request.device
-
-
-def placeable(cluster: Cluster, request: ResourceRequest) -> bool:
-    """Whether any node could hold a job, were nothing else running."""
-    return _Room(cluster).find(request) is not None
-
-
-class _Room:
-    """What is free where."""
-
-    def __init__(self, cluster: Cluster) -> None:
-        owners = [i for i, n in enumerate(cluster.nodes) for _ in range(int(n.gpus))]
-        self.kinds = [n.device.name if n.device else "" for n in cluster.nodes]
-        self.owner = np.array(owners, dtype=int)
-        self.devices: dict[int, list[int]] = {}
-        for device, node in enumerate(owners):
-            self.devices.setdefault(node, []).append(device)
-        self.gpu = np.ones(len(owners))
-        self.cpu = np.array([n.cpus for n in cluster.nodes], dtype=float)
-        endless = float("inf")
-        self.memory = np.array([n.memory or endless for n in cluster.nodes])
-        self.down: set[int] = set()
-        self._works: dict[int, dict[_Work, None]] = {}  # in the order of their starts
-
-    def on(self, node: int) -> list[_Work]:
-        """What runs on a node."""
-        return list(self._works.get(node, ()))
-
-    def find(
-        self, request: ResourceRequest, near: tuple[int, tuple[int, ...]] | None = None
-    ) -> tuple[int, tuple[int, ...]] | None:
-        """Where an request fits best, anywhere or only where something was freed."""
-        if not request.gpus:
-            nodes = [near[0]] if near is not None else range(len(self.cpu))
-            fit = [n for n in nodes if self._holds(request, n)]
-            return (min(fit, key=lambda n: self.cpu[n]), ()) if fit else None
-        if request.gpus > 1:
-            return self._several(request, near)
-        if near is None:
-            free = np.flatnonzero(self.gpu >= request.gpus - _ROOM)
-            ranked = free[np.argsort(self.gpu[free], kind="stable")].tolist()
-        elif self._holds(request, near[0]):
-            there = self.devices.get(near[0], [])
-            share = {d: float(self.gpu[d]) for d in there}
-            ranked = [d for d in there if share[d] >= request.gpus - _ROOM]
-            ranked.sort(key=share.__getitem__)
-        else:
-            return None
-        for device in ranked:
-            node = int(self.owner[device])
-            if self._holds(request, node):
-                return node, (device,)
-        return None
-
-    def _several(
-        self, request: ResourceRequest, near: tuple[int, tuple[int, ...]] | None
-    ) -> tuple[int, tuple[int, ...]] | None:
-        nodes = [near[0]] if near is not None else range(len(self.cpu))
-        for node in nodes:
-            whole = [d for d in self.devices.get(node, []) if self.gpu[d] == 1]
-            if len(whole) >= request.gpus and self._holds(request, node):
-                return node, tuple(whole[: int(request.gpus)])
-        return None
-
-    def _holds(self, request: ResourceRequest, node: int) -> bool:
-        return (
-            node not in self.down
-            and self.cpu[node] >= request.cpus - _ROOM
-            and self.memory[node] >= (request.memory or 0)
-            and request.device in (None, self.kinds[node])
-        )
-
-    def take(
-        self, request: ResourceRequest, place: tuple[int, tuple[int, ...]]
-    ) -> None:
-        """Occupy a place."""
-        self._move(request, place, -1)
-
-    def give(self, work: _Work) -> None:
-        """Leave a place."""
-        self._works[work.place[0]].pop(work)
-        self._move(work.request, work.place, 1)
-
-    def put(self, work: _Work) -> None:
-        """Remember who is where."""
-        self._works.setdefault(work.place[0], {})[work] = None
-
-    def _move(
-        self, request: ResourceRequest, place: tuple[int, tuple[int, ...]], sign: int
-    ) -> None:
-        node, taken = place
-        self.cpu[node] += sign * request.cpus
-        self.memory[node] += sign * (request.memory or 0)
-        for device in taken:
-            share = self.gpu[device] + sign * min(1.0, request.gpus)
-            self.gpu[device] = 1.0 if abs(share - 1) < _ROOM else max(0.0, share)

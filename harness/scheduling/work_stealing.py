@@ -1,4 +1,4 @@
-"""Takes trials back from bundles that run long while slots are idle."""
+"""Moves trials from bundles that run long to idle slots."""
 
 from __future__ import annotations
 
@@ -12,29 +12,38 @@ from harness.planning.plan import Bundle
 from harness.planning.trial import Trial
 from harness.scheduling.packing import Packer
 
-SAVES = 10.0  # seconds that taking trials back must save
-EVERY = 2.0  # seconds between two looks, and more with many bundles
-A_BUNDLE = 0.01
+SAVES = 10.0  # seconds by which a move must shorten a bundle
+# Seconds between two searches, plus seconds for each running bundle, since a search
+# predicts the cost of every one of them.
+EVERY, A_BUNDLE = 2.0, 0.01
 
 
 @dataclass(slots=True)
 class _Held:
-    """A bundle that a worker has."""
+    """A bundle that a worker has.
+
+    Args:
+        bundle: The bundle as it was handed over.
+        left: Trials that neither ended nor were returned; the first one is running.
+        parts: Into how many bundles the requested trials will go; 0 if none were
+            requested, or if they were returned.
+    """
 
     bundle: Bundle
-    left: list[Trial]  # neither ended nor given back; the first is in hand
-    parts: int = 0  # that go to idle slots of what it was asked for; 0 for nothing
+    left: list[Trial]
+    parts: int = 0
 
 
 class WorkStealing:
-    """Which bundles should give trials back, and which of them.
+    """Chooses the bundles that should return trials, and the trials.
 
-    A worker obeys between two trials: it alone knows what it has begun, so what it
-    gives back has not begun anywhere. The rest of the bundle goes to idle slots, where
-    load and fit are repeated; so much is taken that all end together.
+    A worker reads the request between two trials. Only the worker knows what it has
+    started, so that a returned trial has not started anywhere. Returned trials run on
+    idle slots, where load and fit are repeated; their number is chosen so that the
+    worker and the idle slots end at the same time.
 
     Args:
-        packer: Predicts what is left.
+        packer: Predicts the cost of the remaining trials.
     """
 
     def __init__(self, packer: Packer) -> None:
@@ -43,18 +52,19 @@ class WorkStealing:
         self._next = 0.0
 
     def add(self, job: Hashable, bundle: Bundle) -> None:
-        """A job was handed over."""
+        """Starts to follow a job that was handed over."""
         self._held[job] = _Held(bundle, list(bundle.trials))
 
     def observe(self, job: Hashable, events: Iterable[Event]) -> list[Event]:
-        """A job told how it goes.
+        """Follows the progress of a job.
 
         Args:
-            job: The job.
-            events: As its worker sent them.
+            job: A job that was added.
+            events: The events of its worker, in order.
 
         Returns:
-            The same; trials that it gave back one event for each idle slot.
+            The same events, except that returned trials are split into one event for
+            each idle slot, since each event becomes one bundle.
         """
         held = self._held[job]
         told: list[Event] = []
@@ -73,26 +83,30 @@ class WorkStealing:
         return told
 
     def drop(self, job: Hashable) -> bool:
-        """A job is over; whether it was asked for something that it did not give."""
+        """Forgets a job that ended; returns whether it ignored a request for trials."""
         return self._held.pop(job).parts > 0
 
     def due(self, now: float) -> dict[Hashable, tuple[str, ...]]:
-        """What to request back, now that slots are idle and nothing waits for them.
+        """Chooses trials to request, when slots are idle and no bundle waits for them.
 
         Args:
-            now: Seconds of any clock.
+            now: Seconds of any monotonic clock.
 
         Returns:
-            Job -> ids of the trials that it should give back; each is asked once.
+            Job -> ids of the trials that it should return. A job that did not answer
+            its last request yet gets no second one.
         """
         if now < self._next:
             return {}
         self._next = now + max(EVERY, A_BUNDLE * len(self._held))
+        # Slots that requested trials will occupy are no longer idle.
         width = self.packer.width([h.bundle for h in self._held.values()])
         asked = sum(h.parts for h in self._held.values())
         idle = width - len(self._held) - asked
         if idle < 1:
             return {}
+        # The longest tails are shortened first, since they decide when the plan ends.
+        # With more idle slots than bundles, each bundle gets an equal number of them.
         free = [j for j, h in self._held.items() if not h.parts]
         tails = {j: tail for j in free if (tail := self._tail(self._held[j], 1))}
         longest = nlargest(idle, tails, lambda j: tails[j].seconds)
@@ -105,14 +119,16 @@ class WorkStealing:
         return found
 
     def _tail(self, held: _Held, slots: int) -> _Tail | None:
-        """What should go to so many idle slots; None where that saves too little."""
-        rest = held.left[1:]
+        """The trials to move to so many idle slots; None if that saves too little."""
+        rest = held.left[1:]  # without the running trial
         if not rest or held.bundle.exclusive:
             return None
         need = self.packer.need(held.bundle.part(tuple(rest)))
         seconds = need.seconds.mid - need.setup
         if need.guessed or seconds <= 0:
             return None
+        # The worker keeps ``seconds - count * each``. A slot takes ``setup`` for load
+        # and fit and ``count / slots`` trials. Both end together for this count.
         each = seconds / len(rest)
         count = round((seconds - need.setup) / (each * (1 + 1 / slots)))
         count = min(count, len(rest))
@@ -120,17 +136,18 @@ class WorkStealing:
         ends = max(seconds - count * each, need.setup + size * each)
         if count < 1 or seconds - ends < SAVES:
             return None
+        # The last trials, which the worker would start last.
         trials = tuple(t.id for t in rest[-count:])
         return _Tail(seconds, trials, math.ceil(count / size))
 
 
 @dataclass(frozen=True, slots=True)
 class _Tail:
-    """What a bundle should give back.
+    """The trials that a bundle should return.
 
     Args:
-        seconds: Of everything that it has not begun.
-        trials: The ids.
+        seconds: Predicted seconds of all trials of the bundle that have not started.
+        trials: The ids of the trials to return.
         parts: Into how many bundles they go.
     """
 

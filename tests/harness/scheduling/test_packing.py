@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.planning.plan import Bundle
-from harness.planning.resources import ResourceRequest, Resources
+from harness.planning.resources import Resources
 from harness.scheduling.hardware import Cluster, Device, Node, known, parse
 from harness.scheduling.interval import Interval
-from harness.scheduling.packing import AHEAD, FEW, LEAST, MARGIN, USABLE, Packer, Window
+from harness.scheduling.packing import LEAST, MARGIN, USABLE, Packer
 from harness.scheduling.predictor import Need, Predictor
 from harness.scheduling.priors import CONTEXT
 
@@ -206,39 +206,3 @@ def test_a_bundle_that_is_mostly_its_fit_is_not_cut(plan):
     assert len(Packer(cluster=parse("4xH100"), predictor=predictor)._cut([bundle])) == 1
     quick = taught(bundle, fit=0.1, load=0.1)
     assert len(Packer(cluster=parse("4xH100"), predictor=quick)._cut([bundle])) > 1
-
-
-def test_the_window_holds_a_little_more_than_the_cluster(plan):
-    window = Window(Packer(cluster=parse("8xH100")))
-    given_out = 0
-    while window.open():
-        window.add(given_out, ResourceRequest(cpus=1, gpus=0.5))
-        given_out += 1
-
-    assert given_out == AHEAD * 8 / 0.5
-    window.drop(0)
-    assert window.open()
-
-
-def test_bundles_that_wait_for_an_artifact_leave_their_slot_to_others():
-    window = Window(Packer(cluster=parse("1xCPU")))
-    window.add("training", ResourceRequest(cpus=1))
-    for job in range(20):
-        window.add(job, ResourceRequest(cpus=1), ["checkpoint"])
-
-    assert window.open()
-    window.drop("training")
-    window.built("checkpoint")
-    assert not window.open()
-    for job in range(17):
-        window.drop(job)
-    assert window.open()
-
-
-def test_a_window_lets_a_few_out_even_where_nothing_fits_yet():
-    window = Window(Packer(cluster=Cluster(nodes=())))
-    for job in range(FEW):
-        assert window.open()
-        window.add(job, ResourceRequest(cpus=1))
-
-    assert not window.open()
