@@ -65,6 +65,7 @@ TRIALS = {
     "macs_dense": "BIGINT",
     "macs": "BIGINT",
     "achieved_ratio": "DOUBLE",  # in the method's own ratio_of
+    "coverage": "DOUBLE",  # share of the block weights that the method treats
     "achieved_params": "DOUBLE",  # 1 - params / params_dense
     "achieved_bytes": "DOUBLE",
     "achieved_macs": "DOUBLE",

@@ -1,7 +1,14 @@
-"""What every causal language model shares: encoding, examples, skeletons."""
+"""What every causal language model shares: encoding, examples, skeletons, coverage."""
 
 from __future__ import annotations
 
+import inspect
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from harness.core import BenchError, Model
-from harness.toolkit.roles import LANGUAGE_MODEL
-from harness.toolkit.tensor_files import own_memory
-from harness.toolkit.untrusted import refuse_bomb
+from harness.toolkit import identity, model_size, roles
+from harness.toolkit.untrusted import BROKEN, refuse_bomb
+from results.text import json_reader
 
 EXAMPLE_TOKENS = 128  # multiply-adds are counted over one window of this length
 GIVES = ("linears", "calibration")
+STRUCTURE = "structure.json"  # beside the weights of a network that was saved here
+LEAST_COVERAGE = 0.95  # of the block weights; a method refuses a model below it
+# How configurations call the longest window; networks without any read all lengths.
+_LONGEST = ("max_position_embeddings", "n_positions", "max_seq_len", "context_length")
 
 
 def wrap(name: str, net: nn.Module, tokenizer: Any) -> Model:
@@ -26,49 +37,157 @@ def wrap(name: str, net: nn.Module, tokenizer: Any) -> Model:
         tokenizer: Of transformers; None for a network without text.
 
     Returns:
-        The model, its network in eval mode.
+        The model, its network in eval mode. Its modules may have no role at all.
 
     Raises:
-        BenchError: If it is an encoder, no module of it has a known role, or its
-            tokenizer is a bomb.
+        BenchError: If it is an encoder, or its tokenizer is a bomb or larger than the
+            embedding.
     """
     refuse_bomb(tokenizer, name)
     config: Any = net.config
     if _encoder(config):
         raise BenchError(
             f"model {name!r} ({config.model_type}) is an encoder: it fills gaps and "
-            "predicts no next word. Take a causal one (LLaMA, OPT, GPT-2 ...)"
+            "does not predict the next word. Take a causal one (LLaMA, OPT, GPT-2 ...)"
         )
-    longest = getattr(config, "max_position_embeddings", None)
+    text = config.get_text_config()  # of a multimodal network, the part that reads text
+    longest = next((n for k in _LONGEST if (n := getattr(text, k, None))), None)
     length = min(EXAMPLE_TOKENS, longest or EXAMPLE_TOKENS)
-    vocabulary = int(config.vocab_size)
+    vocabulary = _vocabulary(net, text)
+    _refuse_larger(name, tokenizer, vocabulary)
+    extra = {"use_cache": False} if _takes(net, "use_cache") else {}
 
     def example() -> dict[str, Any]:
         ids = torch.arange(length).remainder(vocabulary).unsqueeze(0)  # (1, T)
-        return {"input_ids": ids, "use_cache": False}
+        return {"input_ids": ids, **extra}
 
     def encode(text: str) -> Tensor:
         # The tokenizer's own rule on special tokens: one BOS for LLaMA, none for GPT-2.
         ids = tokenizer(text, return_tensors="pt", verbose=False).input_ids
         return torch.as_tensor(ids[0])
 
-    model = Model(
+    return Model(
         name=name,
-        net=own_memory(net).eval(),
+        net=net.eval(),
         kind="causal_lm",
-        roles=LANGUAGE_MODEL,
+        roles=roles.LANGUAGE_MODEL,
         example=example,
         encode=encode if tokenizer is not None else None,
         tokenizer=tokenizer,
         max_length=longest,
     )
-    if next(model.modules(), None) is None:
+
+
+def _vocabulary(net: nn.Module, text: Any) -> int:
+    """The number of token ids that the embedding has rows for."""
+    reader: Any = net
+    try:
+        weight = reader.get_input_embeddings().weight
+    except (AttributeError, NotImplementedError):
+        return int(text.vocab_size)
+    return int(weight.shape[0])
+
+
+def _refuse_larger(name: str, tokenizer: Any, vocabulary: int) -> None:
+    """Refuse ids without a row: an error on a CPU, a dead worker on a GPU."""
+    if tokenizer is None:
+        return
+    last = max(tokenizer.get_vocab().values(), default=0)
+    if last >= vocabulary:
         raise BenchError(
-            f"model {name!r} ({config.model_type}) has no matrix whose role is known; "
-            "add its names to harness/toolkit/roles.py. Known: LLaMA, Mistral, Qwen, "
-            "OPT, GPT-2 and Phi-3 names"
+            f"the tokenizer of {name!r} has token ids up to {last}, and the embedding "
+            f"of the network has {vocabulary} rows: use the tokenizer that belongs to "
+            "these weights, or resize the embedding (`resize_token_embeddings`)"
         )
-    return model
+
+
+def _takes(net: nn.Module, name: str) -> bool:
+    """Whether the forward pass of a network has an argument of this name."""
+    given = inspect.signature(net.forward).parameters
+    return name in given or any(p.kind is p.VAR_KEYWORD for p in given.values())
+
+
+def refusal(name: str, partial: str, family: str, share: float) -> str | None:
+    """Why methods that read roles do not treat a model, or None if they do.
+
+    Args:
+        name: Of the model, for the message.
+        partial: ``allow`` or ``refuse``, as the grid says.
+        family: The ``model_type`` of its configuration.
+        share: Of the block weights that have a role, in [0, 1].
+
+    Returns:
+        One sentence, or None.
+    """
+    if share == 0:
+        return (
+            f"model {name!r} ({family}) has no matrix whose role is known "
+            "(harness/toolkit/roles.py knows the names of LLaMA, Mistral, Qwen, OPT, "
+            "GPT-2 and Phi-3); `dense` needs no roles"
+        )
+    if share < LEAST_COVERAGE and partial != "allow":
+        return (
+            f"only {share:.1%} of the block weights of model {name!r} ({family}) have "
+            f"a known role, and methods ask for {LEAST_COVERAGE:.0%}: the rest would "
+            "stay dense. Write `partial: allow` on the model's line to treat that part"
+        )
+    return None
+
+
+def configured_coverage(
+    folder: Path, *, trust_remote_code: bool
+) -> tuple[str, float] | None:
+    """Family and coverage of a model that is not loaded, remembered by its config.
+
+    Args:
+        folder: With ``config.json``.
+        trust_remote_code: Whether code beside it may build the network.
+
+    Returns:
+        ``model_type`` and the share of block weights with a role; None if the network
+        cannot be built from its configuration alone.
+    """
+    sources = [roles.__file__, model_size.__file__, __file__]
+    named = {"config": folder / "config.json"}
+    named |= {f"source {n}": Path(path) for n, path in enumerate(sources)}
+    release = version("transformers")
+    key = identity.of_files(named).removeprefix("sha256:")
+    kept = identity.cache_folder() / "coverage" / f"{key}-{release}.json"
+    try:
+        found = json_reader.read(kept.read_bytes())
+        return str(found["family"]), float(found["coverage"])
+    except (OSError, ValueError, LookupError, TypeError):
+        pass
+    try:
+        seen = _built_coverage(folder, trust_remote_code=trust_remote_code)
+    except (*BROKEN, BenchError, ImportError):  # loading says what is wrong
+        return None
+    if seen is not None:
+        text = json.dumps({"family": seen[0], "coverage": seen[1]})
+        identity.keep(kept, text)
+    return seen
+
+
+def _built_coverage(
+    folder: Path, *, trust_remote_code: bool
+) -> tuple[str, float] | None:
+    """Build a network on torch's meta device, which holds no weights, and count."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    with torch.device("meta"):
+        net = AutoModelForCausalLM.from_config(
+            config, trust_remote_code=trust_remote_code
+        )
+    share = model_size.coverage(wrap(str(folder), net, tokenizer=None))
+    return None if share is None else (str(config.model_type), share)
+
+
+def saved(name: str, folder: Path) -> Model:
+    """A network that ``shrinkgrid save-model`` wrote, under the name of its folder."""
+    from harness.toolkit import saved_model
+
+    return replace(saved_model.load(folder), name=name)
 
 
 def _encoder(config: Any) -> bool:
@@ -85,6 +204,28 @@ def without_bars() -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+
+
+@contextmanager
+def reports() -> Iterator[list[str]]:
+    """Collect the tables in which transformers lists what does not fit.
+
+    Yields:
+        The lines about tensors that could not be converted; nothing is printed.
+    """
+    lines: list[str] = []
+
+    def keep(record: logging.LogRecord) -> bool:
+        found = record.getMessage().splitlines()
+        lines.extend(line for line in found if "CONVERSION" in line and "|" in line)
+        return False
+
+    loader = logging.getLogger("transformers.modeling_utils")
+    loader.addFilter(keep)
+    try:
+        yield lines
+    finally:
+        loader.removeFilter(keep)
 
 
 def save_skeleton(model: Model, folder: Path) -> None:

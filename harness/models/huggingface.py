@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
+import pickle
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from harness.core import BenchError, Model
-from harness.models import _language
+from harness.models import _checkpoint, _language
 from harness.registry import model
+from harness.toolkit import devices, identity, model_size
 from harness.toolkit.stored_size import stored_params
 
 
@@ -22,14 +24,17 @@ class HuggingFace:
     nobody else can change the code that runs.
 
     Args:
-        id: Hub name or folder; the name in the grid sets it.
-        commit: Branch, tag or commit of the hub repository; ignored for a folder.
-        trust_remote_code: Whether code from the model's repository may run.
+        id: The hub name, or the path of a folder that ``save_pretrained`` wrote.
+        commit: Commit, branch or tag on the hub; ignored for a folder.
+        trust_remote_code: Run the model code that comes with the weights.
+        partial: ``allow`` lets methods treat a model of which they know less than
+            95 % of the block weights (mixtures of experts, say); the rest stays dense.
     """
 
     id: str
     commit: str = "main"
     trust_remote_code: bool = False
+    partial: Literal["refuse", "allow"] = "refuse"
 
     def __post_init__(self) -> None:
         if self.trust_remote_code and not _COMMIT.fullmatch(self.commit):
@@ -40,16 +45,16 @@ class HuggingFace:
 
     @staticmethod
     def claim(name: str) -> dict[str, Any] | None:
-        """Hub names hold a slash; a folder holds a ``config.json``.
+        """The options that a name implies: a hub name, or a folder with config.json.
 
         Args:
-            name: As a grid writes it, with ``@COMMIT`` behind it for a pinned one.
+            name: As a grid writes it; ``NAME@COMMIT`` pins a commit of the hub.
 
         Returns:
-            The options that the name implies, or None.
+            The options, or None if it is neither.
 
         Raises:
-            BenchError: If it is a folder that holds no model.
+            BenchError: If it is a folder without a model.
         """
         bare, _, commit = name.partition("@")
         if Path(bare).expanduser().is_dir() and not _is_folder(bare):
@@ -62,41 +67,78 @@ class HuggingFace:
         return {"id": bare} | ({"commit": commit} if commit else {})
 
     def revision(self) -> str:
-        """The commit on the hub, or a hash over a folder's configuration and sizes.
+        """The commit on the hub, or the content of every file of a folder.
 
         Returns:
             Forty hexadecimal digits, or ``local:`` and sixteen.
 
         Raises:
-            BenchError: If the model is neither cached nor within reach.
+            BenchError: If the model is neither cached nor on a hub that answers.
         """
+        if _is_folder(self.id):
+            found = identity.of_files(_checkpoint.files(self._folder()))
+            return f"local:{found.removeprefix('sha256:')}"
         if _COMMIT.fullmatch(self.commit):
             return self.commit
+        return self._folder().name
+
+    def _folder(self) -> Path:
+        """The folder with ``config.json``: the user's, or the hub's copy here."""
         if _is_folder(self.id):
-            return _folder_revision(Path(self.id).expanduser())
+            return Path(self.id).expanduser()
         from huggingface_hub import hf_hub_download
 
         try:
             path = hf_hub_download(self.id, "config.json", revision=self.commit)
         except (OSError, ValueError) as why:
             raise self._missing(why) from why
-        return Path(path).parent.name
+        return Path(path).parent
 
-    def at(self, revision: str) -> HuggingFace:
-        """This model at a revision that ``revision()`` once gave.
+    def refuses(self, method: Mapping[str, Any]) -> str | None:
+        """Why a method cannot treat this model, from its configuration alone.
 
         Args:
-            revision: A commit; that of a folder is not to be chosen.
+            method: What the method declares.
 
         Returns:
-            The model whose ``load`` reads no other.
+            One sentence, or None if it can, or if only loading can tell.
+        """
+        if not model_size.reads_roles(method):
+            return None
+        try:
+            folder = self._folder()
+        except BenchError:  # not on this machine, which the plan says elsewhere
+            return None
+        if (folder / _language.STRUCTURE).is_file():
+            return None  # a network that was compressed here has modules of its own
+        seen = _language.configured_coverage(
+            folder, trust_remote_code=self.trust_remote_code
+        )
+        return None if seen is None else _language.refusal(self.id, self.partial, *seen)
+
+    def refuses_loaded(self, method: Mapping[str, Any], model: Model) -> str | None:
+        """As ``refuses``, from the network that was loaded."""
+        if not model_size.reads_roles(method):
+            return None
+        share = model_size.coverage(model)
+        family = str(getattr(model.net.config, "model_type", "unknown"))
+        return _language.refusal(self.id, self.partial, family, share or 0.0)
+
+    def at(self, revision: str) -> HuggingFace:
+        """This model at a revision that ``revision()`` gave.
+
+        Args:
+            revision: A commit; the revision of a folder cannot be chosen.
+
+        Returns:
+            The model whose ``load`` reads this commit.
         """
         if not _COMMIT.fullmatch(revision):
             return self
         return replace(self, commit=revision)  # type: ignore[type-var]
 
     def fetch(self) -> None:
-        """Have every file of the model on this machine, without loading it."""
+        """Download every file of the model, without loading it."""
         if _is_folder(self.id):
             return
         from huggingface_hub import snapshot_download
@@ -127,20 +169,36 @@ class HuggingFace:
             The model.
 
         Raises:
-            BenchError: If it cannot be had, or is no causal language model.
+            BenchError: If it is not available, its files are damaged, they do not fill
+                every tensor of the network, or it is not a causal language model.
         """
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
+        if _is_folder(self.id) and (self._folder() / _language.STRUCTURE).is_file():
+            return _language.saved(self.id, self._folder())
         _language.without_bars()
         options: dict[str, Any] = {"trust_remote_code": self.trust_remote_code}
         if not _is_folder(self.id):
             options["revision"] = self.revision()
         where = str(Path(self.id).expanduser()) if _is_folder(self.id) else self.id
+        if _is_folder(self.id) and (wrong := _checkpoint.faults(self._folder())):
+            raise BenchError(*wrong)
         try:
-            net = AutoModelForCausalLM.from_pretrained(where, dtype="auto", **options)
+            with _language.reports() as unconverted:
+                net, info = AutoModelForCausalLM.from_pretrained(
+                    where,
+                    dtype="auto",
+                    output_loading_info=True,
+                    ignore_mismatched_sizes=True,  # refused below, by name
+                    **options,
+                )
             tokenizer = AutoTokenizer.from_pretrained(where, **options)
-        except (OSError, ValueError) as why:
-            raise self._missing(why) from why
+        except _checkpoint.UNREADABLE as why:
+            if isinstance(why, MemoryError) or devices.out_of_memory(why):
+                raise
+            _checkpoint.refuse_unconverted(self.id, unconverted)
+            raise self._unreadable(why) from why
+        _checkpoint.refuse_misfit(self.id, info)
         return _language.wrap(self.id, net, tokenizer)
 
     def save_skeleton(self, model: Model, folder: Path) -> None:
@@ -151,27 +209,29 @@ class HuggingFace:
         """The network without its weights; the hub is not asked."""
         return _language.skeleton(self.id, folder)
 
+    def _unreadable(self, why: Exception) -> BenchError:
+        """The sentence for what transformers could not load."""
+        folder = self._folder()
+        wrong = _checkpoint.faults(folder)
+        if wrong:
+            return BenchError(*wrong)
+        pickled = [p for p in _checkpoint.weight_files(folder) if p.suffix == ".bin"]
+        if pickled and (isinstance(why, pickle.UnpicklingError) or _UNSAFE in str(why)):
+            return BenchError(_checkpoint.convert(pickled[0]))
+        return self._missing(why)
+
     def _missing(self, why: Exception) -> BenchError:
         reason = (str(why).strip() or type(why).__name__).splitlines()[0][:160]
         return BenchError(
-            f"model {self.id!r} cannot be had: {reason}. It needs a causal language "
-            "model of transformers, on the hub (run `shrinkgrid prepare GRID` where "
-            "there is a network) or in a folder with config.json"
+            f"model {self.id!r} is not available: {reason}. It must be a causal "
+            "language model of transformers, on the hub (run `shrinkgrid prepare GRID` "
+            "where there is a network) or in a folder with config.json"
         )
 
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_UNSAFE = "weights_only"  # in torch's words where a pickle holds more than tensors
 
 
 def _is_folder(name: str) -> bool:
     return (Path(name).expanduser() / "config.json").is_file()
-
-
-def _folder_revision(folder: Path) -> str:
-    """A hash over the configuration, and over names and sizes of the weight files."""
-    digest = hashlib.sha256((folder / "config.json").read_bytes())
-    for path in sorted(folder.glob("*.safetensors*")):
-        with path.open("rb") as file:  # the head of the file holds names and shapes
-            digest.update(f"{path.name}/{path.stat().st_size}/".encode())
-            digest.update(file.read(1 << 20))
-    return f"local:{digest.hexdigest()[:16]}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from harness.planning import lock
 from harness.planning.trial import Part
 from harness.registry import Plugin, facts, resolve
 
+UNSEEN = "unseen"  # the identity of what is not on this machine
 MAX_NAME = 200  # characters of a plugin's name, or of a folder's
 
 
@@ -112,15 +113,41 @@ def tolerate_unseen() -> Iterator[list[str]]:
         _unseen.reset(token)
 
 
-def _seen(kind: str, instance: Any) -> str:
+def pinned_text(name: str, pinned: str) -> str:
+    """The identity of a calibration text on this machine.
+
+    Args:
+        name: As ``harness.toolkit.texts`` reads it.
+        pinned: The identity that a grid asks for; empty takes any.
+
+    Returns:
+        ``sha256:`` and 16 hexadecimal digits.
+
+    Raises:
+        BenchError: If there is no such text, or its content is not the pinned one.
+    """
+    from harness.toolkit import texts
+
+    found = _here(lambda: texts.fingerprint(name))
+    if pinned and found not in (pinned, UNSEEN):
+        raise BenchError(texts.differs(name, found, pinned))
+    return found
+
+
+def _here(identity: Callable[[], str]) -> str:
+    """An identity on this machine; noted as missing where the plan tolerates it."""
     missing = _unseen.get()
     try:
-        return _revision(kind, instance)
+        return identity()
     except BenchError as why:
         if missing is None:
             raise
         missing.extend(m for m in why.mistakes if m not in missing)
-        return "unseen"
+        return UNSEEN
+
+
+def _seen(kind: str, instance: Any) -> str:
+    return _here(lambda: _revision(kind, instance))
 
 
 def _revision(kind: str, instance: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from itertools import product
@@ -14,7 +14,7 @@ from typing import Any
 from harness.core import BenchError
 from harness.options import build, canonical, dumps, nearest
 from harness.planning import exclude, lock, resources, yaml_files
-from harness.planning.configured_plugin import Chosen, choose
+from harness.planning.configured_plugin import Chosen, choose, pinned_text
 from harness.planning.trial import Trial
 from harness.registry import unmet
 
@@ -228,11 +228,12 @@ class _Reader:
             for kind in ("model", "method", "task")
         }
         fixed = all(m and ratios(m) for m in chosen["method"])
+        reads = any("calibration" in m.facts["needs"] for m in chosen["method"] if m)
         found = {
             "ratios": self.ratios(value, optional=fixed),
             "seeds": self.seeds(value),
             "exclude": self.exclude(value),
-            "calibration": self.calibration(value.get("calibration")),
+            "calibration": self.calibration(value.get("calibration"), read=reads),
             "dtype": self.dtype(value.get("dtype", "float32")),
         }
         if len(self.mistakes) > before:
@@ -314,19 +315,28 @@ class _Reader:
             wrong = ["the rules drop every trial of a block"]
         self.mistakes.extend(f"{self.where}exclude: {why}" for why in wrong)
 
-    def calibration(self, value: Any) -> str:
-        """The calibration as canonical JSON."""
-        if value is None:
-            return "{}"
+    def calibration(self, value: Any, *, read: bool) -> str:
+        """The calibration as canonical JSON, with the content of its text.
+
+        Args:
+            value: As the grid writes it.
+            read: Whether a method of the block reads it; else the text may be missing.
+
+        Returns:
+            The options that differ from their defaults.
+        """
         from harness.toolkit.calibration import CalibrationSpec
 
+        value = {} if value is None else value
         if not isinstance(value, dict):
             self.mistakes.append(f"{self.where}calibration {value!r} is not a mapping")
             return "{}"
         try:
             spec = build("calibration", "block", CalibrationSpec, value)
-            if self.locked:
+            if self.locked and (value or read):
                 lock.check_text(self.locked, spec.text)
+            if read:
+                spec = replace(spec, content=pinned_text(spec.text, spec.content))
         except BenchError as why:
             self.mistakes.extend(self.where + m for m in why.mistakes)
             return "{}"
@@ -360,8 +370,11 @@ def _expand(block: Block) -> Iterator[Point]:
             method_ratios = ratios(method) or block.ratios
             seeds = block.seeds if seeded(method, model) else block.seeds[:1]
             reads = "calibration" in method.facts["needs"]
+            asked = getattr(model.instance, "refuses", None)
+            refusal = asked(method.facts) if asked is not None else None
             for task in block.tasks:
                 why = unmet(method.plugin, model.plugin, task.plugin, method.facts)
+                why = why or refusal
                 for seed in seeds:
                     for ratio in method_ratios:
                         trial = Trial(

@@ -17,13 +17,14 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from harness.core import BenchError, Context, Model
+from harness.core import BenchError, Context, Model, Unsupported
 from harness.options import build
 from harness.planning.messages import ArtifactJob, Built
 from harness.planning.plan import Artifact, configured
-from harness.planning.trial import Part
+from harness.planning.trial import Part, Trial
+from harness.registry import facts, find
 from harness.running.failures import TimedOut, classify
-from harness.toolkit import devices
+from harness.toolkit import devices, model_size
 from harness.toolkit.tensor_files import read_tensors
 from results.errors import StoreError
 from results.storage import artifacts as shelf
@@ -99,13 +100,20 @@ def load_model(part: Part, dtype: str, store: Store, dense: Artifact | None) -> 
         The model, in ``eval`` mode.
 
     Raises:
-        BenchError: If the checkpoint is not in the store.
+        BenchError: If the checkpoint is not in the store, or the files of a pretrained
+            model are not those of the plan.
     """
     family = configured("model", part)
     if dense is None:
         if hasattr(family, "at"):  # the plan's revision, whatever is newest here
             family = family.at(part.revision)
         model: Model = family.load()
+        here = str(family.revision())
+        if here != part.revision:
+            raise BenchError(
+                f"model {part.name} is {here} on this node, and {part.revision} in the "
+                "plan: copy the planned files to every node, or run the command again"
+            )
     else:
         folder = shelf.find(store, dense.id)
         if folder is None:
@@ -115,6 +123,31 @@ def load_model(part: Part, dtype: str, store: Store, dense: Artifact | None) -> 
         model.net.load_state_dict(read_tensors(folder / "model.safetensors"))
     model.net.to(device=devices.pick(), dtype=getattr(torch, dtype)).eval()
     return replace(model, name=part.name)
+
+
+def refuse_partial(trial: Trial, model: Model) -> float | None:
+    """Refuse a model of which a method would treat too small a share.
+
+    Args:
+        trial: Its method and its model's options decide.
+        model: The dense model.
+
+    Returns:
+        The share of the block weights that the method treats; None for a method that
+        reads no roles, and for models that are not language models.
+
+    Raises:
+        Unsupported: If the model says so.
+    """
+    method = facts(
+        find("method", trial.method.plugin), configured("method", trial.method)
+    )
+    family = configured("model", trial.model)
+    if hasattr(family, "refuses_loaded"):
+        why = family.refuses_loaded(method, model)
+        if why is not None:
+            raise Unsupported(why)
+    return model_size.coverage(model) if model_size.reads_roles(method) else None
 
 
 @lru_cache(maxsize=2)

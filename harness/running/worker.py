@@ -23,6 +23,7 @@ from harness.running.artifacts import (
     calibration,
     load_model,
     refuse_full_disk,
+    refuse_partial,
     same_data,
     seed_everything,
     task_data,
@@ -123,6 +124,7 @@ class _Worker:
     broken: BaseException | None = None  # loading or fitting failed: all trials fail
     model: Model | None = None
     dense: model_size.Size | None = None
+    coverage: float | None = None
     fitted: Any = None
     is_fitted: bool = False
     fit_seconds: float = 0.0
@@ -178,6 +180,7 @@ class _Worker:
         row["compress_seconds"] = made.seconds
         row |= rows.size_columns(made.size, self.dense)
         row["achieved_ratio"] = self._achieved(trial, made)
+        row["coverage"] = self.coverage
         began = time.perf_counter()
         found = self._evaluate(trial, made.net)
         row["evaluate_seconds"] = time.perf_counter() - began
@@ -196,6 +199,7 @@ class _Worker:
             self.model = load_model(
                 trial.model, trial.dtype, self.store, self._artifact("dense")
             )
+            self.coverage = refuse_partial(trial, self.model)
             self.dense = model_size.size(self.model)
         if self.is_fitted:
             return

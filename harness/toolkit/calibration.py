@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness.core import BenchError, Model, NotFinite
-from harness.toolkit import texts
+from harness.toolkit import identity, texts
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -29,6 +29,8 @@ class CalibrationSpec:
         length: Tokens a window.
         seed: Of random windows.
         sampling: The ``first`` windows side by side, or windows at ``random`` places.
+        content: Identity of the text, as ``texts.fingerprint`` gives it; the plan fills
+            it in, and in a grid it pins the text.
     """
 
     text: str = "pydoc"
@@ -36,6 +38,7 @@ class CalibrationSpec:
     length: int = 512
     seed: int = 0
     sampling: Literal["first", "random"] = "first"
+    content: str = ""
 
     def __post_init__(self) -> None:
         if self.samples < 1:
@@ -163,24 +166,27 @@ def build(model: Model, spec: CalibrationSpec, folder: Path) -> None:
             f"calibration length {spec.length} is more than the {model.max_length} "
             f"tokens that {model.name} reads: set length to {model.max_length} or less"
         )
-    tokens = sample(model.encode(texts.read(spec.text)), spec)
+    text = texts.read(spec.text)
+    if spec.content and identity.of_text(text) != spec.content:
+        raise BenchError(texts.differs(spec.text, identity.of_text(text), spec.content))
+    tokens = sample(model.encode(text), spec)
     _trim()
     folder.mkdir(parents=True, exist_ok=True)
     save_file({"tokens": tokens.contiguous()}, folder / _TOKENS)
     sites: dict[str, str] = {}
     files: dict[str, str] = {}
     running = stream(model, tokens)
-    for index, (path, block) in enumerate(running):
+    for number, (path, block) in enumerate(running):
         members = {n: m for n, m in model.modules() if n.startswith(f"{path}.")}
         with collect(members) as statistics, torch.no_grad():
-            running.advance(index, block)
-        name = f"block-{index:04}.safetensors"
+            running.advance(number, block)
+        name = f"block-{number:04}.safetensors"
         save_file(statistics.finished(), folder / name)
         sites |= statistics.sites
         files |= dict.fromkeys(statistics.gram, name)
         _trim()
-    text = {"sites": sites, "files": files, "samples": spec.samples}
-    (folder / _INDEX).write_text(json.dumps(text, indent=1) + "\n")
+    index = {"sites": sites, "files": files, "samples": spec.samples}
+    (folder / _INDEX).write_text(json.dumps(index, indent=1) + "\n")
 
 
 def _trim() -> None:

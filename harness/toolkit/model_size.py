@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +15,7 @@ from torch.utils.flop_counter import flop_registry
 
 from harness.core import Model
 from harness.toolkit import saved_model
-from harness.toolkit.roles import LINEARS
+from harness.toolkit.roles import LINEARS, TOWER, block_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,27 +87,30 @@ def achieved(
     if ratio_of == "bits":
         return share_of_bits(dense, net)
     if ratio_of in ("weights", "zeros"):
-        treated = treated_weights(dense)
+        whole = ratio_base(dense)
         counted = "params" if ratio_of == "weights" else "nonzero"
         removed = getattr(before, counted) - getattr(after, counted)
-        return removed / treated if treated else 0.0
-    whole = {"parameters": "params", "none": "params", "macs": "macs"}
-    if ratio_of not in whole:
+        return removed / whole if whole else 0.0
+    columns = {"parameters": "params", "none": "params", "macs": "macs"}
+    if ratio_of not in columns:
         return None
-    counts = [getattr(size, whole[ratio_of]) for size in sizes]
+    counts = [getattr(size, columns[ratio_of]) for size in sizes]
     return 1 - counts[1] / counts[0] if counts[0] else None
 
 
-def treated_weights(dense: Model) -> int:
-    """How many weights a ratio of weights is a share of.
+def ratio_base(dense: Model) -> int:
+    """The number of weights that a ratio of weights is a share of.
 
     Args:
         dense: The dense model.
 
     Returns:
-        Elements of the parameters called ``weight...`` in the matrices that low rank
-        treats: all of them, also those that an allocation of ranks leaves dense.
+        For a language model, all its block weights, with a role or not. For another
+        model, the parameters called ``weight...`` of every matrix with a role, also of
+        those that an allocation of ranks leaves dense.
     """
+    if dense.kind == "causal_lm":
+        return sum(weight.numel() for _, weight in block_weights(dense))
     return sum(
         p.numel()
         for _, module in dense.modules(*LINEARS)
@@ -114,20 +119,94 @@ def treated_weights(dense: Model) -> int:
     )
 
 
+def block_weights(model: Model) -> Iterator[tuple[str, nn.Parameter]]:
+    """The matrices in the blocks of a language model, each shared one once.
+
+    Embeddings, the head and the towers that read images or sound are no part of a
+    block; vectors (biases, norms) are no matrices.
+
+    Args:
+        model: A language model; its network may be on torch's meta device.
+
+    Yields:
+        Name and parameter, of two dimensions or more.
+    """
+    seen: set[int] = set()
+    for path, module in model.net.named_modules():
+        if isinstance(module, nn.Embedding) or block_of(path) is None:
+            continue
+        if re.match(TOWER, f"{path}."):
+            continue
+        for name, weight in module.named_parameters(recurse=False):
+            if weight.ndim >= 2 and id(weight) not in seen:
+                seen.add(id(weight))
+                yield f"{path}.{name}", weight
+
+
+def reads_roles(method: Mapping[str, Any]) -> bool:
+    """Whether a method treats the modules of a language model by their roles.
+
+    Args:
+        method: What it declares.
+
+    Returns:
+        True for methods that need ``linears``, and for masks over weights.
+    """
+    return "linears" in method["needs"] or method["ratio_of"] == "zeros"
+
+
+def coverage(model: Model) -> float | None:
+    """The share of a language model's block weights that belong to a known role.
+
+    Methods treat the modules with a role and leave all others dense: fused experts,
+    linear attention, and the matrices of families without roles.
+
+    Args:
+        model: The dense model; its network may be on torch's meta device.
+
+    Returns:
+        In [0, 1], 0 where no matrix has a role; None for other kinds of model.
+    """
+    if model.kind != "causal_lm":
+        return None
+    weights = dict(block_weights(model))
+    whole = sum(w.numel() for w in weights.values())
+    known = {path for path, _ in model.modules(*LINEARS)}
+    treated = sum(
+        w.numel() for n, w in weights.items() if n.rpartition(".")[0] in known
+    )
+    return treated / whole if whole else 0.0
+
+
 def share_of_bits(dense: Model, net: nn.Module) -> float:
-    """The share of bits that a compressed network saves in the matrices it changed.
+    """The share of bits that a compressed network saves.
 
     Args:
         dense: The dense model; only modules with a role count.
         net: The compressed network.
 
     Returns:
-        1 - stored bytes / dense bytes, scales and biases included; 0 if none changed.
+        1 - stored bytes / dense bytes of the matrices that changed, scales and biases
+        included, and of a language model's other block weights; 0 if none changed.
     """
     pairs = _changed(dense, net)
     before = sum(saved_model.saved_bytes(old, header=False) for old, _ in pairs)
     after = sum(saved_model.saved_bytes(new, header=False) for _, new in pairs)
-    return 1 - after / before if before else 0.0
+    if not before:
+        return 0.0
+    return 1 - (after + (left := _left(dense, pairs))) / (before + left)
+
+
+def _left(dense: Model, pairs: list[tuple[nn.Module, nn.Module]]) -> int:
+    """Bytes of the block weights of a language model that no changed module holds."""
+    if dense.kind != "causal_lm":
+        return 0
+    changed = {id(p) for old, _ in pairs for p in old.parameters()}
+    return sum(
+        w.numel() * w.element_size()
+        for _, w in block_weights(dense)
+        if id(w) not in changed
+    )
 
 
 def _changed(dense: Model, net: nn.Module) -> list[tuple[nn.Module, nn.Module]]:

@@ -1,14 +1,17 @@
-"""Which module plays which part in a language model, by its name alone."""
+"""The role of each module of a language model, by its name alone."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 
+# The towers of a multimodal network that reads images or sound have blocks of the same
+# names; a text never runs through them.
+TOWER = r"(?:.*[._])?(?:vision|visual|image|audio|speech)[\w]*\."
 # One table for the families, since their names never collide: LLaMA, Mistral, Qwen
 # (q_proj ... down_proj), OPT (out_proj, fc1, fc2), GPT-2 (fused and transposed c_*),
 # Phi-3 (fused qkv_proj, gate_up_proj).
-LANGUAGE_MODEL: Mapping[str, str] = {
+_NAMES: Mapping[str, str] = {
     r"(?:.*\.)?layers\.\d+\.self_attn\.q_proj": "query",
     r"(?:.*\.)?layers\.\d+\.self_attn\.k_proj": "key",
     r"(?:.*\.)?layers\.\d+\.self_attn\.v_proj": "value",
@@ -23,6 +26,9 @@ LANGUAGE_MODEL: Mapping[str, str] = {
     r"(?:.*\.)?h\.\d+\.attn\.c_proj": "output",
     r"(?:.*\.)?h\.\d+\.mlp\.c_fc": "up",
     r"(?:.*\.)?h\.\d+\.mlp\.c_proj": "down",
+}
+LANGUAGE_MODEL: Mapping[str, str] = {
+    f"(?!{TOWER}){name}": role for name, role in _NAMES.items()
 }
 # Roles of matrices that y = W x + b describes; `linear` is a classifier's.
 LINEARS = (

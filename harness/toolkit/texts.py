@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any
 
 from harness.core import BenchError
 from harness.options import nearest
-from harness.toolkit import text_files
+from harness.toolkit import identity, text_files
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +94,15 @@ def fingerprint(name: str) -> str:
     Raises:
         BenchError: As ``read``.
     """
-    return f"sha256:{hashlib.sha256(read(name).encode()).hexdigest()[:16]}"
+    return identity.of_text(read(name))
+
+
+def differs(name: str, here: str, planned: str) -> str:
+    """The sentence for a text whose content is not the planned one."""
+    return (
+        f"calibration text {name} is {here} here, and {planned} in the plan: copy the "
+        "planned text to this machine, or plan again"
+    )
 
 
 @cache

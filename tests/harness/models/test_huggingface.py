@@ -1,7 +1,9 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_llm import config, logits
 from tokenizers import Regex, Tokenizer, normalizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
@@ -9,6 +11,8 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from harness.core import BenchError
 from harness.models.huggingface import HuggingFace
 from harness.registry import resolve
+from harness.toolkit import model_size
+from harness.toolkit.roles import block_of
 
 
 @pytest.fixture
@@ -76,15 +80,258 @@ def test_an_encoder_is_refused(folder):
         family(folder).load()
 
 
-def test_a_network_without_known_roles_is_refused(folder):
-    path = folder / "config.json"
-    path.write_text(json.dumps({"model_type": "mamba", "vocab_size": 32}))
-    from transformers.models.mamba import MambaConfig
+def rebuild(folder, made):
+    """Put another network in the place of the folder's, with the same tokenizer."""
+    for path in folder.glob("*.safetensors"):
+        path.unlink()
+    AutoModelForCausalLM.from_config(made).save_pretrained(folder)
+    return family(folder)
 
-    tiny = MambaConfig(vocab_size=32, hidden_size=8, num_hidden_layers=1)
-    AutoModelForCausalLM.from_config(tiny).save_pretrained(folder)
-    with pytest.raises(BenchError, match="no matrix whose role is known"):
+
+def needs(*names, ratio_of="weights"):
+    return {"needs": frozenset(names), "ratio_of": ratio_of}
+
+
+def test_a_network_without_known_roles_loads_and_refuses_methods_that_read_them(folder):
+    from transformers import BloomConfig
+
+    small = BloomConfig(vocab_size=256, hidden_size=8, n_layer=2, n_head=2)
+    found = rebuild(folder, small)
+
+    assert torch.isfinite(found.load().net(**found.load().example()).logits).all()
+    assert found.refuses(needs(ratio_of="none")) is None
+    assert found.refuses(needs(ratio_of="weights")) is None
+    for method in (needs("linears"), needs(ratio_of="zeros")):
+        assert "(bloom) has no matrix whose role is known" in found.refuses(method)
+        assert found.refuses(method) == found.refuses_loaded(method, found.load())
+
+
+def test_a_network_of_which_a_part_has_roles_is_refused_unless_the_grid_allows(folder):
+    from transformers import MixtralConfig
+
+    small = MixtralConfig(
+        vocab_size=256, hidden_size=24, intermediate_size=40, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, num_local_experts=4,
+    )  # fmt: skip
+    found = rebuild(folder, small)
+    why = found.refuses(needs("linears"))
+
+    # By hand: attention 2 * 24*24 + 2 * 24*12 = 1,728 of 1,728 + 4 experts of 3 * 24*40
+    # + a router of 4 * 24 = 13,344 weights a block.
+    assert model_size.coverage(found.load()) == pytest.approx(1728 / 13344)
+    assert "only 12.9% of the block weights" in why
+    assert "`partial: allow`" in why
+    assert replace(found, partial="allow").refuses(needs("linears")) is None
+    assert replace(found, partial="allow").refuses_loaded(
+        needs("linears"), found.load()
+    ) is None  # fmt: skip
+
+
+def test_the_plan_needs_no_weights_to_know_the_roles(folder):
+    (folder / "model.safetensors").unlink()
+    assert family(folder).refuses(needs("linears")) is None
+    with pytest.raises(BenchError, match="no weights in"):
         family(folder).load()
+
+
+def edit(folder, change, name="model.safetensors"):
+    tensors = load_file(folder / name)
+    save_file(change(tensors), folder / name, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda t: {k: v for k, v in t.items() if "layers.2.mlp" not in k},
+            r"it lacks model\.layers\.2\.mlp\.down_proj\.weight, .*gate_proj.*up_proj",
+        ),
+        (
+            lambda t: {f"module.{k}": v for k, v in t.items()},
+            r"no place for module\.model\.embed_tokens\.weight",
+        ),
+        (
+            lambda t: t | {"model.layers.3.mlp.up_proj.weight": torch.ones(40, 24)},
+            r"no place for model\.layers\.3\.mlp\.up_proj\.weight",
+        ),
+        (
+            lambda t: t | {"model.layers.1.mlp.up_proj.weight": torch.ones(40, 8)},
+            r"model\.layers\.1\.mlp\.up_proj\.weight",
+        ),
+        (
+            lambda t: {k: v for k, v in t.items() if k != "model.norm.weight"},
+            r"it lacks model\.norm\.weight\.",
+        ),
+    ],
+    ids=["missing", "prefix", "a layer too many", "shape", "one norm"],
+)
+def test_a_checkpoint_that_does_not_fill_the_network_is_refused(folder, change, said):
+    edit(folder, change)
+    with pytest.raises(BenchError, match=said):
+        family(folder).load()
+
+
+def test_tied_weights_and_stored_constants_are_no_misfit(folder):
+    """LLaMA here ties its head; old files also store the rotary frequencies."""
+    constant = "model.layers.0.self_attn.rotary_emb.inv_freq"
+    edit(folder, lambda t: t | {constant: torch.ones(3)})
+    assert "lm_head.weight" not in load_file(folder / "model.safetensors")
+    net = family(folder).load().net
+    assert net.lm_head.weight is net.model.embed_tokens.weight
+
+
+def test_an_expert_that_is_missing_is_named(folder):
+    from transformers import MixtralConfig
+
+    small = MixtralConfig(
+        vocab_size=256, hidden_size=24, intermediate_size=40, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, num_local_experts=4,
+    )  # fmt: skip
+    found = rebuild(folder, small)
+    lost = next(k for k in load_file(folder / "model.safetensors") if "experts" in k)
+    edit(folder, lambda t: {k: v for k, v in t.items() if k != lost})
+    with pytest.raises(BenchError, match="experts"):
+        found.load()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (lambda b: b[: len(b) // 2], "it is cut off or damaged, fetch it again"),
+        (lambda b: b + b"x", "it is cut off or damaged"),
+        (lambda b: b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        (lambda b: b"", "is not a safetensors file"),
+        (lambda b: b"\x10" + bytes(7) + b"{" * 16, "cut off or not a safetensors file"),
+        (lambda b: b"<html>not found</html>", "is not a safetensors file"),
+    ],
+    ids=["half", "longer", "pointer", "empty", "header", "a web page"],
+)
+def test_a_damaged_file_is_named_in_one_sentence(folder, content, said):
+    path = folder / "model.safetensors"
+    path.write_bytes(content(path.read_bytes()))
+    with pytest.raises(BenchError, match=said) as caught:
+        family(folder).load()
+    assert len(caught.value.mistakes) == 1
+    assert str(path) in str(caught.value)
+
+
+def test_every_missing_shard_is_named(folder):
+    net = AutoModelForCausalLM.from_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    net.save_pretrained(folder, max_shard_size="20KB")
+    shards = sorted(folder.glob("model-*.safetensors"))
+    assert len(shards) > 3
+    assert family(folder).load()
+    for path in shards[1:3]:
+        path.unlink()
+    with pytest.raises(BenchError) as caught:
+        family(folder).load()
+    assert [m.split(" is missing")[0] for m in caught.value.mistakes] == [
+        str(path) for path in shards[1:3]
+    ]
+
+
+def as_pickle(folder, change=lambda state: state):
+    state = AutoModelForCausalLM.from_pretrained(folder).state_dict()
+    (folder / "model.safetensors").unlink()
+    torch.save(change(dict(state)), folder / "pytorch_model.bin")
+    return folder / "pytorch_model.bin"
+
+
+def test_a_pickle_of_tensors_loads_and_one_of_code_is_refused(folder):
+    expected = logits(family(folder).load().net)
+    path = as_pickle(folder)
+    assert torch.equal(logits(family(folder).load().net), expected)
+
+    torch.save({"hook": logits}, path)  # a function of a module: running it is code
+    with pytest.raises(BenchError, match=r"may run any code; .* python -c"):
+        family(folder).load()
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(BenchError, match=r"pytorch_model\.bin is cut off"):
+        family(folder).load()
+
+
+def test_an_adapter_is_refused_since_its_base_is_elsewhere(folder):
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(BenchError, match="merge_and_unload"):
+        family(folder).load()
+
+
+def test_a_tokenizer_larger_than_the_embedding_is_refused(folder):
+    found = rebuild(folder, config("llama", vocab_size=122))  # "z" is 122
+    with pytest.raises(BenchError, match=r"ids up to 122, .* has 122 rows"):
+        found.load()
+    assert rebuild(folder, config("llama", vocab_size=123)).load()
+
+
+def test_a_multimodal_network_is_read_as_its_text_part(folder):
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+    text = {
+        "vocab_size": 256, "hidden_size": 24, "intermediate_size": 40, "head_dim": 8,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "max_position_embeddings": 96, "sliding_window": 16,
+    }  # fmt: skip
+    vision = {
+        "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "image_size": 28, "patch_size": 14,
+    }  # fmt: skip
+    (folder / "model.safetensors").unlink()
+    torch.manual_seed(0)
+    net = Gemma3ForConditionalGeneration(
+        Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
+    )
+    net.save_pretrained(folder)
+    model = family(folder).load()
+
+    assert model.max_length == 96
+    assert torch.equal(logits(model.net), logits(net.eval()))
+    assert {block_of(name) for name, _ in model.modules()} == {0, 1}
+    assert not any("vision" in name for name, _ in model.modules())
+    assert model_size.coverage(model) == 1.0
+
+
+def test_the_revision_follows_every_byte_of_every_file(folder):
+    def revision():
+        return family(folder).revision()
+
+    seen = [revision()]
+    edit(folder, lambda t: t | {"model.norm.weight": t["model.norm.weight"] + 1})
+    seen.append(revision())
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        path = folder / name
+        path.write_text(path.read_text() + " ")
+        seen.append(revision())
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    seen.append(revision())
+    path = as_pickle(folder)
+    seen.append(revision())
+    data = bytearray(path.read_bytes())
+    data[-300] ^= 1  # equal size
+    path.write_bytes(data)
+    seen.append(revision())
+
+    assert len(set(seen)) == len(seen)
+    (folder / "README.md").write_text("words")
+    assert revision() == seen[-1]
+
+
+def test_a_saved_network_in_a_grid_is_what_was_saved(folder, tmp_path_factory):
+    """Its tensors have other names than transformers would look for."""
+    from harness.core import Context
+    from harness.toolkit import saved_model
+    from methods.svd import Svd
+
+    model = family(folder).load()
+    ctx = Context(model=model, seed=0, device=torch.device("cpu"))
+    thin = Svd().compress(Svd().fit(model, ctx), 0.3, ctx)
+    saved = tmp_path_factory.mktemp("saved")
+    origin = {"model": str(folder), "options": {}, "revision": "", "shape": None}
+    saved_model.save(model.with_net(thin), origin, saved)
+
+    again = family(saved).load()
+    assert again.name == str(saved)
+    assert torch.equal(logits(again.net), logits(thin.eval()))
 
 
 def test_a_saved_network_loads_without_the_original(folder, tmp_path_factory):
