@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from harness.core import BenchError, Model
 from harness.toolkit import identity, model_size, roles
 from harness.toolkit.untrusted import BROKEN, refuse_bomb
-from results.text import json_reader
 
 EXAMPLE_TOKENS = 128  # multiply-adds are counted over one window of this length
 GIVES = ("linears", "calibration")
@@ -154,7 +153,7 @@ def configured_coverage(
     key = identity.of_files(named).removeprefix("sha256:")
     kept = identity.cache_folder() / "coverage" / f"{key}-{release}.json"
     try:
-        found = json_reader.read(kept.read_bytes())
+        found = json.loads(kept.read_bytes())
         return str(found["family"]), float(found["coverage"])
     except (OSError, ValueError, LookupError, TypeError):
         pass

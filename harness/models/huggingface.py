@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.core import BenchError, Model
-from harness.models import _checkpoint, _language
+from harness.models import _language
 from harness.registry import model
-from harness.toolkit import devices, identity, model_size
+from harness.toolkit import checkpoint, devices, identity, model_size
 from harness.toolkit.stored_size import stored_params
 
 
@@ -76,7 +76,7 @@ class HuggingFace:
             BenchError: If the model is neither cached nor on a hub that answers.
         """
         if _is_folder(self.id):
-            found = identity.of_files(_checkpoint.files(self._folder()))
+            found = identity.of_files(checkpoint.files(self._folder()))
             return f"local:{found.removeprefix('sha256:')}"
         if _COMMIT.fullmatch(self.commit):
             return self.commit
@@ -181,7 +181,7 @@ class HuggingFace:
         if not _is_folder(self.id):
             options["revision"] = self.revision()
         where = str(Path(self.id).expanduser()) if _is_folder(self.id) else self.id
-        if _is_folder(self.id) and (wrong := _checkpoint.faults(self._folder())):
+        if _is_folder(self.id) and (wrong := checkpoint.faults(self._folder())):
             raise BenchError(*wrong)
         try:
             with _language.reports() as unconverted:
@@ -193,12 +193,12 @@ class HuggingFace:
                     **options,
                 )
             tokenizer = AutoTokenizer.from_pretrained(where, **options)
-        except _checkpoint.UNREADABLE as why:
+        except checkpoint.UNREADABLE as why:
             if isinstance(why, MemoryError) or devices.out_of_memory(why):
                 raise
-            _checkpoint.refuse_unconverted(self.id, unconverted)
+            checkpoint.refuse_unconverted(self.id, unconverted)
             raise self._unreadable(why) from why
-        _checkpoint.refuse_misfit(self.id, info)
+        checkpoint.refuse_misfit(self.id, info)
         return _language.wrap(self.id, net, tokenizer)
 
     def save_skeleton(self, model: Model, folder: Path) -> None:
@@ -212,12 +212,12 @@ class HuggingFace:
     def _unreadable(self, why: Exception) -> BenchError:
         """The sentence for what transformers could not load."""
         folder = self._folder()
-        wrong = _checkpoint.faults(folder)
+        wrong = checkpoint.faults(folder)
         if wrong:
             return BenchError(*wrong)
-        pickled = [p for p in _checkpoint.weight_files(folder) if p.suffix == ".bin"]
+        pickled = [p for p in checkpoint.weight_files(folder) if p.suffix == ".bin"]
         if pickled and (isinstance(why, pickle.UnpicklingError) or _UNSAFE in str(why)):
-            return BenchError(_checkpoint.convert(pickled[0]))
+            return BenchError(checkpoint.convert(pickled[0]))
         return self._missing(why)
 
     def _missing(self, why: Exception) -> BenchError:

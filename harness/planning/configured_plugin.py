@@ -31,6 +31,11 @@ class Chosen:
         """What it declares."""
         return facts(self.plugin, self.instance)
 
+    def refuses(self, method: Chosen) -> str | None:
+        """Why this model cannot be treated by a method, from its configuration."""
+        asked = getattr(self.instance, "refuses", None)
+        return None if asked is None else asked(method.facts)
+
 
 def configure(kind: str, item: Any) -> tuple[str, Plugin, Any]:
     """One plugin with its options, before anything is asked of its data.

@@ -316,15 +316,7 @@ class _Reader:
         self.mistakes.extend(f"{self.where}exclude: {why}" for why in wrong)
 
     def calibration(self, value: Any, *, read: bool) -> str:
-        """The calibration as canonical JSON, with the content of its text.
-
-        Args:
-            value: As the grid writes it.
-            read: Whether a method of the block reads it; else the text may be missing.
-
-        Returns:
-            The options that differ from their defaults.
-        """
+        """Canonical JSON, with the content of the text where a method reads it."""
         from harness.toolkit.calibration import CalibrationSpec
 
         value = {} if value is None else value
@@ -370,11 +362,9 @@ def _expand(block: Block) -> Iterator[Point]:
             method_ratios = ratios(method) or block.ratios
             seeds = block.seeds if seeded(method, model) else block.seeds[:1]
             reads = "calibration" in method.facts["needs"]
-            asked = getattr(model.instance, "refuses", None)
-            refusal = asked(method.facts) if asked is not None else None
+            refusal = model.refuses(method)
             for task in block.tasks:
                 why = unmet(method.plugin, model.plugin, task.plugin, method.facts)
-                why = why or refusal
                 for seed in seeds:
                     for ratio in method_ratios:
                         trial = Trial(
@@ -387,7 +377,7 @@ def _expand(block: Block) -> Iterator[Point]:
                             calibration=block.calibration if reads else None,
                         )
                         if not any(exclude.matches(r, trial) for r in block.exclude):
-                            yield Point(trial=trial, unsupported=why)
+                            yield Point(trial=trial, unsupported=why or refusal)
 
 
 def _bad_ratio(value: Any) -> str | None:
