@@ -9,7 +9,8 @@ from pathlib import Path
 import duckdb
 
 from results.errors import StoreError
-from results.queries.db import connect, create_views, quoted, reading
+from results.queries.db import connect, create_views, quoted
+from results.queries.reading import reading
 from results.schema import TABLES
 from results.storage.store import Store
 from results.tables import comparison

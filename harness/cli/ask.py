@@ -71,19 +71,35 @@ def leaderboard(
 
 @click.command()
 @click.argument("query")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Stop the query after this time (60, or SHRINKGRID_SQL_TIMEOUT).",
+)
+@click.option(
+    "--memory",
+    type=click.FloatRange(min=0.1),
+    metavar="GIB",
+    help="Memory that the query may use (by default a quarter of this machine's).",
+)
 @format_option
 @on_store
-def sql(store: Store, query: str, form: str) -> None:
-    """Ask the store one SELECT; nothing is ever written.
+def sql(
+    store: Store, query: str, timeout: float | None, memory: float | None, form: str
+) -> None:
+    """Answer one SELECT from the store; nothing is ever written.
 
     `shrinkgrid sql "show tables"` lists the views, `shrinkgrid sql "describe
     leaderboard"` the columns of one. A QUERY of `-` is read from stdin.
     """
     from results import ask
+    from results.queries.isolated import Limits
     from results.text.formats import render
 
-    text = sys.stdin.read() if query == "-" else query
-    click.echo(render(ask.query(store, text), form))
+    text = sys.stdin.buffer.read() if query == "-" else query
+    limits = Limits.of(timeout, memory)
+    click.echo(render(ask.query(store, text, limits), form))
 
 
 @click.command()

@@ -26,7 +26,7 @@ def status(store: Store, grid: str | None, form: str) -> int:
 
     if grid is not None:
         return _status_of(grid, store, form)
-    from results.ask import query
+    from results.queries.db import ask as query
 
     click.echo(render(query(store, "FROM completeness"), form))
     return COMPLETE
@@ -36,7 +36,7 @@ def _status_of(name: str, store: Store, form: str) -> int:
     """The status of one grid, counted from its plan: completeness = plan - store."""
     from harness.cli import COMPLETE, TRIALS_FAILED
     from harness.running import session
-    from results.ask import query
+    from results.queries.db import ask as query
     from results.text.formats import render
 
     planned = session.prepare(name, store)

@@ -25,7 +25,8 @@ from pathlib import Path
 import duckdb
 
 from results.errors import StoreError
-from results.queries.db import quoted, reading
+from results.queries.db import quoted
+from results.queries.reading import reading
 from results.schema import TABLES
 from results.storage import encoding, footers
 from results.storage.folder import fsync_folder
@@ -162,7 +163,8 @@ def _write(
 ) -> None:
     union = "true" if mixed else "false"
     connection.execute(
-        f"COPY (FROM read_parquet({listed}, union_by_name = {union})) "
+        f"COPY (FROM read_parquet({listed}, union_by_name = {union}, "
+        f"hive_partitioning = false)) "
         f"TO {quoted(str(to))} (FORMAT parquet, COMPRESSION zstd, "
         f"ROW_GROUP_SIZE {_ROW_GROUP})"
     )
@@ -174,7 +176,9 @@ def _rows(
     total = 0
     for first in range(0, len(paths), _AT_ONCE):
         listed = _listed(store, paths[first : first + _AT_ONCE])
-        found = connection.execute(f"SELECT count(*) FROM read_parquet({listed})")
+        found = connection.execute(
+            f"SELECT count(*) FROM read_parquet({listed}, hive_partitioning = false)"
+        )
         total += int((found.fetchone() or (0,))[0])
     return total
 

@@ -8,39 +8,55 @@ from typing import Any
 import duckdb
 
 from results.errors import StoreError
+from results.queries import isolated
+from results.queries.db import SETTINGS, first_line
+from results.queries.isolated import Limits
+from results.queries.restricted import checked
 from results.storage import encoding
 
 
-def select(rows: Sequence[Mapping[str, Any]], condition: str) -> set[str]:
+def select(
+    rows: Sequence[Mapping[str, Any]], condition: str, limits: Limits | None = None
+) -> set[str]:
     """Ids of the planned trials for which a condition holds.
 
     Args:
-        rows: In the columns of ``schema.PLANS``.
-        condition: A SQL expression over those columns, ``method = 'svd'`` say.
+        rows: Planned trials, in the columns of ``schema.PLANS``.
+        condition: An SQL expression over those columns, for example
+            ``method = 'svd'``.
+        limits: A minute and a quarter of the machine's memory by default.
 
     Returns:
         Values of ``trial``.
 
     Raises:
-        StoreError: If it is no expression over these columns.
+        StoreError: If it is not an expression over these columns, or reaches a limit.
 
     >>> rows = [{"trial": "a", "ratio": 0.2}, {"trial": "b", "ratio": 0.4}]
     >>> select(rows, "ratio < 0.3")
     {'a'}
     """
-    with duckdb.connect(config={"python_enable_replacements": "false"}) as connection:
-        planned = encoding.table("plans", [encoding.line(row) for row in rows])
-        connection.register("arrow_rows", planned)
+    lines = [encoding.line(row) for row in rows]
+    given = limits or Limits()
+    return isolated.call(_select, lines, checked(condition), limits=given)
+
+
+def _select(
+    lines: Sequence[bytes], condition: str, settings: Mapping[str, str]
+) -> set[str]:
+    with duckdb.connect(config={**SETTINGS, **settings}) as connection:
+        connection.register("arrow_rows", encoding.table("plans", lines))
         connection.execute("CREATE TABLE plan AS FROM arrow_rows")
         connection.unregister("arrow_rows")
+        connection.execute("SET enable_progress_bar = false")
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
         try:
             relation = connection.table("plan").filter(condition)
             return {str(trial) for (trial,) in relation.project("trial").fetchall()}
         except duckdb.Error as why:
-            said = str(why).strip().partition("\n")[0]
             columns = "method, model, task, ratio, seed, method_options, task_options"
             raise StoreError(
-                f"--only {condition!r}: {said}; write a condition over {columns}"
+                f"--only {condition!r}: {first_line(why)}; write a condition over "
+                f"{columns}"
             ) from why

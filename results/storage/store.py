@@ -10,7 +10,7 @@ import os
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ _SMALL_FILE = {
     "use_dictionary": False,
     "write_statistics": False,
     "store_schema": False,
+    "write_page_checksum": True,  # a reader of a bucket compares them
     "compression": "none",
 }
 
@@ -41,12 +42,15 @@ class Store:
     Args:
         folder: Where it lies.
         mixed: Whether code with other columns wrote some of its files.
-        warnings: What readers found and set aside; the command line prints them.
+        warnings: What readers found and moved to quarantine; the command line prints
+            them.
+        snapshot: Table -> its files, where the store is seen as it was at one moment.
     """
 
     folder: Folder
     mixed: bool = False
     warnings: list[str] = field(default_factory=list)
+    snapshot: Mapping[str, Sequence[str]] | None = None
 
     @property
     def uri(self) -> str:
@@ -110,6 +114,8 @@ class Store:
         A compacted file stands for the small files that it was made of, also while
         those are being deleted; so each row is in exactly one of the listed files.
         """
+        if self.snapshot is not None:
+            return list(self.snapshot[table])
         while True:
             large = self.folder.names(f"{table}/compacted")
             small = self.folder.names(table)
@@ -126,7 +132,15 @@ class Store:
         paths += [f"{table}/{name}" for name in small]
         return [p for p in paths if p.endswith(".parquet") and p not in folded]
 
-    def set_aside(self, path: str, reason: str) -> None:
+    def at_this_moment(self) -> Store:
+        """The same store, with the files of its tables as they are listed now.
+
+        A reader that lists once sees one state of the store, however often it reads.
+        """
+        listed = {table: self.files(table) for table in TABLES}
+        return replace(self, snapshot=listed)
+
+    def quarantine(self, path: str, reason: str) -> None:
         """Move a damaged file to ``damaged/`` and remember a warning; never deletes."""
         target = f"damaged/{path.replace('/', '-')}"
         if self.folder.read(target) is not None:
@@ -134,7 +148,7 @@ class Store:
         if not self.folder.move(path, target):
             return  # another reader has, or a compaction has replaced it
         self.warnings.append(
-            f"{path} is damaged ({reason}); it was set aside as {target}: its trials "
+            f"{path} is damaged ({reason}); it was moved to {target}: its trials "
             "count as missing, and the next run computes them"
         )
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from results.errors import StoreError, unknown
-from results.queries.db import query
 from results.queries.protocols import differing, named
+from results.queries.restricted import query
 from results.storage.store import Store
 from results.tables import cells as make
 from results.tables import comparison

@@ -91,7 +91,8 @@ def paper(data: bytes) -> None:
 def parquet(data: bytes) -> None:
     """A file of trials in a store that has an honest one too."""
     from results.queries.attempts import read_statuses
-    from results.queries.db import ask, query
+    from results.queries.db import ask
+    from results.queries.restricted import select as query
 
     store = _store("parquet")
     path = written("parquet/trials/hostile.parquet", data)

@@ -12,10 +12,11 @@ import pytest
 from paths import ROOT
 from quickstart_rows import ROWS, load_quickstart
 
-from results.ask import query
 from results.queries.db import ask
+from results.queries.restricted import select
 from results.schema import TABLES
 from results.storage.store import Store, open_store
+from results.tables import comparison
 from results.text.answer import Answer
 from results.text.formats import as_markdown
 
@@ -38,6 +39,10 @@ def _take_over(uri: str) -> None:
     ROWS.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+def _asked(store: Store, sql: str) -> Answer:
+    return select(store, sql, comparison.fill)
+
+
 @pytest.fixture(scope="module")
 def quickstart(tmp_path_factory) -> Store:
     if os.environ.get("SHRINKGRID_REWRITE"):
@@ -48,7 +53,7 @@ def quickstart(tmp_path_factory) -> Store:
     if os.environ.get("SHRINKGRID_REWRITE"):
         text = QUESTION.sub(
             lambda m: (
-                m[0].replace(m[4], as_markdown(query(store, m[3]))) if m[4] else m[0]
+                m[0].replace(m[4], as_markdown(_asked(store, m[3]))) if m[4] else m[0]
             ),
             PAGE.read_text(encoding="utf-8"),
         )
@@ -67,7 +72,7 @@ def test_the_page_has_twenty_questions():
 
 @pytest.fixture(scope="module")
 def answers(quickstart) -> list[Answer]:
-    return [query(quickstart, sql) for _, sql, _ in _questions()]
+    return [_asked(quickstart, sql) for _, sql, _ in _questions()]
 
 
 @pytest.mark.parametrize("number", range(20))

@@ -8,6 +8,7 @@ from results.errors import StoreError
 from results.queries import db
 from results.queries.compaction import compact
 from results.queries.db import ask
+from results.queries.restricted import select
 from results.storage import footers
 from results.storage.store import open_store
 
@@ -128,6 +129,6 @@ def test_a_file_of_other_columns_reads_as_null_beside_copies(empty, many):
 
 def test_a_query_still_reads_nothing_else(empty, many):
     _fill(empty)
-    assert db.query(empty, "SELECT count(*) FROM trials").rows == [(12,)]
+    assert select(empty, "SELECT count(*) FROM trials").rows == [(12,)]
     with pytest.raises(StoreError, match="outside"):
-        db.query(empty, "FROM read_text('/etc/passwd')")
+        select(empty, "FROM read_text('/etc/passwd')")

@@ -17,7 +17,8 @@ from results import schema
 from results.errors import StoreError
 from results.queries.attempts import read_attempts, read_statuses
 from results.queries.damage import damage
-from results.queries.db import ask, query
+from results.queries.db import ask
+from results.queries.restricted import select as query
 from results.storage import store as store_module
 from results.storage.folder import RemoteFolder
 from results.storage.store import Store, new_attempt, open_store
@@ -155,7 +156,7 @@ def test_a_write_that_the_disk_has_no_room_for_loses_nothing(empty):
 
 
 @pytest.mark.parametrize("keep", [0, 3, 100, -1])
-def test_a_damaged_file_is_set_aside_and_named(empty, keep):
+def test_a_damaged_file_is_moved_to_quarantine_and_named(empty, keep):
     for trial in ("a", "b", "c"):
         empty.append(row(trial))
     broken = empty.folder.local / "trials" / "0000-b.parquet"
@@ -194,8 +195,8 @@ def test_two_readers_that_find_one_damaged_file_both_go_on(empty):
     broken.write_bytes(broken.read_bytes()[:100])
     other = open_store(empty.uri)
 
-    other.set_aside(path, "found first")
-    empty.set_aside(path, "found second")
+    other.quarantine(path, "found first")
+    empty.quarantine(path, "found second")
 
     assert len(other.warnings) == 1
     assert empty.warnings == []
