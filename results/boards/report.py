@@ -15,6 +15,7 @@ from typing import Any
 from results.boards import figures, leaderboard
 from results.errors import StoreError
 from results.queries.db import ask
+from results.queries.reading import reading
 from results.storage.store import Store
 from results.tables import published
 from results.tables.paper import models_of, paper_table, scores
@@ -102,8 +103,7 @@ def write(store: Store, out: Path) -> list[Path]:
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        drawn = list(_figures(store))
-        text = page(store, drawn)
+        text, drawn = reading(store, _drawn)
         written = [out / "index.html"]
         written[0].write_text(text, encoding="utf-8")
         for figure in drawn:
@@ -112,6 +112,12 @@ def write(store: Store, out: Path) -> list[Path]:
     except OSError as why:
         raise StoreError(f"{out} cannot be written: {why}") from why
     return written
+
+
+def _drawn(snapshot: Store) -> tuple[str, list[Figure]]:
+    """The page and its figures, all of one state of the store."""
+    drawn = list(_figures(snapshot))
+    return page(snapshot, drawn), drawn
 
 
 def page(store: Store, drawn: Sequence[Figure] = ()) -> str:

@@ -58,11 +58,16 @@ def reading(store: Store, read: Callable[[Store], T]) -> T:
         seen = store.at_this_moment()
         try:
             return read(seen)
+        except duckdb.PermissionException:
+            # A locked connection says this of a file that is gone, too: it takes the
+            # path for a folder of Parquet files, which it may not open.
+            if not _lost_files(store, seen):
+                raise
         except (*_READ_ERRORS, *ODD_ERRORS) as why:
             if isinstance(why, duckdb.Error) and not _is_of_reading(why):
                 raise
             _quarantine_damaged(store, seen, str(why))
-            if store.at_this_moment().snapshot != seen.snapshot:
+            if _lost_files(store, seen):
                 continue
             harmed += isinstance(why, RemoteReadError)
             if harmed >= _TRIES:
@@ -75,6 +80,11 @@ def reading(store: Store, read: Callable[[Store], T]) -> T:
             if store.mixed or not isinstance(why, _READ_ERRORS):
                 raise
             store.mixed = True  # whole files, of which one lacks columns
+
+
+def _lost_files(store: Store, seen: Store) -> bool:
+    """Whether some file of a snapshot is no longer listed."""
+    return any(set(seen.files(table)) - set(store.files(table)) for table in TABLES)
 
 
 def _is_of_reading(why: duckdb.Error) -> bool:
