@@ -83,7 +83,7 @@ def test_sql_answers_from_an_argument_and_from_stdin(run, stored, monkeypatch):
     assert json.loads(run("sql", stored, query, "--format", "json").stdout) == [
         {"n": 1}
     ]
-    monkeypatch.setattr("sys.stdin", io.StringIO(query))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(query.encode())))
     piped = run("sql", stored, "-", "--format", "csv")
     assert piped.stdout == "n\n1\n"
 
