@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from _generate.text import table
-from results.queries.db import query
+from results.queries.db import ask
 from results.storage.store import open_store
 
 TEXT = """\
@@ -26,11 +26,11 @@ def columns() -> dict[str, dict[str, str]]:
     """View -> column -> type, of a new store."""
     with tempfile.TemporaryDirectory() as folder:
         store = open_store(str(Path(folder) / "store"), create=True)
-        views = [row["name"] for row in query(store, "SHOW TABLES").dicts()]
+        views = [row["name"] for row in ask(store, "SHOW TABLES").dicts()]
         return {
             view: {
                 row["column_name"]: row["column_type"]
-                for row in query(store, f"DESCRIBE {view}").dicts()
+                for row in ask(store, f"DESCRIBE {view}").dicts()
             }
             for view in views
         }

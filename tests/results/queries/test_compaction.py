@@ -77,7 +77,7 @@ def test_a_large_file_is_left_as_it_is(empty, monkeypatch):
     assert set(large) < set(empty.files("trials"))
 
 
-def test_a_damaged_file_is_set_aside_not_folded(empty):
+def test_a_damaged_file_is_moved_to_quarantine_and_not_folded(empty):
     _fill(empty, 5)
     broken = empty.folder.local / "trials" / "0000-t0002.parquet"
     broken.write_bytes(broken.read_bytes()[:-10])

@@ -38,7 +38,7 @@ def test_the_first_of_two_equal_artifacts_wins(empty):
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "lose", "manifest"])
-def test_a_damaged_artifact_is_set_aside_to_be_made_again(empty, damage):
+def test_a_damaged_artifact_is_moved_to_quarantine_to_be_made_again(empty, damage):
     with artifacts.make(empty, "k") as folder:
         (folder / "model.bin").write_bytes(b"abcdef")
     path = empty.folder.local / "artifacts" / "k"

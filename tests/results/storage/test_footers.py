@@ -108,7 +108,7 @@ def test_compaction_of_copies_and_of_files_without_one_loses_nothing(empty):
     assert _everything(empty)["stored.trials"] == before
 
 
-def test_a_truncated_file_is_set_aside_among_copies_too(empty, many):
+def test_a_truncated_file_is_moved_to_quarantine_among_copies_too(empty, many):
     _fill(empty)
     path = empty.folder.local / empty.files("trials")[2]
     path.write_bytes(path.read_bytes()[:-6])
