@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any, TypeAlias
@@ -82,16 +83,15 @@ def connected(
         The connection; the caller closes it.
     """
     connection = duckdb.connect(config={**SETTINGS, **(settings or {})})
-    try:
+    with contextlib.ExitStack() as on_error:
+        on_error.callback(connection.close)
         connection.execute("SET enable_progress_bar = false")  # stdout is for rows
         connection.execute("CREATE SCHEMA empty; CREATE SCHEMA fetched")
         connection.execute("CREATE SCHEMA stored")
         connection.execute(f"CREATE TABLE stored.comparison ({COMPARISON})")
         opened = {t: _create_stored(connection, store, t) for t in TABLES}
         create_views(connection, through, opened["trials"] > _MANY_FILES)
-    except BaseException:
-        connection.close()
-        raise
+        on_error.pop_all()
     return connection
 
 
