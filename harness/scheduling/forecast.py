@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -116,16 +117,14 @@ def _jobs(plan: Plan, packer: Packer) -> Iterator[Job]:
 def _spread(plan: Plan, packer: Packer) -> Interval:
     """The interval of the whole work, as multiples of its middle."""
     # Errors within a kind add up; errors of different kinds add as squares.
-    kinds: dict[object, Interval] = {}
+    kinds: dict[object, Interval] = defaultdict(lambda: Interval(0.0, 0.0, 0.0))
     for bundle in plan.bundles:
-        key = (bundle.trials[0].method, bundle.trials[0].model)
-        seconds = packer.need(bundle).seconds
-        kinds[key] = kinds[key] + seconds if key in kinds else seconds
+        first = bundle.trials[0]
+        kinds[first.method, first.model] += packer.need(bundle).seconds
     for artifact in plan.artifacts.values():
-        kinds[artifact.kind, artifact.model] = packer.predictor.artifact(
-            artifact, packer.device
-        )
-    mid = sum(s.mid for s in kinds.values()) or 1.0
+        seconds = packer.predictor.artifact(artifact, packer.device)
+        kinds[artifact.kind, artifact.model] += seconds
+    mid = sum(s.mid for s in kinds.values()) or 1.0  # nothing takes time: no interval
     below = math.sqrt(sum((s.mid - s.low) ** 2 for s in kinds.values()))
     above = math.sqrt(sum((s.high - s.mid) ** 2 for s in kinds.values()))
     return Interval(max(0.0, 1 - below / mid), 1.0, 1 + above / mid)

@@ -37,7 +37,7 @@ class Seen:
         self.low = min(self.low, low * unit)
         self.high = max(self.high, high * unit)
 
-    def span(self) -> Interval:
+    def interval(self) -> Interval:
         """The mean, with the lowest 10 % and the highest 90 % quantile as its ends."""
         return Interval(self.low, self.total / self.n, self.high)
 

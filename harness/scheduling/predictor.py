@@ -163,7 +163,7 @@ class _Question:
                 # The history was multiplied by this factor, so that entries of several
                 # devices or models could be averaged.
                 factor = unit(level, self.speed, (step, trial.method, params))
-                value = seen.span() * (0.0 if factor is None else 1 / factor)
+                value = seen.interval() * (0.0 if factor is None else 1 / factor)
                 return value.wider(WIDE[max(0, level - 1)])
         prior = step_seconds(step, trial.method, params, self.speed)
         # A method without a fit has a prior of exactly zero, which is not a guess.
