@@ -53,3 +53,63 @@ def test_wrong_resources_are_named(value, reason):
 
     assert len(mistakes) == 1
     assert reason in mistakes[0]
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"), [("90s", 90), ("30m", 1800), ("2h", 7200), ("1d", 86400)]
+)
+def test_a_time_limit_is_in_seconds(value, seconds):
+    assert Resources(time=value).seconds == seconds
+    assert Resources(time=0.5).seconds == 0.5
+    assert Resources().seconds is None
+
+
+def test_a_time_limit_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="duration"):
+        Resources(time=0)
+    with pytest.raises(ValueError, match="duration"):
+        Resources(time="0s")
+
+
+@pytest.mark.parametrize(
+    ("value", "count"),
+    [("4GB", 4 * GB), ("1.5KiB", 1536), ("2 mib", 2**21), ("7", 7), (7, 7)],
+)
+def test_memory_is_in_bytes(value, count):
+    assert Resources(memory=value).bytes == count
+    assert Resources(device_memory=value).device_bytes == count
+    assert Resources().bytes is None
+    assert Resources().device_bytes is None
+
+
+def test_a_number_of_processors_is_above_zero():
+    assert Resources(cpus=0.5).cpus == 0.5
+    with pytest.raises(ValueError, match="cpus must be above 0"):
+        Resources(cpus=0)
+    assert Resources(gpus=0).gpus == 0
+    assert Resources(gpus=1).gpus == 1
+    assert Resources(gpus=2).gpus == 2
+    assert Resources(gpus=0.5).gpus == 0.5
+
+
+def test_a_request_reads_as_a_list_of_its_parts():
+    assert str(ResourceRequest(cpus=1)) == "1 CPU, 0 GPUs"
+    assert str(ResourceRequest(cpus=2, gpus=1)) == "2 CPUs, 1 GPU"
+    full = ResourceRequest(cpus=2, gpus=0.5, memory=3 * GB, device="H100")
+    assert str(full) == "2 CPUs, 0.5 GPUs of kind H100, 3 GB of memory"
+
+
+def test_exactly_as_much_as_is_needed_is_enough():
+    request = ResourceRequest(cpus=1, device_bytes=30 * GB, host_bytes=4 * GB)
+
+    assert shortage(request, 30 * GB, 4 * GB) is None
+    assert shortage(request, 30 * GB - 1, 4 * GB) is not None
+    assert shortage(request, 30 * GB, 4 * GB - 1) is not None
+    assert "0 GB is free" in str(shortage(request, -5, 4 * GB))
+
+
+@pytest.mark.parametrize("rules", [{"model": "a"}, ["a"], [{"gpus": 1}, 3]])
+def test_rules_are_a_list_of_mappings(rules):
+    assert read({"for": rules})[1] == [
+        "resources: 'for' is a list of {model: ..., gpus: ...}"
+    ]
