@@ -189,3 +189,29 @@ def test_a_plot_against_latency_needs_one_protocol(empty):
     }
     svg = figures.draw("pareto", timed, cost="latency").decode()
     assert "milliseconds a batch of images" in svg
+
+
+def test_a_line_stands_between_ratios_and_the_best_of_each_is_marked(empty):
+    for method, ratio, value in (
+        ("dense", 0.0, 0.9),
+        ("svd", 0.2, 0.8),
+        ("magnitude", 0.2, 0.7),
+        ("svd", 0.5, 0.6),
+    ):
+        made = row(f"{method}{ratio}", method=method, ratio=ratio)
+        made["measurements"] = [{"metric": "accuracy", "value": value, "goal": "max"}]
+        empty.append(made)
+
+    text = leaderboard.boards(leaderboard.read(empty), {}, mixed=False)
+    lines = text.splitlines()
+    body = lines[next(i for i, line in enumerate(lines) if "─" in line) + 1 :]
+    seen = [_plain(line).split() for line in body]
+
+    # One empty line after dense and one after the two methods at 0.2, none elsewhere.
+    assert [bool(words) for words in seen] == [True, False, True, True, False, True]
+    assert [words[0] for words in seen if words] == ["dense", "★", "magnitude", "★"]
+    dense, best, second, only = (line for line in body if _plain(line).strip())
+    assert dense.startswith("\x1b[3m")  # in italics
+    assert best.startswith("\x1b[1;32m")  # bold and green
+    assert not second.startswith("\x1b")
+    assert not only.startswith("\x1b")  # the best of one

@@ -130,3 +130,35 @@ def test_ranks_share_ties_and_the_best_is_one():
 def test_ranks_of_one_method_are_refused():
     with pytest.raises(ValueError, match="two methods"):
         statistics.critical_difference({"a": [1.0, 2.0]})
+
+
+@pytest.mark.parametrize("scores", [{"a": [1.0], "b": [2.0]}, {"a": [1.0]}, {}])
+def test_ranks_of_one_task_are_refused(scores):
+    with pytest.raises(ValueError, match="two tasks"):
+        statistics.critical_difference(scores)
+
+
+def test_two_methods_on_two_tasks_are_the_least_that_has_ranks():
+    found = statistics.critical_difference({"a": [0.9, 0.8], "b": [0.1, 0.2]})
+
+    assert found.mean == {"a": 1.0, "b": 2.0}
+    assert found.tasks == 2
+
+
+def test_two_methods_are_compared_by_signed_ranks_and_three_by_friedman():
+    # Six differences of one sign: two of the 2^6 signs are as extreme, p = 1 / 32.
+    # Friedman of three methods in the same order on six tasks: chi-squared = 12 of two
+    # degrees of freedom, p = exp(-6).
+    best = [0.9, 0.8, 0.7, 0.6, 0.55, 0.5]
+    middle = [v - 0.1 - 0.01 * i for i, v in enumerate(best)]
+    worst = [v - 0.5 for v in best]
+    two = statistics.critical_difference({"a": best, "b": middle})
+    three = statistics.critical_difference({"a": best, "b": middle, "c": worst})
+
+    assert two.p_value == pytest.approx(1 / 32)
+    assert three.p_value == pytest.approx(math.exp(-6))
+
+
+def test_methods_that_always_tie_do_not_differ():
+    scores = {name: [0.5, 0.6, 0.7] for name in "abc"}
+    assert statistics.critical_difference(scores).p_value == 1
