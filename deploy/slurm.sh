@@ -8,7 +8,7 @@
 #SBATCH --gpus-per-node=4
 #SBATCH --exclusive
 #SBATCH --time=24:00:00
-# Ten minutes before the end the trials in hand finish, and nothing more starts.
+# Ten minutes before the end running trials finish, and nothing more starts.
 #SBATCH --signal=B:TERM@600
 set -euo pipefail
 grid=$1 store=$2

@@ -17,6 +17,7 @@ html_title = "shrinkgrid"
 html_static_path = ["_static"]
 html_css_files = ["custom.css"]
 html_copy_source = False
+smartquotes = False  # quotes in help texts are code
 html_show_sphinx = False
 # Every heading of the first three levels can be linked to; broken links are warnings,
 # and `make docs` turns warnings into errors.

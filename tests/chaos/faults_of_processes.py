@@ -23,14 +23,14 @@ def driver_killed(folder: Path) -> Outcome:
 
 @fault("driver told to end (SIGTERM)")
 def driver_ended(folder: Path) -> Outcome:
-    """SIGTERM to the driver: trials in hand finish, nothing more starts."""
+    """SIGTERM to the driver: running trials finish, nothing more starts."""
     with scene(folder, seconds=1.0) as it:
         run = it.under_way()
         _, trial = it.worker(run)
         run.process.send_signal(signal.SIGTERM)
         it.harmed()
         it.ended(run, 3)
-        assert it.finished()[trial] == 1, "the trial in hand was not drained"
+        assert it.finished()[trial] == 1, "the running trial was not drained"
         it.again()
         return it.outcome()
 

@@ -182,7 +182,7 @@ class Scene:
         return run
 
     def in_hand(self) -> list[tuple[leases.Marker, str]]:
-        """Each marker of this machine with the trial that its worker has in hand."""
+        """Each marker of this machine with the trial that its worker is running."""
         store = self.opened()
         found = []
         for marker in leases.markers(store) if store else []:
@@ -195,7 +195,7 @@ class Scene:
     def worker(
         self, run: Run, among: Callable[[int], bool] = lambda pid: True
     ) -> tuple[int, str]:
-        """Process and trial of a worker that has one in hand."""
+        """Process and trial of a worker that is running one."""
         found: list[tuple[int, str]] = []
 
         def seen() -> bool:

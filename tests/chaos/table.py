@@ -1,6 +1,6 @@
 """Does every fault of the table, and writes docs/explanation/faults.md.
 
-Run as `make faults`; with names, only those rows are measured anew.
+Run as `make faults`; with names, only those rows are measured again.
 """
 
 from __future__ import annotations

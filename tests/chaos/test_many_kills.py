@@ -40,7 +40,7 @@ def rows(store: Store) -> dict[str, int]:
 
 
 def wait_for_a_trial(store: Store, process: BaseProcess) -> None:
-    """Until a process has one in hand, or has ended."""
+    """Wait until a process is running a trial, or has ended."""
     while process.is_alive():
         if process.pid in {marker.pid for marker in leases.markers(store)}:
             return
@@ -82,7 +82,7 @@ def test_a_hundred_kills_in_a_row_lose_nothing_and_double_nothing(tmp_path, toys
     assert {p.trial.id for p in grids.read(grid).points()} <= set(rows(store))
     assert set(rows(store).values()) == {1}
     assert not leases.markers(store)
-    assert _lost(store), "no trial was ever in hand"
+    assert _lost(store), "no trial was ever running"
 
 
 def _lost(store: Store) -> int:

@@ -103,7 +103,7 @@ def rows(store: str) -> list[dict[str, object]]:
 
 
 def in_hand(store: str) -> int:
-    """How many workers have something in hand."""
+    """How many workers are running a trial."""
     there = Path(store, "format.json").exists()
     return len(leases.markers(open_store(store))) if there else 0
 

@@ -109,7 +109,7 @@ def test_a_closed_terminal_ends_nothing_and_cancel_drains(lab):
     assert code == 0, err
     job = out.strip()
     first = lab.start("attach", job)
-    until(lambda: in_hand(store) > 0, 90, "work in hand")
+    until(lambda: in_hand(store) > 0, 90, "running work")
     first.send_signal(signal.SIGHUP)  # the terminal is closed
     first.communicate(timeout=30)
     second = lab.start("attach")  # by default the newest

@@ -242,7 +242,7 @@ def _honest() -> bytes:
 
 
 def _store(name: str) -> Any:
-    """A store with one honest trial, made anew."""
+    """A store with one honest trial, made again for each call."""
     from results.storage.store import open_store
 
     shutil.rmtree(place() / name, ignore_errors=True)

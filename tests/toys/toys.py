@@ -75,7 +75,7 @@ class ToyDrop:
 
 @method("toy_noop", ratio_of="zeros", random=True)
 class ToyNoop:
-    """Does nothing, for every seed anew."""
+    """Does nothing, once for every seed."""
 
     def compress(self, fitted: None, ratio: float, ctx: Context) -> nn.Module:
         return ctx.model.net
