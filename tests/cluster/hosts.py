@@ -121,7 +121,7 @@ class Hosts:
     def typed(self, host: int, *words: str, env: Mapping[str, str] | None = None):
         """The words in front of a line so that it runs on a host's network."""
         changed = [f"{key}={value}" for key, value in (env or {}).items()]
-        # A suite in the background ignores these signals, and its children inherit that.
+        # A suite in the background ignores these signals, and so do its children.
         env_words = ["env", "--default-signal=HUP,INT", *changed]
         return ["ip", "netns", "exec", self._names[host], *env_words, *words]
 
