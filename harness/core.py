@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from results.errors import UserError
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
@@ -20,18 +22,8 @@ Goal = Literal["min", "max", "none"]
 Kind = Literal["causal_lm", "classifier", "seq2seq", "any"]
 
 
-class BenchError(Exception):
-    """A mistake that a person can fix; printed without a traceback, exit status 2.
-
-    Args:
-        *mistakes: One sentence for each mistake, all of them at once.
-        where: The file that they stand in.
-    """
-
-    def __init__(self, *mistakes: str, where: str = "") -> None:
-        super().__init__("\n".join(mistakes))
-        self.mistakes = list(mistakes)
-        self.where = where
+class BenchError(UserError):
+    """An error in a grid, an option, the input of a plugin, or on a machine."""
 
 
 class Unsupported(Exception):

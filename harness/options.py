@@ -165,7 +165,7 @@ def _coerce(value: Any, hint: Any, default: Any = None) -> Any:
         try:
             return build("option", hint.__name__, hint, value, base)
         except BenchError as why:
-            raise ValueError("; ".join(why.mistakes)) from why
+            raise ValueError("; ".join(why.errors)) from why
     return _coerce_scalar(value, hint)
 
 

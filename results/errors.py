@@ -1,4 +1,4 @@
-"""What a person can fix about a store, a query or a table."""
+"""Errors that a person can fix."""
 
 from __future__ import annotations
 
@@ -7,17 +7,36 @@ import re
 from collections.abc import Iterable
 
 
-class StoreError(Exception):
-    """A mistake that a person can fix; the command line ends with exit status 2.
+class UserError(Exception):
+    """An error that a person can fix; the command line prints it, exit status 2.
 
     Args:
-        *mistakes: One sentence for each mistake, all of them at once; the name and the
-            password of a URI are left out of it.
+        *errors: One sentence for each error, all of them at once.
+        where: File that the errors are in; empty if there is none.
     """
 
-    def __init__(self, *mistakes: str) -> None:
-        self.mistakes = [re.sub(r"://[^/@\s]+@", "://", one) for one in mistakes]
-        super().__init__("\n".join(self.mistakes))
+    def __init__(self, *errors: str, where: str = "") -> None:
+        super().__init__(*errors)
+        self.errors = list(errors)
+        self.where = where
+
+    def __str__(self) -> str:
+        return "\n".join(self.errors)
+
+
+class StoreError(UserError):
+    """An error of a store, a query or a table.
+
+    Args:
+        *errors: As in ``UserError``; user name and password of a URI are removed.
+    """
+
+    def __init__(self, *errors: str) -> None:
+        super().__init__(*(re.sub(r"://[^/@\s]+@", "://", one) for one in errors))
+
+
+class NoStore(StoreError):
+    """There is no store at the given place yet."""
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> StoreError:

@@ -1,4 +1,4 @@
-"""The command line: `shrinkgrid VERB`. Each module beside this one holds verbs."""
+"""The command line `shrinkgrid VERB`; each module of this package has some verbs."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from typing import Any
 
 import click
 
-from harness.core import BenchError
-from results.errors import StoreError
+from results.errors import UserError
 
-# Verb -> module; a module is imported when its verb is used, or for --help.
+# Verb -> module, which is imported when the verb is used, or for --help.
 VERBS = {
     "run": "run",
     "plan": "run",
@@ -40,12 +39,12 @@ VERBS = {
 
 _FUNCTIONS = {"list": "list_"}  # `list` is a builtin
 
-SHOWN, LONGEST = 100, 5000  # mistakes of one file, and characters of one mistake
-COMPLETE, OURS, MISTAKE, TRIALS_FAILED = 0, 1, 2, 3  # exit statuses
+SHOWN, LONGEST = 100, 5000  # errors of one file that are shown; characters of each
+COMPLETE, INTERNAL_ERROR, USER_ERROR, TRIALS_FAILED = 0, 1, 2, 3  # exit statuses
 
 
 class _Verbs(click.Group):
-    """Finds verbs by name, so that `--help` loads no plugin and no torch."""
+    """Imports a verb by its name, so that `--help` imports no plugin and no torch."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(VERBS)
@@ -79,10 +78,10 @@ def cli() -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; a person's mistakes are one message and exit status 2.
+    """Run the command line; a user error is one message and exit status 2.
 
     Args:
-        arguments: Words after the command's name; None reads the process's own.
+        arguments: Words after ``shrinkgrid``; None reads those of the process.
     """
     sys.exit(_status(arguments))
 
@@ -92,12 +91,12 @@ def _status(arguments: list[str] | None) -> int:
         returned: Any = cli(arguments, standalone_mode=False)
     except click.ClickException as why:
         why.show()
-        return MISTAKE
-    except (BenchError, StoreError) as why:
-        complain(list(why.mistakes), getattr(why, "where", ""))
-        return MISTAKE
+        return USER_ERROR
+    except UserError as why:
+        complain(why.errors, why.where)
+        return USER_ERROR
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted: what was finished is stored", err=True)
+        click.echo("interrupted: finished trials are stored", err=True)
         return 130
     except BrokenPipeError:  # `shrinkgrid sql ... | head`
         sys.stderr.close()
@@ -105,38 +104,40 @@ def _status(arguments: list[str] | None) -> int:
     except (UnicodeEncodeError, OSError) as why:
         return _unwritten(why)
     except Exception:
-        return _ours()
+        return _internal_error()
     return returned if isinstance(returned, int) else COMPLETE
 
 
 def _unwritten(why: UnicodeEncodeError | OSError) -> int:
-    """What is printed goes nowhere: a full disk behind ``>``, or an old encoding."""
+    """The output cannot be written: the disk is full, or the encoding too small."""
     if isinstance(why, UnicodeEncodeError):
         letter = why.object[why.start]
         complain([f"this terminal cannot print {letter!r}; set PYTHONIOENCODING=utf-8"])
-        return MISTAKE
+        return USER_ERROR
     if why.errno != errno.ENOSPC:
-        return _ours()
+        return _internal_error()
     where = why.filename or "the output"
     complain([f"{where} cannot be written: {why.strerror}"])
-    return MISTAKE
+    return USER_ERROR
 
 
-def _ours() -> int:
+def _internal_error() -> int:
     traceback.print_exc()
-    click.echo("error: this is a fault of shrinkgrid, not yours", err=True)
-    return OURS
+    click.echo(
+        "error: this is a bug of shrinkgrid; please report the lines above", err=True
+    )
+    return INTERNAL_ERROR
 
 
-def complain(mistakes: list[str], where: str = "") -> None:
-    """Print what a person did wrong, all of it at once, to stderr."""
-    if len(mistakes) == 1:
-        only = mistakes[0][:LONGEST]
+def complain(errors: list[str], where: str = "") -> None:
+    """Print user errors, all of them at once, to stderr."""
+    if len(errors) == 1:
+        only = errors[0][:LONGEST]
         click.echo(f"error: {where + ': ' if where else ''}{only}", err=True)
         return
     has = f"{where} has " if where else ""
-    click.echo(f"error: {has}{len(mistakes)} mistakes:", err=True)
-    for mistake in mistakes[:SHOWN]:
-        click.echo(f"  - {mistake[:LONGEST]}", err=True)
-    if len(mistakes) > SHOWN:
-        click.echo(f"  ... and {len(mistakes) - SHOWN} more", err=True)
+    click.echo(f"error: {has}{len(errors)} errors:", err=True)
+    for error in errors[:SHOWN]:
+        click.echo(f"  - {error[:LONGEST]}", err=True)
+    if len(errors) > SHOWN:
+        click.echo(f"  ... and {len(errors) - SHOWN} more", err=True)

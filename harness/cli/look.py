@@ -153,13 +153,13 @@ def doctor(store: str) -> int:
     """Check this machine: packages, Ray, devices, disk, the store, offline data."""
     from rich.console import Console
 
-    from harness.cli import COMPLETE, MISTAKE
+    from harness.cli import COMPLETE, USER_ERROR
     from harness.running.health import checks
 
     console = Console()
     found = list(checks(store))
     _print_checks(found, console)
-    return MISTAKE if any(c.state == "bad" for c in found) else COMPLETE
+    return USER_ERROR if any(c.state == "bad" for c in found) else COMPLETE
 
 
 def _print_checks(found: list[Any], console: Console) -> None:

@@ -166,14 +166,12 @@ def plan(
     from harness.running import session
     from harness.scheduling.forecast import sentences
     from harness.scheduling.predictor import Predictor
-    from results.errors import StoreError
+    from results.errors import NoStore
     from results.storage.store import open_store
 
     try:
         opened = open_store(store)
-    except StoreError as why:
-        if "no store at" not in why.mistakes[0]:
-            raise
+    except NoStore:
         opened = None
     there = _cluster(cluster)  # an error in it shows before any other work
     with tolerate_unseen() as missing:

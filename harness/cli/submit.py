@@ -166,7 +166,7 @@ def _follow(jobs: Jobs, job: str) -> int:
 
 
 def _status(job: str, ended: State) -> int:
-    from harness.cli import COMPLETE, OURS, TRIALS_FAILED
+    from harness.cli import COMPLETE, INTERNAL_ERROR, TRIALS_FAILED
 
     if ended.status == "STOPPED":
         click.echo(f"{job} was cancelled; the same `submit` goes on", err=True)
@@ -176,4 +176,4 @@ def _status(job: str, ended: State) -> int:
     if ended.status == "SUCCEEDED":
         return COMPLETE
     click.echo(f"error: Ray could not run {job}: {ended.says.strip()}", err=True)
-    return OURS
+    return INTERNAL_ERROR

@@ -215,7 +215,7 @@ def _check_node(
         except BenchError as why:
             wrong += [
                 f"code is missing there: {mistake}; `shrinkgrid submit` ships it"
-                for mistake in why.mistakes
+                for mistake in why.errors
             ]
     return list(dict.fromkeys(wrong))
 

@@ -147,7 +147,7 @@ def _here(identity: Callable[[], str]) -> str:
     except BenchError as why:
         if missing is None:
             raise
-        missing.extend(m for m in why.mistakes if m not in missing)
+        missing.extend(m for m in why.errors if m not in missing)
         return UNSEEN
 
 

@@ -148,21 +148,21 @@ def read(path: Path, *, locked: Mapping[str, str] | None = None) -> Grid:
     reader.unknown(value, GRID_KEYS, "")
     read_blocks = reader.blocks(value)
     rules, wrong = resources.read(value.get("resources"))
-    reader.mistakes.extend(wrong)
-    if not reader.mistakes:
+    reader.errors.extend(wrong)
+    if not reader.errors:
         pairs = {(e.part.name, o.part.name) for b in read_blocks for e, o in b.pairs()}
-        reader.mistakes.extend(resources.unmatched(rules, sorted(pairs)))
+        reader.errors.extend(resources.unmatched(rules, sorted(pairs)))
     name = value.get("name", path.stem)
     if not isinstance(name, str) or not name:
-        reader.mistakes.append(f"name {name!r} is not a text")
+        reader.errors.append(f"name {name!r} is not a text")
     trials = sum(block.size for block in read_blocks)
     if trials > MAX_TRIALS:
-        reader.mistakes.append(
+        reader.errors.append(
             f"the product has {trials} trials, and {MAX_TRIALS} are allowed: cut it "
             "into several grids, which may share a store"
         )
-    if reader.mistakes:
-        raise BenchError(*dict.fromkeys(reader.mistakes), where=str(path))
+    if reader.errors:
+        raise BenchError(*dict.fromkeys(reader.errors), where=str(path))
     return Grid(
         name=name,
         description=str(value.get("description", "")),
@@ -176,7 +176,7 @@ class _Reader:
 
     def __init__(self, locked: Mapping[str, str]) -> None:
         self.locked = locked
-        self.mistakes: list[str] = []
+        self.errors: list[str] = []
         self.where = ""
         self._chosen: dict[tuple[str, str], Chosen | None] = {}
 
@@ -186,7 +186,7 @@ class _Reader:
         """Note every key that is none of ``known``."""
         for key in value:
             if key not in known:
-                self.mistakes.append(at + nearest("key", str(key), known))
+                self.errors.append(at + nearest("key", str(key), known))
 
     def blocks(self, value: Mapping[str, Any]) -> list[Block]:
         """Read every block that has no mistakes.
@@ -197,7 +197,7 @@ class _Reader:
         common = {k: v for k, v in value.items() if k in BLOCK_KEYS}
         blocks = [{}] if value.get("blocks") is None else value["blocks"]
         if not isinstance(blocks, list) or not blocks:
-            self.mistakes.append("'blocks' is an empty list, or not a list")
+            self.errors.append("'blocks' is an empty list, or not a list")
             return []
         read, sharing = [], []
         for index, own in enumerate(blocks):
@@ -216,10 +216,10 @@ class _Reader:
 
     def block(self, value: Any, index: int) -> Block | None:
         """One block, or None if it has mistakes."""
-        before = len(self.mistakes)
+        before = len(self.errors)
         at = f"block {index + 1}: " if index else ""
         if not isinstance(value, dict):
-            self.mistakes.append(f"{at}{value!r} is not a mapping")
+            self.errors.append(f"{at}{value!r} is not a mapping")
             return None
         self.unknown(value, BLOCK_KEYS, at)
         self.where = at
@@ -236,7 +236,7 @@ class _Reader:
             "calibration": self.calibration(value.get("calibration"), read=reads),
             "dtype": self.dtype(value.get("dtype", "float32")),
         }
-        if len(self.mistakes) > before:
+        if len(self.errors) > before:
             return None
         made = {f"{k}s": tuple(c for c in v if c) for k, v in chosen.items()}
         return Block(**made, **found)  # type: ignore[arg-type]
@@ -244,11 +244,11 @@ class _Reader:
     def items(self, block: Mapping[str, Any], key: str) -> list[Any]:
         """The list under ``key``, which must have something in it."""
         if key not in block:
-            self.mistakes.append(f"{self.where}missing key {key!r}")
+            self.errors.append(f"{self.where}missing key {key!r}")
             return []
         value = block[key]
         if not isinstance(value, list) or not value:
-            self.mistakes.append(f"{self.where}{key} is an empty list or no list")
+            self.errors.append(f"{self.where}{key} is an empty list or no list")
             return []
         return value
 
@@ -266,7 +266,7 @@ class _Reader:
         try:
             return choose(kind, item, self.locked)
         except BenchError as why:
-            self.mistakes.extend(self.where + m for m in why.mistakes)
+            self.errors.extend(self.where + m for m in why.errors)
         return None
 
     def ratios(self, block: Mapping[str, Any], *, optional: bool) -> tuple[float, ...]:
@@ -290,14 +290,14 @@ class _Reader:
     ) -> list[Any]:
         values = self.items(block, key)
         wrong = [why for v in values if (why := bad(v))]
-        self.mistakes.extend(self.where + why for why in wrong)
+        self.errors.extend(self.where + why for why in wrong)
         return [] if wrong else list(dict.fromkeys(values))
 
     def exclude(self, block: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
         """The rules, each a mapping whose every key must match for a trial to go."""
         rules = block.get("exclude", [])
         if not isinstance(rules, list) or not all(isinstance(r, dict) for r in rules):
-            self.mistakes.append(
+            self.errors.append(
                 f"{self.where}exclude is a list like [{{method: svd, ratio: 0.5}}]"
             )
             return ()
@@ -313,7 +313,7 @@ class _Reader:
         wrong = exclude.wrong(blocks[0].exclude, there)
         if not wrong and any(next(_expand(b), None) is None for b in blocks):
             wrong = ["the rules drop every trial of a block"]
-        self.mistakes.extend(f"{self.where}exclude: {why}" for why in wrong)
+        self.errors.extend(f"{self.where}exclude: {why}" for why in wrong)
 
     def calibration(self, value: Any, *, read: bool) -> str:
         """Canonical JSON, with the content of the text where a method reads it."""
@@ -321,7 +321,7 @@ class _Reader:
 
         value = {} if value is None else value
         if not isinstance(value, dict):
-            self.mistakes.append(f"{self.where}calibration {value!r} is not a mapping")
+            self.errors.append(f"{self.where}calibration {value!r} is not a mapping")
             return "{}"
         try:
             spec = build("calibration", "block", CalibrationSpec, value)
@@ -330,14 +330,14 @@ class _Reader:
             if read:
                 spec = replace(spec, content=pinned_text(spec.text, spec.content))
         except BenchError as why:
-            self.mistakes.extend(self.where + m for m in why.mistakes)
+            self.errors.extend(self.where + m for m in why.errors)
             return "{}"
         return dumps(canonical(spec))
 
     def dtype(self, value: Any) -> str:
         """The name of a floating-point type."""
         if value not in DTYPES:
-            self.mistakes.append(self.where + nearest("dtype", str(value), DTYPES))
+            self.errors.append(self.where + nearest("dtype", str(value), DTYPES))
         return str(value)
 
 

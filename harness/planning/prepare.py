@@ -44,7 +44,7 @@ def prepare(
         try:
             fetch()
         except BenchError as why:
-            mistakes.extend(why.mistakes)
+            mistakes.extend(why.errors)
         except Unsupported as why:
             mistakes.append(str(why))
     if mistakes:
@@ -125,7 +125,7 @@ def _main(path: Path, *, load: bool) -> dict[str, Any]:
                 _find("task", chosen.instance, chosen.facts)
         return {"revisions": revisions(grid)}
     except BenchError as why:
-        return {"mistakes": why.mistakes}
+        return {"mistakes": why.errors}
     except Unsupported as why:
         return {"mistakes": [str(why)]}
 

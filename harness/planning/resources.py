@@ -210,7 +210,7 @@ def read(value: Any) -> tuple[Rules, list[str]]:
         try:
             build("resource", "resources", Resources, plain)
         except BenchError as why:
-            mistakes.extend(f"resources: {m}" for m in why.mistakes)
+            mistakes.extend(f"resources: {m}" for m in why.errors)
     return Rules(default, tuple(rules)), list(dict.fromkeys(mistakes))
 
 

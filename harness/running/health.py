@@ -14,7 +14,7 @@ from pathlib import Path
 from harness.core import BenchError
 from harness.planning.provenance import commit
 from harness.registry import discover
-from results.errors import StoreError
+from results.errors import NoStore, StoreError
 
 PACKAGES = ("ray", "torch", "transformers", "lm-eval", "pyarrow", "duckdb", "rich")
 LOW_DISK = 5 * 10**9
@@ -63,7 +63,7 @@ def _plugins() -> Iterator[Check]:
         try:
             found = discover(kind)
         except BenchError as why:
-            yield Check(name=f"{kind}s", state="bad", says="; ".join(why.mistakes))
+            yield Check(name=f"{kind}s", state="bad", says="; ".join(why.errors))
         else:
             yield Check(name=f"{kind}s", state="good", says=f"{len(found)} import")
 
@@ -95,10 +95,8 @@ def _store(store: str) -> Check:
     try:
         opened = open_store(store)
     except StoreError as why:
-        fresh = "no store at" in why.mistakes[0]
-        return Check(
-            name="store", state="note" if fresh else "bad", says="; ".join(why.mistakes)
-        )
+        state = "note" if isinstance(why, NoStore) else "bad"
+        return Check(name="store", state=state, says="; ".join(why.errors))
     says = f"{len(read_statuses(opened))} trials in {opened.uri}"
     state = "bad" if opened.warnings else "good"
     return Check(name="store", state=state, says="; ".join([says, *opened.warnings]))

@@ -151,7 +151,7 @@ def sentences(plan: Plan, cluster: Cluster, predictor: Predictor) -> Iterator[st
     try:
         found = forecast(plan, cluster, predictor)
     except BenchError as why:
-        yield from (f"no forecast: {reason}" for reason in why.mistakes)
+        yield from (f"no forecast: {reason}" for reason in why.errors)
         return
     if cluster is ONE:
         yield f"about {_times(found.seconds)} of work for one slot"

@@ -170,7 +170,7 @@ def _child() -> None:
     except MemoryError:
         written = pickle.dumps(("memory", None))
     except StoreError as why:
-        written = pickle.dumps(("errors", list(why.mistakes)))
+        written = pickle.dumps(("errors", list(why.errors)))
     except Exception:
         written = pickle.dumps(("traceback", traceback.format_exc()))
     out.write(written)

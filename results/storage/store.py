@@ -15,7 +15,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from results.errors import StoreError, unknown
+from results.errors import NoStore, StoreError, unknown
 from results.schema import SCHEMA_VERSION, TABLES, arrow, ddl
 from results.storage import encoding, footers
 from results.storage import folder as places
@@ -222,7 +222,7 @@ def open_store(uri: str | Path, create: bool = False) -> Store:
     text = place.read(FORMAT)
     if text is None:
         if not create:
-            raise StoreError(
+            raise NoStore(
                 f"no store at {place.uri}; `shrinkgrid run GRID` makes one, "
                 "or name another with --store"
             )

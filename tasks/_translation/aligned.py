@@ -75,7 +75,7 @@ def _lines(path: Path) -> tuple[Words, list[str]]:
     try:
         words = [line.split() for line in text_files.lines(path)]
     except BenchError as why:
-        return [], why.mistakes
+        return [], why.errors
     empty = [number for number, line in enumerate(words, 1) if not line]
     if empty:
         shown = ", ".join(map(str, empty[:5])) + (" ..." if len(empty) > 5 else "")

@@ -39,7 +39,7 @@ def message(name: str, data: bytes) -> str:
     try:
         TARGETS[name](data)
     except (BenchError, StoreError) as why:
-        said = "\n".join(why.mistakes)
+        said = "\n".join(why.errors)
         assert said, "a message says something"
         return said
     return ""

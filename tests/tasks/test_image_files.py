@@ -53,8 +53,8 @@ def test_a_broken_file_is_named(folder):
     (folder / "train" / "cat" / "1.png").write_bytes(b"")
     with pytest.raises(BenchError) as caught:
         ImageNetFolder(path=str(folder), side=14).data()
-    assert len(caught.value.mistakes) == 2
-    assert "cat/1.png cannot be read" in caught.value.mistakes[0]
+    assert len(caught.value.errors) == 2
+    assert "cat/1.png cannot be read" in caught.value.errors[0]
     assert not list(decoded.cache_folder().glob("*/labels.npy"))  # nothing half done
 
 

@@ -158,7 +158,7 @@ def test_a_missing_file_is_named(tmp_path):
     task = ParallelTextTask(source=str(tmp_path / "no"), target=str(tmp_path / "none"))
     with pytest.raises(BenchError) as caught:
         task.fingerprint()
-    assert len(caught.value.mistakes) == 2
+    assert len(caught.value.errors) == 2
 
 
 def test_a_folder_without_the_files_says_where_they_can_be_had(tmp_path, monkeypatch):

@@ -149,7 +149,7 @@ def test_an_output_that_takes_nothing_is_one_message(
 
     assert done.returncode
     assert reason in done.stderr
-    assert "fault of shrinkgrid" not in done.stderr
+    assert "bug of shrinkgrid" not in done.stderr
 
 
 def test_plan_shows_a_name_as_it_is_and_why_nothing_runs(shrinkgrid, grid):

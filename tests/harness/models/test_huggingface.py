@@ -211,7 +211,7 @@ def test_a_damaged_file_is_named_in_one_sentence(folder, content, said):
     path.write_bytes(content(path.read_bytes()))
     with pytest.raises(BenchError, match=said) as caught:
         family(folder).load()
-    assert len(caught.value.mistakes) == 1
+    assert len(caught.value.errors) == 1
     assert str(path) in str(caught.value)
 
 
@@ -226,7 +226,7 @@ def test_every_missing_shard_is_named(folder):
         path.unlink()
     with pytest.raises(BenchError) as caught:
         family(folder).load()
-    assert [m.split(" is missing")[0] for m in caught.value.mistakes] == [
+    assert [m.split(" is missing")[0] for m in caught.value.errors] == [
         str(path) for path in shards[1:3]
     ]
 

@@ -36,7 +36,7 @@ def write(tmp_path: Path, toys: Path):
 def mistakes(path: Path) -> list[str]:
     with pytest.raises(BenchError) as caught:
         grids.read(path)
-    return caught.value.mistakes
+    return caught.value.errors
 
 
 def test_the_product_is_expanded_with_the_dense_baseline_once(write):

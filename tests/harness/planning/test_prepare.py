@@ -145,7 +145,7 @@ def test_everything_that_cannot_be_had_is_named_at_once(grid, monkeypatch):
     grid.write_text(text + "calibration: {text: none-either.txt}\n")
     with pytest.raises(BenchError) as refused:
         prepare.prepare(grid)
-    said = " ".join(refused.value.mistakes)
+    said = " ".join(refused.value.errors)
     assert "none.txt" in said
     assert "none-either.txt" in said
     assert not lock.beside(grid).exists()

@@ -137,7 +137,7 @@ def test_every_file_that_cannot_be_read_is_named(tmp_path):
     gone = [tmp_path / "one", tmp_path / "two"]
     with pytest.raises(BenchError) as caught:
         identity.digests([good, *gone])
-    assert caught.value.mistakes == [
+    assert caught.value.errors == [
         f"{path} cannot be read: No such file or directory" for path in gone
     ]
 

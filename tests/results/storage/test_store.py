@@ -286,7 +286,7 @@ def test_a_place_that_is_none_is_one_clear_message(uri, reason):
 def test_no_message_has_the_password_of_a_uri():
     error = StoreError("the store s3://me:secret@bucket/store does not answer")
     assert str(error) == "the store s3://bucket/store does not answer"
-    assert error.mistakes == [str(error)]
+    assert error.errors == [str(error)]
 
 
 def test_a_file_that_is_gone_from_a_bucket_is_not_moved(tmp_path, monkeypatch):
