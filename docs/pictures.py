@@ -33,7 +33,7 @@ def main(store: str) -> None:
             f"<pre>{command}\n\n{html.escape(text.rstrip())}</pre>"
         )
         rows = text.count("\n") + 3
-        _shoot(page, IMG / "leaderboard.png", 1060, rows * 22 + 44)
+        _shoot(page, IMG / "leaderboard.png", 980, rows * 22 + 44)
         _shrinkgrid("report", "--out", str(folder / "report"), "--store", store)
         _shoot(folder / "report/index.html", IMG / "report.png", 1250, 1000)
 
@@ -45,7 +45,7 @@ def _shrinkgrid(*words: str) -> str:
         check=True,
         stdout=subprocess.PIPE,
         text=True,
-        env=os.environ | {"COLUMNS": "120"},
+        env=os.environ | {"COLUMNS": "100"},
     ).stdout
 
 
