@@ -101,6 +101,8 @@ resources: {cpus: 0, time: soon}
         ("models: [toy\n", "not YAML"),
         ("models: !!python/object/apply:os.system ['true']\n", "not YAML"),
         ("a: &a [*a]\n", "levels"),
+        ("blocks: []\n", "'blocks' is an empty list"),
+        ("blocks: {models: [toy]}\n", "'blocks' is"),
         (BOMB, "more than 100000 values"),
         ("x" * 1_000_001, "bytes"),
     ],

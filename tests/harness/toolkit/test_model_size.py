@@ -1,5 +1,7 @@
 """Parameters, non-zeros, bytes and multiply-adds against hand-worked layers."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -68,3 +70,84 @@ def test_bytes_are_those_of_the_written_file(tmp_path):
     size = model_size.size(wrap(net, input=torch.zeros(1, 30)))
 
     assert size.bytes == (tmp_path / "a.safetensors").stat().st_size
+
+
+def with_roles(net: nn.Module, **roles: str) -> Model:
+    """A classifier whose modules have the given roles."""
+    return Model(name="m", net=net, kind="classifier", roles=roles, example=dict)
+
+
+def counts(**changes: int) -> model_size.Size:
+    return model_size.Size(
+        **({"params": 0, "nonzero": 0, "bytes": 0, "macs": 0} | changes)
+    )
+
+
+@pytest.mark.parametrize(
+    ("ratio_of", "share"),
+    [
+        ("weights", 0.25),  # 8 of the 32 weights with a role
+        ("zeros", 0.5),  # 16 of them are zero
+        ("parameters", 0.2),  # 8 of all 40
+        ("none", 0.2),
+        ("macs", 0.75),
+        ("tracked_weights", None),
+    ],
+)
+def test_what_was_removed_is_a_share_of_what_the_ratio_speaks_of(ratio_of, share):
+    dense = with_roles(nn.ModuleDict({"a": nn.Linear(8, 4)}), a="linear")
+    sizes = (
+        counts(params=40, nonzero=40, macs=400),
+        counts(params=32, nonzero=24, macs=100),
+    )
+
+    assert model_size.achieved(ratio_of, dense, dense.net, sizes) == share
+
+
+def test_of_nothing_no_share_was_removed():
+    empty = with_roles(nn.ModuleDict({"a": nn.Linear(8, 4)}))
+    sizes = (counts(), counts())
+
+    assert model_size.achieved("weights", empty, empty.net, sizes) == 0
+    assert model_size.achieved("parameters", empty, empty.net, sizes) is None
+    assert model_size.achieved("bits", empty, empty.net, sizes) == 0
+
+
+def test_bits_are_saved_in_the_matrices_that_changed_and_have_a_role():
+    net = nn.ModuleDict({n: nn.Linear(8, 4, bias=False) for n in ("a", "b", "c", "d")})
+    net["group"] = nn.Sequential(nn.Linear(8, 4))  # has no parameter of its own
+    roles = dict.fromkeys(("a", "b", "d", "group"), "linear")
+    dense = with_roles(net, **roles)
+    small = copy.deepcopy(net)
+    small["a"] = nn.Linear(8, 4, bias=False).to(torch.bfloat16)  # 128 bytes to 64
+    small["c"] = nn.Linear(1, 1)  # without a role
+    small["group"] = nn.Sequential(nn.Linear(1, 1))
+    del small["d"]
+
+    assert model_size.achieved("bits", dense, small, (counts(), counts())) == 0.5
+    small["b"] = nn.Linear(8, 4, bias=True)  # another tensor: 128 bytes to 144
+    assert model_size.share_of_bits(dense, small) == pytest.approx(1 - 208 / 256)
+    assert model_size.share_of_bits(dense, copy.deepcopy(net)) == 0
+
+
+def test_an_input_that_is_no_tensor_and_an_average_of_its_own_are_respected():
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(3, 2)
+
+        def forward(self, input: torch.Tensor, times: int) -> torch.Tensor:
+            return sum(self.fc(input) for _ in range(times))
+
+    net = Scaled()
+    model = Model(
+        name="m",
+        net=net,
+        kind="classifier",
+        roles={},
+        example=lambda: {"input": torch.zeros(1, 3), "times": 2},
+    )
+
+    assert model_size.macs(model) == 12
+    net.average_macs = lambda: 7.9
+    assert model_size.macs(model) == 7

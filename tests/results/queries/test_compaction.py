@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import duckdb
 import pytest
 from paths import SUPPORT
 from synthetic import row
@@ -92,6 +93,31 @@ def test_two_compactions_at_once_are_refused(empty):
     with compaction._alone(empty), pytest.raises(StoreError, match="another compac"):
         compact(empty)
     assert compact(empty)
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "said"),
+    [
+        (OSError(28, "No space left on device"), StoreError, "has no room to compact"),
+        (duckdb.IOException("not enough space"), StoreError, "nothing is lost"),
+        (OSError(5, "Input/output error"), OSError, "Input/output error"),
+    ],
+)
+def test_a_full_disk_is_named_and_other_errors_are_not_called_one(
+    empty, monkeypatch, error, raised, said
+):
+    _fill(empty, 3)
+    before = _everything(empty)
+
+    def fails(*_):
+        raise error
+
+    monkeypatch.setattr(compaction, "_publish", fails)
+    with pytest.raises(raised, match=said) as caught:
+        compact(empty)
+
+    assert type(caught.value) is raised
+    assert _everything(empty) == before
 
 
 class _Killed(BaseException):

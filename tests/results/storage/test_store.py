@@ -318,3 +318,35 @@ def test_a_file_that_is_gone_from_a_bucket_is_not_moved(tmp_path, monkeypatch):
 def test_format_json_says_which_schema(empty):
     stored = json.loads((empty.folder.local / "format.json").read_text())
     assert stored["schema_version"] == 1
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 7])  # fewer than a chunk, one, several
+def test_a_plan_of_several_chunks_is_stored_whole_and_in_order(
+    empty, monkeypatch, count
+):
+    monkeypatch.setattr(store_module, "_CHUNK", 3)
+    rows = [{"plan": "p", "trial": f"t{i}"} for i in range(count)]
+
+    empty.record_plan(iter(rows))
+
+    stored = ask(empty, "SELECT plan, trial FROM stored.plans").rows
+    assert stored == [("p", f"t{i}") for i in range(count)]
+
+
+def test_a_plan_without_trials_leaves_no_file(empty):
+    empty.record_plan([])
+    assert empty.files("plans") == []
+
+
+def test_a_reader_of_other_code_does_not_register_its_columns(empty, monkeypatch):
+    path = empty.folder.local / "format.json"
+    before = path.read_text()
+    monkeypatch.setattr(store_module, "_columns_digest", lambda: "other")
+
+    assert open_store(empty.folder.local).mixed
+    assert path.read_text() == before
+    assert open_store(empty.folder.local, create=True).mixed
+    columns = json.loads(path.read_text())["columns"]
+    assert columns == [*json.loads(before)["columns"], "other"]
+    open_store(empty.folder.local, create=True)
+    assert json.loads(path.read_text())["columns"] == columns  # once is enough

@@ -6,10 +6,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
-from harness.core import NotFinite, Unsupported
+from harness.core import Model, NotFinite, Unsupported
 from methods._kernels.low_rank.budget import allocate, offer
-from methods._kernels.low_rank.factors import factorize, kept, pair_cost, rank_for
+from methods._kernels.low_rank.factors import (
+    factorize,
+    kept,
+    linears,
+    pair_cost,
+    rank_for,
+)
 from methods._kernels.low_rank.pivots import pivoted_cost, pivots
 from methods._kernels.low_rank.refit import refit
 from methods._kernels.low_rank.whitening import raised
@@ -224,3 +231,42 @@ def test_water_filling_finds_the_best_ranks_of_all():
         ),
     )
     assert tuple(ranks) == best[1]
+
+
+class Wrapped(nn.Module):
+    """Holds its matrix elsewhere, as a compressed layer does."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+def named(roles: dict[str, str], **modules: nn.Module) -> Model:
+    """A model of some modules with the given roles."""
+    net = nn.ModuleDict(modules)
+    return Model(name="m", net=net, kind="classifier", roles=roles, example=dict)
+
+
+def test_only_matrices_with_a_wanted_role_are_compressed_in_the_order_of_the_net():
+    layers = {name: nn.Linear(2, 2) for name in "abc"}
+    model = named({"a": "query", "b": "down", "c": "embedding"}, **layers)
+
+    assert list(linears(model)) == ["a", "b"]
+    assert linears(model, ["down"]) == {"b": layers["b"]}
+
+
+def test_a_network_without_matrices_of_the_roles_is_unsupported():
+    model = named({"a": "query"}, a=nn.Linear(2, 2))
+
+    with pytest.raises(Unsupported, match="m has no matrix with a role among down, up"):
+        linears(model, ["up", "down"])
+
+
+def test_shared_and_compressed_matrices_are_unsupported():
+    one, other = nn.Linear(2, 2), nn.Linear(2, 2)
+    other.weight = one.weight
+    roles = {"a": "query", "b": "key"}
+
+    with pytest.raises(Unsupported, match="b and a share one weight"):
+        linears(named(roles, a=one, b=other))
+    with pytest.raises(Unsupported, match="b is a Wrapped, not a plain matrix"):
+        linears(named(roles, a=one, b=Wrapped()))

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from methods._kernels.variational import fixed_point
 from methods._kernels.variational.fixed_point import (
     FLOAT_BITS,
     FixedPoint,
@@ -146,3 +147,40 @@ def test_unit_round_off_agrees_with_its_definition():
     # t = 1, 2, 3.
     variances = torch.tensor([2.0**-5, 2.0**-5 * 0.99, 1e-12])
     assert unit_round_off_bits(variances).tolist() == [3, 4, 23]
+
+
+def test_a_layer_has_the_shape_of_its_matrix():
+    weight = gaussian(3, 70)
+    bias = torch.tensor([1.0, 2.0, 3.0])
+    made = FixedPoint.of(weight, bias, plan([weight], [torch.ones(3, 70)], 5000)[0])
+
+    assert made.spec() == {"in_features": 70, "out_features": 3}
+    x = gaussian(5, 70, seed=1)
+    torch.testing.assert_close(made(x), x @ made.weight.T + bias)
+
+
+def test_a_row_costs_all_its_codes_or_a_bitmap_and_the_codes_that_are_not_zero():
+    # Four values of 8 bits are 32 bits; with a bitmap of 4 bits and one code left 12.
+    full = torch.tensor([[0.5, -0.5, 0.25, 0.75]], dtype=torch.float64)
+    sparse = torch.tensor([[0.5, 0.0, 0.0, 0.0]], dtype=torch.float64)
+    tie = torch.tensor([[0.5, 0.5, 0.5, 0.0]], dtype=torch.float64)  # 4 + 3 x 4 = 16
+    exponent = torch.tensor([4])
+
+    assert fixed_point._cost(full, 8, exponent, 4).tolist() == [32]
+    assert fixed_point._cost(sparse, 8, exponent, 4).tolist() == [12]
+    assert fixed_point._cost(tie, 4, exponent, 4).tolist() == [16]
+    # What rounds to zero is not kept: 2^-6 on a step of 2^-4.
+    small = torch.tensor([[0.5, 2.0**-6, 0.0, 0.0]], dtype=torch.float64)
+    assert fixed_point._cost(small, 8, exponent, 4).tolist() == [12]
+
+
+def test_the_loss_of_a_row_is_its_error_over_twice_its_variance():
+    weight = torch.tensor([[0.5, -0.25]], dtype=torch.float64)
+    variance = torch.tensor([[0.5, 0.125]], dtype=torch.float64)
+
+    table = fixed_point._table(weight, variance)
+
+    # No bits: 0.25 / 1 + 0.0625 / 0.25.
+    assert table.loss[0, 0] == pytest.approx(0.5)
+    assert table.cost[0, 0] == 0
+    assert (table.loss[0].diff() <= 0).all()
