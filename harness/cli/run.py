@@ -73,26 +73,16 @@ def _drive(
     claimed: Claim, store: Store, console: Console, options: dict[str, Any]
 ) -> Outcome:
     from harness.cli.live_view import View
+    from harness.executors.choice import executor_for
     from harness.running import session
 
     failures = 1 if options["fail_fast"] else options["max_failures"]
-    executor = _executor(options["address"], options["cpus"], store)
+    executor = executor_for(options["address"], options["cpus"], store)
     try:
         with View(claimed.planned.plan.trials, console) as view:
             return session.drive(claimed, store, executor, view, max_failures=failures)
     finally:
         executor.close()
-
-
-def _executor(address: str, cpus: int | None, store: Store) -> Any:
-    if address == "inline":
-        from harness.executors.inline import Inline
-
-        return Inline()
-    from harness.executors.on_ray import OnRay
-    from harness.scheduling.predictor import Predictor
-
-    return OnRay(address, cpus, predictor=Predictor.of(store))
 
 
 def _finish(plan: Plan, store: Store, console: Console, outcome: Outcome | None) -> int:
