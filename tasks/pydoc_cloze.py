@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 from harness.registry import task
 from harness.toolkit import texts
@@ -21,8 +21,11 @@ class PydocCloze(ZeroShot):
     """How often greedy decoding gives the last word of a paragraph of pydoc's topics.
 
     The protocol is that of LAMBADA (Paperno et al. 2016, arXiv:1606.06031), by
-    lm-eval's code; the text is the reference manual inside the standard library.
+    lm-eval's code; the text is the first half of the reference manual inside the
+    standard library. Calibration reads the second half by default.
     """
+
+    text: ClassVar[str] = "pydoc-test"
 
     def task(self) -> tuple[str, Any]:
         """An lm-eval configuration in place of a name."""
@@ -53,7 +56,7 @@ class PydocCloze(ZeroShot):
 
     def fingerprint(self) -> str:
         """The content hash of the text; it differs between versions of Python."""
-        return texts.fingerprint("pydoc")
+        return texts.fingerprint(self.text)
 
 
 def paragraphs(text: str) -> Iterator[dict[str, str]]:
@@ -79,4 +82,4 @@ def paragraphs(text: str) -> Iterator[dict[str, str]]:
 def _dataset(**_: Any) -> dict[str, Any]:
     from datasets import Dataset
 
-    return {"test": Dataset.from_list(list(paragraphs(texts.read("pydoc"))))}
+    return {"test": Dataset.from_list(list(paragraphs(texts.read(PydocCloze.text))))}

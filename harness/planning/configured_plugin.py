@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.core import BenchError
 from harness.options import canonical, dumps
 from harness.planning import lock
 from harness.planning.trial import Part
 from harness.registry import Plugin, facts, resolve
+
+if TYPE_CHECKING:
+    from harness.toolkit.calibration import CalibrationSpec
 
 UNSEEN = "unseen"  # the identity of what is not on this machine
 MAX_NAME = 200  # characters of a plugin's name, or of a folder's
@@ -116,6 +119,32 @@ def tolerate_unseen() -> Iterator[list[str]]:
         yield missing
     finally:
         _unseen.reset(token)
+
+
+def overlaps(spec: CalibrationSpec, tasks: Iterable[Chosen | None]) -> list[str]:
+    """Names the tasks that evaluate the text which calibration reads.
+
+    Args:
+        spec: The calibration of a block whose methods read it.
+        tasks: The tasks of the block; a task that evaluates one text says so by an
+            attribute ``text``.
+
+    Returns:
+        One error for each such task; none if the grid allows it.
+    """
+    from harness.toolkit import texts
+
+    if spec.overlap == "allow":
+        return []
+    return [
+        f"calibration reads the text {spec.text!r}, and task {task.part.name} "
+        f"evaluates {task.instance.text!r}: methods would learn from the test data. "
+        "Name another calibration text, or write `overlap: allow` in the calibration"
+        for task in tasks
+        if task is not None
+        and hasattr(task.instance, "text")
+        and texts.overlap(spec.text, task.instance.text)
+    ]
 
 
 def pinned_text(name: str, pinned: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from harness.core import BenchError
 from harness.options import build, canonical, dumps, nearest
 from harness.planning import exclude, lock, resources, yaml_files
-from harness.planning.configured_plugin import Chosen, choose, pinned_text
+from harness.planning.configured_plugin import Chosen, choose, overlaps, pinned_text
 from harness.planning.trial import Trial
 from harness.registry import unmet
 
@@ -233,7 +233,9 @@ class _Reader:
             "ratios": self.ratios(value, optional=fixed),
             "seeds": self.seeds(value),
             "exclude": self.exclude(value),
-            "calibration": self.calibration(value.get("calibration"), read=reads),
+            "calibration": self.calibration(
+                value.get("calibration"), chosen["task"], read=reads
+            ),
             "dtype": self.dtype(value.get("dtype", "float32")),
         }
         if len(self.errors) > before:
@@ -315,7 +317,7 @@ class _Reader:
             wrong = ["the rules drop every trial of a block"]
         self.errors.extend(f"{self.where}exclude: {why}" for why in wrong)
 
-    def calibration(self, value: Any, *, read: bool) -> str:
+    def calibration(self, value: Any, tasks: list[Chosen | None], *, read: bool) -> str:
         """Canonical JSON, with the content of the text where a method reads it."""
         from harness.toolkit.calibration import CalibrationSpec
 
@@ -329,6 +331,7 @@ class _Reader:
                 lock.check_text(self.locked, spec.text)
             if read:
                 spec = replace(spec, content=pinned_text(spec.text, spec.content))
+                self.mistakes += [self.where + m for m in overlaps(spec, tasks)]
         except BenchError as why:
             self.errors.extend(self.where + m for m in why.errors)
             return "{}"

@@ -24,21 +24,24 @@ class CalibrationSpec:
     """Which windows of which text methods may learn from.
 
     Args:
-        text: ``pydoc``, a name of ``harness.toolkit.texts``, or the path of a file.
+        text: A name of ``harness.toolkit.texts``, or the path of a file.
         samples: Number of windows.
         length: Tokens a window.
         seed: Of random windows.
         sampling: The ``first`` windows side by side, or windows at ``random`` places.
         content: Identity of the text, as ``texts.fingerprint`` gives it; the plan fills
             it in, and in a grid it pins the text.
+        overlap: ``allow`` lets methods learn from the text that a task evaluates; the
+            numbers are then those of a method that has seen the test data.
     """
 
-    text: str = "pydoc"
+    text: str = "pydoc-train"
     samples: int = 64
     length: int = 512
     seed: int = 0
     sampling: Literal["first", "random"] = "first"
     content: str = ""
+    overlap: Literal["refuse", "allow"] = "refuse"
 
     def __post_init__(self) -> None:
         if self.samples < 1:

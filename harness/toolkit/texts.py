@@ -37,6 +37,8 @@ class Source:
     rows: int | None = None
 
 
+# The topics of the manual in alphabetical order: all, the first half, the second half.
+PYDOC = ("pydoc", "pydoc-test", "pydoc-train")
 _WIKITEXT = "Salesforce/wikitext"
 _PTB = "ptb-text-only/ptb_text_only"
 SOURCES: Mapping[str, Source] = {
@@ -62,8 +64,9 @@ def read(name: str) -> str:
     """The text called ``name``.
 
     Args:
-        name: ``pydoc`` (the manual that every Python carries), a key of ``SOURCES``, or
-            the path of a UTF-8 file.
+        name: ``pydoc`` (the manual that every Python carries), its halves
+            ``pydoc-test`` and ``pydoc-train``, a key of ``SOURCES``, or the path of a
+            UTF-8 file.
 
     Returns:
         The whole text.
@@ -71,13 +74,13 @@ def read(name: str) -> str:
     Raises:
         BenchError: If there is no such text, or it cannot be had here.
     """
-    if name == "pydoc":
-        return _pydoc()
+    if name in PYDOC:
+        return _pydoc(name)
     if name in SOURCES:
         return _hub(name, os.environ.get("HF_DATASETS_CACHE"))
     path = Path(name).expanduser()
     if not path.is_file():
-        known = ["pydoc", *SOURCES]
+        known = [*PYDOC, *SOURCES]
         raise BenchError(nearest("text", name, known) + " Or the path of a file.")
     return text_files.read(path)
 
@@ -105,12 +108,40 @@ def differs(name: str, here: str, planned: str) -> str:
     )
 
 
+def overlap(one: str, other: str) -> bool:
+    """Whether two texts share words: one cannot judge what learnt from the other.
+
+    Texts of one data set are disjoint if their splits differ; the whole of ``pydoc``
+    contains both of its halves. Files are compared by content.
+
+    Args:
+        one: As for ``read``.
+        other: As for ``read``.
+
+    Returns:
+        False also where a text cannot be read here; reading it says why.
+    """
+    if one == other:
+        return True
+    if one in PYDOC and other in PYDOC:
+        return "pydoc" in (one, other)
+    if one in SOURCES and other in SOURCES:
+        return False
+    try:
+        return read(one) == read(other)
+    except BenchError:
+        return False
+
+
 @cache
-def _pydoc() -> str:
+def _pydoc(name: str) -> str:
     """The language reference as pydoc shows it, in a fixed order."""
     from pydoc_data.topics import topics
 
-    return "\n\n".join(topics[key] for key in sorted(topics))
+    keys = sorted(topics)
+    half = len(keys) // 2
+    parts = {"pydoc": keys, "pydoc-test": keys[:half], "pydoc-train": keys[half:]}
+    return "\n\n".join(topics[key] for key in parts[name])
 
 
 @cache

@@ -346,6 +346,6 @@ def test_the_cloze_needs_no_network_and_every_example_is_kept(task):
     # The likeliest letter is always an a, and no word is made of a alone.
     assert measured(chosen, model)["acc"].values == [0.0, 0.0, 0.0]
     asked = evaluate._shared(chosen, model.tokenizer).tasks["pydoc-cloze"].instances
-    first = list(paragraphs(texts.read("pydoc")))[:3]
+    first = list(paragraphs(texts.read("pydoc-test")))[:3]
     assert [i.args for i in asked] == [(d["context"], f" {d['word']}") for d in first]
     assert chosen.fingerprint().startswith("sha256:")

@@ -59,3 +59,27 @@ def test_wikitext_has_its_published_number_of_rows_and_joins():
     text = texts.read("wikitext2-test")
     assert text.startswith("\n\n = Robert Boulter = \n")
     assert "<unk>" in texts.read("wikitext2-validation")
+
+
+def test_the_halves_of_the_manual_share_no_topic_and_make_the_whole():
+    whole, first, second = map(texts.read, texts.PYDOC)
+
+    assert whole == f"{first}\n\n{second}"
+    assert min(len(first), len(second)) > 100_000
+
+
+def test_texts_overlap_if_one_holds_words_of_the_other(tmp_path):
+    one, copy, other = (tmp_path / name for name in ("one", "copy", "other"))
+    one.write_text("a b c")
+    copy.write_text("a b c")
+    other.write_text("d e f")
+
+    assert texts.overlap("wikitext2-test", "wikitext2-test")
+    assert not texts.overlap("wikitext2-train", "wikitext2-test")
+    assert texts.overlap("pydoc", "pydoc-test")
+    assert texts.overlap("pydoc-train", "pydoc")
+    assert not texts.overlap("pydoc-train", "pydoc-test")
+    assert texts.overlap(str(one), str(copy))
+    assert not texts.overlap(str(one), str(other))
+    assert not texts.overlap(str(one), "pydoc-test")
+    assert not texts.overlap(str(tmp_path / "none"), "pydoc-test")
