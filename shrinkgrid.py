@@ -24,7 +24,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from results.errors import StoreError as Error
+from results.errors import UserError as Error
 
 if TYPE_CHECKING:
     import pandas as pd
