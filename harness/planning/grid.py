@@ -331,7 +331,7 @@ class _Reader:
                 lock.check_text(self.locked, spec.text)
             if read:
                 spec = replace(spec, content=pinned_text(spec.text, spec.content))
-                self.mistakes += [self.where + m for m in overlaps(spec, tasks)]
+                self.errors += [self.where + m for m in overlaps(spec, tasks)]
         except BenchError as why:
             self.errors.extend(self.where + m for m in why.errors)
             return "{}"
