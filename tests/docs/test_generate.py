@@ -16,6 +16,7 @@ from _generate.text import default_of, described, type_of  # noqa: E402
 from harness.cli import VERBS  # noqa: E402
 from harness.options import fields  # noqa: E402
 from harness.registry import discover  # noqa: E402
+from results.outcomes import ErrorClass, Status  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +44,11 @@ def test_a_command_shows_choices_default_and_metavar(pages):
     formats = next(x for x in pages["commands.md"].splitlines() if "`--format" in x)
     assert "`csv`" in formats
     assert "`table`" in formats
+
+
+def test_every_status_and_error_class_is_listed(pages):
+    for one in (*Status, *ErrorClass):
+        assert f"| `{one}` |" in pages["outcomes.md"]
 
 
 # Plugins of the package only: other tests have registered plugins in this process.
