@@ -1,14 +1,19 @@
 """What bundles request, in which order they go, what is handed out at a time."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
+from fixed_costs import FixedCosts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.planning.plan import Bundle
-from harness.planning.resources import Resources
-from harness.scheduling.hardware import Cluster, Device, Node, known, parse
+from harness.planning.messages import Event
+from harness.planning.plan import Artifact, Bundle
+from harness.planning.resources import ResourceRequest, Resources
+from harness.scheduling.hardware import CPU, Cluster, Device, Node, known, parse
 from harness.scheduling.interval import Interval
 from harness.scheduling.packing import LEAST, MARGIN, USABLE, Packer
 from harness.scheduling.predictor import Need, Predictor
@@ -206,3 +211,206 @@ def test_a_bundle_that_is_mostly_its_fit_is_not_cut(plan):
     assert len(Packer(cluster=parse("4xH100"), predictor=predictor)._cut([bundle])) == 1
     quick = taught(bundle, fit=0.1, load=0.1)
     assert len(Packer(cluster=parse("4xH100"), predictor=quick)._cut([bundle])) > 1
+
+
+def sizes(bundles: Sequence[Bundle]) -> list[int]:
+    return [len(b.trials) for b in bundles]
+
+
+def packer(cluster: str, **costs: Any) -> Packer:
+    return Packer(cluster=parse(cluster), predictor=FixedCosts(**costs))
+
+
+def test_idle_slots_get_halves_until_each_has_one(plan):
+    # Eight trials of 1 s after 2 s of setup, which is too much to repeat for nothing.
+    bundles = plan(ratios=4).bundles
+
+    assert sizes(packer("1xCPU", setup=2).arrange(bundles)) == [8]
+    assert sizes(packer("2xCPU", setup=2).arrange(bundles)) == [4, 4]
+    assert sizes(packer("4xCPU", setup=2).arrange(bundles)) == [2, 2, 2, 2]
+
+
+def test_with_little_to_repeat_no_bundle_is_longer_than_a_quarter_of_the_plan(plan):
+    bundles = plan(ratios=4).bundles
+
+    # 8 s at best: bundles of 2 s are short enough. A tenth of setup is cheap, more not.
+    assert sizes(packer("1xCPU").arrange(bundles)) == [2, 2, 2, 2]
+    assert sizes(packer("1xCPU", setup=0.9, each=0.9).arrange(bundles)) == [8]
+    assert sizes(packer("1xCPU", setup=0.8, each=0.9).arrange(bundles)) == [4, 4]
+
+
+def test_a_cut_for_an_idle_slot_must_shorten_the_bundle_by_a_tenth(plan):
+    # A setup of s and 8 trials of 1 s: half of it takes s + 4 of s + 8 seconds, which
+    # is 9 tenths at s = 32.
+    bundles = plan(ratios=4).bundles
+
+    assert sizes(packer("2xCPU", setup=32).arrange(bundles)) == [4, 4]
+    assert sizes(packer("2xCPU", setup=33).arrange(bundles)) == [8]
+    assert sizes(packer("2xCPU", setup=33, guessed=True).arrange(bundles)) == [4, 4]
+
+
+def test_the_longer_half_decides_whether_a_cut_helps(plan):
+    # Three ratios of one task: a half of one trial, and one of two.
+    bundles = plan(ratios=3, tasks="[toy_sum]").bundles
+
+    # s + 2 <= 0.9 (s + 3) up to s = 7; the short half would allow s = 17.
+    assert sizes(packer("2xCPU", setup=7).arrange(bundles)) != [3]
+    assert sizes(packer("2xCPU", setup=8).arrange(bundles)) == [3]
+
+
+def test_a_bundle_that_others_would_wait_for_is_cut_though_no_slot_is_idle(plan):
+    # 100 s and two bundles of 30 s on two slots are 80 s at best: others would wait
+    # for the long one. Of two bundles of 100 s neither waits, and a cut is not cheap.
+    long = plan(ratios=4).bundles[0]
+    short = [long.part((t,)) for t in long.trials[:2]]
+    own = packer("2xCPU", setup=20, each=10)
+
+    assert sizes(own.arrange([long, *short])) == [4, 4, 1, 1]
+    assert sizes(own.arrange([long, long])) == [8, 8]
+
+
+def test_the_wait_for_an_artifact_counts_in_the_order(plan):
+    bundles = plan("toy_drop, magnitude", ratios=1, tasks="[toy_sum]").bundles
+    first, second = bundles
+    model = first.trials[0].model
+    artifact = Artifact(kind="dense", model=model, dtype="float32")
+    waits = replace(second, artifacts=(artifact,))
+
+    slow = packer("1xCPU", artifact=5.0).arrange([first, waits])
+    quick = packer("1xCPU", artifact=0.0).arrange([first, waits])
+
+    assert [b.trials[0].method.name for b in slow] == ["magnitude", "toy_drop"]
+    assert [b.trials[0].method.name for b in quick] == ["toy_drop", "magnitude"]
+
+
+def test_equally_long_bundles_keep_their_order(plan):
+    bundles = plan("toy_drop, dense, magnitude, svd", ratios=1).bundles
+    arranged = packer("1xCPU").arrange(bundles)
+
+    assert [b.id for b in arranged] == [b.id for b in bundles]
+
+
+def test_a_cut_by_ratio_goes_before_one_by_task(plan):
+    (bundle,) = plan(ratios=1).bundles  # two tasks at one ratio
+    parts = packer("2xCPU").arrange([bundle])
+
+    assert [[t.task.options for t in b.trials] for b in parts] == [
+        ["{}"],
+        ['{"by":2.0}'],
+    ]
+
+
+def test_the_order_is_computed_again_after_64_trials_and_whenever_they_double(plan):
+    (bundle,) = plan().bundles
+    own = packer("1xCPU")
+    stale = []
+    for learnt in (63, 64, 100, 199, 200):
+        own.predictor.learnt = learnt
+        stale.append(own.stale())
+        if learnt == 100:
+            own.arrange([bundle])
+
+    assert stale == [False, True, True, False, True]
+
+
+def test_slots_are_counted_by_the_scarcest_resource(plan):
+    (bundle,) = plan().bundles
+    cluster = Cluster(nodes=(Node(cpus=16, memory=40 * GB),))
+    own = Packer(cluster=cluster, predictor=FixedCosts())
+    asks = [
+        replace(bundle, resources=Resources(cpus=4, memory="1GB")),
+        replace(bundle, resources=Resources(cpus=1, memory="20GB")),
+    ]
+
+    assert own.width([asks[0]]) == 4  # processors
+    assert own.width([asks[1]]) == 2  # memory
+    # Pairs of both take 5 of 16 processors and 21 of 40 GB: 1.9 pairs.
+    assert own.width(asks) == 3
+    assert own.width([]) == 1
+    assert own.width([replace(bundle, resources=Resources(cpus=64))]) == 1
+
+
+def test_memory_that_the_grid_states_doubles_up_to_the_largest_node(plan):
+    (bundle,) = plan(more="resources: {memory: 6GB}").bundles
+    own = Packer(cluster=HOST, predictor=FixedCosts())
+    asked = [own.request(replace(bundle, underestimated=n)).memory for n in range(3)]
+
+    assert asked == [6 * GB, 12 * GB, 16 * GB]
+    unknown = packer("4xCPU")
+    assert unknown.request(replace(bundle, underestimated=2)).memory == 24 * GB
+    large = replace(bundle, resources=Resources(memory="20GB"))
+    assert own.request(large).memory == 20 * GB  # the check before the run refuses it
+
+
+def test_predicted_memory_is_requested_in_steps_with_a_margin(plan):
+    (bundle,) = plan().bundles
+    own = Packer(cluster=HOST, predictor=FixedCosts(host=2 * GB))
+
+    # 2.3 GB are 4.3 steps of 512 MiB.
+    assert own.request(bundle).memory == 5 * 512 * 2**20
+    assert packer("4xCPU").request(bundle).memory is None
+    full = Packer(cluster=HOST, predictor=FixedCosts(host=20 * GB))
+    assert full.request(bundle).memory == USABLE * 16 * GB
+
+
+def test_host_memory_is_checked_where_it_was_measured_or_stated(plan):
+    (bundle,) = plan().bundles
+    stated = replace(bundle, resources=Resources(memory="6GB"))
+
+    def checked(one: Bundle, cluster: Cluster = HOST, **costs: Any) -> int | None:
+        own = Packer(cluster=cluster, predictor=FixedCosts(host=2 * GB, **costs))
+        return own.request(one).host_bytes
+
+    assert checked(bundle) == 2 * GB
+    assert checked(bundle, known=False) is None
+    assert checked(stated, known=False) == 6 * GB
+    assert checked(stated, parse("4xCPU")) == 6 * GB
+    large = replace(bundle, resources=Resources(memory="20GB"))
+    assert checked(large) == USABLE * 16 * GB
+
+
+def test_seconds_are_predicted_for_the_hardware_that_the_bundle_gets(plan):
+    (bundle,) = plan().bundles
+    seen: list[str] = []
+
+    class Ear(FixedCosts):
+        def bundle(self, bundle, device=CPU):
+            seen.append(device.name)
+            return super().bundle(bundle, device)
+
+    for cluster, gpus in (("1xT4,1xH100", None), ("1xH100", 0), ("4xCPU", None)):
+        own = Packer(cluster=parse(cluster), predictor=Ear())
+        own.need(replace(bundle, resources=Resources(gpus=gpus)))
+
+    assert seen == ["T4", "CPU", "CPU"]
+
+
+def test_what_a_trial_took_is_learnt_of_the_hardware_that_it_had(plan):
+    (bundle,) = plan().bundles
+    seen: list[str] = []
+
+    class Ear(FixedCosts):
+        def learn(self, trial, numbers, device):
+            seen.append(device)
+
+    own = Packer(cluster=parse("1xT4,1xH100"), predictor=Ear())
+    for request in (
+        ResourceRequest(cpus=1, gpus=1, device="H100"),
+        ResourceRequest(cpus=1, gpus=1),
+        ResourceRequest(cpus=1),
+    ):
+        own.learn(bundle.trials[0], request, Event(what="ended"))
+
+    assert seen == ["H100", "T4", "CPU"]
+
+
+def test_a_bundle_that_exactly_fits_a_device_gets_the_whole_of_it(plan):
+    (bundle,) = plan().bundles
+    exact = math.floor(16 * GB / MARGIN)
+
+    own = packer("1xT4,1xL4", device=exact)
+    assert (own.request(bundle).gpus, own.request(bundle).device) == (1, None)
+    more = packer("1xT4,1xL4", device=exact + 1)
+    assert more.request(bundle).device == "L4"
+    huge = packer("2xT4", device=99 * GB)
+    assert (huge.request(bundle).gpus, huge.request(bundle).device) == (1, None)

@@ -8,15 +8,22 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from harness.planning.plan import Artifact, has_fit
 from harness.planning.trial import Part
 from harness.scheduling.history import History
+from harness.scheduling.interval import Interval
 from harness.scheduling.predictor import Predictor
 from harness.scheduling.priors import (
     BASE,
     CONTEXT,
     TRAINED,
     TYPICAL,
+    alive_bytes,
+    artifact_seconds,
     guessed_params,
+    kind_of,
+    step_seconds,
+    tokens,
 )
 
 WEIGHTS = 175_000  # a model folder of 700 kB
@@ -72,3 +79,67 @@ def test_a_folder_of_700_kb_is_not_predicted_to_need_gigabytes(folder, plan):
     assert need.host.mid == BASE + alive
     assert need.host.high == BASE + 1.5 * alive < 10**9
     assert need.device.high == CONTEXT + 1.5 * alive
+
+
+@pytest.mark.parametrize(
+    ("method", "step", "seconds"),
+    [
+        # Fixed seconds, and seconds for each of 2 million parameters at half the speed
+        # of a thread: four times the number in the table.
+        ("dense", "load", 3 + 4 * 0.05),
+        ("dense", "evaluate", 1 + 4 * 0.05),
+        ("dense", "fit", 0),
+        ("dense", "compress", 4 * 0.01),
+        ("svd", "fit", 4 * 0.1),
+        ("svd", "compress", 4 * 0.05),
+        ("svd_llm", "fit", 1 + 4 * 1.0),
+        ("svd_llm", "compress", 4 * 0.1),
+    ],
+)
+def test_a_step_takes_fixed_seconds_and_seconds_a_parameter(method, step, seconds):
+    part = Part(name=method, plugin=method)
+    found = step_seconds(step, part, 2 * 10**6, 0.5)
+
+    assert found.mid == pytest.approx(seconds)
+    assert (found.low, found.high) == (
+        pytest.approx(seconds / 10),
+        pytest.approx(seconds * 10),
+    )
+
+
+def test_a_method_that_trains_without_a_fit_trains_at_each_compression():
+    part = Part(name="dropback", plugin="dropback")
+
+    assert kind_of(part) == "training_data"
+    assert not has_fit(part)
+    assert step_seconds("fit", part, 10**6, 1.0).high == 0
+    assert step_seconds("compress", part, 10**6, 1.0).mid == pytest.approx(10 + 20)
+
+
+def test_an_artifact_is_a_training_or_a_load_with_one_fit():
+    model = Part(name="mlp", plugin="mlp")
+    dense = Artifact(kind="dense", model=model, dtype="float32")
+    statistics = Artifact(kind="calibration", model=model, dtype="float32")
+
+    assert artifact_seconds(dense, 2 * 10**6, 2.0).mid == pytest.approx(30 + 100)
+    assert artifact_seconds(statistics, 2 * 10**6, 2.0).mid == pytest.approx(3 + 1.05)
+
+
+def test_memory_at_the_peak_is_so_many_copies_of_the_weights():
+    svd = Part(name="svd", plugin="svd")
+
+    assert alive_bytes(svd, 300, "float32") == Interval(3200, 9600, 14400)
+    assert alive_bytes(svd, 300, "float16").mid == 4800
+
+
+@pytest.mark.parametrize(
+    ("protocol", "count"),
+    [
+        ('{"batch": 8, "window": 128}', 1024),
+        ('{"batch_size": 4, "length": "long"}', 4),
+        ("{}", 1),
+        ('{"batch": 0}', 1),
+    ],
+)
+def test_a_forward_pass_reads_what_the_protocol_states(protocol, count):
+    assert tokens(protocol) == count
