@@ -25,9 +25,19 @@ class LmEval(ZeroShot):
     id: str
 
     def __post_init__(self) -> None:
+        """Refuse an unknown task, and examples that no task of it would take.
+
+        Raises:
+            ValueError: If the name is unknown or an option has no effect.
+        """
         super().__post_init__()
         if task_index.card(self.id) is None:
             raise ValueError(task_index.unknown(self.id))
+        if self.num_fewshot and not any(self.shots().values()):
+            raise ValueError(
+                f"num_fewshot {self.num_fewshot} has no effect: the task sets 0, which "
+                "lm-eval never changes; leave it out"
+            )
 
     @staticmethod
     def claim(name: str) -> dict[str, Any] | None:
@@ -55,12 +65,25 @@ class LmEval(ZeroShot):
         return known
 
     def task(self) -> tuple[str, Any]:
-        """The task's name, twice."""
+        """The task's name, which lm-eval also loads it by."""
         return self.card.name, self.card.name
 
     def versions(self) -> dict[str, Any]:
         """Each task below this name, with its version."""
         return {name: facts["version"] for name, facts in self.card.tasks.items()}
+
+    def default_shots(self) -> dict[str, int | None]:
+        """Each task below this name, with the number of examples that it sets."""
+        return {n: facts.get("num_fewshot") for n, facts in self.card.tasks.items()}
+
+    def check_data(self) -> None:
+        """Refuse local text files that ``datasets`` would misread.
+
+        Raises:
+            BenchError: Naming each file and its first wrong byte.
+        """
+        for facts in self.card.tasks.values():
+            data.check_text(facts)
 
     def manager(self) -> Any:
         """lm-eval's task manager over the folders of this task."""

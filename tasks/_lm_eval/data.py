@@ -1,13 +1,19 @@
-"""Which copy of a hub data set this machine has, without importing ``datasets``."""
+"""Identity of the data that lm-eval reads, without importing ``datasets``."""
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from harness.core import BenchError
+from harness.toolkit import text_files
+
+_PACKED = (b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
 
 
 def cache_folder() -> Path:
@@ -18,7 +24,7 @@ def cache_folder() -> Path:
 
 
 def revision(facts: Mapping[str, Any]) -> str | None:
-    """The identity of the data that one task of lm-eval reads.
+    """Return the identity of the data that one task of lm-eval reads.
 
     Args:
         facts: ``dataset``, ``config`` and ``files``, as in a ``Card``.
@@ -48,6 +54,35 @@ def revision(facts: Mapping[str, Any]) -> str | None:
         if found:
             return _copy(found[-1])
     return None
+
+
+def check_text(facts: Mapping[str, Any]) -> None:
+    """Refuse local files that are not UTF-8 text where text is wanted.
+
+    ``datasets`` replaces wrong bytes in silence, and reads a byte order mark at the
+    start of a plain text as text.
+
+    Args:
+        facts: As for ``revision``.
+
+    Raises:
+        BenchError: Naming a file and its first wrong byte.
+    """
+    if facts.get("dataset") not in ("json", "csv", "text"):
+        return
+    for name in _listed(facts.get("files")):
+        path = Path(name).expanduser()
+        if not path.is_file():
+            continue
+        content = path.read_bytes()
+        if content.startswith(_PACKED):
+            continue
+        text_files.decode(content, name)
+        if facts["dataset"] == "text" and content.startswith(codecs.BOM_UTF8):
+            raise BenchError(
+                f"{name} starts with a byte order mark, which would be read as text; "
+                "save it as UTF-8 without one"
+            )
 
 
 def _listed(files: Any) -> list[str]:

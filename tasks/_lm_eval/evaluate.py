@@ -1,4 +1,4 @@
-"""lm-eval at work: one place that imports it, loads its tasks and runs its code."""
+"""Loads lm-eval's tasks, runs its evaluation and reads the results."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import io
 import logging
 import math
 import os
+import random
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,11 +15,13 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import lm_eval.evaluator
-from lm_eval.models.huggingface import HFLM
-from torch import Tensor, nn
+import numpy as np
+import torch
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from harness.core import BenchError, Goal, Measurement, Model, NotFinite, Unsupported
+from harness.toolkit import devices
+from tasks._lm_eval import in_memory
 
 if TYPE_CHECKING:
     from tasks._lm_eval.zero_shot import ZeroShot
@@ -28,76 +31,25 @@ _LOGGERS = ("lm_eval", "datasets", "transformers", "huggingface_hub", "evaluate"
 
 @dataclass(slots=True)
 class Loaded:
-    """A task of lm-eval that is loaded once and asked often.
+    """A task of lm-eval that is loaded once and evaluated for many networks.
 
     Args:
         roots: The task or group objects, as ``simple_evaluate`` takes them.
         tasks: Every task below them, by name.
         manager: lm-eval's task manager that made them.
+        tokenizer: Of ``in_memory.tokenizer_for``; None before a model is known.
         tokens: What the tokenizer made of each text so far.
     """
 
     roots: list[Any]
     tasks: dict[str, Any]
     manager: Any
+    tokenizer: Any = None
     tokens: dict[Any, Any] = field(default_factory=dict)
 
 
-class InMemory(HFLM):
-    """lm-eval's own model class around a network in memory.
-
-    Texts are tokenised once for all networks that share a tokenizer, bars are off, and
-    a number that is not finite fails instead of being argued over by ``argmax``.
-    """
-
-    def __init__(self, model: Model, task: ZeroShot, tokens: dict[Any, Any]) -> None:
-        self._tokens = tokens
-        super().__init__(
-            pretrained=_Net(model.net),
-            tokenizer=model.tokenizer,
-            backend="causal",
-            batch_size=task.batch_size,
-            add_bos_token=task.add_bos,
-        )
-
-    def tok_encode(self, string: str, *args: Any, **options: Any) -> list[int]:
-        """As lm-eval's, remembered."""
-        key = (string, args, tuple(options.items()))
-        if key not in self._tokens:
-            self._tokens[key] = super().tok_encode(string, *args, **options)
-        known: list[int] = self._tokens[key]
-        return known
-
-    def _encode_pair(self, context: str, continuation: str) -> Any:
-        key = (context, continuation)
-        if key not in self._tokens:
-            self._tokens[key] = super()._encode_pair(context, continuation)
-        return self._tokens[key]
-
-    def _loglikelihood_tokens(self, requests: Any, **options: Any) -> Any:
-        found = super()._loglikelihood_tokens(requests, **options)
-        if not all(math.isfinite(value) for value, _ in found):
-            raise NotFinite("the log-likelihood of an answer is not finite")
-        return found
-
-
-class _Net:
-    """What lm-eval asks of a network, and no more: it would tie weights anew."""
-
-    def __init__(self, net: nn.Module) -> None:
-        self.config: Any = net.config
-        self.device = next(net.parameters()).device
-        self.dtype = next(net.parameters()).dtype
-        self.generate: Any = getattr(net, "generate", None)
-        self.name_or_path = ""
-        self._net = net
-
-    def __call__(self, ids: Tensor) -> Any:
-        return self._net(ids)
-
-
 def load(task: ZeroShot) -> Loaded:
-    """lm-eval's task objects with their data, fetched where it is missing.
+    """Load lm-eval's task objects with their data, which is downloaded if missing.
 
     Args:
         task: Names the task.
@@ -106,10 +58,12 @@ def load(task: ZeroShot) -> Loaded:
         The objects, without requests yet.
 
     Raises:
-        BenchError: If the data cannot be had, or a package that the task needs.
-        Unsupported: If the task runs code of the model's, or shows it images.
+        BenchError: If the data or a package that the task needs is not available, or
+            lm-eval would not do what the protocol says.
+        Unsupported: If the task runs code that the model writes, or shows it images.
     """
     name, spec = task.task()
+    task.check_data()
     manager = task.manager()
     try:
         with quiet():
@@ -126,14 +80,29 @@ def load(task: ZeroShot) -> Loaded:
         if getattr(made, "MULTIMODAL", False):
             raise Unsupported(f"task {one} shows the model more than text")
         _once(made)
+    _check_shots(task, found["tasks"])
     root = found.get("groups", {}).get(name)
     roots = [root] if root is not None else list(found["tasks"].values())
     return Loaded(roots=roots, tasks=found["tasks"], manager=manager)
 
 
+def _check_shots(task: ZeroShot, found: Mapping[str, Any]) -> None:
+    """Refuse to evaluate with another number of examples than the protocol says."""
+    said = task.shots()
+    for name, made in found.items():
+        default = made.get_config("num_fewshot")
+        done = default if task.num_fewshot is None or default == 0 else task.num_fewshot
+        if name in said and said[name] != (done or 0):
+            raise BenchError(
+                f"task {name} of lm-eval takes {done or 0} solved examples where its "
+                f"protocol says {said[name]}; set num_fewshot"
+            )
+
+
 @lru_cache(maxsize=16)
-def _shared(task: ZeroShot, tokenizer: Any) -> Loaded:
-    """What a bundle's ratios share; the tokenizer keeps those of two models apart."""
+def _shared(task: ZeroShot, tokenizer: Any, data: str) -> Loaded:
+    """What all networks of a tokenizer share, for as long as the data is the same."""
+    del tokenizer, data  # part of the key
     return load(task)
 
 
@@ -145,19 +114,41 @@ def measure(task: ZeroShot, model: Model) -> list[Measurement]:
         model: A causal language model.
 
     Returns:
-        One measurement a metric, filter and task.
+        One measurement for each metric, filter and task, and ``truncated_prompts``.
     """
-    loaded = _shared(task, model.tokenizer)
+    loaded = _shared(task, model.tokenizer, task.fingerprint())
+    if loaded.tokenizer is None:
+        loaded.tokenizer = in_memory.tokenizer_for(model, add_bos=task.add_bos)
     with quiet():
+        lm = in_memory.InMemory(model, task, loaded.tokenizer, loaded.tokens)
         results = lm_eval.evaluator.simple_evaluate(
-            model=InMemory(model, task, loaded.tokens),
+            model=lm,
             tasks=list(loaded.roots),
             num_fewshot=task.num_fewshot,
             limit=task.limit,
             bootstrap_iters=task.bootstrap_iters,
             task_manager=loaded.manager,
+            apply_chat_template=task.apply_chat_template,
+            system_instruction=task.system_instruction,
+            fewshot_as_multiturn=task.multiturn,
         )
-    return list(_measurements(task.task()[0], results))
+    asked = {name: made.instances for name, made in loaded.tasks.items()}
+    counts = in_memory.truncated(lm.cut, asked)
+    name = task.task()[0]
+    return [*_measurements(name, results), *_truncated(name, counts)]
+
+
+def _truncated(
+    root: str, counts: Mapping[str, tuple[int, int]]
+) -> Iterator[Measurement]:
+    """How many prompts were cut: in all, and of each member of a group with any."""
+    cut, documents = (sum(column) for column in zip(*counts.values(), strict=True))
+    yield Measurement(metric="truncated_prompts", value=float(cut), n=documents)
+    for name, (some, n) in counts.items():
+        if some and name != root:
+            yield Measurement(
+                metric=f"{name}/truncated_prompts", value=float(some), n=n
+            )
 
 
 def _once(task: Any) -> None:
@@ -182,16 +173,19 @@ def _measurements(root: str, results: Mapping[str, Any]) -> Iterator[Measurement
             metric, comma, chosen = key.partition(",")
             if not comma or metric.endswith("_stderr") or isinstance(value, str):
                 continue
-            stderr = found.get(f"{metric}_stderr,{chosen}")
-            values = _values(samples, metric, chosen)
             shown = metric if chosen == "none" else f"{metric},{chosen}"
+            shown = shown if name == root else f"{name}/{shown}"
+            if not isinstance(value, int | float) or not math.isfinite(value):
+                raise NotFinite(f"lm-eval gives {value!r} as {shown} of task {name}")
+            stderr = found.get(f"{metric}_stderr,{chosen}")
+            known = isinstance(stderr, int | float) and math.isfinite(stderr)
             yield Measurement(
-                metric=shown if name == root else f"{name}/{shown}",
+                metric=shown,
                 value=float(value),
                 goal=_goal(goals.get(metric)),
-                stderr=float(stderr) if isinstance(stderr, int | float) else None,
+                stderr=float(stderr) if known else None,  # lm-eval gives N/A or NaN
                 n=found.get("sample_len"),
-                values=values,
+                values=_values(samples, metric, chosen),
             )
 
 
@@ -204,7 +198,7 @@ def _goal(higher_is_better: bool | None) -> Goal:
 def _values(
     samples: Iterable[Mapping[str, Any]], metric: str, chosen: str
 ) -> list[float] | None:
-    """The outcome of each example; None where it is no number (a pair, a text)."""
+    """The outcome of each example; None where it is a pair or a text."""
     found = [s.get(metric) for s in samples if s["filter"] == chosen]
     numbers = [float(v) for v in found if isinstance(v, int | float)]
     return numbers if found and len(numbers) == len(found) else None
@@ -213,18 +207,19 @@ def _values(
 def _missing(task: ZeroShot, name: str, why: Exception) -> str:
     reason = (str(why).strip() or type(why).__name__).splitlines()[0][:160]
     return (
-        f"task {name} of lm-eval cannot have its data, {task.reads()}: {reason}. Run "
-        "`shrinkgrid prepare GRID` where there is a network, or set HF_DATASETS_CACHE "
-        "to a copy of a cache"
+        f"the data of task {name} of lm-eval, {task.reads()}, is not available: "
+        f"{reason}. Run `shrinkgrid prepare GRID` on a machine with a network, or set "
+        "HF_DATASETS_CACHE to a copy of a cache"
     )
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep lm-eval's bars, warnings and prints off the screen, and its forks away.
+    """Keep lm-eval's bars, warnings and prints off the screen, and start no process.
 
-    Its look at the machine (a second of subprocesses a call) is left out: our rows say
-    where they were made.
+    lm-eval describes the machine with subprocesses, which takes a second a call; this
+    is left out, since our rows have that already. lm-eval also seeds the global random
+    generators; they are restored.
     """
     before = {name: logging.getLogger(name).level for name in _LOGGERS}
     patched = [
@@ -235,6 +230,7 @@ def quiet() -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
+        stack.enter_context(_random_state())
         stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
         stack.enter_context(_environment("DISABLE_MULTIPROC", "1"))
         for owner, name, value in patched:
@@ -244,6 +240,18 @@ def quiet() -> Iterator[None]:
             logging.getLogger(name).setLevel(logging.ERROR)
             stack.callback(logging.getLogger(name).setLevel, level)
         yield
+
+
+@contextlib.contextmanager
+def _random_state() -> Iterator[None]:
+    before = random.getstate(), np.random.get_state()
+    device = devices.pick()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        try:
+            yield
+        finally:
+            random.setstate(before[0])
+            np.random.set_state(before[1])
 
 
 def _without_bar(create: Callable[..., None]) -> Callable[..., None]:

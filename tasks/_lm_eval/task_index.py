@@ -1,13 +1,15 @@
-"""The tasks of the installed lm-eval: where they stand, and what data they read."""
+"""The tasks of the installed lm-eval: their files, and the data that they read."""
 
 from __future__ import annotations
 
 import difflib
 import json
+import logging
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.metadata import version
@@ -18,7 +20,7 @@ from typing import Any
 from harness.core import BenchError
 from harness.registry import discover
 
-_FORMAT = 1  # of the cards in the cache
+_FORMAT = 2  # of the cards in the cache; raise it when a card gains a fact
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +29,9 @@ class Card:
 
     Args:
         name: As lm-eval knows it.
-        folders: Those that hold its YAML files, relative to lm-eval's, or absolute.
-        tasks: Each task in it -> its ``version`` and, where they are known, the
+        folders: Those with its YAML files, relative to lm-eval's, or absolute.
+        tasks: Each task in it -> its ``version``, the number of solved examples that
+            it sets itself as ``num_fewshot``, and, where they are known, the
             ``dataset`` it reads, the ``config`` of that and its ``files``.
     """
 
@@ -51,12 +54,11 @@ def release() -> str:
     return version("lm-eval")
 
 
-@cache
 def card(name: str) -> Card | None:
-    """The card of a task, group or tag, or of a YAML file of the user's own.
+    """Return the card of a task, group or tag, or of a YAML file of the user's own.
 
     lm-eval reads 14,000 files to learn its names, which takes it 20 seconds; here only
-    the folders that hold this name are read, and the card is kept in the user's cache.
+    the folders with this name are read, and the card is kept in the user's cache.
 
     Args:
         name: A name of lm-eval, or the path of a file ``*.yaml``.
@@ -64,8 +66,18 @@ def card(name: str) -> Card | None:
     Returns:
         The card, or None if lm-eval has no such task.
     """
-    if Path(name).suffix == ".yaml":
-        return _own(Path(name).expanduser())
+    if Path(name).suffix != ".yaml":
+        return _named(name)
+    path = Path(name).expanduser()
+    if not path.is_file():
+        return None
+    stat = path.stat()
+    return _own(path, stat.st_mtime_ns, stat.st_size)
+
+
+@cache
+def _named(name: str) -> Card | None:
+    """The card of a name of lm-eval, from the cache on the disk if it is there."""
     if not re.fullmatch(r"[\w.+\-]+", name):
         return None
     kept = _cache() / f"{name}.json"
@@ -79,7 +91,7 @@ def card(name: str) -> Card | None:
 
 
 def unknown(name: str) -> str:
-    """One sentence that says that neither we nor lm-eval have this task.
+    """Say that neither shrinkgrid nor lm-eval has this task.
 
     Args:
         name: As a grid writes it.
@@ -98,10 +110,10 @@ def unknown(name: str) -> str:
 
 
 def manager(known: Card | None = None) -> Any:
-    """lm-eval's task manager over the folders of one card.
+    """Build lm-eval's task manager over the folders of one card.
 
     Args:
-        known: The card; without one it knows no name, and is given whole tasks.
+        known: The card; without one it knows no name, and must be given whole tasks.
 
     Returns:
         An ``lm_eval.tasks.TaskManager`` that knows the names of these folders only.
@@ -111,12 +123,26 @@ def manager(known: Card | None = None) -> Any:
     if known is None:
         return TaskManager(include_defaults=False)
     folders = [str(home() / folder) for folder in known.folders]
-    managers = [TaskManager(include_path=f, include_defaults=False) for f in folders]
+    with _silent():  # it warns of two tasks of one name, which `_own` refuses
+        managers = [
+            TaskManager(include_path=f, include_defaults=False) for f in folders
+        ]
     merged = managers[0].task_index
     for other in managers[1:]:  # given all at once, a tag would forget all but the last
         for name, entry in other.task_index.items():
             merged.setdefault(name, entry).tags.update(entry.tags)
     return managers[0]
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    logger = logging.getLogger("lm_eval")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 _INCLUDE = re.compile(r"^include:[ \t]*[\"']?([^\s\"']+)", re.MULTILINE)
@@ -129,7 +155,7 @@ def _cache() -> Path:
 
 
 def _keep(made: Card, path: Path) -> None:
-    """Write a card beside and rename; a cache that cannot be written is none."""
+    """Write a card to a new file and rename it; a cache is only a convenience."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
@@ -161,7 +187,7 @@ def _includes() -> dict[Path, list[Path]]:
 
 
 def _folders(names: Iterable[str]) -> set[str]:
-    """The folders whose files say one of ``names``, themselves or by a template."""
+    """The folders with files that say one of ``names``, themselves or by a template."""
     words = "|".join(re.escape(name) for name in names)
     said = re.compile(rf"(?<![\w.+\-])(?:{words})(?![\w+\-])")
     found = [path for path, text in _files().items() if said.search(text)]
@@ -171,7 +197,7 @@ def _folders(names: Iterable[str]) -> set[str]:
 
 
 def _search(name: str) -> Card | None:
-    """Look for a name, and for what its group names in turn."""
+    """Look for a name, and for the names in its group."""
     folders: set[str] = set()
     wanted = {name}
     index: Any = {}
@@ -185,11 +211,20 @@ def _search(name: str) -> Card | None:
         ).task_index
         if name not in index:
             return None
-        wanted = {leaf for leaf in _leaves(index, name) if leaf not in index}
+        wanted = {leaf for leaf, _ in _leaves(index, name) if leaf not in index}
     if name not in index:
         return None
-    tasks = {n: _facts(index[n]) for n in sorted(_leaves(index, name)) if n in index}
-    return Card(name=name, folders=_outermost(folders), tasks=tasks)
+    return Card(name=name, folders=_outermost(folders), tasks=_tasks(index, name))
+
+
+def _tasks(index: Any, name: str) -> dict[str, dict[str, Any]]:
+    """The facts of every task below a name, as a group of it changes them."""
+    found = {
+        n: _facts({**index[n].cfg, **changes})
+        for n, changes in _leaves(index, name)
+        if n in index
+    }
+    return dict(sorted(found.items()))
 
 
 def _outermost(folders: Iterable[str]) -> tuple[str, ...]:
@@ -204,45 +239,94 @@ def _outermost(folders: Iterable[str]) -> tuple[str, ...]:
     )
 
 
-def _own(path: Path) -> Card | None:
-    """The card of a task that stands in a file of the user's."""
-    if not path.is_file():
-        return None
-    folder = str(path.resolve().parent)
+@cache
+def _own(path: Path, changed: int, size: int) -> Card:
+    """The card of the task or group that a file of the user's declares."""
+    del changed, size  # part of the key
+    whole = path.resolve()
+    name = _declared(whole)
+    if name is None:
+        raise BenchError(
+            f"{path} declares no task of lm-eval: it needs the key 'task' or 'group'"
+        )
+    folder = str(whole.parent)
     index = manager(Card(name="", folders=(folder,), tasks={})).task_index
-    for name, entry in index.items():
-        if entry.yaml_path is not None and Path(entry.yaml_path) == path.resolve():
-            tasks = {n: _facts(index[n]) for n in _leaves(index, name) if n in index}
-            return Card(name=name, folders=(folder,), tasks=tasks)
-    raise BenchError(f"{path} holds no task of lm-eval: it needs the key 'task'")
+    tasks = _tasks(index, name)
+    _refuse_twins(whole.parent, {name, *tasks})
+    entry = index.get(name)
+    if entry is None or Path(entry.yaml_path) != whole:
+        raise BenchError(f"lm-eval cannot read the task {name!r} of {path}")
+    return Card(name=name, folders=(folder,), tasks=tasks)
 
 
-def _leaves(index: Any, name: str) -> Iterator[str]:
-    """The tasks below a name; those that the index lacks too."""
+def _declared(path: Path) -> str | None:
+    """The name of the task or group in a YAML file, as lm-eval finds it; else None."""
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    try:
+        said = load_yaml(path, resolve_func=False)
+    except Exception as why:  # its loader raises whatever the file provokes
+        raise BenchError(
+            f"{path} is not a YAML file that lm-eval reads: {why}"
+        ) from why
+    name = said.get("group", said.get("task")) if isinstance(said, dict) else None
+    return name if isinstance(name, str) else None
+
+
+def _refuse_twins(folder: Path, names: set[str]) -> None:
+    """Refuse a name that two files declare: lm-eval takes one of them unasked."""
+    files: dict[str, list[str]] = {}
+    for path in sorted(folder.rglob("*.yaml")):
+        try:
+            name = _declared(path)
+        except BenchError:  # a file that is not a task is none of its twins
+            continue
+        if name in names:
+            files.setdefault(str(name), []).append(str(path.relative_to(folder)))
+    twins = {name: found for name, found in files.items() if len(found) > 1}
+    if twins:
+        raise BenchError(
+            *(
+                f"{len(found)} files in {folder} declare the task {name!r}: "
+                f"{', '.join(found)}; rename one, or move it out of the folder"
+                for name, found in twins.items()
+            )
+        )
+
+
+# A task of a group, and what the group changes in it.
+_Leaf = tuple[str, Mapping[str, Any]]
+
+
+def _leaves(index: Any, name: str) -> Iterator[_Leaf]:
+    """The tasks below a name, also those that the index lacks."""
     entry = index.get(name)
     if entry is None or entry.kind.name in ("TASK", "PY_TASK"):
-        yield name
+        yield name, {}
     elif entry.kind.name == "TAG":
-        yield from entry.tags
+        yield from ((tag, {}) for tag in entry.tags)
     else:
         yield from _members(index, entry.cfg["task"])
 
 
-def _members(index: Any, members: Any) -> Iterator[str]:
+def _members(index: Any, members: Any) -> Iterator[_Leaf]:
     """The tasks of a group's list: names, tasks with changes, groups in place."""
     for member in [members] if isinstance(members, str | dict) else members or []:
         if isinstance(member, str):
             yield from _leaves(index, member)
-        elif isinstance(member.get("task"), list):
-            yield from _members(index, member["task"])
+            continue
+        if isinstance(member.get("task"), list):
+            below = _members(index, member["task"])
         else:
-            yield from _leaves(index, str(member.get("group") or member.get("task")))
+            below = _leaves(index, str(member.get("group") or member.get("task")))
+        own = {k: v for k, v in member.items() if k not in ("task", "group")}
+        yield from ((name, {**changes, **own}) for name, changes in below)
 
 
-def _facts(entry: Any) -> dict[str, Any]:
-    """What a task's YAML says of its version and its data."""
-    said = entry.cfg
+def _facts(said: Mapping[str, Any]) -> dict[str, Any]:
+    """What a task's YAML says of its version, its examples and its data."""
     facts: dict[str, Any] = {"version": (said.get("metadata") or {}).get("version")}
+    facts["num_fewshot"] = said.get("num_fewshot")
     if "dataset_path" in said and "custom_dataset" not in said:
         facts["dataset"] = said["dataset_path"]
         facts["config"] = said.get("dataset_name")

@@ -14,15 +14,23 @@ from tasks._lm_eval import task_index
 
 @dataclass(frozen=True, kw_only=True)
 class ZeroShot:
-    """What every task of lm-eval has; the subclass says which task it is.
+    """The options that all tasks of lm-eval share; a subclass names the task.
 
     Args:
-        num_fewshot: Solved examples before each question; None is the task's own rule.
-        limit: Read only so many examples of each task; None reads all.
-        batch_size: Requests a forward pass; fixed, so that numbers repeat.
-        add_bos: Whether each text starts with the tokenizer's begin token; None is the
-            tokenizer's own rule.
-        bootstrap_iters: Resamples behind the standard error of what is no mean.
+        num_fewshot: Number of solved examples before each question; None takes the
+            number that the task itself sets, or 0.
+        limit: Number of examples of each task that are read, from the first on; None
+            reads all.
+        batch_size: Requests in one forward pass; fixed, so that numbers repeat.
+        add_bos: Whether each text starts with the tokenizer's begin token; None follows
+            the tokenizer's own rule.
+        bootstrap_iters: Resamples for the standard error of a metric that is not a
+            mean.
+        apply_chat_template: Whether prompts are written in the tokenizer's chat
+            template; a text names one of several templates.
+        system_instruction: A text before each prompt: the system turn of a chat.
+        fewshot_as_multiturn: Whether solved examples are turns of the chat; None is
+            true with a chat template, as on lm-eval's command line.
     """
 
     num_fewshot: int | None = None
@@ -30,6 +38,9 @@ class ZeroShot:
     batch_size: int = 8
     add_bos: bool | None = None
     bootstrap_iters: int = 100_000
+    apply_chat_template: bool | str = False
+    system_instruction: str | None = None
+    fewshot_as_multiturn: bool | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("limit", 1), ("num_fewshot", 0)):
@@ -43,6 +54,8 @@ class ZeroShot:
             raise ValueError(f"batch_size {self.batch_size} is not 1 or more")
         if self.bootstrap_iters < 0:
             raise ValueError(f"bootstrap_iters {self.bootstrap_iters} is below 0")
+        if self.fewshot_as_multiturn and not self.apply_chat_template:
+            raise ValueError("fewshot_as_multiturn needs apply_chat_template: true")
 
     def task(self) -> tuple[str, Any]:
         """The task's name, and what lm-eval loads it by: a name or a configuration."""
@@ -52,6 +65,30 @@ class ZeroShot:
         """Each task of lm-eval behind this one, with its version."""
         raise NotImplementedError
 
+    def default_shots(self) -> dict[str, int | None]:
+        """Each task with the number of solved examples that it sets itself, or None."""
+        return dict.fromkeys(self.versions())
+
+    def shots(self) -> dict[str, int]:
+        """Each task with the number of solved examples that lm-eval will take.
+
+        A task that sets 0 itself keeps 0, whatever the option says.
+        """
+        asked = self.num_fewshot
+        return {
+            name: (own if asked is None or own == 0 else asked) or 0
+            for name, own in self.default_shots().items()
+        }
+
+    @property
+    def multiturn(self) -> bool:
+        """Whether solved examples are turns of the chat."""
+        chat = bool(self.apply_chat_template)
+        return chat if self.fewshot_as_multiturn is None else self.fewshot_as_multiturn
+
+    def check_data(self) -> None:
+        """Refuse local data files that would be misread."""
+
     def manager(self) -> Any:
         """lm-eval's task manager that knows the task."""
         raise NotImplementedError
@@ -60,23 +97,35 @@ class ZeroShot:
         """The data sets that it reads, for a person."""
         raise NotImplementedError
 
+    def fingerprint(self) -> str:
+        """The identity of the data."""
+        raise NotImplementedError
+
     def protocol(self) -> dict[str, Any]:
         """What must be equal for two numbers to be comparable."""
         bos = {None: "the tokenizer's own rule", True: "always", False: "never"}
+        shots = self.shots()
+        chat: Any = self.apply_chat_template or None
         return {
             "harness": f"lm-eval {task_index.release()}",
             "tasks": self.versions(),
-            "num_fewshot": self.num_fewshot,
+            "num_fewshot": min(shots.values())
+            if len({*shots.values()}) == 1
+            else shots,
             "limit": self.limit,
             "bos": bos[self.add_bos],
-            "chat_template": None,
+            "empty_context": "the begin token, or the end token if there is none",
+            "long_prompts": "cut from the left, counted",
+            "chat_template": "the tokenizer's own" if chat is True else chat,
+            "system_instruction": self.system_instruction,
+            "fewshot_as_multiturn": self.multiturn if chat else None,
         }
 
     def fetch(self) -> None:
-        """Have the data on this machine, downloaded where it is missing.
+        """Download the data where it is missing.
 
         Raises:
-            BenchError: If it cannot be had; says what to do.
+            BenchError: If it is not available; says what to do.
         """
         from tasks._lm_eval import evaluate
 
@@ -90,14 +139,15 @@ class ZeroShot:
 
         Yields:
             ``acc``, ``acc_norm`` ... with their standard errors; for a group, those of
-            its tasks under ``task/metric``.
+            its tasks under ``task/metric``. ``truncated_prompts`` counts the examples
+            whose prompt was longer than the model reads, so that its start was cut.
 
         Raises:
-            BenchError: If the data cannot be had, or the tokenizer lacks a token.
+            BenchError: If the data is not available, or the tokenizer lacks a token.
             Unsupported: If the model or the task is of another kind.
             OutOfMemoryError: If a batch does not fit.
         """
-        _check(model, add_bos=self.add_bos)
+        _check(model, self)
         from tasks._lm_eval import evaluate
 
         try:
@@ -125,21 +175,38 @@ def digest(parts: dict[str, str]) -> str:
     return f"sha256:{hashlib.sha256(joined.encode()).hexdigest()[:16]}"
 
 
-def _check(model: Model, *, add_bos: bool | None) -> None:
-    """Refuse what lm-eval would stumble over after minutes, or score without sense."""
+def _check(model: Model, task: ZeroShot) -> None:
+    """Refuse a model that lm-eval would fail on after minutes, or score wrongly."""
     if model.tokenizer is None:
         raise Unsupported(f"{model.name} has no tokenizer, and lm-eval asks in text")
     if not hasattr(model.net, "config"):
         raise Unsupported(
-            f"{model.name} is no network of transformers, which lm-eval needs"
+            f"{model.name} is not a network of transformers, which lm-eval needs"
         )
     if model.tokenizer.eos_token_id is None:
         raise BenchError(
             f"the tokenizer of {model.name} has no end token, which lm-eval puts "
             "before a text without context: set eos_token in its tokenizer_config.json"
         )
-    if add_bos and model.tokenizer.bos_token_id is None:
+    if task.add_bos and model.tokenizer.bos_token_id is None:
         raise BenchError(
             f"add_bos: the tokenizer of {model.name} has no begin token; leave add_bos "
             "out, or set bos_token in its tokenizer_config.json"
         )
+    _check_template(model, task.apply_chat_template)
+
+
+def _check_template(model: Model, wanted: bool | str) -> None:
+    templates = getattr(model.tokenizer, "chat_template", None)
+    if not wanted:
+        return
+    if not templates:
+        raise Unsupported(f"the tokenizer of {model.name} has no chat template")
+    if isinstance(wanted, str):
+        names = sorted(templates) if isinstance(templates, dict) else []
+        if wanted not in names:
+            raise BenchError(
+                f"apply_chat_template: the tokenizer of {model.name} has no template "
+                f"called {wanted!r}. Known: {', '.join(names) or 'one unnamed'}; write "
+                "true for the default"
+            )

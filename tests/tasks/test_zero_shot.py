@@ -238,7 +238,7 @@ def test_a_batch_that_does_not_fit_says_so(task):
     ("changes", "error", "said"),
     [
         ({"tokenizer": None}, Unsupported, "has no tokenizer"),
-        ({"net": nn.Linear(2, 2)}, Unsupported, "no network of transformers"),
+        ({"net": nn.Linear(2, 2)}, Unsupported, "not a network of transformers"),
         ({"tokenizer": letters(eos_token=None)}, BenchError, "no end token"),
     ],
 )
@@ -345,7 +345,11 @@ def test_the_cloze_needs_no_network_and_every_example_is_kept(task):
     model.net.config.max_position_embeddings = 2048
     # The likeliest letter is always an a, and no word is made of a alone.
     assert measured(chosen, model)["acc"].values == [0.0, 0.0, 0.0]
-    asked = evaluate._shared(chosen, model.tokenizer).tasks["pydoc-cloze"].instances
+    asked = (
+        evaluate._shared(chosen, model.tokenizer, chosen.fingerprint())
+        .tasks["pydoc-cloze"]
+        .instances
+    )
     first = list(paragraphs(texts.read("pydoc-test")))[:3]
     assert [i.args for i in asked] == [(d["context"], f" {d['word']}") for d in first]
     assert chosen.fingerprint().startswith("sha256:")

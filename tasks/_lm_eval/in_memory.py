@@ -1,0 +1,197 @@
+"""lm-eval's model class around a network in memory, with checks of its own."""
+
+from __future__ import annotations
+
+import copy
+import math
+import tempfile
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from lm_eval.models.huggingface import HFLM
+from lm_eval.models.utils import normalize_gen_kwargs
+from torch import Tensor, nn
+
+from harness.core import BenchError, Model, NotFinite, Unsupported
+
+if TYPE_CHECKING:
+    from tasks._lm_eval.zero_shot import ZeroShot
+
+_SAMPLE = "The"  # any text shows what a tokenizer puts around it
+
+
+class InMemory(HFLM):
+    """lm-eval's own model class around a network in memory.
+
+    Each text is tokenised once for all networks that share a tokenizer, a likelihood
+    that is not finite fails, and prompts that lm-eval cuts to the model's length are
+    counted: lm-eval only warns.
+
+    Args:
+        model: The network and its length.
+        task: The options.
+        tokenizer: Of ``tokenizer_for``.
+        tokens: What the tokenizer made of each text so far; grows.
+    """
+
+    def __init__(
+        self, model: Model, task: ZeroShot, tokenizer: Any, tokens: dict[Any, Any]
+    ) -> None:
+        self._tokens = tokens
+        self._name = model.name
+        self._cut_texts: set[str] = set()
+        self.cut: dict[str, set[Any]] = {}  # task -> documents with a cut prompt
+        super().__init__(
+            pretrained=_Net(model.net),
+            tokenizer=tokenizer,
+            backend="causal",
+            batch_size=task.batch_size,
+            add_bos_token=task.add_bos,
+        )
+
+    def tok_encode(self, string: str, *args: Any, **options: Any) -> list[int]:
+        """Tokenise as lm-eval does, and remember the result."""
+        key = (string, args, tuple(options.items()))
+        if key not in self._tokens:
+            self._tokens[key] = super().tok_encode(string, *args, **options)
+        known: list[int] = self._tokens[key]
+        return known
+
+    def tok_batch_encode(
+        self, strings: Any, *args: Any, left_truncate_len: int | None = None, **kw: Any
+    ) -> Any:
+        """Tokenise prompts as lm-eval does, and note which ones it cuts."""
+        whole, mask = super().tok_batch_encode(strings, *args, **kw)
+        if left_truncate_len:
+            lengths = mask.sum(1).tolist()  # without padding
+            for text, length in zip(strings, lengths, strict=True):
+                if length > left_truncate_len:
+                    self._cut_texts.add(text)
+            whole, mask = whole[:, -left_truncate_len:], mask[:, -left_truncate_len:]
+        return whole, mask
+
+    def loglikelihood(self, requests: Any, disable_tqdm: bool = False) -> Any:
+        """As lm-eval does; answers that cannot be scored are refused in words."""
+        for request in requests:
+            context, answer = request.args
+            if not context:
+                continue
+            before, scored = self._encode_pair(context, answer)
+            if not scored:
+                raise BenchError(
+                    f"the tokenizer of {self._name} merges the answer {answer!r} into "
+                    "its prompt, so that no token is left to score"
+                )
+            if len(scored) > self.max_length:
+                raise Unsupported(
+                    f"an answer of {request.task_name} has {len(scored)} tokens, and "
+                    f"{self._name} reads {self.max_length} at most"
+                )
+            if len(before) + len(scored) > self.max_length + 1:
+                self._note_cut(request)
+        return super().loglikelihood(requests, disable_tqdm)
+
+    def generate_until(self, requests: Any, disable_tqdm: bool = False) -> Any:
+        """As lm-eval does; a model too short to write the answer is unsupported."""
+        for request in requests:
+            options = normalize_gen_kwargs(request.args[1], self.max_gen_toks)
+            written = options["max_gen_toks"]
+            if written >= self.max_length:
+                raise Unsupported(
+                    f"{request.task_name} lets the model write {written} tokens, and "
+                    f"{self._name} reads {self.max_length} with the prompt"
+                )
+        answers = super().generate_until(requests, disable_tqdm)
+        for request in requests:
+            if request.args[0] in self._cut_texts:
+                self._note_cut(request)
+        return answers
+
+    def _note_cut(self, request: Any) -> None:
+        self.cut.setdefault(request.task_name, set()).add(request.doc_id)
+
+    def _encode_pair(self, context: str, continuation: str) -> Any:
+        key = (context, continuation)
+        if key not in self._tokens:
+            self._tokens[key] = super()._encode_pair(context, continuation)
+        return self._tokens[key]
+
+    def _loglikelihood_tokens(self, requests: Any, **options: Any) -> Any:
+        found = super()._loglikelihood_tokens(requests, **options)
+        if not all(math.isfinite(value) for value, _ in found):
+            raise NotFinite("the log-likelihood of an answer is not finite")
+        return found
+
+
+class _Net:
+    """Only what lm-eval needs of a network; given the network, it would tie weights."""
+
+    def __init__(self, net: nn.Module) -> None:
+        self.config: Any = net.config
+        self.device = next(net.parameters()).device
+        self.dtype = next(net.parameters()).dtype
+        self.generate: Any = getattr(net, "generate", None)
+        self.name_or_path = ""
+        self._net = net
+
+    def __call__(self, ids: Tensor) -> Any:
+        return self._net(ids)
+
+
+def tokenizer_for(model: Model, *, add_bos: bool | None) -> Any:
+    """The tokenizer that lm-eval's command line would make from the saved model.
+
+    It is a copy: lm-eval sets a padding token in it.
+
+    Args:
+        model: Has a tokenizer with an end token.
+        add_bos: The option of the task.
+
+    Returns:
+        A tokenizer of transformers.
+
+    Raises:
+        BenchError: If it would not do what the protocol says: add a begin token where
+            one is asked for, and nothing behind the text.
+    """
+    made = copy.deepcopy(model.tokenizer)
+    if add_bos:
+        # Asking for special tokens when encoding, as for a tokenizer in memory, adds a
+        # begin token only where the tokenizer's own rule does; so reload it with the
+        # rule changed, as the command line does.
+        with tempfile.TemporaryDirectory() as folder:
+            made.save_pretrained(folder)
+            made = type(made).from_pretrained(folder, add_bos_token=True)
+    rule = {} if add_bos is None else {"add_special_tokens": add_bos}
+    found = made(_SAMPLE, return_special_tokens_mask=True, **rule)
+    ids, special = found["input_ids"], found["special_tokens_mask"]
+    if add_bos and (not ids or ids[0] != made.bos_token_id):
+        raise BenchError(
+            f"add_bos: the tokenizer of {model.name} puts no begin token before a text "
+            "though it has one; leave add_bos out, or change its post-processor"
+        )
+    if special and special[-1]:
+        raise BenchError(
+            f"the tokenizer of {model.name} appends {made.decode(ids[-1:])!r} to every "
+            "text, so that lm-eval would score that token instead of the answer; set "
+            "add_bos: false, or add_eos_token to false in its tokenizer_config.json"
+        )
+    return made
+
+
+def truncated(
+    cut: Mapping[str, set[Any]], instances: Mapping[str, Iterable[Any]]
+) -> dict[str, tuple[int, int]]:
+    """Count the documents of each task whose prompt was cut.
+
+    Args:
+        cut: Task -> documents with a cut prompt.
+        instances: Task -> its requests.
+
+    Returns:
+        Task -> documents with a cut prompt, and all its documents.
+    """
+    return {
+        name: (len(cut.get(name, ())), len({one.doc_id for one in asked}))
+        for name, asked in instances.items()
+    }
