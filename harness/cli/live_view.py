@@ -36,6 +36,7 @@ class View:
         self.counts: Counter[str] = Counter()
         self.live: Live | None = None
         self._running: dict[str, tuple[Trial, float]] = {}
+        self._warned: set[str] = set()
         self._ends: deque[float] = deque(maxlen=1000)
         self._failures: deque[Text] = deque(maxlen=3)
         self._began = time.monotonic()
@@ -77,12 +78,20 @@ class View:
             self._running[trial.id] = (trial, time.monotonic())
             return
         self._running.pop(trial.id, None)
+        self._warn(trial, event.warning)
         self.counts[event.status] += 1
         self._ends.append(time.monotonic())
         if event.status not in FINISHED:
             self._failures.append(self._line(trial, event))
         if self.live is None and self._speaks(always=event.status != Status.OK):
             self._speak(self._line(trial, event))
+
+    def _warn(self, trial: Trial, warning: str) -> None:
+        """Print a warning once for each model and task: other methods share it."""
+        line = f"warning: {trial.model.label} on {trial.task.label}: {warning}"
+        if warning and line not in self._warned:
+            self._warned.add(line)
+            self._say(Text(line, style="yellow"))
 
     @property
     def done(self) -> int:

@@ -81,6 +81,7 @@ class Event:
         seconds: How long it took.
         headline: ``perplexity 24.19``, or the reason of a failure.
         error_class: What ended it, None where it ended well.
+        warning: What a reader of its numbers has to know: prompts that were cut.
         node: Ray's id of the node that it ran on, where a crash has to say so.
         numbers: What the trial took, for the predictor; of trials that ended well.
     """
@@ -91,6 +92,7 @@ class Event:
     status: str = ""
     seconds: float = 0.0
     headline: str = ""
+    warning: str = ""
     error_class: str | None = None
     node: str = ""
     numbers: Mapping[str, float] = field(default_factory=dict)

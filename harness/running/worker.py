@@ -327,7 +327,19 @@ class _Worker:
             seconds=row["seconds"],
             error_class=None if failure is None else failure.error_class,
             headline=failure.reason if failure else headline(final),
+            warning="" if failure else warning(final),
         )
+
+
+def warning(found: Sequence[Measurement]) -> str:
+    """What a reader of these numbers has to know, or an empty text."""
+    for one in found:
+        if one.metric == "truncated_prompts" and one.value:
+            return (
+                f"{one.value:.0f} of {one.n} prompts are longer than the model reads; "
+                "their beginning was cut (metric truncated_prompts)"
+            )
+    return ""
 
 
 def headline(found: Sequence[Measurement]) -> str:
