@@ -120,7 +120,13 @@ def measure(task: ZeroShot, model: Model) -> list[Measurement]:
     if loaded.tokenizer is None:
         loaded.tokenizer = in_memory.tokenizer_for(model, add_bos=task.add_bos)
     with quiet():
-        lm = in_memory.InMemory(model, task, loaded.tokenizer, loaded.tokens)
+        lm = in_memory.InMemory(
+            model,
+            loaded.tokenizer,
+            loaded.tokens,
+            batch_size=task.batch_size,
+            add_bos_token=task.add_bos,
+        )
         results = lm_eval.evaluator.simple_evaluate(
             model=lm,
             tasks=list(loaded.roots),

@@ -6,16 +6,13 @@ import copy
 import math
 import tempfile
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import normalize_gen_kwargs
 from torch import Tensor, nn
 
 from harness.core import BenchError, Model, NotFinite, Unsupported
-
-if TYPE_CHECKING:
-    from tasks._lm_eval.zero_shot import ZeroShot
 
 _SAMPLE = "The"  # any text shows what a tokenizer puts around it
 
@@ -29,13 +26,13 @@ class InMemory(HFLM):
 
     Args:
         model: The network and its length.
-        task: The options.
         tokenizer: Of ``tokenizer_for``.
         tokens: What the tokenizer made of each text so far; grows.
+        **options: ``batch_size`` and ``add_bos_token``, as ``HFLM`` has them.
     """
 
     def __init__(
-        self, model: Model, task: ZeroShot, tokenizer: Any, tokens: dict[Any, Any]
+        self, model: Model, tokenizer: Any, tokens: dict[Any, Any], **options: Any
     ) -> None:
         self._tokens = tokens
         self._name = model.name
@@ -45,8 +42,7 @@ class InMemory(HFLM):
             pretrained=_Net(model.net),
             tokenizer=tokenizer,
             backend="causal",
-            batch_size=task.batch_size,
-            add_bos_token=task.add_bos,
+            **options,
         )
 
     def tok_encode(self, string: str, *args: Any, **options: Any) -> list[int]:
