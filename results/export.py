@@ -9,11 +9,25 @@ from pathlib import Path
 import duckdb
 
 from results.errors import StoreError
-from results.queries.db import connect, create_views, quoted
+from results.queries.db import Connection, connect, create_views, quoted
 from results.queries.reading import reading
 from results.schema import TABLES
 from results.storage.store import Store
 from results.tables import comparison
+
+# One text column in DuckDB's words: without harmful characters, and with an apostrophe
+# before what a spreadsheet would compute. See ``results.text.clean``.
+_CELL = r"""
+CASE WHEN regexp_matches(
+              {column}, '^\s*[=+\-@\x{{ff1d}}\x{{ff0b}}\x{{ff0d}}\x{{ff20}}]')
+      AND NOT regexp_full_match({column}, '[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?%?')
+     THEN chr(39) ELSE '' END
+|| regexp_replace(
+    {column},
+    '[\x00-\x08\x0b-\x1f\x7f-\x{{9f}}\x{{61c}}\x{{200e}}\x{{200f}}\x{{2028}}-\x{{202e}}'
+    || '\x{{2066}}-\x{{2069}}\x{{feff}}]',
+    '', 'g')
+"""
 
 
 def export(store: Store, path: Path, form: str) -> None:
@@ -21,8 +35,9 @@ def export(store: Store, path: Path, form: str) -> None:
 
     Args:
         store: What to copy.
-        path: A new file (``duckdb``) or a new folder (``parquet``, ``csv``).
-        form: ``duckdb``, ``parquet`` or ``csv``.
+        path: A new file (``duckdb``) or a new folder (the other forms).
+        form: ``duckdb``, ``parquet``, ``csv`` or ``csv-raw``; plain ``csv`` puts an
+            apostrophe before texts that a spreadsheet would compute.
 
     Raises:
         StoreError: If ``path`` exists or cannot be written.
@@ -72,5 +87,14 @@ def _tables(store: Store, path: Path, form: str) -> None:
             "WHERE schema_name = 'main' AND NOT internal ORDER BY view_name"
         ).fetchall()
         for (view,) in views:
-            target = quoted(str(path / f"{view}.{form}"))
-            connection.execute(f"COPY (FROM {view}) TO {target} ({options})")
+            target = quoted(str(path / f"{view}.{form.partition('-')[0]}"))
+            rows = _spreadsheet_rows(connection, view) if form == "csv" else view
+            connection.execute(f"COPY (FROM {rows}) TO {target} ({options})")
+
+
+def _spreadsheet_rows(connection: Connection, view: str) -> str:
+    """A view with its texts made harmless, as ``results.text.clean`` does in Python."""
+    described = connection.execute(f"DESCRIBE {view}").fetchall()
+    texts = [f'"{name}"' for name, kind, *_ in described if kind == "VARCHAR"]
+    replaced = ", ".join(f"{_CELL.format(column=one)} AS {one}" for one in texts)
+    return f"(SELECT * REPLACE ({replaced}) FROM {view})" if replaced else view

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import io
 import sys
 import traceback
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import click
 
 from results.errors import UserError
+from results.text.clean import clean
 
 # Verb -> module, which is imported when the verb is used, or for --help.
 VERBS = {
@@ -90,7 +92,9 @@ def _status(arguments: list[str] | None) -> int:
     try:
         returned: Any = cli(arguments, standalone_mode=False)
     except click.ClickException as why:
-        why.show()
+        shown = io.StringIO()
+        why.show(shown)
+        click.echo(clean(shown.getvalue()), err=True, nl=False)
         return USER_ERROR
     except UserError as why:
         complain(why.errors, why.where)
@@ -122,7 +126,7 @@ def _unwritten(why: UnicodeEncodeError | OSError) -> int:
 
 
 def _internal_error() -> int:
-    traceback.print_exc()
+    click.echo(clean(traceback.format_exc()), err=True, nl=False)
     click.echo(
         "error: this is a bug of shrinkgrid; please report the lines above", err=True
     )
@@ -131,6 +135,7 @@ def _internal_error() -> int:
 
 def complain(errors: list[str], where: str = "") -> None:
     """Print user errors, all of them at once, to stderr."""
+    errors, where = [clean(one) for one in errors], clean(where)
     if len(errors) == 1:
         only = errors[0][:LONGEST]
         click.echo(f"error: {where + ': ' if where else ''}{only}", err=True)

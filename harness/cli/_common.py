@@ -26,10 +26,11 @@ store_option = click.option(
 format_option = click.option(
     "--format",
     "form",
-    type=click.Choice(["table", "csv", "json", "md"]),
+    type=click.Choice(["table", "csv", "csv-raw", "json", "md"]),
     default="table",
     show_default=True,
-    help="How to print the rows.",
+    help="How to print the rows; csv puts an apostrophe before texts that begin with "
+    "= + - @, so that a spreadsheet does not compute them, csv-raw does not.",
 )
 
 
@@ -68,13 +69,14 @@ def on_store(verb: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(verb)
     def opened(store: str, **arguments: Any) -> Any:
         from results.storage.store import open_store
+        from results.text.clean import clean
 
         found = open_store(store)
         try:
             return verb(found, **arguments)
         finally:
             for warning in found.warnings:
-                click.echo(f"warning: {warning}", err=True)
+                click.echo(f"warning: {clean(warning)}", err=True)
 
     return opened
 

@@ -120,7 +120,7 @@ def compact(store: Store) -> None:
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["duckdb", "parquet", "csv"]),
+    type=click.Choice(["duckdb", "parquet", "csv", "csv-raw"]),
     help="By default what FILE's suffix says: .duckdb, else a folder of Parquet.",
 )
 @on_store

@@ -142,9 +142,10 @@ def _papers() -> list[dict[str, Any]]:
 def why(store: Store, trial: str, grid: str | None) -> None:
     """Say why TRIAL (an id, or its beginning) will run or will not."""
     from harness.planning.explain import explain
+    from results.text.clean import clean
 
     for line in explain(trial, grid, store):
-        click.echo(line)
+        click.echo(clean(line))
 
 
 @click.command()

@@ -20,10 +20,11 @@ _PLOTS = ["pareto", "curves"]
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["rich", "md", "latex", "csv", "html"]),
+    type=click.Choice(["rich", "md", "latex", "csv", "csv-raw", "html"]),
     default="rich",
     show_default=True,
-    help="How to print; md, latex and html carry keys that `verify` reads.",
+    help="How to print; md, latex and html carry keys that `verify` reads; csv-raw "
+    "leaves cells that begin with = + - @ as they are.",
 )
 @click.option("--model", help="Show this model of the store in place of the paper's.")
 @click.option(

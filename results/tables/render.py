@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator
 
@@ -13,7 +14,7 @@ from results.tables.paper import Row, Table, as_answer
 from results.text.columns import BOLD, DIM, YELLOW, Columns, printable, styled
 from results.text.formats import DASH, as_csv, markdown
 
-FORMATS = ("rich", "md", "latex", "csv", "html")
+FORMATS = ("rich", "md", "latex", "csv", "csv-raw", "html")
 MARKS = {
     verdict.REPRODUCED: "=",
     verdict.WITHIN: "≈",
@@ -42,6 +43,7 @@ def render(table: Table, form: str) -> str:
         "latex": latex,
         "html": as_html,
         "csv": lambda t: as_csv(as_answer(t)),
+        "csv-raw": lambda t: as_csv(as_answer(t), formulas=True),
     }
     return writers[form](table)
 
@@ -110,7 +112,7 @@ def latex(table: Table) -> str:
     notes = [_tex(text) for text in [*table.warnings, *_legend(table), *_notes(table)]]
     notes += [f"$^{{{mark}}}$ {_tex(reason)}" for reason, mark in reasons.items()]
     lines = [
-        r"% needs \usepackage{booktabs} and \usepackage{graphicx}",
+        r"% needs \usepackage{booktabs,graphicx,textcomp} and \usepackage[T1]{fontenc}",
         r"\begin{table}",
         r"\centering",
         rf"\caption{{{_tex(table.title)}}}",
@@ -235,21 +237,39 @@ _TEX = {
     "★": r"$\star$",
     "±": r"$\pm$",
     "·": r"$\cdot$",
+    "`": r"\textasciigrave{}",
+    "'": r"\textquotesingle{}",
+    "-": "{-}",  # two of them would be a dash
+    "\N{MULTIPLICATION SIGN}": r"$\times$",
+    "÷": r"$\div$",
     DASH: "--",
 }
 
 
+# Letters beyond ASCII that the encoding T1 has a glyph for.
+_TEX_LETTERS = frozenset(
+    "¡£§«»¿ÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÐÑÒÓÔÕÖØÙÚÛÜÝÞßàáâãäåæçèéêëìíîïðñòóôõöøùúûüýþÿĂăĄąĆćČčĎďĐđĘęĚě"
+    "ĞğİıĹĺĽľŁłŃńŇňŊŋŐőŒœŔŕŘřŚśŞşŠšŢţŤťŮůŰűŸŹźŻżŽž"
+)
+
+
 def _tex(text: str) -> str:
-    """``text`` so that LaTeX prints it as it stands; what it cannot, as ``?``."""
-    out = []
-    for c in " ".join(str(text).split()):
-        if c in "#$%&_{}":
-            out.append("\\" + c)
-        elif c in _TEX:
-            out.append(_TEX[c])
-        else:
-            out.append(c if c.isprintable() and ord(c) < 0x180 else "?")
-    return "".join(out)
+    """``text`` so that LaTeX prints it as it stands; what it cannot, as ``?``.
+
+    A letter without a glyph loses its accent.
+    """
+    return "".join(map(_tex_character, " ".join(str(text).split())))
+
+
+def _tex_character(c: str) -> str:
+    if c in _TEX:
+        return _TEX[c]
+    if c in "#$%&_{}":
+        return "\\" + c
+    if (c.isascii() and c.isprintable()) or c in _TEX_LETTERS:
+        return c
+    base = unicodedata.normalize("NFKD", c)[0]
+    return base if base.isascii() and base.isalnum() else "?"
 
 
 def _h(text: str) -> str:

@@ -9,9 +9,10 @@ import math
 from typing import Any
 
 from results.text.answer import Answer
+from results.text.clean import clean, spreadsheet_cell
 from results.text.columns import Columns
 
-FORMATS = ("table", "csv", "json", "md")
+FORMATS = ("table", "csv", "csv-raw", "json", "md")
 DASH = "\N{EN DASH}"  # what stands where there is no number
 
 
@@ -25,11 +26,12 @@ def render(answer: Answer, form: str) -> str:
     Returns:
         The text, without a newline at its end.
     """
-    if form == "csv":
-        return as_csv(answer)
+    if form in ("csv", "csv-raw"):
+        return as_csv(answer, formulas=form == "csv-raw")
     if form == "json":
         rows = [{k: _finite(v) for k, v in row.items()} for row in answer.dicts()]
-        return json.dumps(rows, indent=1, default=str)
+        text = json.dumps(rows, indent=1, default=str)
+        return text.replace("\x7f", "\\u007f")  # the one control it does not escape
     if form == "md":
         return as_markdown(answer)
     return as_columns(answer)
@@ -46,12 +48,28 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def as_csv(answer: Answer) -> str:
-    """CSV with a header; NULL is an empty field, a list or struct is JSON."""
+def as_csv(answer: Answer, *, formulas: bool = False) -> str:
+    """CSV with a header; NULL is an empty field, a list or struct is JSON.
+
+    Args:
+        answer: The rows.
+        formulas: Whether texts that a spreadsheet would compute stay as they are;
+            else they get an apostrophe in front.
+
+    Returns:
+        The text, without control characters.
+    """
+
+    def cell(value: Any) -> Any:
+        flat = _flat(value)
+        if not isinstance(flat, str):
+            return flat
+        return clean(flat) if formulas else spreadsheet_cell(clean(flat))
+
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(answer.columns)
-    writer.writerows([_flat(value) for value in row] for row in answer.rows)
+    writer.writerow([cell(column) for column in answer.columns])
+    writer.writerows([cell(value) for value in row] for row in answer.rows)
     return out.getvalue().rstrip("\n")
 
 
@@ -73,6 +91,7 @@ def markdown(text: str) -> str:
     >>> markdown("a|b_c<br>")
     'a\\|b\\_c&lt;br>'
     """
+    text = clean(text)
     for special in "\\`*_[]|~$":
         text = text.replace(special, "\\" + special)
     return " ".join(text.replace("&", "&amp;").replace("<", "&lt;").split())

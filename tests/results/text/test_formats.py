@@ -1,0 +1,48 @@
+"""Rows as CSV, JSON and Markdown that nobody's text can break out of."""
+
+import csv
+import io
+import json
+
+import pytest
+
+from results.text.answer import Answer
+from results.text.formats import FORMATS, render
+
+HOSTILE = "=cmd|' /C calc'!A0 \x1b[2J\x07\x9b31m\u202e\x7f"
+ANSWER = Answer(
+    columns=("method", "value", "text", "@list"),
+    types=("VARCHAR", "DOUBLE", "VARCHAR", "VARCHAR[]"),
+    rows=[(HOSTILE, -1.5, "-1.5", ["=1", "\x1b"]), ("a,b\nc", None, "+49 x", [])],
+)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_no_format_prints_a_control_character(form):
+    text = render(ANSWER, form).replace("\x1b[1m", "").replace("\x1b[2m", "")
+    text = text.replace("\x1b[0m", "")  # our own bold and dim
+    assert not set(text) & set("\x1b\x07\x9b\u202e\x7f")
+
+
+def _rows(form):
+    return list(csv.reader(io.StringIO(render(ANSWER, form))))
+
+
+def test_csv_shows_formulas_as_text_and_leaves_numbers_alone():
+    head, first, second = _rows("csv")
+    assert head == ["method", "value", "text", "'@list"]
+    assert first[0].startswith("'=cmd|")
+    assert first[1:3] == ["-1.5", "-1.5"]
+    assert second[:3] == ["a,b\nc", "", "'+49 x"]
+
+
+def test_csv_raw_leaves_formulas_as_they_are():
+    head, first, second = _rows("csv-raw")
+    assert head[3] == "@list"
+    assert first[0].startswith("=cmd|")
+    assert second[2] == "+49 x"
+
+
+def test_json_loses_nothing():
+    first, _ = json.loads(render(ANSWER, "json"))
+    assert first["method"] == HOSTILE
