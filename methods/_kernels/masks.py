@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.core import Context, Measurement, Model, Unsupported
+from harness.toolkit.model_size import ratio_base
 from harness.toolkit.training import Objective
 
 Scope = Literal["global", "layer"]
@@ -115,6 +116,8 @@ def record_zeros(net: nn.Module, names: Iterable[str], ctx: Context) -> None:
     weights = [net.get_submodule(name).weight for name in names]
     zeros = sum(int((w == 0).sum()) for w in weights if isinstance(w, Tensor))
     total = sum(w.numel() for w in weights if isinstance(w, Tensor))
+    if ctx.model.kind == "causal_lm":  # of all block weights, also those left dense
+        total = ratio_base(ctx.model) or total
     ctx.record(Measurement(metric="achieved_ratio", value=zeros / total))
 
 

@@ -217,7 +217,7 @@ def _cells(row: Mapping[str, Any], mark: str) -> list[str]:
         "★" if _is_best(row) else "",
         method_label(row) + mark,
         f"{row['ratio']:g}",
-        _or_dash(row["achieved"], "{:.3f}"),
+        _or_dash(row["achieved"], "{:.3f}") + _partly(row),
         _OF.get(row["ratio_of"], row["ratio_of"] or ""),
         number(row["mean"]),
         _or_dash(row["stderr"], "{:.2g}"),
@@ -225,6 +225,12 @@ def _cells(row: Mapping[str, Any], mark: str) -> list[str]:
         magnitude(row["params"]),
         f"{row['ok']}/{row['planned']}",
     ]
+
+
+def _partly(row: Mapping[str, Any]) -> str:
+    """The share of the block weights that was treated, where it is not all of them."""
+    share = row.get("coverage")
+    return "" if share is None or share >= 1 else f" ({share:.1%} treated)"
 
 
 _OF = {"tracked_weights": "tracked", "parameters": "params", "none": ""}

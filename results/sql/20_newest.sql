@@ -11,3 +11,24 @@ QUALIFY row_number() OVER (
 ) = 1;
 
 CREATE VIEW newest AS SELECT * EXCLUDE (measurements) FROM stored.newest;
+
+-- stored.superseded: finished trials whose numbers no longer are what their labels say:
+-- the model in that place has other weights by now, or a plugin has another version.
+CREATE VIEW stored.superseded AS
+WITH finished AS (
+    SELECT trial, attempt, started_at, model, model_options,
+           coalesce(model_revision, '') AS revision,
+           hash(method, method_options, model, model_options, task, task_options,
+                protocol, ratio, seed, dtype, calibration) AS point
+    FROM stored.newest WHERE status = 'ok'
+), revised AS (
+    SELECT model, model_options, arg_max(revision, started_at) AS newest_revision
+    FROM finished GROUP BY model, model_options HAVING count(DISTINCT revision) > 1
+)
+SELECT trial FROM finished
+QUALIFY row_number() OVER (
+    PARTITION BY point ORDER BY started_at DESC NULLS LAST, attempt DESC
+) > 1
+UNION
+SELECT trial FROM finished JOIN revised USING (model, model_options)
+WHERE revision <> newest_revision;

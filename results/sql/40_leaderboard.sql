@@ -7,6 +7,10 @@
 --           mean/dense where more is better, dense/mean where less is; 1 keeps all.
 --           NULL where no dense trial is stored.
 -- ok, planned  trials that ended well, of those that are planned or stored.
+-- coverage  share of the block weights that the method treats, NULL where it reads no
+--           roles; the rest of the blocks stays dense.
+-- Only the model's newest revision counts (see stored.superseded), and of two trials
+-- that differ in nothing but the version of a plugin, the newer.
 -- main      whether it is the metric that its task measures first.
 -- place     ties share one.
 CREATE VIEW leaderboard AS
@@ -14,7 +18,7 @@ WITH stored_once AS MATERIALIZED (  -- see results.queries.db.create_views
     SELECT attempt, trial, status, started_at, method, method_options, model,
            model_options, task, task_options, protocol, ratio, ratio_of, calibration,
            dtype, achieved_ratio, achieved_params, params, params_nonzero, bytes, macs,
-           seconds,
+           seconds, coverage, seed, coalesce(model_revision, '') AS revision,
            -- Grouping by a hash of the keys takes a third of the time of the keys; of
            -- a million groups, two share one with a probability of 3 in 10^8.
            hash(task, task_options, protocol, model, model_options, ratio, ratio_of,
@@ -22,16 +26,25 @@ WITH stored_once AS MATERIALIZED (  -- see results.queries.db.create_views
            hash(method, method_options, model, task, task_options, ratio) AS cell,
            measurements
     FROM stored.trials
-), losers AS (  -- of trials with several attempts, those that the view newest drops
+), revised AS (  -- models whose weights changed, with their newest revision
+    SELECT model, model_options, arg_max(revision, started_at) AS newest_revision
+    FROM stored_once WHERE status = 'ok'
+    GROUP BY model, model_options HAVING count(DISTINCT revision) > 1
+), losers AS (  -- attempts that another one replaces
     SELECT attempt, cell
     FROM stored_once
-    SEMI JOIN (SELECT trial FROM stored_once GROUP BY trial HAVING count(*) > 1)
-        USING (trial)
+    SEMI JOIN (SELECT configuration, seed FROM stored_once
+               GROUP BY configuration, seed HAVING count(*) > 1)
+        USING (configuration, seed)
     QUALIFY row_number() OVER (
-        PARTITION BY trial
+        PARTITION BY configuration, seed
         ORDER BY status IN ('ok', 'unsupported') DESC, started_at DESC NULLS LAST,
                  attempt DESC
     ) > 1
+    UNION
+    SELECT attempt, cell
+    FROM stored_once JOIN revised USING (model, model_options)
+    WHERE revision <> newest_revision
 ), ranked AS (
     SELECT * EXCLUDE (m), m.metric, m.value, m.unit, m.goal, m.stderr AS sample_stderr
     FROM (
@@ -48,7 +61,7 @@ WITH stored_once AS MATERIALIZED (  -- see results.queries.db.create_views
     UNION ALL
     SELECT hash(method, method_options, model, task, task_options, ratio), 1
     FROM (SELECT DISTINCT ON (trial) * FROM plans ANTI JOIN stored_once USING (trial))
-), coverage AS (
+), intended AS (
     SELECT cell, sum(trials)::BIGINT AS planned FROM wanted GROUP BY cell
 ), numbers AS (
     SELECT configuration, metric, unit, goal,
@@ -60,6 +73,7 @@ WITH stored_once AS MATERIALIZED (  -- see results.queries.db.create_views
            avg(sample_stderr)        AS sample_stderr,
            avg(achieved_ratio)       AS achieved,
            avg(achieved_params)      AS achieved_params,
+           avg(coverage)             AS coverage,
            avg(params)               AS params,
            avg(params_nonzero)       AS params_nonzero,
            avg(bytes)                AS bytes,
@@ -91,7 +105,7 @@ SELECT g.task, g.task_options, g.protocol, g.metric, g.unit, g.goal,
        CASE g.goal WHEN 'max' THEN g.mean / nullif(d.dense, 0)
                    ELSE d.dense / nullif(g.mean, 0) END AS recovery,
        g.achieved, g.achieved_params, g.params, g.params_nonzero, g.bytes, g.macs,
-       g.seconds, g.seeds AS ok, c.planned,
+       g.seconds, g.coverage, g.seeds AS ok, c.planned,
        rank() OVER (
            PARTITION BY g.task, g.task_options, g.protocol, g.metric, g.model,
                         g.model_options, g.ratio
@@ -104,5 +118,5 @@ LEFT JOIN dense AS d
     AND g.protocol IS NOT DISTINCT FROM d.protocol
     AND g.model_options IS NOT DISTINCT FROM d.model_options
     AND g.dtype IS NOT DISTINCT FROM d.dtype
-LEFT JOIN coverage AS c USING (cell)
+LEFT JOIN intended AS c USING (cell)
 ORDER BY g.model, g.task, g.metric, g.method <> 'dense', g.ratio, place, g.method;

@@ -52,10 +52,22 @@ def method_label(row: Mapping[str, Any]) -> str:
     """
     name = label(row["method"], row["method_options"])
     if row["calibration"]:
-        name = label(name, row["calibration"])
+        name = label(name, _short_content(row["calibration"]))
     if row["dtype"] not in (None, "float32"):
         name = f"{name} {row['dtype']}"
     return name
+
+
+def _short_content(calibration: str) -> str:
+    """Calibration options with six digits of the content of the text.
+
+    >>> _short_content('{"content":"sha256:0123456789abcdef","samples":8}')
+    '{"content": "012345", "samples": 8}'
+    """
+    given = json.loads(calibration)
+    if "content" in given:
+        given["content"] = str(given["content"]).removeprefix("sha256:")[:6]
+    return json.dumps(given)
 
 
 def _short(value: Any) -> str:

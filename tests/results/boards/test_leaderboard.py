@@ -215,3 +215,19 @@ def test_a_line_stands_between_ratios_and_the_best_of_each_is_marked(empty):
     assert best.startswith("\x1b[1;32m")  # bold and green
     assert not second.startswith("\x1b")
     assert not only.startswith("\x1b")  # the best of one
+
+
+def test_the_treated_share_stands_beside_what_was_achieved(empty):
+    for trial, coverage in (("whole", 1.0), ("part", 0.129), ("none", None)):
+        empty.append(row(trial, model=trial, achieved_ratio=0.2, coverage=coverage))
+    shown = _shown(empty, mixed=False)
+
+    assert shown.count("0.200") == 3
+    assert shown.count("treated") == 1
+    assert re.search(r"part on digits(.|\n)*?0\.200 \(12\.9% treated\)", shown)
+
+
+def test_calibrations_on_texts_of_other_content_are_told_apart():
+    one = {"method": "svd_llm", "method_options": "{}", "dtype": "float32"}
+    one |= {"calibration": '{"content":"sha256:0123456789abcdef","samples":8}'}
+    assert method_label(one) == "svd_llm content=012345 samples=8"

@@ -178,3 +178,43 @@ def test_a_connection_has_every_view(stored):
     with connect(stored) as connection:
         for view in VIEWS:
             assert connection.execute(f"FROM {view} LIMIT 1").description
+
+
+def _measured(store, value, minute, trial, **columns):
+    measured = {"perplexity": value}
+    store.append(row(trial, minute=minute, measured=measured, **columns))
+
+
+def _means(store):
+    found = query(store, "SELECT method, mean, seeds, recovery FROM leaderboard")
+    return {name: rest for name, *rest in found.rows}
+
+
+def test_numbers_of_other_weights_under_the_same_name_are_not_averaged(empty):
+    """The folder ./m held other weights until the third run: 10 and 20 are not of these."""
+    for minute, (trial, method, revision, value) in enumerate(
+        [("a", "dense", "local:1", 10.0), ("b", "svd", "local:1", 20.0),
+         ("c", "dense", "local:2", 30.0)], 1,
+    ):  # fmt: skip
+        of = {"model": "./m", "model_revision": revision, "task": "t", "ratio": 0.0}
+        _measured(empty, value, minute, trial, method=method, **of)
+
+    assert _means(empty) == {"dense": [30.0, 1, 1.0]}
+    assert query(empty, "SELECT value FROM scores").rows == [(30.0,)]
+    assert len(query(empty, "FROM newest").rows) == 3
+
+    of = {"model": "./m", "model_revision": "local:2", "task": "t", "ratio": 0.0}
+    _measured(empty, 60.0, 4, "d", method="svd", **of)
+    assert _means(empty) == {"dense": [30.0, 1, 1.0], "svd": [60.0, 1, 0.5]}
+
+
+def test_of_two_versions_of_a_plugin_the_newer_counts(empty):
+    """Their labels are equal; as two seeds they would be averaged to 15."""
+    of = {"model": "m", "method": "svd", "task": "t", "ratio": 0.2, "seed": 0}
+    _measured(empty, 10.0, 1, "version 1", **of)
+    _measured(empty, 20.0, 2, "version 2", **of)
+    _measured(empty, 40.0, 3, "another seed", **(of | {"seed": 1}))
+
+    assert _means(empty) == {"svd": [30.0, 2, None]}
+    values = query(empty, "SELECT value FROM scores ORDER BY value").rows
+    assert values == [(20.0,), (40.0,)]
