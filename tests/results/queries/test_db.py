@@ -186,7 +186,7 @@ def _measured(store, value, minute, trial, **columns):
 
 
 def _means(store):
-    found = query(store, "SELECT method, mean, seeds, recovery FROM leaderboard")
+    found = ask(store, "SELECT method, mean, seeds, recovery FROM leaderboard")
     return {name: rest for name, *rest in found.rows}
 
 
@@ -200,8 +200,8 @@ def test_numbers_of_other_weights_under_the_same_name_are_not_averaged(empty):
         _measured(empty, value, minute, trial, method=method, **of)
 
     assert _means(empty) == {"dense": [30.0, 1, 1.0]}
-    assert query(empty, "SELECT value FROM scores").rows == [(30.0,)]
-    assert len(query(empty, "FROM newest").rows) == 3
+    assert ask(empty, "SELECT value FROM scores").rows == [(30.0,)]
+    assert len(ask(empty, "FROM newest").rows) == 3
 
     of = {"model": "./m", "model_revision": "local:2", "task": "t", "ratio": 0.0}
     _measured(empty, 60.0, 4, "d", method="svd", **of)
@@ -216,5 +216,5 @@ def test_of_two_versions_of_a_plugin_the_newer_counts(empty):
     _measured(empty, 40.0, 3, "another seed", **(of | {"seed": 1}))
 
     assert _means(empty) == {"svd": [30.0, 2, None]}
-    values = query(empty, "SELECT value FROM scores ORDER BY value").rows
+    values = ask(empty, "SELECT value FROM scores ORDER BY value").rows
     assert values == [(20.0,), (40.0,)]
