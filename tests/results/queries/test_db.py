@@ -192,19 +192,17 @@ def _means(store):
 
 def test_numbers_of_other_weights_under_the_same_name_are_not_averaged(empty):
     """The folder ./m held other weights until the third run: 10 and 20 are not of these."""
-    for minute, (trial, method, revision, value) in enumerate(
-        [("a", "dense", "local:1", 10.0), ("b", "svd", "local:1", 20.0),
-         ("c", "dense", "local:2", 30.0)], 1,
-    ):  # fmt: skip
-        of = {"model": "./m", "model_revision": revision, "task": "t", "ratio": 0.0}
-        _measured(empty, value, minute, trial, method=method, **of)
+    of = {"model": "./m", "task": "t", "ratio": 0.0}
+    old, new = ({"model_revision": name, **of} for name in ("local:1", "local:2"))
+    _measured(empty, 10.0, 1, "a", method="dense", **old)
+    _measured(empty, 20.0, 2, "b", method="svd", **old)
+    _measured(empty, 30.0, 3, "c", method="dense", **new)
 
     assert _means(empty) == {"dense": [30.0, 1, 1.0]}
     assert ask(empty, "SELECT value FROM scores").rows == [(30.0,)]
     assert len(ask(empty, "FROM newest").rows) == 3
 
-    of = {"model": "./m", "model_revision": "local:2", "task": "t", "ratio": 0.0}
-    _measured(empty, 60.0, 4, "d", method="svd", **of)
+    _measured(empty, 60.0, 4, "d", method="svd", **new)
     assert _means(empty) == {"dense": [30.0, 1, 1.0], "svd": [60.0, 1, 0.5]}
 
 
