@@ -191,7 +191,7 @@ def _means(store):
 
 
 def test_numbers_of_other_weights_under_the_same_name_are_not_averaged(empty):
-    """The folder ./m held other weights until the third run: 10 and 20 are not of these."""
+    """The folder held other weights until the third run: 10 and 20 are not of these."""
     of = {"model": "./m", "task": "t", "ratio": 0.0}
     old, new = ({"model_revision": name, **of} for name in ("local:1", "local:2"))
     _measured(empty, 10.0, 1, "a", method="dense", **old)
