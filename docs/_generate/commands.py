@@ -55,7 +55,10 @@ def _verb(name: str, examples: list[Mapping[str, str]]) -> Iterator[str]:
     context = click.Context(command, info_name=name)
     usage = " ".join(command.collect_usage_pieces(context))
     yield from (f"## {name}", "", "```text", f"shrinkgrid {name} {usage}", "```", "")
-    yield from (inspect.cleandoc(command.help or "").replace("\b", ""), "")
+    text = inspect.cleandoc(command.help or "").replace("\b", "")
+    yield from (text, "")
+    if "exit status" not in text.lower():
+        yield from ("Exit status: 0 complete, 2 a user error.", "")
     named = [p for p in command.params if isinstance(p, click.Argument)]
     yield from table(
         ("argument", "values", "required"),

@@ -46,6 +46,13 @@ def test_a_command_shows_choices_default_and_metavar(pages):
     assert "`table`" in formats
 
 
+def test_every_command_states_its_exit_status(pages):
+    sections = pages["commands.md"].split("\n## ")[2:]
+
+    assert len(sections) == len(VERBS)
+    assert not [x.splitlines()[0] for x in sections if "xit status" not in x]
+
+
 def test_every_status_and_error_class_is_listed(pages):
     for one in (*Status, *ErrorClass):
         assert f"| `{one}` |" in pages["outcomes.md"]
