@@ -7,9 +7,12 @@ from finished import stored
 
 from harness.planning import grid as grids
 from harness.planning import plan as plans
+from harness.planning.plan import Artifact
 from harness.scheduling.hardware import known
+from harness.scheduling.interval import Interval
 from harness.scheduling.predictor import Predictor
 from harness.scheduling.priors import BASE, CONTEXT, step_seconds, tokens
+from results.storage.store import open_store
 
 H100 = known("H100")
 
@@ -136,3 +139,81 @@ def test_what_is_new_changes_a_prediction_at_once_and_the_rest_in_time(plan):
     for _ in range(50):
         predictor.learn(trial, load | {"load_seconds": 100.0}, "NVIDIA H100")
     assert predictor.bundle(bundle, H100).seconds.mid > before.seconds.mid + 3
+
+
+def test_the_largest_peak_of_the_tasks_counts_and_all_must_have_been_seen(plan):
+    (bundle,) = plan().bundles
+    small, large = (
+        next(t for t in bundle.trials if t.task.options == options)
+        for options in ("{}", '{"by":2.0}')
+    )
+    predictor = Predictor()
+    predictor.learn(
+        small, {"peak_device_bytes": 2e9, "peak_memory_bytes": 3e9}, "NVIDIA H100"
+    )
+    only_small = bundle.part((small,))
+    assert predictor.bundle(only_small, H100).known
+    assert not predictor.bundle(bundle, H100).known
+    predictor.learn(
+        large, {"peak_device_bytes": 5e9, "peak_memory_bytes": 7e9}, "NVIDIA H100"
+    )
+
+    found = predictor.bundle(bundle, H100)
+
+    assert (found.device.high, found.host.high) == (5e9 + CONTEXT, 7e9)
+    assert found.known
+    assert predictor.bundle(only_small, H100).device.high == 2e9 + CONTEXT
+
+
+def test_an_artifact_that_the_store_has_takes_no_time(plan, tmp_path):
+    model = plan().bundles[0].trials[0].model
+    artifact = Artifact(kind="dense", model=model, dtype="float32")
+    store = open_store(tmp_path / "s", create=True)
+    assert Predictor.of(store).artifact(artifact).mid > 0
+
+    (store.here("artifacts") / artifact.id).mkdir(parents=True)
+
+    assert Predictor.of(store).artifact(artifact) == Interval(0, 0, 0)
+    assert Predictor.of(None).artifact(artifact).mid > 0
+    assert Predictor.of(None).learnt == 0
+
+
+def test_a_prediction_is_kept_until_the_history_grew_by_two_per_cent(plan):
+    (bundle,) = plan().bundles
+    predictor, trial = Predictor(), bundle.trials[0]
+    changed, last = [], None
+    for count in range(1, 112):
+        predictor.learn(trial, {"load_seconds": 1.0, "threads": 1}, "NVIDIA H100")
+        found = predictor.bundle(bundle, H100)
+        assert predictor.bundle(bundle, H100) is found
+        if found is not last:
+            changed.append(count)
+        last = found
+
+    # 1.02 times 50 is 51; then every second one, and above 100 every third one.
+    assert changed == [*range(1, 52), *range(53, 102, 2), 104, 107, 110]
+    assert predictor.learnt == 111
+
+
+def test_no_less_than_a_tenth_remains_when_something_else_is_subtracted(plan):
+    (bundle,) = plan().bundles
+    predictor = Predictor()
+    for trial in bundle.trials:
+        predictor.learn(trial, {"peak_memory_bytes": BASE / 2, "threads": 1}, "Xeon")
+
+    found = predictor.bundle(bundle, H100)
+
+    assert found.device.high == pytest.approx(BASE / 20 + CONTEXT)
+
+
+def test_a_method_without_a_fit_is_not_a_guess_for_its_fit(plan):
+    (bundle,) = plan("toy_noop").bundles
+    predictor = Predictor()
+    numbers = {f"{s}_seconds": 1.0 for s in ("load", "compress", "evaluate")}
+    for trial in bundle.trials:
+        predictor.learn(trial, numbers, "NVIDIA H100")
+
+    found = predictor.bundle(bundle, H100)
+
+    assert not found.guessed
+    assert found.setup == 1
