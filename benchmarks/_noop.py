@@ -29,7 +29,7 @@ class NoopModel:
         )
 
 
-@method("noop", ratio_of="parameters", random=True)
+@method("noop", ratio_of="parameters", stochastic=True)
 class NoopMethod:
     """Leaves the network as it is."""
 

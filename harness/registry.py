@@ -85,8 +85,8 @@ def method(  # noqa: PLR0913 - what a method declares, all by keyword
     ratio_of: str,
     needs: Iterable[str] = (),
     kinds: Iterable[Kind] = ("causal_lm", "classifier", "seq2seq"),
-    random: bool = False,
-    exact: float = 0.05,
+    stochastic: bool = False,
+    tolerance: float = 0.05,
     version: int = 1,
 ) -> Callable[[T], T]:
     """Declare a compression method.
@@ -99,8 +99,8 @@ def method(  # noqa: PLR0913 - what a method declares, all by keyword
             language model), ``training_data``, and roles that the model must have
             (``linears``, ``convs``, ``exits``, ``recurrent``).
         kinds: The kinds of model that it can treat.
-        random: Whether the seed changes its result on a pretrained model.
-        exact: How far the achieved ratio may stay from the asked one.
+        stochastic: Whether the seed changes its result on a pretrained model.
+        tolerance: How far the achieved ratio may stay from the requested ratio.
         version: Raise when a change alters the numbers.
 
     Returns:
@@ -115,8 +115,8 @@ def method(  # noqa: PLR0913 - what a method declares, all by keyword
         "ratio_of": ratio_of,
         "needs": frozenset(needs),
         "kinds": frozenset(kinds),
-        "random": random,
-        "exact": exact,
+        "stochastic": stochastic,
+        "tolerance": tolerance,
     }
     return _decorator("method", name, version, facts)
 

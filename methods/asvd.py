@@ -41,7 +41,7 @@ class Fitted:
     ratio_of="weights",
     needs={"linears", "calibration"},
     kinds={"causal_lm"},
-    exact=0.1,
+    tolerance=0.1,
 )
 class Asvd:
     """SVD of ``W S`` with S the mean size of each input channel to the power alpha.

@@ -12,8 +12,8 @@ from methods._kernels.early_exit.training import EarlyExit
 
 
 @method(
-    "branchynet", ratio_of="macs", needs={"training_data", "exits"}, exact=1.0,
-    kinds={"classifier"}, random=True,
+    "branchynet", ratio_of="macs", needs={"training_data", "exits"}, tolerance=1.0,
+    kinds={"classifier"}, stochastic=True,
 )  # fmt: skip
 class BranchyNet(EarlyExit):
     """Exits with a convolution of their own, trained on from the dense network by Adam.

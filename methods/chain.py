@@ -75,10 +75,10 @@ class Chain:
         return {
             **find("method", "chain").facts,
             "ratio_of": lead["ratio_of"],
-            "exact": lead["exact"],
+            "tolerance": lead["tolerance"],
             "needs": frozenset().union(*(f["needs"] for _, f in found)),
             "kinds": frozenset.intersection(*(f["kinds"] for _, f in found)),
-            "random": any(f["random"] for _, f in found),
+            "stochastic": any(f["stochastic"] for _, f in found),
         }
 
     def ratios(self) -> tuple[float, ...] | None:

@@ -23,7 +23,7 @@ _TIE = 1e-6  # weight of what tells equal scores apart
 
 @method(
     "class_aware_pruning", ratio_of="parameters", needs={"training_data", "convs"},
-    exact=0.1, kinds={"classifier"}, random=True,
+    tolerance=0.1, kinds={"classifier"}, stochastic=True,
 )  # fmt: skip
 class ClassAwarePruning:
     """Score, remove, retrain, and again, until the asked share of parameters is gone.

@@ -13,8 +13,8 @@ from methods._kernels.early_exit.training import EarlyExit
 
 
 @method(
-    "class_exclusion", ratio_of="macs", needs={"training_data", "exits"}, exact=1.0,
-    kinds={"classifier"}, random=True,
+    "class_exclusion", ratio_of="macs", needs={"training_data", "exits"}, tolerance=1.0,
+    kinds={"classifier"}, stochastic=True,
 )  # fmt: skip
 class ClassExclusion(EarlyExit):
     """One logistic unit for each class at every exit rules classes out.

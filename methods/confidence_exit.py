@@ -10,8 +10,8 @@ from methods._kernels.early_exit.training import EarlyExit
 
 
 @method(
-    "confidence_exit", ratio_of="macs", needs={"training_data", "exits"}, exact=1.0,
-    kinds={"classifier"}, random=True,
+    "confidence_exit", ratio_of="macs", needs={"training_data", "exits"}, tolerance=1.0,
+    kinds={"classifier"}, stochastic=True,
 )  # fmt: skip
 class ConfidenceExit(EarlyExit):
     """The same heads, weights and search as class exclusion, with softmax losses.

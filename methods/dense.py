@@ -10,7 +10,7 @@ from harness.core import Context
 from harness.registry import method
 
 
-@method("dense", ratio_of="none", exact=0.0)
+@method("dense", ratio_of="none", tolerance=0.0)
 class Dense:
     """No compression; its single ratio is 0."""
 

@@ -30,8 +30,8 @@ _FADED = 1e-12  # a factor below this is 0: smaller numbers are slow and change 
     ratio_of="tracked_weights",
     needs={"training_data"},
     kinds={"classifier"},
-    random=True,
-    exact=0.001,
+    stochastic=True,
+    tolerance=0.001,
 )
 class DropBack:
     """Train from scratch while only the ``k`` weights that moved furthest may differ.

@@ -14,8 +14,8 @@ from methods._kernels.filters.scored import Scored
 
 
 @method(
-    "hrank", ratio_of="parameters", needs={"training_data", "convs"}, exact=0.1,
-    kinds={"classifier"}, random=True,
+    "hrank", ratio_of="parameters", needs={"training_data", "convs"}, tolerance=0.1,
+    kinds={"classifier"}, stochastic=True,
 )  # fmt: skip
 class HRank(Scored):
     """Average rank of each filter's map behind the ReLU; the same share of every layer.

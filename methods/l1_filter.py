@@ -11,7 +11,7 @@ from methods._kernels.filters import surgery
 
 
 @method(
-    "l1_filter", ratio_of="parameters", needs={"training_data", "convs"}, exact=0.1,
+    "l1_filter", ratio_of="parameters", needs={"training_data", "convs"}, tolerance=0.1,
     kinds={"classifier"},
 )  # fmt: skip
 class L1Filter:

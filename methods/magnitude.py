@@ -22,7 +22,7 @@ from methods._kernels.masks import (
 )
 
 
-@method("magnitude", ratio_of="zeros", exact=0.001)
+@method("magnitude", ratio_of="zeros", tolerance=0.001)
 class Magnitude:
     """The share ``ratio`` of the weights of every linear and convolution is zeroed.
 

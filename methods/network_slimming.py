@@ -28,7 +28,7 @@ class Slim:
 
 @method(
     "network_slimming", ratio_of="parameters", needs={"training_data", "convs"},
-    exact=0.1, kinds={"classifier"}, random=True,
+    tolerance=0.1, kinds={"classifier"}, stochastic=True,
 )  # fmt: skip
 class NetworkSlimming:
     """Train with an L1 penalty on norm weights, then cut at one global threshold.

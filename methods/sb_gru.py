@@ -68,7 +68,7 @@ class Posterior:
     ratio_of="bits",
     needs={"training_data", "recurrent"},
     kinds={"seq2seq"},
-    random=True,
+    stochastic=True,
     version=2,
 )
 class SbGru:

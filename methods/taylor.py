@@ -18,8 +18,8 @@ On = Literal["gate", "activation", "weights"]
 
 
 @method(
-    "taylor", ratio_of="parameters", needs={"training_data", "convs"}, exact=0.1,
-    kinds={"classifier"}, random=True,
+    "taylor", ratio_of="parameters", needs={"training_data", "convs"}, tolerance=0.1,
+    kinds={"classifier"}, stochastic=True,
 )  # fmt: skip
 class Taylor(Scored):
     """The filters whose removal changes the loss least, to first order, leave.

@@ -34,8 +34,8 @@ class Noisy:
 
 
 @method(
-    "variational_dropout", ratio_of="zeros", needs={"training_data"}, exact=0.001,
-    kinds={"classifier"}, random=True,
+    "variational_dropout", ratio_of="zeros", needs={"training_data"}, tolerance=0.001,
+    kinds={"classifier"}, stochastic=True,
 )  # fmt: skip
 class VariationalDropout:
     """Learn a dropout rate for each weight; the noisiest weights become zero.

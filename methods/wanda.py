@@ -17,7 +17,7 @@ from methods._kernels.low_rank.factors import check_finite, linears, matrix
     ratio_of="zeros",
     needs={"linears", "calibration"},
     kinds={"causal_lm"},
-    exact=0.01,
+    tolerance=0.01,
 )
 class Wanda:
     """In each row the weights of least ``|w| * ||x||`` become zero, no retraining."""

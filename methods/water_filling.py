@@ -59,7 +59,7 @@ class Fitted:
     ratio_of="weights",
     needs={"linears", "calibration"},
     kinds={"causal_lm"},
-    random=True,
+    stochastic=True,
 )
 class WaterFilling:
     """Joint factors within a layer, ranks by measured sensitivity, pivoted storage.

@@ -355,7 +355,7 @@ def ratios(method: Chosen) -> tuple[float, ...] | None:
 
 def seeded(method: Chosen, model: Chosen) -> bool:
     """Whether the seed can change the numbers of this pair."""
-    return bool(model.facts["trained"] or method.facts["random"])
+    return bool(model.facts["trained"] or method.facts["stochastic"])
 
 
 def _expand(block: Block) -> Iterator[Point]:

@@ -73,7 +73,7 @@ class ToyDrop:
         return net
 
 
-@method("toy_noop", ratio_of="zeros", random=True)
+@method("toy_noop", ratio_of="zeros", stochastic=True)
 class ToyNoop:
     """Does nothing, once for every seed."""
 

@@ -62,7 +62,7 @@ class Whereabouts:
         return len(list(Path(self.at).iterdir()))
 
 
-@method("mortal", ratio_of="zeros", random=True)
+@method("mortal", ratio_of="zeros", stochastic=True)
 class Mortal:
     """Kills its process on the node that a file names."""
 
