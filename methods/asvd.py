@@ -15,21 +15,22 @@ from methods._kernels.low_rank.factors import (
     Factors,
     Group,
     install,
-    kept,
     linears,
     matrix,
     stacked,
 )
+from methods._kernels.low_rank.ranks import kept
 from methods._kernels.low_rank.uniform import factorize_groups, truncate_groups
 
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """Factors, and the calibration loss with one matrix at one kept share.
+    """The factors, and the calibration loss with a single matrix truncated.
 
     Args:
-        factors: Of every matrix.
-        losses: (matrix, share kept) -> loss; empty without the search.
+        factors: The factors of every matrix.
+        losses: (matrix, share kept) -> loss in nats per token; empty without the
+            search.
     """
 
     factors: dict[Group, Factors]
@@ -44,17 +45,30 @@ class Fitted:
     tolerance=0.1,
 )
 class Asvd:
-    """SVD of ``W S`` with S the mean size of each input channel to the power alpha.
+    """SVD that is more exact for large input channels, with a rank for each matrix.
 
-    The search measures the calibration loss with each matrix alone at each kept share,
-    and gives every matrix the smallest share among the least harmful, as many as the
-    budget asks for. The language-model head stays dense, unlike in the released code.
+    With ``S = diag(s)`` and ``s_j = mean(|x_j|)^alpha`` over the calibration inputs x
+    of a weight W, the SVD of ``W S = U Sigma V^T`` is truncated to rank k:
+    ``W_k = U_k Sigma_k V_k^T S^-1``. The ranks come from a search: the calibration loss
+    is measured with one matrix alone truncated to one kept share, for each matrix and
+    each share. The pairs are then accepted in the order of their loss, the smallest
+    first, until the network is within the budget; each matrix gets the smallest share
+    that was accepted for it, and a matrix without one stays dense.
+
+    By default alpha is 0.5, the search tries the kept shares 0.1 to 0.9 in steps of
+    0.1, and it measures the loss of 32 calibration windows.
+
+    The paper is arXiv:2312.05821. Differences from the released code
+    (hahnyuan/ASVD4LLM at 8630427): the SVD is exact, not randomised; the language-model
+    head is neither compressed nor counted; the budget counts the integer ranks, not the
+    nominal shares; a matrix that cannot be decomposed is an error, where the released
+    code puts a random one in its place.
 
     Args:
-        alpha: Power of the mean ``|x|``.
-        search: Whether to search; else every matrix gets the same ratio.
-        keep: Shares that the search tries.
-        search_samples: Calibration windows whose loss it measures.
+        alpha: Power of the mean absolute input.
+        search: Whether to search; if not, every matrix gets the same ratio.
+        keep: Shares of the weights of one matrix that the search tries, in (0, 1).
+        search_samples: Number of calibration windows whose loss the search measures.
     """
 
     alpha: float = 0.5
@@ -63,18 +77,20 @@ class Asvd:
     search_samples: int = 32
 
     def __post_init__(self) -> None:
-        """Refuse shares out of range and an empty sample.
+        """Check the shares and the number of windows.
 
         Raises:
             ValueError: If an option is out of its range.
         """
         if not self.keep or not all(0 < share < 1 for share in self.keep):
-            raise ValueError(f"keep {list(self.keep)} is not shares between 0 and 1")
+            raise ValueError(
+                f"keep {list(self.keep)}: give shares between 0 and 1, such as 0.5"
+            )
         if self.search_samples < 1:
             raise ValueError(f"search_samples {self.search_samples} is below 1")
 
     def fit(self, model: Model, ctx: Context) -> Fitted:
-        """Factorise each matrix, and measure how much each kept share of it harms."""
+        """Decompose each matrix, and measure the loss at each kept share of it."""
         found = ctx.calibration()
 
         def scale(group: Group) -> Tensor:
@@ -89,7 +105,7 @@ class Asvd:
         return Fitted(factors, self._losses(model, factors, ctx))
 
     def compress(self, fitted: Fitted, ratio: float, ctx: Context) -> nn.Module:
-        """The network at the searched ranks, or all at one ratio."""
+        """The network at the searched ranks, or with one ratio for all matrices."""
         if not self.search or ratio == 0:
             return truncate_groups(fitted.factors, ratio, ctx)
         net, modules = ctx.dense(), linears(ctx.model)
@@ -105,7 +121,7 @@ class Asvd:
     def _losses(
         self, model: Model, factors: dict[Group, Factors], ctx: Context
     ) -> dict[tuple[str, float], float]:
-        """The loss with one matrix truncated; what comes before its block runs once."""
+        """The loss with one matrix truncated; the blocks before it run only once."""
         modules, net = linears(model), ctx.dense()
         running = stream(model, ctx.calibration().tokens[: self.search_samples])
         losses: dict[tuple[str, float], float] = {}
@@ -125,7 +141,7 @@ class Asvd:
 
 
 def share_rank(shape: Sequence[int], share: float) -> int:
-    """The rank whose factors hold at most ``share`` of the weights, 1 at least."""
+    """The rank whose factors store at most ``share`` of the weights; at least 1."""
     out, inner = shape
     return max(1, kept(out * inner, 1 - share) // (out + inner))
 
@@ -135,18 +151,18 @@ def searched(
     sizes: Mapping[str, Sequence[int]],
     ratio: float,
 ) -> dict[str, float]:
-    """Kept shares within the budget that take in the fewest harmful truncations.
+    """Accepts truncations in the order of their loss, until the budget is kept.
 
     Args:
         losses: (matrix, share) -> loss with that matrix alone at that share.
-        sizes: Matrix -> its shape.
-        ratio: The share of all weights to remove.
+        sizes: Matrix -> shape, ``(out, in)``.
+        ratio: The share of all weights to remove, in [0, 1).
 
     Returns:
-        Matrix -> share; matrices that are not named stay dense.
+        Matrix -> kept share; matrices that are missing stay dense.
 
     Raises:
-        Unsupported: If even the smallest shares of all are over the budget.
+        Unsupported: If all matrices at their smallest share exceed the budget.
     """
     mildest = sorted(losses, key=lambda item: (losses[item], -item[1], item[0]))
     total = sum(out * inner for out, inner in sizes.values())

@@ -24,20 +24,45 @@ from methods._kernels.low_rank.whitening import Whitening, whitened
     kinds={"causal_lm"},
 )
 class BasisSharing:
-    """One basis a group of adjacent blocks, coefficients for each of them.
+    """Adjacent blocks express one matrix each in a common basis of directions.
+
+    The weights of one role in n adjacent blocks, ``W_1 ... W_n`` of shape
+    ``(out, in)``, are stacked to ``W`` of shape ``(n out, in)``. With
+    ``G = G_1 + ... + G_n`` the sum of the blocks' input Gram matrices ``mean(x x^T)``
+    and ``S S^T = G``, the truncated SVD ``W S = U Sigma V^T`` gives the shared basis
+    ``R = Sigma_k V_k^T S^-1`` of shape ``(k, in)`` and the coefficients ``L_i``, the
+    rows of ``U_k`` that belong to block i: ``W_i`` becomes ``L_i R``. The basis is
+    stored once, which leaves the rank
+    ``k = floor((1 - ratio) n out in / (n out + in))``. Each block still multiplies by
+    the basis, since its input differs, so that fewer weights are removed from the work
+    than from the storage.
+
+    By default groups of two blocks share for query, key, value, gate and up; output and
+    down projections are decomposed alone, as in SVD-LLM.
+
+    Difference from the released code (TUDa-HWAI/Basis_Sharing at 8fa941e): it gives a
+    smaller last group the rank of a full one (``remainder: full``), which removes less
+    than the ratio, and it decomposes G by Cholesky with a jitter (``whitening:
+    cholesky``). With both options the numbers are those of the released code; the
+    defaults keep the budget and handle a singular G. The released ``do_update_model``
+    (``update: true`` without ``refit``) is called by none of its scripts.
 
     Args:
-        group_size: Blocks that share; the remainder forms a last, smaller group.
-        shared: Roles that share; the others are factorised alone, as in SVD-LLM.
-        remainder: Rank of a smaller last group: its ``own`` by its size, or that of a
-            ``full`` group, as in the released code (slightly off the ratio).
-        refit: ``own_gram`` fits each block's coefficients to its own inputs, closed
-            form, instead of those pooled over the group.
-        update: Fit the coefficients to inputs of the compressed network: block by block
-            to their own with ``refit``, else pooled as the released ``do_update_model``
-            (which no released script calls).
-        whitening: ``eigh``, or ``cholesky`` with the ``jitter`` of the released code.
-        jitter: Beyond the smallest eigenvalue, for ``cholesky`` only.
+        group_size: Number of adjacent blocks that share a basis; the remaining blocks
+            form a last, smaller group.
+        shared: Roles that share a basis; the others are decomposed alone.
+        remainder: Rank of the smaller last group: ``own`` follows from its own size,
+            ``full`` is the rank of a full group, as in the released code.
+        refit: ``own_gram`` fits the coefficients of each block to its own Gram matrix
+            in closed form, ``L_i = W_i G_i R^T (R G_i R^T)^-1``; ``none`` keeps those
+            of the decomposition, which are best for the sum of the Gram matrices.
+        update: Fit the coefficients to the inputs of the compressed network: block by
+            block with ``refit: own_gram``, else once, with Gram matrices summed over
+            the group as in the released code.
+        whitening: How G is decomposed: ``eigh`` is exact for every G; ``cholesky``,
+            with ``jitter`` where it fails, is what the released code does.
+        jitter: The smallest eigenvalue after a failed Cholesky decomposition, on the
+            sum over all tokens; for ``cholesky`` only.
     """
 
     group_size: int = 2
@@ -49,7 +74,7 @@ class BasisSharing:
     jitter: float = 7e-6
 
     def __post_init__(self) -> None:
-        """Refuse an empty group.
+        """Check the size of a group.
 
         Raises:
             ValueError: If ``group_size`` is below 1.
@@ -58,7 +83,7 @@ class BasisSharing:
             raise ValueError(f"group_size {self.group_size} is below 1")
 
     def fit(self, model: Model, ctx: Context) -> dict[Group, Factors]:
-        """Factorise each group once; every ratio truncates the same factors."""
+        """Decompose each group once; every ratio truncates the same factors."""
         groups = groups_across_blocks(model, size=self.group_size, shared=self.shared)
         return factorize_groups(
             model, groups, whitened(ctx.calibration(), self.whitening, self.jitter)
@@ -82,7 +107,7 @@ class BasisSharing:
 
 
 def _own_gram(net: nn.Module, fitted: dict[Group, Factors], ctx: Context) -> None:
-    """Refit coefficients of groups to each member's own inputs in the dense model."""
+    """Refit the coefficients to each member's own inputs in the dense model."""
     modules, found = linears(ctx.model), ctx.calibration()
     for group in fitted:
         if len(group.names) == 1:  # pooled over itself: the refit would change nothing

@@ -1,4 +1,4 @@
-"""Methods one after the other, as one method."""
+"""Several methods in sequence, as one method."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ class Member:
     """One configured method of a chain.
 
     Args:
-        plugin: Its plugin.
-        instance: The plugin with its options.
-        ratio: Its own ratio; None where it takes that of the trial.
+        plugin: The plugin of the method.
+        instance: The plugin built with its options.
+        ratio: The ratio fixed by the entry or by the method; None if the member takes
+            the ratio of the trial.
     """
 
     plugin: Plugin
@@ -29,21 +30,27 @@ class Member:
 
 @method("chain", ratio_of="weights")
 class Chain:
-    """Each method compresses what the one before made.
+    """Applies several methods in sequence, each to the result of the one before.
 
-    One member takes the trial's ratio. The others fix theirs, by themselves as
-    ``round_to_nearest`` does or by ``ratio`` in their entry. The first member is fitted
-    once for all ratios, later ones to each network they get; calibration statistics
-    are those of the dense model.
+    With members ``m_1 ... m_n`` and a network N, the result is
+    ``m_n(... m_2(m_1(N)))``, for example a low-rank method followed by rounding to 8
+    bits. At most one member takes the ratio of the trial, and the ratio of the chain is
+    a share of what that member counts. The others have a fixed ratio, either by
+    themselves, as ``round_to_nearest``, or from ``ratio`` in their entry. The first
+    member is fitted once for all ratios, the later ones to each network that they get.
+    Calibration statistics are those of the dense model. Ratio 0 is the dense network.
+
+    It has no default members, and it is not from a paper.
 
     Args:
-        chain: Names, or mappings with ``name``, options, and perhaps ``ratio``.
+        chain: The members in order: names of methods, or mappings with ``name``, the
+            options of the method, and optionally ``ratio``.
     """
 
     chain: tuple[Any, ...]
 
     def __post_init__(self) -> None:
-        """Build the members once, to find mistakes before anything runs.
+        """Build the members once, to report errors before anything runs.
 
         Raises:
             BenchError: If a member is unknown, or not exactly one takes the ratio.
@@ -51,7 +58,7 @@ class Chain:
         free = [m.plugin.name for m in self.members() if m.ratio is None]
         if len(free) > 1:
             raise BenchError(
-                f"of a chain one method takes the ratio, not {' and '.join(free)}: "
+                f"one method of a chain takes the ratio, not {' and '.join(free)}: "
                 "give the others a fixed one, as in {name: svd, ratio: 0.1}"
             )
 
@@ -59,17 +66,17 @@ class Chain:
         """The configured methods, in order.
 
         Returns:
-            One member an entry.
+            One member for each entry.
 
         Raises:
-            BenchError: If the chain is empty or an entry is none.
+            BenchError: If the chain is empty or an entry does not name a method.
         """
         if not self.chain:
             raise BenchError("a chain needs at least one method")
         return [_member(entry) for entry in self.chain]
 
     def facts(self) -> dict[str, Any]:
-        """Needs of all members, kinds that all treat, the ratio of the free one."""
+        """Needs of all members, kinds that all treat, the ratio of the free member."""
         found = [(m, facts(m.plugin, m.instance)) for m in self.members()]
         lead = next((f for m, f in found if m.ratio is None), found[0][1])
         return {
@@ -81,17 +88,20 @@ class Chain:
             "stochastic": any(f["stochastic"] for _, f in found),
         }
 
-    def ratios(self) -> tuple[float, ...] | None:
-        """None where a member takes the trial's ratio, else the first one's own."""
-        fixed = [m.ratio for m in self.members()]
-        return None if None in fixed else (fixed[0] or 0.0,)
+    def ratios(self, dtype: str = "float32") -> tuple[float, ...] | None:
+        """None where a member takes the trial's ratio, else the first member's own."""
+        members = self.members()
+        if any(m.ratio is None for m in members):
+            return None
+        first, own = members[0], getattr(members[0].instance, "ratios", None)
+        return (first.ratio or 0.0,) if own is None else own(dtype)
 
     def fit(self, model: Model, ctx: Context) -> Any:
-        """What the first member fits."""
+        """The result of the first member's ``fit``."""
         return _fit(self.members()[0], model, ctx)
 
     def compress(self, fitted: Any, ratio: float, ctx: Context) -> nn.Module:
-        """The network that the last member makes; ratio 0 is the dense one."""
+        """The network that the last member returns; the dense one at ratio 0."""
         if ratio == 0:
             return ctx.dense()
         net: nn.Module | None = None
@@ -114,7 +124,10 @@ def _fit(member: Member, model: Model, ctx: Context) -> Any:
 def _member(entry: Any) -> Member:
     options: Any = {"name": entry} if isinstance(entry, str) else entry
     if not isinstance(options, Mapping) or "name" not in options:
-        raise BenchError(f"{entry!r} in a chain is neither a name nor has one")
+        raise BenchError(
+            f"{entry!r} in a chain is neither a name nor has one: write svd or "
+            "{name: svd, ratio: 0.1}"
+        )
     rest = {k: v for k, v in options.items() if k not in ("name", "ratio")}
     plugin, implied = resolve("method", options["name"])
     instance = plugin.build({**implied, **rest})

@@ -1,4 +1,4 @@
-"""The network as it is: the row that every other is compared with."""
+"""The uncompressed network: the baseline that every other row is compared with."""
 
 from __future__ import annotations
 
@@ -12,19 +12,24 @@ from harness.registry import method
 
 @method("dense", ratio_of="none", tolerance=0.0)
 class Dense:
-    """No compression; its single ratio is 0."""
+    """Leaves the network as it is, with the weights ``W' = W``.
 
-    def ratios(self) -> tuple[float, ...]:
-        """The only ratio there is."""
+    Its only ratio is 0 and it has no options. It measures the model itself, in the
+    dtype, with the tasks and the protocol of the grid, so that a compressed network is
+    compared with a number measured in the same way.
+    """
+
+    def ratios(self, dtype: str = "float32") -> tuple[float, ...]:
+        """The ratio 0, for every dtype."""
         return (0.0,)
 
     def compress(self, fitted: Any, ratio: float, ctx: Context) -> nn.Module:
         """A copy of the dense network.
 
         Args:
-            fitted: Nothing.
+            fitted: None; the method has no ``fit``.
             ratio: 0.
-            ctx: Of the bundle.
+            ctx: Gives the dense network.
 
         Returns:
             The copy.

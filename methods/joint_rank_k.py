@@ -6,27 +6,47 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from harness.core import Context, Measurement, Model
+from harness.core import Context, Model, Unsupported
 from harness.registry import find, method
 from methods._kernels.low_rank.factors import Factors, Group, linears, matrix
 from methods._kernels.low_rank.groups import groups_within_blocks
 from methods._kernels.low_rank.uniform import factorize_groups, truncate_groups
 
 
-@method("joint_rank_k", ratio_of="weights", needs={"linears"}, kinds={"causal_lm"})
+@method(
+    "joint_rank_k",
+    ratio_of="weights",
+    needs={"linears"},
+    kinds={"causal_lm"},
+    version=2,
+)
 class JointRankK:
-    """Query with key, and gate with up, decomposed jointly: one input factor for both.
+    """Matrices that read the same input are decomposed together and share a factor.
 
-    Reconstructed: neither code nor the paper's method section could be read. Known are
-    the joint SVD of matrices that read the same input, these two pairs, and that it
-    needs no data. What becomes of the other matrices is not known: see ``single``.
+    The weights ``W_1, W_2`` of shapes ``(out_1, in)`` and ``(out_2, in)`` are stacked
+    to ``W`` of shape ``(out, in)`` with ``out = out_1 + out_2``. Its truncated SVD
+    ``W_k = U_k Sigma_k V_k^T`` gives the common input factor ``R = Sigma_k V_k^T`` and
+    the output factors ``L_1, L_2``, the rows of ``U_k`` that belong to each matrix. The
+    product ``R x`` is computed once for both. The rank is
+    ``k = floor((1 - ratio) out in / (out + in))``.
+
+    By default query is joined with key, and gate with up; all other matrices are
+    decomposed alone; and no data is read.
+
+    The paper is arXiv:2402.16319. This is a reconstruction: no code was released, and
+    the method section could not be read. What is known is the joint SVD of matrices
+    that read the same input, the two pairs, and that no data is needed. How the paper
+    treats the other matrices is not known: see ``single``.
 
     Args:
-        extra_groups: ``qkv`` joins the value matrix to query and key.
-        single: Whether matrices outside of the groups are truncated alone (``svd``) or
-            stay ``dense``; the ratio is of the matrices that are truncated.
-        whiten: Decompose under the Gram matrix of the input, from calibration. Exactly
-            optimal for the summed output error, since members see the same input.
+        extra_groups: ``qkv`` joins the value matrix with query and key; ``none`` does
+            not.
+        single: Matrices outside the groups are truncated alone (``svd``) or stay
+            ``dense``. The ratio is a share of all block weights in both cases, so that
+            with ``dense`` the groups lose more.
+        whiten: Decompose ``W S`` instead of W, with ``S S^T = mean(x x^T)`` over the
+            calibration inputs x. This is the best approximation of the outputs, since
+            all members of a group read the same x.
     """
 
     extra_groups: Literal["none", "qkv"] = "none"
@@ -40,7 +60,7 @@ class JointRankK:
         return {**facts, "needs": facts["needs"] | extra}
 
     def fit(self, model: Model, ctx: Context) -> dict[Group, Factors]:
-        """Factorise each group once; every ratio truncates the same factors."""
+        """Decompose each group once; every ratio truncates the same factors."""
         join: Literal["qk", "qkv"] = "qkv" if self.extra_groups == "qkv" else "qk"
         groups = groups_within_blocks(model, join)
         if self.single == "dense":
@@ -54,24 +74,37 @@ class JointRankK:
     def compress(
         self, fitted: dict[Group, Factors], ratio: float, ctx: Context
     ) -> nn.Module:
-        """The network with every group at the rank that the ratio leaves."""
-        net = truncate_groups(fitted, ratio, ctx)
-        if self.single == "dense":  # the engine would count matrices left alone
-            ctx.record(_achieved(fitted, net, ctx))
-        return net
+        """The network with every group at the rank that the ratio leaves.
+
+        Args:
+            fitted: From ``fit``; not changed.
+            ratio: The share of all block weights to remove, in [0, 1).
+            ctx: Gives the dense network.
+
+        Returns:
+            The compressed network.
+
+        Raises:
+            Unsupported: If the groups alone cannot lose as many weights.
+        """
+        within = ratio / _share(fitted, ctx.model)
+        if within >= 1:
+            raise Unsupported(
+                f"ratio {ratio} is more than the {ratio / within:.3f} of the block "
+                "weights that the groups hold; use single: svd"
+            )
+        return truncate_groups(fitted, within, ctx)
 
 
-def _achieved(
-    fitted: dict[Group, Factors], net: nn.Module, ctx: Context
-) -> Measurement:
-    modules = linears(ctx.model)
-    names = [name for group in fitted for name in group.names]
-    before = sum(matrix(modules[name]).numel() for name in names)
-    weights = {
-        id(value): value.numel()
-        for name in names
-        for key, value in net.get_submodule(name).named_parameters()
-        if not key.endswith("bias")
-    }
-    value = 1 - sum(weights.values()) / before if before else 0.0
-    return Measurement(metric="achieved_ratio", value=value)
+def _share(fitted: dict[Group, Factors], model: Model) -> float:
+    """The share of the block weights that the groups hold; 1 where they hold all."""
+    modules = linears(model)
+    treated = [name for group in fitted for name in group.names]
+    if len(treated) == len(modules):
+        return 1.0
+    held = sum(matrix(modules[name]).numel() for name in treated)
+    if not held:
+        raise Unsupported(
+            f"{model.name} has no two matrices to decompose jointly; use single: svd"
+        )
+    return held / sum(matrix(module).numel() for module in modules.values())

@@ -24,17 +24,25 @@ from methods._kernels.masks import (
 
 @method("magnitude", ratio_of="zeros", tolerance=0.001)
 class Magnitude:
-    """The share ``ratio`` of the weights of every linear and convolution is zeroed.
+    """Sets the weights of smallest absolute value to zero.
 
-    Biases, norms and embeddings stay dense.
+    The score of a weight w is ``|w|``. The share ``ratio`` of all weights of linear
+    layers and convolutions with the smallest scores becomes zero, rounded up to whole
+    weights. Biases, norms and embeddings stay as they are, and the network keeps its
+    shape: the ratio is a share of zeros, not of parameters.
+
+    By default the weights of all layers are ranked together, and nothing is trained.
+    The paper (arXiv:1506.02626) prunes and trains in turn, with a threshold for each
+    layer; ``finetune`` gives one round of training. ``when: every_step`` is the
+    baseline of DropBack's repository (compstruct/DropBack, pruning.py).
 
     Args:
-        scope: Rank all layers together, or each on its own.
-        when: ``once``, on the dense network; or ``every_step`` of a training that
-            starts from the dense weights, the smallest weights of that moment (the
-            baseline of DropBack's repository, compstruct/DropBack pruning.py).
-        finetune: Training afterwards with the masks held (``once``), or the training
-            in which the masks move (``every_step``); None for no training.
+        scope: Rank the weights of all layers together (``global``), or those of each
+            layer alone (``layer``).
+        when: Prune ``once``, the dense network; or at ``every_step`` of a training that
+            starts from the dense weights, each time the smallest weights of that step.
+        finetune: The training after pruning, which keeps the zeros (``once``), or the
+            training during which the zeros move (``every_step``); None for no training.
     """
 
     scope: Scope = "global"
@@ -42,7 +50,7 @@ class Magnitude:
     finetune: Recipe | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a moving mask without the training in which it moves.
+        """Check that masks that move have a training in which to move.
 
         Raises:
             ValueError: If ``when`` is ``every_step`` and ``finetune`` is not given.
@@ -58,7 +66,7 @@ class Magnitude:
         return {**find("method", "magnitude").facts, "needs": needs}
 
     def compress(self, fitted: None, ratio: float, ctx: Context) -> nn.Module:
-        """A network of the same shape with exact zeros in place of small weights."""
+        """A network of the same shape with zeros in place of the smallest weights."""
         net = ctx.dense()
         if ratio == 0:
             return net
@@ -88,20 +96,20 @@ class _Moving(Objective):
     scope: Scope
 
     def after_step(self, net: nn.Module) -> None:
-        """Choose the smallest weights anew and zero them."""
+        """Set the weights that are the smallest after this step to zero."""
         apply(net, masks_of(self.model, net, self.ratio, self.scope))
 
 
 def masks_of(
     model: Model, net: nn.Module, ratio: float, scope: Scope
 ) -> dict[str, Tensor]:
-    """Masks over the smallest weights of ``net``.
+    """Masks that drop the smallest weights of ``net``.
 
     Args:
-        model: Gives the role table.
-        net: Of the architecture of ``model``.
-        ratio: Share of all weights to drop, in [0, 1).
-        scope: Over all layers together, or in each.
+        model: Its role table says which layers are pruned.
+        net: A network of the architecture of ``model``.
+        ratio: The share of all weights to drop, in [0, 1).
+        scope: Rank the weights of all layers together, or those of each layer alone.
 
     Returns:
         Layer name -> mask, true where kept.

@@ -1,4 +1,4 @@
-"""Low rank under one budget: ranks go where the loss feels them, rows are pivots."""
+"""Low rank under one budget for the network, spent where the loss depends on it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ from torch import Tensor, nn
 from harness.core import Context, Model
 from harness.registry import method
 from methods._kernels.low_rank.budget import allocate, offer
-from methods._kernels.low_rank.curvature import OutputCurvature, backward, sampled
+from methods._kernels.low_rank.curvature import (
+    OutputCurvature,
+    backward,
+    differentiable,
+    sampled,
+)
 from methods._kernels.low_rank.factors import (
     Factors,
     Group,
@@ -19,30 +24,36 @@ from methods._kernels.low_rank.factors import (
     install,
     linears,
     matrix,
-    pair_cost,
-    rank_for,
     stacked,
 )
 from methods._kernels.low_rank.groups import Join, groups_within_blocks
 from methods._kernels.low_rank.pivots import install_pivoted, pivoted_cost
+from methods._kernels.low_rank.ranks import pair_cost, rank_for
 
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """Factors of each group, the stacked shape, and the outputs of each member."""
+    """The result of the decomposition.
+
+    Args:
+        factors: The factors of each group.
+        shapes: The shape of each group's stacked weight, ``(out, in)``.
+        members: The number of outputs of each member of a group.
+    """
 
     factors: Mapping[Group, Factors]
     shapes: Mapping[Group, tuple[int, int]]
     members: Mapping[Group, tuple[int, ...]]
 
     def budget(self, group: Group, ratio: float) -> int:
-        """What two thin factors of each member alone would take, ranks rounded down.
+        """The weights that two thin factors of each member alone would store.
 
-        So the network is never larger than that of SVD-LLM at the same ratio.
+        With this budget the network is never larger than that of SVD-LLM at the same
+        ratio.
 
         Args:
-            group: One of those that were fitted.
-            ratio: The share of weights to remove.
+            group: A group that was fitted.
+            ratio: The share of weights to remove, in [0, 1).
 
         Returns:
             A number of weights.
@@ -60,24 +71,40 @@ class Fitted:
     needs={"linears", "calibration"},
     kinds={"causal_lm"},
     stochastic=True,
+    version=2,
 )
 class WaterFilling:
-    """Joint factors within a layer, ranks by measured sensitivity, pivoted storage.
+    """Gives each matrix the rank at which a stored weight lowers the loss most.
 
-    The loss that a change D of a weight adds is, to second order, half of
-    ``tr(H D G D^T)`` with G the second moment of the input and H that of the gradient
-    at the output (Kronecker-factored Fisher, arXiv:1503.05671). The best rank-k matrix
-    under it is a truncated SVD of ``H^(1/2) W G^(1/2)`` (arXiv:2505.17974). Its dropped
-    squared singular values count in nats, one unit for every matrix of the network, so
-    that a single budget is spent where it buys most.
+    To second order, a change D of a weight W adds ``tr(H D G D^T) / 2`` to the loss,
+    with ``G = mean(x x^T)`` over the inputs x and ``H = mean(g g^T)`` over the
+    gradients g at the outputs (Kronecker-factored Fisher information,
+    arXiv:1503.05671). The best matrix of rank k in this sense is a truncated SVD of
+    ``H^(1/2) W G^(1/2)`` (as in arXiv:2505.17974), and it adds half the sum of the
+    squared singular values left out. That is a number of nats for every matrix of the
+    network, so that one budget can be divided among all matrices: each takes the rank k
+    that minimises ``error(k) + p cost(k)``, and the price p of a weight is the lowest
+    that keeps the budget (water-filling). Matrices that read the same input share one
+    factor. Of the product, k rows are stored, and the coefficients that express the
+    other rows in them: ``k (in + out - k)`` numbers and one position per output (PIFA,
+    Zhao et al. 2025, PMLR 267:77926). The positions count in the budget and in the
+    achieved ratio.
+
+    By default query, key and value are joined, and gate with up; the gradients are
+    those of 32 calibration windows with labels drawn from the model; the budget is
+    global; and factors are stored pivoted. The gradients of a float16 network are
+    computed in float32.
+
+    This combination is this project's own; there is no released code to compare with.
 
     Args:
-        join: Which matrices of a block share their input factor.
-        sensitivity: Weigh outputs by their ``gradient``, or only by their size
-            (``output``: each group's error relative to its energy).
+        join: Matrices of a block that share their input factor: ``qkv`` (query, key and
+            value; gate and up), ``qk`` (query and key; gate and up), or ``none``.
+        sensitivity: ``gradient`` uses H as above. ``output`` uses the identity and
+            divides the error of each group by the energy of its outputs.
         spend: One ``global`` budget, or the same ratio for every group (``uniform``).
-        pivot: Store k rows and the mixing of the others instead of two thin factors.
-        gradient_samples: Calibration windows that are run backward.
+        pivot: Whether to store rows and coefficients instead of two thin factors.
+        gradient_samples: Number of calibration windows that are run backward.
     """
 
     join: Join = "qkv"
@@ -87,7 +114,7 @@ class WaterFilling:
     gradient_samples: int = 32
 
     def __post_init__(self) -> None:
-        """Refuse an empty sample.
+        """Check the number of windows.
 
         Raises:
             ValueError: If ``gradient_samples`` is below 1.
@@ -96,7 +123,7 @@ class WaterFilling:
             raise ValueError(f"gradient_samples {self.gradient_samples} is below 1")
 
     def fit(self, model: Model, ctx: Context) -> Fitted:
-        """Factorise every group under its input and output statistics."""
+        """Decompose every group under its input and output statistics."""
         modules = linears(model)
         groups = groups_within_blocks(model, self.join)
         calibration = ctx.calibration()
@@ -115,7 +142,7 @@ class WaterFilling:
         return Fitted(factors, shapes, members)
 
     def compress(self, fitted: Fitted, ratio: float, ctx: Context) -> nn.Module:
-        """The network at the ranks that the budget buys."""
+        """The network at the ranks that the budget allows."""
         net = ctx.dense()
         if ratio == 0:
             return net
@@ -131,8 +158,8 @@ class WaterFilling:
         """The rank of each group; None where it stays dense.
 
         Args:
-            fitted: From ``fit``.
-            ratio: The share of weights to remove.
+            fitted: From ``fit``; not changed.
+            ratio: The share of weights to remove, in [0, 1).
 
         Returns:
             Group -> rank.
@@ -152,7 +179,7 @@ class WaterFilling:
         return dict(zip(groups, ranks, strict=True))
 
     def _curvature(self, groups: list[Group], ctx: Context) -> Mapping[Group, Tensor]:
-        net = ctx.dense().requires_grad_(False)
+        net = differentiable(ctx).requires_grad_(False)
         curvature = OutputCurvature(net, groups)
         tokens = ctx.calibration().tokens[: self.gradient_samples]
         with curvature.watch():

@@ -344,12 +344,12 @@ class _Reader:
         return str(value)
 
 
-def ratios(method: Chosen) -> tuple[float, ...] | None:
-    """The ratios that a method fixes by itself, or None."""
+def ratios(method: Chosen, dtype: str = "float32") -> tuple[float, ...] | None:
+    """The ratios that a method fixes by itself for weights of a dtype, or None."""
     if method.facts["ratio_of"] == "none":
         return (0.0,)
     own = getattr(method.instance, "ratios", None)
-    fixed = own() if own is not None else None
+    fixed = own(dtype) if own is not None else None
     return None if fixed is None else tuple(fixed)
 
 
@@ -362,7 +362,7 @@ def _expand(block: Block) -> Iterator[Point]:
     """The block's product; ratios or seeds that change nothing are not repeated."""
     for model in block.models:
         for method in block.methods:
-            method_ratios = ratios(method) or block.ratios
+            method_ratios = ratios(method, block.dtype) or block.ratios
             seeds = block.seeds if seeded(method, model) else block.seeds[:1]
             reads = "calibration" in method.facts["needs"]
             refusal = model.refuses(method)

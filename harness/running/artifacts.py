@@ -121,7 +121,7 @@ def load_model(part: Part, dtype: str, store: Store, dense: Artifact | None) -> 
         data = task_data(_task(dense))
         model = family.build(data.shape, dense.seed)
         model.net.load_state_dict(read_tensors(folder / "model.safetensors"))
-    model.net.to(device=devices.pick(), dtype=getattr(torch, dtype)).eval()
+    devices.cast(model.net, getattr(torch, dtype)).to(devices.pick()).eval()
     return replace(model, name=part.name)
 
 

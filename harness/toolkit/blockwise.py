@@ -118,14 +118,16 @@ def stream(model: Model, tokens: Tensor) -> Stream:
         raise _Stop
 
     handles = [b.register_forward_pre_hook(learn, with_kwargs=True) for b in blocks]
-    # One window is enough: all have one length and no padding, so masks and positions
-    # are the same for each and are broadcast over a batch.
-    _forward(model.net, tokens[:1].to(device))
-    _remove(handles)
-    handles = [blocks[0].register_forward_pre_hook(catch, with_kwargs=True)]
-    for batch in torch.split(tokens, max(1, _TOKENS // tokens.shape[1])):
-        _forward(model.net, batch.to(device))
-    _remove(handles)
+    try:
+        # One window is enough: all have one length and no padding, so masks and
+        # positions are the same for each and are broadcast over a batch.
+        _forward(model.net, tokens[:1].to(device))
+        _remove(handles)
+        handles = [blocks[0].register_forward_pre_hook(catch, with_kwargs=True)]
+        for batch in torch.split(tokens, max(1, _TOKENS // tokens.shape[1])):
+            _forward(model.net, batch.to(device))
+    finally:  # the network is shared by all trials of a bundle
+        _remove(handles)
     return Stream(blocks, path, states, calls, tokens)
 
 

@@ -1,4 +1,4 @@
-"""Zero masks over the weights of layers; shared by the methods that zero weights."""
+"""Masks over the weights of layers, for the methods that set weights to zero."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Scope = Literal["global", "layer"]
 
 
 def prunable(model: Model, net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The layers of ``net`` whose weights a mask may zero.
+    """The layers of ``net`` whose weights a mask may set to zero.
 
     Args:
-        model: Its role table says which; embeddings are left alone.
-        net: Of the architecture of ``model``.
+        model: Its role table says which layers these are; embeddings are left out.
+        net: A network of the architecture of ``model``.
 
     Yields:
         Name and module, in order; each weight tensor once.
@@ -43,9 +43,9 @@ def keep_largest(
     """Masks that drop the share ``ratio`` of all entries, those of lowest score.
 
     Args:
-        scores: One for each weight, any shapes.
-        ratio: Share to drop, in [0, 1); rounded up to whole weights.
-        scope: Rank over all tensors together, or in each on its own.
+        scores: Name -> scores, one for each weight, tensors of any shape.
+        ratio: The share to drop, in [0, 1); rounded up to whole weights.
+        scope: Rank the scores of all tensors together, or those of each tensor alone.
 
     Returns:
         Boolean masks of the same names and shapes, true where kept.
@@ -75,14 +75,14 @@ def _keep(scores: Tensor, ratio: float) -> Tensor:
 
 
 def refuse_empty(masks: Mapping[str, Tensor], ratio: float) -> None:
-    """Refuse masks that cut the network in two.
+    """Raises Unsupported if a layer would keep no weight, so that nothing passes it.
 
     Args:
-        masks: True where kept.
-        ratio: For the message.
+        masks: Layer name -> mask, true where kept.
+        ratio: The ratio that the message names.
 
     Raises:
-        Unsupported: If a layer would keep no weight at all.
+        Unsupported: If a mask keeps nothing; names the layer.
     """
     for name, mask in masks.items():
         if not mask.any():
@@ -94,24 +94,24 @@ def refuse_empty(masks: Mapping[str, Tensor], ratio: float) -> None:
 
 @torch.no_grad()
 def apply(net: nn.Module, masks: Mapping[str, Tensor]) -> None:
-    """Zero the weights that ``masks`` drop, in place."""
+    """Set the weights that ``masks`` drop to zero, in place."""
     for name, mask in masks.items():
         weight = net.get_submodule(name).weight
         assert isinstance(weight, Tensor)
-        # Not a product: zero times infinity is NaN, and -0.0 is no clean zero.
+        # Not a product: zero times infinity is NaN, and zero times -1 is -0.0.
         weight.masked_fill_(~mask.to(weight.device), 0)
 
 
 def record_zeros(net: nn.Module, names: Iterable[str], ctx: Context) -> None:
-    """Record which share of the weights of the layers ``names`` is zero.
+    """Record the share of zeros among the weights of some layers.
 
-    Counted in the network itself, and over those weights alone: training changes how
-    many biases are zero.
+    Zeros are counted in the network itself, and in these weights alone, since training
+    changes how many biases are zero.
 
     Args:
-        net: After pruning.
-        names: Of the layers that a mask was made for.
-        ctx: Of the trial.
+        net: The network after pruning.
+        names: The names of the layers that have a mask.
+        ctx: Records ``achieved_ratio``.
     """
     weights = [net.get_submodule(name).weight for name in names]
     zeros = sum(int((w == 0).sum()) for w in weights if isinstance(w, Tensor))
@@ -132,5 +132,5 @@ class Masked(Objective):
     masks: dict[str, Tensor] = field(default_factory=dict)
 
     def after_step(self, net: nn.Module) -> None:
-        """Zero the masked weights again."""
+        """Set the masked weights to zero again."""
         apply(net, self.masks)

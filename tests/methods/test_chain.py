@@ -66,6 +66,8 @@ def test_a_chain_needs_what_its_members_need():
     assert facts["kinds"] == {"causal_lm"}
     assert chain(*CHAIN).ratios() is None
     assert chain("round_to_nearest").ratios() == (0.75,)
+    # Of a weight of 16 bits, 8 are removed.
+    assert chain("round_to_nearest").ratios("bfloat16") == (0.5,)
 
 
 @pytest.mark.parametrize(
@@ -124,3 +126,20 @@ def test_eight_bits_take_a_quarter_of_the_bytes_of_the_matrices():
     packs = [net.get_submodule(n).pack() for n in dense]
     after = sum(t.numel() * t.element_size() for p in packs for t in p.values())
     assert 1 - after / before == pytest.approx(ratio, abs=0.05)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_weights_are_off_by_half_a_scale_at_most(dtype, bits):
+    # A scale near 1e-6 is below the normal range of float16; rounding it down would
+    # clip the largest weights.
+    rng = torch.Generator().manual_seed(0)
+    for size in (1.0, 1e-4):
+        linear = nn.Linear(64, 32)
+        linear.weight.data = torch.randn(32, 64, generator=rng) * size
+        linear.to(dtype)
+        made = rounded(linear, bits, None)
+        assert made.scales.dtype == dtype
+        scale = made.scales.double()
+        gap = made.codes.double() * scale - linear.weight.double()
+        assert bool((gap.abs() <= 0.5 * scale * (1 + 1e-6)).all())

@@ -6,8 +6,11 @@ import pytest
 import torch
 from tiny_llm import FAMILIES, context, logits, tiny
 
+from harness.core import NotFinite, Unsupported
 from harness.registry import find
 from harness.toolkit import saved_model
+from harness.toolkit.devices import cast
+from methods._kernels.low_rank.curvature import differentiable, row_fisher
 from methods._kernels.low_rank.factors import linears, matrix
 
 METHODS = {
@@ -98,3 +101,72 @@ def test_a_compressed_network_survives_its_file(family, label, contexts, tmp_pat
     assert torch.equal(logits(again.net), logits(net))
     size = (folder / "model.safetensors").stat().st_size
     assert saved_model.saved_bytes(net) == saved_model.saved_bytes(again.net) == size
+
+
+# A weight of a half-precision network is rounded to 8 or 11 binary digits, as its
+# activations are, so that each layer adds a relative error of 2^-9 or 2^-12. The
+# three blocks of seven matrices with random weights amplify it; ten times that is left
+# for the sum of all.
+CLOSE = {"bfloat16": 10 * 2**-9 * 7, "float16": 10 * 2**-12 * 7}
+UNIFORM = [m for m in METHODS if m.split()[0] not in ("asvd", "water_filling")]
+
+
+@pytest.mark.parametrize("dtype", CLOSE)
+@pytest.mark.parametrize("label", UNIFORM)
+def test_half_precision_differs_from_float32_by_rounding_alone(label, dtype, tmp_path):
+    half = context(tiny("llama", dtype=getattr(torch, dtype)), tmp_path / "half")
+    model = tiny("llama", dtype=getattr(torch, dtype))
+    cast(model.net, torch.float32)  # the same rounded weights
+    full = context(model, tmp_path / "full")
+    made = []
+    for ctx in (half, full):
+        method = built(label)
+        net = method.compress(method.fit(ctx.model, ctx), 0.2, ctx).eval()
+        made.append(logits(net).float())
+    gap = float((made[0] - made[1]).norm() / made[1].norm())
+    assert gap < CLOSE[dtype]
+
+
+def test_gradients_below_the_range_of_float16_still_count(tmp_path):
+    # A head scaled down by 1e-4 scales all gradients with it, to about 1e-8.
+    model = tiny("llama", dtype=torch.float16, tie_word_embeddings=False)
+    with torch.no_grad():
+        model.net.lm_head.weight.mul_(1e-4)
+    ctx = context(model, tmp_path)
+    net = differentiable(ctx)
+    name = "model.layers.0.mlp.up_proj"
+    found = row_fisher(net, [name], ctx.calibration().tokens)[name]
+    assert float(found.min()) > 0
+
+
+def test_no_hook_is_left_on_a_network_whose_backward_pass_fails(tmp_path):
+    ctx = context(tiny("llama"), tmp_path)
+    net, names = ctx.dense(), list(linears(ctx.model))
+    with torch.no_grad():
+        net.lm_head.weight.fill_(float("nan"))
+    with pytest.raises(NotFinite, match="the loss of calibration window 0"):
+        row_fisher(net, names, ctx.calibration().tokens)
+    assert not any(p._post_accumulate_grad_hooks for p in net.parameters())
+    assert not any(m._forward_hooks for m in net.modules())
+
+
+def test_a_ratio_of_all_weights_is_reached_by_the_groups_alone():
+    ctx = context(tiny("llama"))
+    method = find("method", "joint_rank_k").build({"single": "dense"})
+    fitted = method.fit(ctx.model, ctx)
+    net = method.compress(fitted, 0.2, ctx)
+    dense = sum(matrix(m).numel() for m in linears(ctx.model).values())
+    assert 0.2 <= 1 - weights(net, ctx) / dense < 0.25
+    value = net.model.layers[0].self_attn.v_proj
+    assert torch.equal(
+        value.weight, ctx.model.net.model.layers[0].self_attn.v_proj.weight
+    )
+    with pytest.raises(Unsupported, match="use single: svd"):
+        method.compress(fitted, 0.9, ctx)
+
+
+def test_a_block_without_pairs_has_nothing_to_decompose_jointly():
+    ctx = context(tiny("gpt2"))  # one fused matrix for query, key and value
+    method = find("method", "joint_rank_k").build({"single": "dense"})
+    with pytest.raises(Unsupported, match="no two matrices to decompose jointly"):
+        method.compress(method.fit(ctx.model, ctx), 0.2, ctx)

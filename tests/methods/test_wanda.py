@@ -1,6 +1,6 @@
 import pytest
 import torch
-from tiny_llm import FAMILIES, context, logits, tiny
+from tiny_llm import FAMILIES, context, tiny
 
 from harness.core import Unsupported
 from harness.registry import find
@@ -29,10 +29,23 @@ def test_the_least_products_of_every_row_become_zero(family, tmp_path):
 
 
 def test_outlying_inputs_save_small_weights(tmp_path):
-    ctx = context(tiny("llama"), tmp_path)
-    wanda = find("method", "wanda").build({}).compress(None, 0.5, ctx)
-    magnitude = find("method", "magnitude").build({}).compress(None, 0.5, ctx)
-    assert not torch.equal(logits(wanda), logits(magnitude))
+    # One input channel is 1,000 times as large as the others, and its weights are a
+    # hundred times as small (0.002 and 0.2 times a standard normal number): magnitude
+    # removes them all, and Wanda, which sees ten times the usual product, none.
+    model, channel = tiny("llama"), 5
+    block = model.net.model.layers[1]
+    with torch.no_grad():
+        block.post_attention_layernorm.weight[channel] = 1000.0
+        block.mlp.up_proj.weight[:, channel] = 0.002
+    ctx = context(model, tmp_path)
+    zeroed = {}
+    for name in ("wanda", "magnitude"):
+        options = {"scope": "layer"} if name == "magnitude" else {}
+        net = find("method", name).build(options).compress(None, 0.5, ctx)
+        column = net.model.layers[1].mlp.up_proj.weight[:, channel]
+        zeroed[name] = float((column == 0).float().mean())
+    assert zeroed["wanda"] == 0.0
+    assert zeroed["magnitude"] == 1.0
 
 
 def test_a_ratio_that_empties_rows_is_refused(tmp_path):

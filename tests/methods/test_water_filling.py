@@ -4,6 +4,7 @@ from tiny_llm import FAMILIES, context, logits, tiny
 
 from harness.core import BenchError
 from harness.registry import find
+from harness.toolkit import model_size
 from methods._kernels.low_rank.curvature import OutputCurvature, backward, likelihood
 from methods._kernels.low_rank.factors import Group, install, linears, matrix, stacked
 from methods._kernels.low_rank.groups import groups_within_blocks
@@ -30,6 +31,24 @@ def test_pivoted_layers_equal_the_thin_factors_they_were_made_from(family):
         places = sum(m.order.numel() for m in modules)
         assert sum(stored.values()) - biases + places == pivoted_cost(*weight.shape, 7)
     torch.testing.assert_close(logits(thin), logits(pivoted), rtol=1e-3, atol=1e-3)
+
+
+def test_the_achieved_ratio_counts_the_positions_of_the_outputs(tmp_path):
+    ctx = context(tiny("llama"), tmp_path)
+    method = build()
+    net = method.compress(method.fit(ctx.model, ctx), 0.4, ctx)
+    dense = model_size.size(ctx.model)
+    sizes = (dense, model_size.size(ctx.model.with_net(net)))
+    found = model_size.achieved("weights", ctx.model, net, sizes)
+
+    modules = [net.get_submodule(n) for n in linears(ctx.model)]
+    thin = [m for m in modules if isinstance(m, Pivoted)]
+    stored = {id(p): p.numel() for m in modules for p in m.parameters()}
+    positions = sum(m.order.numel() for m in thin)
+    before = sum(matrix(m).numel() for m in linears(ctx.model).values())
+    assert positions > 0
+    assert found == pytest.approx(1 - (sum(stored.values()) + positions) / before)
+    assert found >= 0.4
 
 
 def test_members_of_a_group_compute_the_shared_rows_once():

@@ -12,7 +12,7 @@ from transformers.models.qwen2 import Qwen2Config
 
 from harness.core import Context
 from harness.models import _language
-from harness.toolkit import calibration
+from harness.toolkit import calibration, devices
 
 _LLAMA = {
     "vocab_size": 256,
@@ -62,13 +62,15 @@ def config(family, **changes):
     return made
 
 
-def tiny(family, seed=0, **changes):
+def tiny(family, seed=0, dtype=torch.float32, **changes):
     """A model whose tokens are the bytes of the text, with biases that are not zero."""
     torch.manual_seed(seed)
     net = AutoModelForCausalLM.from_config(config(family, **changes))
     for name, value in net.named_parameters():
         if name.endswith("bias") or value.ndim == 2:
             torch.nn.init.normal_(value, std=0.2)
+    net.config.dtype = dtype
+    devices.cast(net, dtype)
     model = _language.wrap(f"tiny-{family}", net, tokenizer=None)
     fields = {f: getattr(model, f) for f in model.__slots__}
     fields["encode"] = lambda text: torch.tensor(list(text.encode()))

@@ -13,13 +13,13 @@ from harness.core import Unsupported
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What a group of matrices gives up at each rank, and what the rank costs.
+    """The error of a group of matrices at each rank, and the weights that it stores.
 
     Args:
-        label: For messages.
-        size: Weights of the dense group, at which its error is zero.
-        cost: Weights at rank 1, 2, ..., shape ``(r,)``.
-        error: What is lost at those ranks, in units that all groups share.
+        label: The group's name in messages.
+        size: Number of weights in the dense group, whose error is zero.
+        cost: Weights stored at rank 1, 2, ..., shape ``(r,)``, float64.
+        error: The error at these ranks, shape ``(r,)``, in one unit for all groups.
     """
 
     label: str
@@ -37,16 +37,16 @@ def offer(
     """The ranks that cost less than the dense group.
 
     Args:
-        label: For messages.
-        shape: Of the stacked weight, ``(out, in)``.
-        energy: What dropping each direction loses, strongest first.
-        cost: ``(out, in, rank)`` -> weights.
+        label: The group's name in messages.
+        shape: Shape of the stacked weight, ``(out, in)``.
+        energy: The error that dropping each direction adds, strongest first.
+        cost: ``(out, in, rank)`` -> number of stored weights.
 
     Returns:
-        The offer.
+        The offer; ranks that store as much as the dense group are left out.
     """
     out, inner = shape
-    # Below rounding there is nothing to keep.
+    # Directions below rounding error are not worth a rank.
     energy = energy.double().where(energy > 1e-14 * energy.max(), 0.0)
     tail = energy.flip(0).cumsum(0).flip(0)
     error = torch.cat([tail[1:], torch.zeros(1, dtype=torch.float64)])
@@ -59,18 +59,19 @@ def offer(
 
 
 def allocate(offers: Sequence[Offer], budget: int) -> list[int | None]:
-    """Ranks that lose least in sum, within a budget of weights for all groups.
+    """The ranks with the smallest total error within a budget for all groups.
 
-    Where errors fall ever more slowly with the cost, as singular values do, this is
-    water-filling: one price for a weight, at which each group chooses for itself, is
-    lowered until the budget is spent. What is left over then buys single ranks.
+    This is a Lagrangian relaxation (water-filling). At a price p of one weight, each
+    group takes the rank that minimises ``error + p * cost``. Bisection finds the lowest
+    p at which all groups together stay within the budget. The remaining weights are
+    spent on single ranks, the largest error reduction per weight first.
 
     Args:
-        offers: One a group.
-        budget: Weights that may stay.
+        offers: One offer for each group.
+        budget: Number of weights that all groups together may store.
 
     Returns:
-        For each group its rank, or None where it stays dense.
+        The rank of each group, or None where it stays dense.
 
     Raises:
         Unsupported: If even rank 1 everywhere is over the budget.
@@ -82,7 +83,10 @@ def allocate(offers: Sequence[Offer], budget: int) -> list[int | None]:
             f"groups, {offers[0].label} the first, takes {int(least)}: "
             f"{1 - least / sum(o.size for o in offers):.3f} at most can go"
         )
-    low, high = -200.0, 200.0  # of the price's logarithm: low overspends
+    low, high = (
+        -200.0,
+        200.0,
+    )  # logarithm of the price; ``low`` spends too much
     for _ in range(100):
         middle = (low + high) / 2
         over = _spent(offers, _choice(offers, middle)) > budget
@@ -112,7 +116,7 @@ def _spent(offers: Sequence[Offer], ranks: Sequence[int | None]) -> int:
 def _fill(
     offers: Sequence[Offer], ranks: list[int | None], budget: int
 ) -> list[int | None]:
-    """Spend the rest on single ranks, the best bargain first."""
+    """Spend the remaining weights on single ranks, largest gain per weight first."""
     left = budget - _spent(offers, ranks)
     while True:
         best, gain = -1, 0.0

@@ -1,4 +1,4 @@
-"""Gradients of the language-model loss, reduced to what low-rank methods weigh by."""
+"""Gradients of the language-model loss, reduced to the weights of low-rank methods."""
 
 from __future__ import annotations
 
@@ -10,36 +10,54 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from harness.core import NotFinite
+from harness.core import Context, NotFinite
+from harness.toolkit.devices import cast
 from methods._kernels.low_rank.factors import Group, matrix
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
+def differentiable(ctx: Context) -> nn.Module:
+    """A copy of the dense network whose gradients are usable.
+
+    A float16 network is copied as float32: most of its gradients are below 6e-8, the
+    smallest float16 number, and would become zero.
+
+    Args:
+        ctx: Gives the dense network.
+
+    Returns:
+        A network for ``backward``; float32 or bfloat16 as the dense network.
+    """
+    net = ctx.dense()
+    half = next(net.parameters()).dtype == torch.float16
+    return cast(net, torch.float32) if half else net
+
+
 def likelihood(logits: Tensor, ids: Tensor) -> Tensor:
-    """Mean cross-entropy of the text's own next tokens, in nats.
+    """Mean cross-entropy of the next tokens of the text, in nats.
 
     Args:
         logits: Shape ``(1, T, V)``.
         ids: Shape ``(1, T)``.
 
     Returns:
-        A scalar.
+        A scalar, float32.
     """
     return cross_entropy(logits[0, :-1].float(), ids[0, 1:])
 
 
 def sampled(generator: torch.Generator) -> Loss:
-    """Summed cross-entropy of tokens that the model itself would say.
+    """Summed cross-entropy of tokens that are drawn from the model's own predictions.
 
     The expected square of its gradient is the Fisher information, the curvature of the
     divergence from the dense model (Martens 2020, arXiv:1412.1193).
 
     Args:
-        generator: On the CPU.
+        generator: A CPU generator that draws the tokens.
 
     Returns:
-        A loss of logits ``(1, T, V)`` and ids.
+        A loss of logits ``(1, T, V)``; it ignores the ids of the text.
     """
 
     def loss(logits: Tensor, ids: Tensor) -> Tensor:
@@ -55,16 +73,17 @@ def backward(net: nn.Module, tokens: Tensor, loss: Loss) -> Iterator[int]:
     """Run each window forward and backward; hooks set by the caller see gradients.
 
     Args:
-        net: A causal language model that is the caller's own.
+        net: A causal language model that nobody else uses.
         tokens: Windows, shape ``(N, L)``.
-        loss: Of logits and ids.
+        loss: Takes logits ``(1, L, V)`` and ids ``(1, L)``, returns a scalar.
 
     Yields:
-        The number of each window, after its backward pass.
+        The index of each window, after its backward pass.
 
     Raises:
         NotFinite: If a loss is NaN or infinite.
     """
+    # The weights are frozen, so the graph has to start at the embedded tokens.
     embeddings: nn.Module = net.get_input_embeddings()  # type: ignore[operator]
     handle = embeddings.register_forward_hook(
         lambda module, args, out: out.requires_grad_(True)
@@ -85,18 +104,23 @@ def backward(net: nn.Module, tokens: Tensor, loss: Loss) -> Iterator[int]:
 def row_fisher(
     net: nn.Module, names: Sequence[str], tokens: Tensor
 ) -> dict[str, Tensor]:
-    """For each input channel, the summed mean squares of its weights' gradients.
+    """The Fisher information of each input channel of each matrix.
+
+    It is ``sum_i mean_b (dL_b / dW_ij)^2`` for channel j, with L_b the loss of window b
+    (arXiv:2207.00112, equation 7).
 
     Args:
-        net: The caller's own; its gradients are dropped as they come.
+        net: A network that nobody else uses; each gradient is dropped once it is
+            counted, so that one matrix's gradient is alive at a time.
         names: Module paths of the matrices.
-        tokens: Windows, shape ``(N, L)``; one is one batch.
+        tokens: Windows, shape ``(N, L)``; one window is one batch.
 
     Returns:
-        Name -> float64 tensor of shape ``(in,)`` (arXiv:2207.00112, equation 7).
+        Name -> float64 tensor of shape ``(in,)``.
     """
     totals: dict[str, Tensor] = {}
     net.requires_grad_(False)
+    handles: list[Any] = []
 
     def count(name: str, module: nn.Module) -> Callable[[Tensor], None]:
         def hook(parameter: Tensor) -> None:
@@ -110,13 +134,18 @@ def row_fisher(
 
         return hook
 
-    for name in names:
-        module = net.get_submodule(name)
-        weight: Any = module.weight
-        weight.requires_grad_(True)
-        weight.register_post_accumulate_grad_hook(count(name, module))
-    for _ in backward(net, tokens, likelihood):
-        pass
+    try:
+        for name in names:
+            module = net.get_submodule(name)
+            weight: Any = module.weight
+            weight.requires_grad_(True)
+            hook = weight.register_post_accumulate_grad_hook(count(name, module))
+            handles.append(hook)
+        for _ in backward(net, tokens, likelihood):
+            pass
+    finally:  # a hook refers to the totals and to its module, which it would keep alive
+        for handle in handles:
+            handle.remove()
     return totals
 
 
@@ -124,8 +153,8 @@ class OutputCurvature:
     """Second moments of the gradients at the outputs of groups, on their smaller side.
 
     Args:
-        net: The network whose matrices they are.
-        groups: Matrices that read one input.
+        net: The network that is run backward.
+        groups: The groups to watch; the members of each read one input.
     """
 
     def __init__(self, net: nn.Module, groups: Sequence[Group]) -> None:
@@ -137,23 +166,25 @@ class OutputCurvature:
 
     @contextmanager
     def watch(self) -> Iterator[None]:
-        """Count every backward pass while the context is open."""
-        handles = [
-            self._net.get_submodule(name).register_forward_hook(self._hook(group, name))
-            for group in self._groups
-            for name in group.names
-        ]
+        """Count every backward pass until the context is left."""
+        handles: list[Any] = []
         try:
+            for group in self._groups:
+                for name in group.names:
+                    module = self._net.get_submodule(name)
+                    hook = self._hook(group, name)
+                    handles.append(module.register_forward_hook(hook))
             yield
         finally:
             for handle in handles:
                 handle.remove()
 
     def mean(self) -> Mapping[Group, Tensor]:
-        """Moments a token, float64: ``(in, in)`` where out > in, else ``(out, out)``.
+        """Moments per token, float64: ``(in, in)`` where out > in, else ``(out, out)``.
 
-        With ``out > in`` they are of ``W^T g``, the gradient at the input through this
-        group alone, so that members of a group are weighed together.
+        With g the gradient at the stacked outputs of a group, the moment is the mean of
+        ``g g^T``. With ``out > in`` it is the mean of ``W^T g g^T W`` instead: the
+        gradient at the input through this group alone.
         """
         return {g: m / self._tokens[g] for g, m in self.moments.items()}
 

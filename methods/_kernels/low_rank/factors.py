@@ -1,10 +1,9 @@
-"""Low-rank kernels: groups of matrices, rank arithmetic, exact factors, layers."""
+"""Low-rank kernels: groups of matrices, exact factors, and their installation."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any, TypeVar
 
 import torch
@@ -14,8 +13,10 @@ from harness.core import Model, NotFinite, Unsupported
 from harness.toolkit.roles import LINEARS
 from harness.toolkit.saved_model import replace
 from methods._kernels.low_rank.layers import LowRank, Projection
+from methods._kernels.low_rank.ranks import rank_for
 
 M = TypeVar("M", bound=nn.Module)
+HALF = (torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +24,10 @@ class Group:
     """Matrices that share one input factor.
 
     Args:
-        names: Module paths, in order.
-        once: Whether the members read the same input at the same time, so that the
-            shared product is computed once (not so for members of several blocks).
+        names: Module paths, in the network's order.
+        once: Whether all members read the same input tensor, so that the product with
+            the shared factor is computed once. False for members of several blocks,
+            whose inputs differ.
     """
 
     names: tuple[str, ...]
@@ -33,19 +35,20 @@ class Group:
 
     @property
     def label(self) -> str:
-        """For messages: the first member, and how many follow."""
+        """The group in a message: its first member and the number of the others."""
         more = len(self.names) - 1
         return self.names[0] + (f" and {more} more" if more else "")
 
 
 @dataclass(frozen=True, slots=True)
 class Factors:
-    """The singular directions of a weight, strongest first; every rank is a slice.
+    """The singular directions of a weight, strongest first; each rank is a slice.
 
     Args:
-        left: Shape ``(out, r)``.
-        right: Shape ``(r, in)``; None where it is ``left.T @ weight``.
-        energy: What dropping each direction adds to the squared error, shape ``(r,)``.
+        left: Shape ``(out, r)``, on the CPU; float32, or float64 for a float64 weight.
+        right: Shape ``(r, in)``, as ``left``; None where it is ``left.T @ weight``.
+        energy: The squared error that dropping each direction adds, shape ``(r,)``,
+            float64.
     """
 
     left: Tensor
@@ -57,18 +60,20 @@ class Factors:
 
         Args:
             rank: Directions to keep.
-            weight: What was factorised, shape ``(out, in)``.
+            weight: The weight that was factorised, shape ``(out, in)``, any dtype.
 
         Returns:
-            ``left`` of shape ``(out, rank)`` and ``right`` of ``(rank, in)``.
+            ``left`` of shape ``(out, rank)`` and ``right`` of ``(rank, in)`` on the
+            weight's device, in float32 or float64: a layer of a half-precision network
+            rounds them once, when it stores them.
         """
         left = self.left[:, :rank].to(weight.device)
         if self.right is None:
-            return left, left.T @ weight
+            return left, left.T @ weight.to(left.dtype)
         return left, self.right[:rank].to(weight.device)
 
     def error(self, rank: int) -> float:
-        """Root of the squared error that is left at ``rank``."""
+        """The error that remains at ``rank``, in the norm that was minimised."""
         return float(self.energy[rank:].sum().clamp_min(0).sqrt())
 
 
@@ -76,8 +81,8 @@ def linears(model: Model, roles: Iterable[str] = LINEARS) -> dict[str, nn.Module
     """The matrices to compress, by module path.
 
     Args:
-        model: With a role table.
-        roles: Which of them.
+        model: Its role table says which module is which.
+        roles: The roles to take.
 
     Returns:
         Path -> module, in the network's order.
@@ -123,10 +128,10 @@ def stacked(modules: Mapping[str, nn.Module], group: Group) -> Tensor:
 
     Args:
         modules: Path -> module.
-        group: Whose members.
+        group: Names the members, which have one input width.
 
     Returns:
-        The stacked weight.
+        The stacked weight, in the dtype of the members.
 
     Raises:
         NotFinite: If it holds NaN or an infinity; names the layer.
@@ -142,33 +147,6 @@ def check_finite(value: Tensor, what: str) -> None:
         raise NotFinite(f"{what} is not finite")
 
 
-def kept(weights: int, ratio: float) -> int:
-    """How many of ``weights`` may stay, exactly: 0.9 removed of 10 leaves 1, not 0.
-
-    >>> kept(10, 0.9), kept(4096 * 4096, 0.2)
-    (1, 13421772)
-    """
-    return int((1 - Fraction(repr(ratio))) * weights)
-
-
-def rank_for(out_features: int, in_features: int, ratio: float) -> int:
-    """The largest rank whose two factors hold at most ``1 - ratio`` of the weights.
-
-    Args:
-        out_features: Of the whole group.
-        in_features: Of the shared input.
-        ratio: The share removed.
-
-    Returns:
-        ``floor((1 - ratio) out in / (out + in))``, as in appendix A.1 of
-        arXiv:2410.03765.
-
-    >>> rank_for(2 * 4096, 4096, 0.2)
-    2184
-    """
-    return kept(out_features * in_features, ratio) // (out_features + in_features)
-
-
 def checked_rank(
     modules: Mapping[str, nn.Module],
     group: Group,
@@ -180,12 +158,13 @@ def checked_rank(
 
     Args:
         modules: Path -> module.
-        group: Of matrices that have one input width.
-        ratio: The share removed.
-        members: Take the rank of so many matrices like the first; None for the group's.
+        group: Matrices that have one input width.
+        ratio: The share of weights to remove, in [0, 1).
+        members: Compute the rank for this number of matrices shaped like the first
+            member; None uses the members that the group has.
 
     Returns:
-        From 1 to the full rank.
+        A rank from 1 to the full rank.
 
     Raises:
         Unsupported: If the ratio leaves nothing of the group.
@@ -203,39 +182,32 @@ def checked_rank(
     return min(rank, out, inner)
 
 
-def pair_cost(out_features: int, in_features: int, rank: int) -> int:
-    """Weights of two thin factors.
-
-    >>> pair_cost(6, 4, 2)
-    20
-    """
-    return rank * (out_features + in_features)
-
-
 def factorize(
     weight: Tensor, gram: Tensor | None = None, curvature: Tensor | None = None
 ) -> Factors:
-    """Singular directions of a weight under the statistics of its input, exactly.
+    """Singular directions of a weight W under the statistics of its input, exactly.
 
-    Truncated to rank k they minimise ``||(W - W') G^(1/2)||``, the error of the outputs
-    over the inputs whose Gram matrix is G (whitening of arXiv:2403.07378). With
-    ``out <= in`` the left directions are eigenvectors of ``W G W^T``, and the best
-    approximation is their projection of W, so that G is never inverted: a singular G is
-    exact. Else the smaller problem ``G^(1/2) W^T W G^(1/2)`` is solved.
+    Truncated to rank k they minimise the Frobenius norm ``||(W - W') G^(1/2)||``, the
+    error of the outputs over the inputs whose Gram matrix is G (the whitening of
+    arXiv:2403.07378). With ``out <= in`` the left directions are the eigenvectors of
+    ``W G W^T``, and the best approximation is the projection of W onto them: G is never
+    inverted, so that a singular G is handled exactly. With ``out > in`` the smaller
+    problem ``G^(1/2) W^T W G^(1/2)`` is solved.
 
     Args:
         weight: Shape ``(out, in)``.
         gram: Shape ``(in, in)``, or ``(in,)`` for a diagonal; None for the identity.
-        curvature: What errors of the output cost: with ``out <= in`` a matrix H of
-            shape ``(out, out)``, else ``W^T H W`` of shape ``(in, in)``; None weighs
-            all outputs the same.
+        curvature: The cost of errors at the output: with ``out <= in`` a matrix H of
+            shape ``(out, out)``, else ``W^T H W`` of shape ``(in, in)``; None gives
+            all outputs the same weight.
 
     Returns:
-        The factors in the dtype of ``weight``; the decomposition runs in float64.
+        The factors in float32 (float64 for a float64 weight). The decomposition runs in
+        float64 for every dtype of ``weight``.
 
     Raises:
         NotFinite: If the statistics are not finite.
-        Unsupported: If they are all zero, so that every factor is as good.
+        Unsupported: If they are all zero, so that all factors are equally good.
     """
     dtype = weight.dtype if weight.dtype == torch.float64 else torch.float32
     weight = weight.double()
@@ -255,7 +227,7 @@ def factorize(
 def _factors(
     left: Tensor, right: Tensor | None, energy: Tensor, dtype: torch.dtype
 ) -> Factors:
-    """Factors in host memory: those of a whole network are as large as the network."""
+    """The factors, in host memory: all of a network's are as large as the network."""
     thin = None if right is None else right.to(dtype).cpu()
     return Factors(left.to(dtype).cpu(), thin, energy.cpu())
 
@@ -266,7 +238,7 @@ def factorize_group(
     gram: Tensor | None = None,
     curvature: Tensor | None = None,
 ) -> Factors:
-    """``factorize`` the stacked weight of a group; what it raises names the group."""
+    """``factorize`` the stacked weight of a group; errors name the group."""
     try:
         return factorize(stacked(modules, group), gram, curvature)
     except (NotFinite, Unsupported) as why:
@@ -301,18 +273,21 @@ def _from_outputs(
 
 
 def install(net: nn.Module, group: Group, left: Tensor, right: Tensor) -> None:
-    """Put low-rank layers with one shared input factor in the place of the members.
+    """Replace the members by low-rank layers that share one input factor.
 
     Args:
         net: Changed in place.
         group: The members.
-        left: Shape ``(sum of out, rank)``.
-        right: Shape ``(rank, in)``.
+        left: Shape ``(sum of out, rank)``, any floating dtype.
+        right: Shape ``(rank, in)``, as ``left``; the layers store both in the dtype of
+            the members.
     """
-    for factor in (left, right):
-        check_finite(factor, f"a factor of {group.label}")
     old = [net.get_submodule(name) for name in group.names]
     weight = matrix(old[0])
+    if weight.dtype in HALF:
+        left, right = balanced(left, right)
+    for factor in (left, right):  # in the layers' dtype, where float16 may overflow
+        check_finite(factor.to(weight.dtype), f"a factor of {group.label}")
     users = len(old) if group.once else 1
     rank, inner = right.shape
     projection = empty(Projection, weight, in_features=inner, rank=rank, users=users)
@@ -335,16 +310,41 @@ def install(net: nn.Module, group: Group, left: Tensor, right: Tensor) -> None:
         replace(net, name, thin)
 
 
+def balanced(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """The same product, with both factors of each direction at a similar magnitude.
+
+    The decomposition may put a scale of 1e4 into one factor and 1e-6 into the other,
+    beyond the range of float16. The scales are powers of two, so that only the range
+    changes and not a digit.
+
+    Args:
+        left: Shape ``(out, rank)``.
+        right: Shape ``(rank, in)``.
+
+    Returns:
+        Both factors, scaled.
+
+    >>> left, right = balanced(torch.tensor([[4096.0]]), torch.tensor([[2.0**-10]]))
+    >>> float(left), float(right)
+    (2.0, 2.0)
+    """
+    tall, wide = left.abs().amax(0), right.abs().amax(1)  # (rank,)
+    usable = (tall > 0) & (wide > 0)
+    shift = ((wide / tall).where(usable, 1.0).log2() / 2).round()
+    scale = torch.ldexp(torch.ones_like(shift), shift)
+    return left * scale, right / scale[:, None]
+
+
 def empty(cls: type[M], like: Tensor, **spec: Any) -> M:
     """A module with memory but no values, of the device and dtype of ``like``.
 
     Args:
-        cls: The module's class; no time is lost on initial values.
-        like: A floating-point tensor.
-        **spec: Arguments of the constructor.
+        cls: The module's class; its initial values are not computed.
+        like: A floating-point tensor that gives device and dtype.
+        **spec: Keyword arguments of the constructor.
 
     Returns:
-        The module.
+        The module, uninitialised.
     """
     with torch.device("meta"):
         made = cls(**spec)
@@ -370,9 +370,10 @@ def _spectrum(symmetric: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _roots(gram: Tensor | None, like: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """``G^(1/2)`` and its inverse; directions without energy get the smallest there is.
+    """``G^(1/2)`` and its inverse, with eigenvalues raised to rounding level.
 
-    Raising them to rounding level leaves the error on G itself as it is.
+    A direction that no input reaches has eigenvalue zero and no inverse. Raising it to
+    rounding level changes the error on G itself by rounding only.
     """
     if gram is None:
         return None, None

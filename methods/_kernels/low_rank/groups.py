@@ -1,4 +1,4 @@
-"""Which matrices of a language model are decomposed together."""
+"""The choice of matrices of a language model that are decomposed together."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ _JOINED: dict[Join, tuple[tuple[str, ...], ...]] = {
 
 
 def groups_within_blocks(model: Model, join: Join) -> list[Group]:
-    """Matrices of one block that read the same input, and every other one alone.
+    """Groups of matrices of one block that read the same input; the rest stay alone.
 
     Args:
-        model: With a role table.
-        join: ``qk`` joins query with key and gate with up, ``qkv`` value too.
+        model: Its role table says which matrix is which.
+        join: ``qk`` joins query with key, and gate with up. ``qkv`` joins value with
+            query and key as well. ``none`` joins nothing.
 
     Returns:
         Groups that cover every matrix once, in the network's order.
@@ -40,12 +41,12 @@ def groups_within_blocks(model: Model, join: Join) -> list[Group]:
 def groups_across_blocks(
     model: Model, *, size: int, shared: Sequence[str]
 ) -> list[Group]:
-    """Matrices of one role in adjacent blocks; roles that do not share stay alone.
+    """Groups of matrices of one role in adjacent blocks; other roles stay alone.
 
     Args:
-        model: With a role table.
-        size: Blocks a group; the remainder forms a last, smaller one.
-        shared: Roles that share a basis.
+        model: Its role table says which matrix is which.
+        size: Number of blocks in a group; the remaining blocks form a smaller group.
+        shared: The roles whose matrices share a basis.
 
     Returns:
         Groups that cover every matrix once.

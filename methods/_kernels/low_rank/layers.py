@@ -1,4 +1,4 @@
-"""Layers that low-rank methods put in the place of matrices."""
+"""The layers by which low-rank methods replace matrices."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class Projection(nn.Module):
     """The thin input factor, computed once for all layers that read the same input.
 
     Args:
-        in_features: Of the input.
-        rank: Of the output.
-        users: How many layers ask for the product of each input in one pass.
+        in_features: Width of the input.
+        rank: Width of the output.
+        users: Number of layers that ask for the product of one input in each pass.
     """
 
     def __init__(self, in_features: int, rank: int, *, users: int = 1) -> None:
@@ -41,7 +41,7 @@ class Projection(nn.Module):
             self._left = self.users
         product = self._last[1]
         self._left -= 1
-        if not self._left:  # the last user: hold no activations longer
+        if not self._left:  # the last user: do not keep activations alive any longer
             self._last = None
         return product
 
@@ -59,13 +59,13 @@ class Projection(nn.Module):
 
 @layer("low_rank")
 class LowRank(nn.Module):
-    """Two thin layers in the place of a linear one: ``y = left(right(x))``.
+    """Two thin layers instead of a linear one: ``y = left(right(x))``.
 
     Args:
-        in_features: Of the input.
-        out_features: Of the output.
-        rank: Between the two.
-        bias: Whether the output has one.
+        in_features: Width of the input.
+        out_features: Width of the output.
+        rank: Width between the two layers.
+        bias: Whether a bias is added to the output.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class LowRank(nn.Module):
         self.left = nn.Linear(rank, out_features, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Shape ``(..., out_features)``."""
+        """Maps ``(..., in_features)`` to ``(..., out_features)``."""
         y: Tensor = self.left(self.right(x))
         return y
 

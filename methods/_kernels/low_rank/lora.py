@@ -9,21 +9,25 @@ import torch
 from torch import nn
 
 from harness.core import Context, Measurement, NotFinite
+from harness.toolkit.devices import cast
 from methods._kernels.low_rank.curvature import likelihood
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lora:
-    """How adapters are trained; the defaults are those of SVD-LLM's script.
+    """How adapters are trained; rank, alpha, rate and epochs are SVD-LLM's defaults.
+
+    An adapter adds ``(alpha / rank) B A`` to a frozen factor, with A and B of the given
+    rank trained by AdamW.
 
     Args:
-        rank: Of the adapters.
-        alpha: Their scale is ``alpha / rank``.
-        learning_rate: Of AdamW, rising over the first windows and constant after.
+        rank: Rank of the adapters.
+        alpha: Numerator of the adapters' scale.
+        learning_rate: Rate of AdamW after the warm-up; constant from then on.
         epochs: Passes over the calibration windows, for each of the two factors.
-        batch: Windows a step.
-        warmup: Steps over which the learning rate rises.
-        order: Which factors are trained first, while the others are frozen.
+        batch: Windows per optimizer step.
+        warmup: Steps over which the learning rate rises linearly.
+        order: Which factor is trained first; the other one is frozen meanwhile.
     """
 
     rank: int = 8
@@ -35,7 +39,7 @@ class Lora:
     order: tuple[str, str] = ("right", "left")
 
     def __post_init__(self) -> None:
-        """Refuse orders that are none.
+        """Check the order.
 
         Raises:
             ValueError: If ``order`` does not name both factors.
@@ -48,15 +52,18 @@ def recover(net: nn.Module, lora: Lora, ctx: Context) -> nn.Module:
     """Train adapters on one factor, merge them, then on the other.
 
     Args:
-        net: With low-rank layers; it is the caller's own.
-        lora: How.
-        ctx: Gives the windows, the order of the batches, and keeps the training curve.
+        net: A network with low-rank layers; changed in place.
+        lora: The training recipe.
+        ctx: Gives the windows and the order of the batches; records the training curve.
 
     Returns:
-        The network with merged weights, of the size it had.
+        The network with the adapters merged, of the size that it had before.
     """
     from peft import LoraConfig, get_peft_model
 
+    dtype = next(net.parameters()).dtype
+    if dtype == torch.float16:  # its gradients would round to zero; see differentiable
+        cast(net, torch.float32)
     for stage, factor in enumerate(lora.order):
         config = LoraConfig(
             r=lora.rank,
@@ -67,7 +74,7 @@ def recover(net: nn.Module, lora: Lora, ctx: Context) -> nn.Module:
         adapted: Any = get_peft_model(net, config)
         _train(adapted, lora, ctx, stage)
         net = adapted.merge_and_unload()
-    return net.eval().requires_grad_(True)
+    return cast(net, dtype).eval().requires_grad_(True)
 
 
 def _train(net: Any, lora: Lora, ctx: Context, stage: int) -> None:

@@ -17,18 +17,19 @@ from methods._kernels.low_rank.layers import Projection
 
 @layer("pivoted")
 class Pivoted(nn.Module):
-    """Some outputs are the shared projection itself, the others a mix of them.
+    """A linear layer of rank k that stores k of its own rows and mixes the others.
 
-    A rank-k matrix has k rows of which all others are combinations. Kept as these rows
-    and the combinations it has ``k (in + out - k)`` numbers, ``k^2`` fewer than as two
-    thin factors, and as many multiply-adds fewer (Zhao et al. 2025, PMLR 267:77926).
+    All rows of a matrix of rank k are combinations of k of them. These rows and the
+    coefficients of the others are ``k (in + out - k)`` numbers, ``k^2`` fewer than two
+    thin factors have, and the layer does as many multiply-adds fewer (Zhao et al. 2025,
+    PMLR 267:77926). The position of each output is stored too and counts as a weight.
 
     Args:
-        in_features: Of the input.
-        out_features: Of the output.
-        rank: Rows of the shared projection.
-        rest: Outputs of this layer that are no row of the projection.
-        bias: Whether the output has one.
+        in_features: Width of the input.
+        out_features: Width of the output.
+        rank: Number of rows in the shared projection.
+        rest: Number of outputs that are not rows of the projection.
+        bias: Whether a bias is added to the output.
     """
 
     order: Tensor
@@ -41,15 +42,20 @@ class Pivoted(nn.Module):
         with warnings.catch_warnings():  # where all outputs are rows, nothing is mixed
             warnings.simplefilter("ignore", UserWarning)
             self.mix = nn.Linear(rank, rest, bias=False)
-        # Where each output stands among the projection's and the mixed ones.
+        # The position of each output among the rows followed by the mixed outputs.
         self.register_buffer("order", torch.zeros(out_features, dtype=torch.int32))
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Shape ``(..., out_features)``."""
+        """Maps ``(..., in_features)`` to ``(..., out_features)``."""
         rows = self.right(x)
         y = torch.cat([rows, self.mix(rows)], -1).index_select(-1, self.order)
         return y if self.bias is None else y + self.bias
+
+    def weights(self) -> dict[str, Tensor]:
+        """The positions count as parameters: without them the layer is not defined."""
+        own: dict[str, Tensor] = {"order": self.order}
+        return own if self.bias is None else {**own, "bias": self.bias}
 
     def spec(self) -> dict[str, Any]:
         """Keyword arguments that rebuild the layer."""
@@ -64,7 +70,7 @@ class Pivoted(nn.Module):
 
 
 def pivoted_cost(out_features: int, in_features: int, rank: int) -> int:
-    """Numbers that the pivoted form stores, the places of its outputs included.
+    """The numbers that the pivoted form stores, the positions of its outputs included.
 
     >>> pivoted_cost(6, 4, 2)
     22
@@ -73,15 +79,16 @@ def pivoted_cost(out_features: int, in_features: int, rank: int) -> int:
 
 
 def pivots(left: Tensor) -> tuple[Tensor, Tensor]:
-    """The rows of a tall factor that all of its rows are best expressed in.
+    """Chooses rows of a tall factor, and expresses all rows in them.
+
+    QR with column pivoting chooses the rows, so that the coefficients stay small.
 
     Args:
-        left: Shape ``(out, rank)``, of full rank.
+        left: Shape ``(out, rank)``, of full column rank.
 
     Returns:
-        Numbers of the chosen rows, shape ``(rank,)``, and ``left`` in terms of them,
-        shape ``(out, rank)`` in float64; chosen by QR with column pivoting, so that
-        the terms stay small.
+        Indices of the chosen rows, shape ``(rank,)``, and coefficients C of shape
+        ``(out, rank)`` in float64 with ``left = C left[rows]``.
     """
     array = left.double().cpu().numpy()
     rank = array.shape[1]
@@ -99,13 +106,14 @@ def pivots(left: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def install_pivoted(net: nn.Module, group: Group, left: Tensor, right: Tensor) -> None:
-    """Put pivoted layers with one shared projection in the place of the members.
+    """Replace the members by pivoted layers with one shared projection.
 
     Args:
         net: Changed in place.
         group: The members, which read the same input.
-        left: Shape ``(sum of out, rank)``.
-        right: Shape ``(rank, in)``.
+        left: Shape ``(sum of out, rank)``, any floating dtype.
+        right: Shape ``(rank, in)``, as ``left``; the layers store their rows and
+            coefficients in the dtype of the members.
     """
     for factor in (left, right):
         check_finite(factor, f"a factor of {group.label}")
@@ -114,8 +122,10 @@ def install_pivoted(net: nn.Module, group: Group, left: Tensor, right: Tensor) -
     weight = matrix(old[0])
     rank, inner = right.shape
     projection = empty(Projection, weight, in_features=inner, rank=rank, users=len(old))
+    chosen = (left[rows].double() @ right.double()).to(weight.dtype)  # (rank, in)
+    check_finite(chosen, f"a factor of {group.label}")
     with torch.no_grad():
-        projection.weight.copy_(left[rows].double() @ right.double())
+        projection.weight.copy_(chosen)
     place = torch.full((len(left),), -1, dtype=torch.int32)
     place[rows] = torch.arange(rank, dtype=torch.int32)
     outs = [matrix(module).shape[0] for module in old]

@@ -1,9 +1,10 @@
-"""Left factors fitted again in closed form to the inputs they really get."""
+"""Left factors fitted again, in closed form, to the inputs that they really get."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Literal
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,8 @@ from harness.toolkit.calibration import Statistics, collect
 from methods._kernels.low_rank.factors import Group, linears, matrix
 from methods._kernels.low_rank.layers import LowRank
 
+Solver = Literal["exact", "released"]
+
 
 def refit(weight: Tensor, right: Tensor, gram: Tensor) -> Tensor:
     """The left factor that is best for inputs with a given Gram matrix.
@@ -21,13 +24,13 @@ def refit(weight: Tensor, right: Tensor, gram: Tensor) -> Tensor:
     It minimises ``||(W - L R) G^(1/2)||`` over L: ``L = W G R^T (R G R^T)^-1``.
 
     Args:
-        weight: Shape ``(out, in)``.
-        right: Shape ``(rank, in)``, kept.
-        gram: Shape ``(in, in)``.
+        weight: W, shape ``(out, in)``.
+        right: R, shape ``(rank, in)``; it stays as it is.
+        gram: G, shape ``(in, in)``, up to a scale.
 
     Returns:
-        Shape ``(out, rank)``, in the dtype of ``right``; solved in float64, where
-        directions that no input reaches get weight zero.
+        L, shape ``(out, rank)``, in the dtype of ``right``; solved in float64.
+        Directions of R that no input reaches get weight zero.
     """
     thin, gram = right.double(), gram.double().to(right.device)
     cross = thin @ gram  # (rank, in)
@@ -40,29 +43,67 @@ def refit(weight: Tensor, right: Tensor, gram: Tensor) -> Tensor:
     return left.to(right.dtype)
 
 
+def refit_released(
+    weight: Tensor, left: Tensor, right: Tensor, inputs: Tensor
+) -> Tensor:
+    """The left factor as the released code of SVD-LLM solves for it.
+
+    The released code calls ``torch.linalg.lstsq`` in float32 on the inputs themselves.
+    Its default on a CPU (LAPACK's gelsy) ignores every direction below ``eps * tokens``
+    of the largest, about 1e-3 for 8,192 tokens, although these directions are far above
+    the rounding error. On a GPU the same call ignores none.
+
+    Args:
+        weight: W, shape ``(out, in)``.
+        left: The left factor before the refit, shape ``(out, rank)``. The norms of its
+            columns bring the directions to the scale of the singular values, where the
+            released code solves; which directions are ignored depends on it.
+        right: R, shape ``(rank, in)``; it stays as it is.
+        inputs: Shape ``(tokens, in)``.
+
+    Returns:
+        Shape ``(out, rank)``, in the dtype of ``right``.
+    """
+    scale = left.float().norm(dim=0)  # (rank,)
+    x = inputs.float()
+    thin = x @ right.float().T * scale
+    solution = torch.linalg.lstsq(thin, x @ weight.float().T).solution  # (rank, out)
+    return (solution.T * scale).to(right.dtype)
+
+
 def update(
     net: nn.Module,
     ctx: Context,
     groups: Iterable[Group],
     *,
     inputs: Literal["dense", "compressed"],
+    windows: int | None = None,
+    solver: Solver = "exact",
 ) -> None:
     """Refit every left factor, block after block, to inputs of the compressed prefix.
 
     Args:
         net: Compressed; changed in place.
-        ctx: Of the bundle.
+        ctx: Gives the dense model and the calibration windows.
         groups: The groups whose members are low-rank layers of ``net``.
-        inputs: Whether a matrix reads what the dense block makes of the compressed
-            prefix (the released code of SVD-LLM), or what the compressed block does.
+        inputs: The block that computes the inputs of a matrix from the output of the
+            compressed blocks before it: the ``dense`` block (the released code of
+            SVD-LLM) or the ``compressed`` one.
+        windows: Number of calibration windows to read, from the first; None for all.
+        solver: ``exact`` solves in float64; ``released`` as ``refit_released``.
     """
     modules = linears(ctx.model)
     members = {name for group in groups for name in group.names}
-    for name, statistics in _prefix(net, ctx, members, inputs):
+    reads: Any = collect if solver == "exact" else _recorded
+    for name, seen in _prefix(net, ctx, members, inputs, reads, windows):
         thin = net.get_submodule(name)
         assert isinstance(thin, LowRank)
-        gram = _gram(statistics, name)
-        left = refit(matrix(modules[name]), thin.right.weight.detach(), gram)
+        weight, right = matrix(modules[name]), thin.right.weight.detach()
+        if solver == "exact":
+            left = refit(weight, right, _gram(seen, name))
+        else:
+            old = thin.left.weight.detach()
+            left = refit_released(weight, old, right, torch.cat(seen[name]))
         with torch.no_grad():
             thin.left.weight.copy_(left)
 
@@ -75,15 +116,15 @@ def pooled_update(net: nn.Module, ctx: Context, groups: Iterable[Group]) -> None
 
     Args:
         net: Compressed; changed in place.
-        ctx: Of the bundle.
+        ctx: Gives the dense model and the calibration windows.
         groups: The groups whose members are low-rank layers of ``net``.
     """
     modules = linears(ctx.model)
     groups = list(groups)
     owner = {name: group for group in groups for name in group.names}
     pools: dict[Group, Tensor] = {}
-    for name, statistics in _prefix(net, ctx, set(owner), "compressed"):
-        gram = _gram(statistics, name)
+    for name, seen in _prefix(net, ctx, set(owner), "compressed", collect):
+        gram = _gram(seen, name)
         pools[owner[name]] = pools.get(owner[name], torch.zeros_like(gram)) + gram
     for group in groups:
         for name in group.names:
@@ -101,19 +142,40 @@ def _gram(statistics: Statistics, name: str) -> Tensor:
     return statistics.gram[site] / statistics.tokens[site]
 
 
+@contextmanager
+def _recorded(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, list[Tensor]]]:
+    """Keep the inputs of ``modules``; matrices of one site share the tensors."""
+    seen: dict[str, list[Tensor]] = {name: [] for name in modules}
+
+    def hook(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        return lambda module, args: seen[name].append(args[0].detach().flatten(0, -2))
+
+    handles = [m.register_forward_pre_hook(hook(n)) for n, m in modules.items()]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def _prefix(
-    net: nn.Module, ctx: Context, members: set[str], inputs: str
-) -> Iterator[tuple[str, Statistics]]:
-    """Each member with the statistics of its block, once its prefix is compressed."""
-    running = stream(ctx.model.with_net(net), ctx.calibration().tokens)
+    net: nn.Module,
+    ctx: Context,
+    members: set[str],
+    inputs: str,
+    reads: Callable[[Mapping[str, nn.Module]], AbstractContextManager[Any]],
+    windows: int | None = None,
+) -> Iterator[tuple[str, Any]]:
+    """Each member with what ``reads`` saw of its block behind a compressed prefix."""
+    running = stream(ctx.model.with_net(net), ctx.calibration().tokens[:windows])
     source = ctx.model.net if inputs == "dense" else net
     for index, (path, block) in enumerate(running):
         names = [n for n in sorted(members) if n.startswith(f"{path}.")]
         reading = {name: source.get_submodule(name) for name in names}
         kept = list(running.states)
-        with collect(reading) as statistics:
+        with reads(reading) as seen:
             running.advance(index, source.get_submodule(path))
         running.states = kept
         for name in names:
-            yield name, statistics
+            yield name, seen
         running.advance(index, block)

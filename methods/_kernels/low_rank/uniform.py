@@ -1,4 +1,4 @@
-"""Methods that give every group of matrices the same ratio."""
+"""The two steps of methods that remove the same ratio from every group."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def factorize_groups(
     groups: Iterable[Group],
     gram: Callable[[Group], Tensor | None] = lambda group: None,
 ) -> dict[Group, Factors]:
-    """Factors of every group, each decomposed once for all ratios.
+    """The factors of every group, decomposed once for all ratios.
 
     Args:
-        model: Whose matrices.
-        groups: Which of them belong together.
-        gram: The statistics of a group's input, as ``factorize`` takes them.
+        model: The model that has the matrices.
+        groups: The matrices that are decomposed together.
+        gram: Group -> statistics of its input, shape ``(in, in)`` or ``(in,)``; None
+            for the identity.
 
     Returns:
         Group -> factors.
-
     """
     modules = linears(model)
     fitted = {}
@@ -48,13 +48,14 @@ def truncate_groups(
     *,
     full: int | None = None,
 ) -> nn.Module:
-    """A copy of the dense network with every group at the rank its ratio leaves.
+    """A copy of the dense network with every group at the rank that the ratio leaves.
 
     Args:
-        fitted: From ``factorize_groups``; left as it is.
-        ratio: The share of the groups' weights to remove; 0 changes nothing.
-        ctx: Of the bundle.
-        full: Members of a full group, whose rank smaller ones of several get too.
+        fitted: From ``factorize_groups``; not changed.
+        ratio: The share of the groups' weights to remove; 0 returns the dense network.
+        ctx: Gives the dense network.
+        full: Number of members in a full group; smaller groups of members from several
+            blocks get the rank of a full group. None computes each group's own rank.
 
     Returns:
         The compressed network.

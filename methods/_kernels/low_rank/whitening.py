@@ -1,4 +1,4 @@
-"""Gram matrices as the methods whiten with them."""
+"""The Gram matrices under which methods decompose."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ Whitening = Literal["eigh", "cholesky"]
 def whitened(
     calibration: Calibration, whitening: Whitening, jitter: float
 ) -> Callable[[Group], Tensor]:
-    """For each group the Gram matrix of its inputs, summed over the sites it reads.
+    """Gives each group the Gram matrix of its inputs, summed over its input sites.
 
     Args:
-        calibration: Of the dense model.
-        whitening: ``eigh`` takes the matrix as it is. ``cholesky`` raises one that has
-            no Cholesky factor by its smallest eigenvalue and ``jitter``, as the
-            released codes do; what they factorise then is what is returned.
-        jitter: For ``cholesky``; 1e-6 in SVD-LLM, 7e-6 in Basis Sharing, there on the
-            sum over all calibration tokens.
+        calibration: Statistics of the dense model.
+        whitening: ``eigh`` uses the matrix as it is. ``cholesky`` does what the
+            released codes do where the matrix has no Cholesky factor: it adds a
+            multiple of the identity, so that the smallest eigenvalue is ``jitter``.
+        jitter: For ``cholesky`` only: 1e-6 in SVD-LLM and 7e-6 in Basis Sharing, on the
+            sum (not the mean) over all calibration tokens.
 
     Returns:
         A function from groups to float64 matrices of shape ``(in, in)``.
@@ -47,11 +47,11 @@ def whitened(
 
 
 def raised(gram: Tensor, jitter: float) -> Tensor:
-    """``gram``, or the nearest shift of it by the identity that Cholesky can factor.
+    """``gram``, shifted by a multiple of the identity if it has no Cholesky factor.
 
     Args:
-        gram: Symmetric, float64.
-        jitter: Beyond the smallest eigenvalue.
+        gram: Symmetric, float64, shape ``(n, n)``.
+        jitter: The smallest eigenvalue after the shift.
 
     Returns:
         A positive definite matrix.

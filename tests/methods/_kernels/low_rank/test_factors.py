@@ -10,14 +10,9 @@ from torch import nn
 
 from harness.core import Model, NotFinite, Unsupported
 from methods._kernels.low_rank.budget import allocate, offer
-from methods._kernels.low_rank.factors import (
-    factorize,
-    kept,
-    linears,
-    pair_cost,
-    rank_for,
-)
+from methods._kernels.low_rank.factors import factorize, linears
 from methods._kernels.low_rank.pivots import pivoted_cost, pivots
+from methods._kernels.low_rank.ranks import kept, pair_cost
 from methods._kernels.low_rank.refit import refit
 from methods._kernels.low_rank.whitening import raised
 
@@ -175,23 +170,6 @@ def test_pivots_of_a_factor_with_dependent_columns_are_exact():
     left = torch.cat([left, left[:, :1]], 1)  # rank 2 in three columns
     rows, terms = pivots(left)
     torch.testing.assert_close(terms @ left[rows], left)
-
-
-dims = st.integers(1, 4096)
-ratios = st.floats(0, 0.99)
-
-
-@given(out=dims, inner=dims, ratio=ratios)
-def test_two_factors_never_exceed_the_budget_and_one_rank_more_would(out, inner, ratio):
-    rank = rank_for(out, inner, ratio)
-    budget = kept(out * inner, ratio)
-    assert rank * (out + inner) <= budget < (rank + 1) * (out + inner)
-
-
-@given(out=dims, inner=dims, pair=st.tuples(ratios, ratios))
-def test_the_rank_never_grows_with_the_ratio(out, inner, pair):
-    mild, harsh = sorted(pair)
-    assert rank_for(out, inner, harsh) <= rank_for(out, inner, mild)
 
 
 @pytest.mark.parametrize("cost", [pair_cost, pivoted_cost])

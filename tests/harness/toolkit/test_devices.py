@@ -1,0 +1,36 @@
+"""What depends on the device and on the dtype of a network."""
+
+import pytest
+import torch
+from tiny_llm import config
+from transformers import AutoModelForCausalLM
+
+from harness.toolkit import devices
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_network_that_is_cast_equals_the_one_that_transformers_loads(dtype, tmp_path):
+    torch.manual_seed(0)
+    net = AutoModelForCausalLM.from_config(config("llama")).eval()
+    net.save_pretrained(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=dtype).eval()
+
+    made = devices.cast(net, dtype)
+
+    buffers, expected = (dict(n.named_buffers()) for n in (made, loaded))
+    assert {k: v.dtype for k, v in buffers.items()} == {
+        k: v.dtype for k, v in expected.items()
+    }
+    ids = torch.arange(48)[None]
+    with torch.inference_mode():
+        assert torch.equal(made(input_ids=ids).logits, loaded(input_ids=ids).logits)
+
+
+def test_stored_buffers_are_cast_and_computed_ones_are_not():
+    net = torch.nn.BatchNorm1d(3)
+    net.register_buffer("computed", torch.ones(3), persistent=False)
+    devices.cast(net, torch.float16)
+    assert net.running_mean.dtype == torch.float16
+    assert net.weight.dtype == torch.float16
+    assert net.computed.dtype == torch.float32
+    assert net.num_batches_tracked.dtype == torch.int64
