@@ -4,6 +4,13 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# On a busy machine drawing examples takes long; how long says nothing of the code.
+settings.register_profile(
+    "suite", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("suite")
 
 # No test reaches for the hub; its clients read this once, when they are imported.
 os.environ["HF_HUB_OFFLINE"] = "1"

