@@ -249,3 +249,58 @@ def test_every_packaged_grid_says_what_it_is(name):
 
     assert len(value["description"].split()) > 5
     assert set(value) <= set(grids.GRID_KEYS)
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        ("name: 3\n", "name 3 is not a text"),
+        ('name: ""\n', "name '' is not a text"),
+        ("exclude: {method: dense}\n", "exclude"),
+        ("exclude: [dense]\n", "exclude"),
+        ("seeds: [9223372036854775808]\n", "seed 9223372036854775808"),
+    ],
+)
+def test_a_key_of_another_type_is_refused(write, lines, reason):
+    assert reason in "\n".join(mistakes(write(GOOD + lines)))
+
+
+def test_the_largest_seed_is_what_torch_takes(write):
+    text = GOOD.replace("toy_drop", "toy_noop") + "seeds: [9223372036854775807]\n"
+    seeds = {p.trial.seed for p in grids.read(write(text)).points()}
+
+    assert seeds == {2**63 - 1}
+
+
+def test_a_grid_is_as_large_as_it_may_be_and_no_larger(write, monkeypatch):
+    # The product counts the dense baseline once for each ratio.
+    monkeypatch.setattr(grids, "MAX_TRIALS", 4)
+    assert len(list(grids.read(write(GOOD)).points())) == 3
+
+    monkeypatch.setattr(grids, "MAX_TRIALS", 3)
+    assert "has 4 trials, and 3 are allowed" in mistakes(write(GOOD))[0]
+
+
+def test_a_grid_is_found_by_its_path_or_its_packaged_name(write, tmp_path, monkeypatch):
+    path = write(GOOD)
+    monkeypatch.chdir(tmp_path)
+    plain = tmp_path / "plain"
+    plain.write_text(GOOD)
+
+    assert grids.locate(str(path)) == path
+    assert grids.locate("plain").read_text() == GOOD
+    assert grids.locate("quickstart") == grids.packaged()["quickstart"]
+    assert list(grids.packaged()) == sorted(grids.packaged())
+    with pytest.raises(BenchError, match=r"no grid file missing\.yaml"):
+        grids.locate("missing.yaml")
+    with pytest.raises(BenchError, match="Did you mean 'quickstart'"):
+        grids.locate("quickstat")
+
+
+def test_a_grid_of_the_dense_baseline_alone_needs_no_ratios(write):
+    text = "models: [toy]\nmethods: [dense]\ntasks: [toy_sum]\n"
+    (point,) = grids.read(write(text)).points()
+
+    assert point.trial.ratio == 0
+    both = text.replace("[dense]", "[dense, toy_drop]")
+    assert "missing key 'ratios'" in "\n".join(mistakes(write(both)))

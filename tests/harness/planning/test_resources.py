@@ -2,7 +2,13 @@
 
 import pytest
 
-from harness.planning.resources import ResourceRequest, Resources, read, shortage
+from harness.planning.resources import (
+    ResourceRequest,
+    Resources,
+    read,
+    shortage,
+    unmatched,
+)
 
 GB = 10**9
 
@@ -113,3 +119,19 @@ def test_rules_are_a_list_of_mappings(rules):
     assert read({"for": rules})[1] == [
         "resources: 'for' is a list of {model: ..., gpus: ...}"
     ]
+
+
+def test_a_rule_that_matches_nothing_is_named_with_the_nearest_name():
+    pairs = [("svd", "mlp"), ("dense", "lenet5")]
+
+    def said(*rules: dict) -> str:
+        return "\n".join(unmatched(read({"for": list(rules)})[0], pairs))
+
+    assert (
+        said({"model": "mlp", "gpus": 0}, {"method": ["s*", "dense"], "cpus": 2}) == ""
+    )
+    assert "Did you mean 'mlp'?" in said({"model": "mpl", "gpus": 0})
+    assert "Did you mean 'svd'?" in said({"method": ["svd", "sdv"], "gpus": 0})
+    # Each name is in the grid, but not together.
+    apart = said({"model": "mlp", "method": "dense", "gpus": 0})
+    assert "matches no method with a model" in apart
