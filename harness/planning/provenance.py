@@ -7,6 +7,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,6 +25,8 @@ PACKAGES = (
     "rouge-score",
     "torch-pruning",
 )
+
+OURS = ("harness", "methods", "tasks", "results")  # the project's packages
 
 
 @cache
@@ -67,48 +70,100 @@ def _git(folder: Path, *words: str) -> str:
 
 
 @cache
-def code_digest(module: str) -> str:
-    """A digest of a plugin's code, without comments, docstrings and formatting.
+def code_digest(*modules: str) -> str:
+    """A digest of the code of plugins, without comments, docstrings and formatting.
 
-    Covers the plugin's module and the modules of this project's underscore kernels
-    that it imports, so that an edit which can change a number changes the digest.
+    It covers each plugin's module and every module that it imports, directly or not,
+    below the four packages of the project or from the plugin's own package or folder:
+    an edit that can change a number changes the digest.
 
     Args:
-        module: Its import name.
+        *modules: Import names: of the plugin, and of those that it is made of.
 
     Returns:
-        12 hexadecimal digits; empty if the source is not at hand.
+        12 hexadecimal digits; empty if the source is not available.
     """
     seen: dict[str, str] = {}
-    _collect(module, seen)
+    for module in modules:
+        _follow(module, module.partition(".")[0], seen)
     text = "\n".join(seen[name] for name in sorted(seen))
     return hashlib.sha256(text.encode()).hexdigest()[:12] if text else ""
 
 
-def _collect(module: str, seen: dict[str, str]) -> None:
-    path = _source(module)
+def _follow(module: str, own: str, seen: dict[str, str]) -> None:
+    """Add a module's packages, which run before it, and the module itself."""
+    parts = module.split(".")
+    for end in range(1, len(parts) + 1):
+        _collect(".".join(parts[:end]), own, seen)
+
+
+def _collect(module: str, own: str, seen: dict[str, str]) -> None:
+    """Add the code of one module and of its imports to ``seen``."""
+    path = _source(module, own)
     if module in seen or path is None:
         return
-    tree = ast.parse(path.read_text())
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     _strip(tree)
     seen[module] = ast.dump(tree)
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    for name in _imports(tree, package):
+        _follow(name, own, seen)
+
+
+def _imports(tree: ast.AST, package: str) -> Iterator[str]:
+    """The names that a module imports, anywhere in it; a member may be a module."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            for name in (node.module, *(f"{node.module}.{a.name}" for a in node.names)):
-                if name.startswith(("methods._", "tasks._")):
-                    _collect(name, seen)
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*above, *filter(None, [node.module])])
+            yield base
+            yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
-def _source(module: str) -> Path | None:
-    loaded = sys.modules.get(module)
-    name = getattr(loaded, "__file__", None)
-    if name is None:
-        name = Path(__file__).parents[2].joinpath(*module.split(".")).with_suffix(".py")
-    return Path(name) if Path(name).is_file() else None
+def _source(module: str, own: str) -> Path | None:
+    """The file of a module that counts, or None."""
+    first = module.partition(".")[0]
+    if first not in (*OURS, own):
+        beside = getattr(sys.modules.get(own), "__file__", None)
+        if beside is None or not own.startswith("plugin_"):
+            return None  # of another project, whose version is recorded
+        return _file(Path(beside).parent.joinpath(*module.split(".")))
+    known = getattr(sys.modules.get(module), "__file__", None)
+    if known is not None:
+        return Path(known) if Path(known).suffix == ".py" else None
+    if first in OURS:
+        return _file(Path(__file__).parents[2].joinpath(*module.split(".")))
+    root = getattr(sys.modules.get(first), "__file__", None)
+    if root is None:
+        return None
+    return _file(Path(root).parent.joinpath(*module.split(".")[1:]))
+
+
+def _file(path: Path) -> Path | None:
+    """The source at a dotted path: a module's file, or that of a package."""
+    for file in (path.with_name(f"{path.name}.py"), path / "__init__.py"):
+        if file.is_file():
+            return file
+    return None
+
+
+class _Strip(ast.NodeTransformer):
+    """Removes docstrings, and imports that only a type checker reads."""
+
+    def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
+        """Leave out the body of ``if TYPE_CHECKING``."""
+        self.generic_visit(node)
+        name = getattr(node.test, "id", getattr(node.test, "attr", ""))
+        return node.orelse if name == "TYPE_CHECKING" else node
 
 
 def _strip(tree: ast.AST) -> None:
     """Remove docstrings; the parser already dropped comments and layout."""
+    _Strip().visit(tree)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if not isinstance(body, list) or not body:

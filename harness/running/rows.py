@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from functools import cache, lru_cache
 from typing import Any
 
@@ -12,7 +13,7 @@ from harness.planning import provenance
 from harness.planning.messages import Job
 from harness.planning.plan import configured
 from harness.planning.trial import Part, Trial, digest
-from harness.registry import facts, find
+from harness.registry import Plugin, facts, find
 from harness.toolkit import devices, model_size
 
 
@@ -89,7 +90,7 @@ def base_row(job: Job, trial: Trial) -> dict[str, Any]:
         "seed": trial.seed,
         "identity": dumps(trial.identity()),
         "dtype": trial.dtype,
-        "code_digest": code_digest(trial.method, trial.task),
+        "code_digest": code_digest(trial.method, trial.task, trial.model),
         "commit": commit,
         "dirty": dirty,
         "versions": _versions(),
@@ -136,10 +137,19 @@ def _versions() -> str:
 
 
 @lru_cache(maxsize=4096)
-def code_digest(method: Part, task: Part) -> str:
-    """Digest of the code of a method and a task together."""
-    modules = [
-        find(kind, part.plugin).cls.__module__
-        for kind, part in (("method", method), ("task", task))
-    ]
-    return "".join(provenance.code_digest(m)[:8] for m in modules)
+def code_digest(method: Part, task: Part, model: Part) -> str:
+    """Digest of the code of a method with its members, of a task and of a model."""
+    parts = (("method", method), ("task", task), ("model", model))
+    return "".join(
+        provenance.code_digest(
+            *_modules(find(kind, part.plugin), configured(kind, part))
+        )[:8]
+        for kind, part in parts
+    )
+
+
+def _modules(plugin: Plugin, instance: Any) -> Iterator[str]:
+    """The modules of a plugin, and of the plugins that it is a chain of."""
+    yield plugin.cls.__module__
+    for member in instance.members() if hasattr(instance, "members") else ():
+        yield from _modules(member.plugin, member.instance)

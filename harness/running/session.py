@@ -112,7 +112,7 @@ def _outdated(
         trial = point.trial
         if statuses.get(trial.id) != Status.OK:
             continue
-        digest = rows.code_digest(trial.method, trial.task)
+        digest = rows.code_digest(trial.method, trial.task, trial.model)
         if made.get(trial.id) not in (None, digest):
             found[trial.id] = str(trial)
     return found

@@ -16,7 +16,7 @@ from paths import ROOT as HERE
 
 from harness.core import BenchError, NotFinite, Unsupported
 from harness.options import build, canonical, dumps
-from harness.planning import provenance, resources
+from harness.planning import resources
 from harness.registry import PACKAGES, discover, find, unmet
 from harness.running import time_limit
 from harness.running.failures import ArtifactFailed, TimedOut, classify, redact
@@ -187,30 +187,6 @@ def test_a_limit_interrupts_python_code_and_leaves_no_alarm():
     with pytest.raises(TimedOut, match=r"limit of 0\.05 s"):
         work_for_ever()
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
-
-
-def test_code_digest_ignores_words_and_sees_code(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(tmp_path)
-
-    def digest(text: str, name: str) -> str:
-        (tmp_path / f"{name}.py").write_text(text)
-        __import__(name)
-        return provenance.code_digest(name)
-
-    plain = digest("def f(x):\n    return x + 1\n", "digest_a")
-    words = digest(
-        '"""Doc."""\ndef f(x):\n    """Say."""\n    return x + 1  # why\n', "digest_b"
-    )
-    code = digest("def f(x):\n    return x + 2\n", "digest_c")
-
-    assert plain == words != code
-
-
-def test_code_digest_covers_the_kernels_that_a_method_imports():
-    seen: dict[str, str] = {}
-    provenance._collect("methods.svd", seen)
-
-    assert "methods._kernels.low_rank.factors" in seen
 
 
 def test_later_resource_rules_win_where_they_match():

@@ -86,7 +86,7 @@ def test_rows_hold_what_was_asked_and_what_was_achieved(run):
     assert row["status"] == "ok"
     assert row["seconds"] >= row["evaluate_seconds"] >= 0
     assert row["peak_memory_bytes"] > 10**7
-    assert len(row["code_digest"]) == 16
+    assert len(row["code_digest"]) == 24
     assert json.loads(row["versions"])["torch"]
 
 
