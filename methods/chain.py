@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from harness.core import BenchError, Context, Model
+from harness.core import BenchError, Context, Measurement, Model
 from harness.registry import Plugin, facts, find, method, resolve
 
 
@@ -105,14 +105,18 @@ class Chain:
         if ratio == 0:
             return ctx.dense()
         net: nn.Module | None = None
+        # Members may record the same metric; that of the last one describes the result.
+        recorded: dict[tuple[str, int | None], Measurement] = {}
         for member in self.members():
-            here = ctx
+            here = replace(ctx, recorded=[])
             if net is not None:
-                here = replace(ctx, model=ctx.model.with_net(net.eval()))
+                here = replace(here, model=ctx.model.with_net(net.eval()))
                 fitted = _fit(member, here.model, here)
             own = ratio if member.ratio is None else member.ratio
             net = member.instance.compress(fitted, own, here)
+            recorded |= {(one.metric, one.step): one for one in here.recorded}
         assert net is not None
+        ctx.record(*recorded.values())
         return net
 
 

@@ -106,6 +106,7 @@ class ErrorClass(StrEnum):
         "host or device memory ran out",
     )
     INFRA = "infra", Status.FAILED, 3, 1.0, "a machine, a process or a network failed"
+    CRASH = "crash", Status.LOST, 2, 1.0, "the process of the trial died"
     # The trial never started, so that a further try costs nothing.
     INSUFFICIENT_MEMORY = (
         "insufficient_memory", Status.CANCELLED, 6, 1.0,

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from harness.planning.messages import ArtifactJob, Built, Event, Job
 from harness.planning.plan import Bundle
 from harness.running import artifacts, worker
+from harness.running.global_state import GlobalState
 
 
 class Inline:
@@ -14,6 +15,7 @@ class Inline:
 
     def __init__(self) -> None:
         self._built: dict[str, Built] = {}
+        self._state = GlobalState()
 
     def arrange(self, bundles: Sequence[Bundle]) -> list[Bundle]:
         """As planned: one after the other, any order takes as long."""
@@ -37,15 +39,17 @@ class Inline:
         """
         for job in jobs:
             built = [self._artifact(job, a.id) for a in job.bundle.artifacts]
-            for event in worker.run(job, built):
+            for event in worker.run(job, built, self._state):
                 yield job, [event]
 
     def _artifact(self, job: Job, key: str) -> Built:
         if key not in self._built:
             artifact = next(a for a in job.bundle.artifacts if a.id == key)
+            self._state.begin()
             self._built[key] = artifacts.produce(
                 ArtifactJob(artifact=artifact, store=job.store, run=job.run)
             )
+            self._state.restore(artifact.model)
         return self._built[key]
 
     def close(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,12 +12,13 @@ import ray
 from ray import exceptions
 
 from harness.core import BenchError
-from harness.executors import nodes
+from harness.executors import nodes, remote
 from harness.executors.cluster import Watchdog, connect
 from harness.executors.nodes import ClusterInspector
-from harness.planning.messages import ArtifactJob, Built, Event, Job
+from harness.planning.messages import ArtifactJob, Event, Job
 from harness.planning.plan import Artifact, Bundle
-from harness.planning.resources import ResourceRequest, shortage
+from harness.planning.resources import ResourceRequest
+from harness.running.tasks import FreeMemory
 from harness.scheduling import feasibility
 from harness.scheduling.hardware import Cluster
 from harness.scheduling.packing import Packer
@@ -32,65 +32,8 @@ from results.storage.folder import patience
 from results.storage.store import open_store
 
 GRACE = 30.0  # seconds beyond its limit that a trial gets before its worker is killed
-QUICK = 0.05  # seconds; the starts of shorter trials are not reported one by one
-FLUSH = 0.2  # seconds between reports of quick trials
 LOOK = 30.0  # seconds between two looks at what the cluster is made of
 TOO_OFTEN = 3  # bundles that died on one node: it is avoided from then on
-# Free bytes of the device (None on a CPU) and of the host, and what the worker holds.
-FreeMemory = Callable[[], tuple[int | None, int, int]]
-
-
-def _stream(
-    job: Job, request: ResourceRequest, free: FreeMemory | None, *built: Built
-) -> Iterator[list[Event]]:
-    """A worker's task: the bundle's events, those of quick trials in batches."""
-    _take_place(request.gpus)
-    from harness.running import worker
-    from harness.toolkit import devices
-
-    device, host, held = (free or devices.free)()
-    short = shortage(request, device, host, held)
-    if short is not None:
-        yield [_crashed(Status.CANCELLED, ErrorClass.INSUFFICIENT_MEMORY, short)]
-        return
-    began = flushed = time.perf_counter()
-    waiting: list[Event] = []
-    ended = 0
-    for event in worker.run(job, built):
-        waiting.append(event)
-        now = time.perf_counter()
-        ended += event.what == "ended"
-        slow = event.what == "started" and now - began > QUICK * ended
-        if slow or event.what == "returned" or now - flushed > FLUSH:
-            yield waiting
-            waiting, flushed = [], now
-    if waiting:
-        yield waiting
-
-
-def _produce(job: ArtifactJob, gpus: float) -> Built:
-    """A worker's task: build one artifact."""
-    _take_place(gpus)
-    from harness.running import artifacts
-
-    return artifacts.produce(job)
-
-
-def _take_place(gpus: float) -> None:
-    """Say to the code below where this is, and whether it was given a device."""
-    os.environ[leases.NODE] = ray.get_runtime_context().get_node_id()
-    os.environ["SHRINKGRID_DEVICE"] = "any" if gpus else "cpu"
-
-
-def _remote(work: Callable[..., Any], **options: Any) -> dict[bool, Any]:
-    """A task's two forms: with a device it has a process of its own.
-
-    What a method leaks on a device dies with that process.
-    """
-    return {
-        False: ray.remote(max_retries=0, **options)(work),
-        True: ray.remote(max_retries=0, max_calls=1, **options)(work),
-    }
 
 
 @dataclass(slots=True)
@@ -146,8 +89,8 @@ class OnRay:
         self._artifacts: dict[str, Any] = {}
         self._building: dict[Any, str] = {}
         self._running: dict[Any, _Running] = {}
-        self._streams = _remote(_stream, num_returns="streaming")
-        self._builds = _remote(_produce)
+        self._streams = remote.forms(remote.bundle, num_returns="streaming")
+        self._builds = remote.forms(remote.artifact)
 
     def check(self, bundles: Sequence[Bundle], store: str) -> None:
         """Check, before anything runs, that the cluster can run the bundles.
@@ -212,7 +155,7 @@ class OnRay:
     def _submit(self, job: Job) -> None:
         bundle = job.bundle
         request = self.packer.request(bundle)
-        options = self._options(request)
+        options = self._options(request, bundle.id)
         built = [self._artifact(a, job, request) for a in bundle.artifacts]
         task = self._streams[request.gpus > 0].options(**options)
         stream = task.remote(job, request, self._free, *built)
@@ -244,14 +187,22 @@ class OnRay:
             self._window.add(ref, request)
         return self._artifacts[artifact.id]
 
-    def _options(self, request: ResourceRequest) -> dict[str, Any]:
-        """A request as options of a Ray task; avoids nodes that failed repeatedly."""
+    def _options(self, request: ResourceRequest, bundle: str = "") -> dict[str, Any]:
+        """Turn a request into options of a Ray task.
+
+        A bundle whose worker died goes to another node, and every bundle avoids a
+        node on which several workers died, as long as there are other nodes.
+        """
         options: dict[str, Any] = {"num_cpus": request.cpus, "num_gpus": request.gpus}
         if request.memory is not None:
             options["memory"] = request.memory
         if request.device is not None:
             options["accelerator_type"] = request.device
-        bad = [n for n, jobs in self._blamed.items() if len(jobs) >= TOO_OFTEN]
+        bad = [
+            node
+            for node, bundles in self._blamed.items()
+            if len(bundles) >= TOO_OFTEN or bundle in bundles
+        ]
         if bad:
             selector = {"ray.io/node-id": f"!in({','.join(bad)})"}
             options["label_selector"] = selector
@@ -308,7 +259,11 @@ class OnRay:
         for event in events:
             if event.what == "started":
                 one.trial, one.since = event.trial, time.monotonic()
-            elif event.error_class in (ErrorClass.OOM, ErrorClass.INFRA):
+            elif event.error_class in (
+                ErrorClass.OOM,
+                ErrorClass.INFRA,
+                ErrorClass.CRASH,
+            ):
                 self._forget_artifacts(one.job)  # their failure may be what it tells
             elif event.numbers:
                 self.packer.learn(one.job.trial(event.trial), one.request, event)
@@ -327,7 +282,7 @@ class OnRay:
     def _blame(self, job: Job, crash: Event) -> Event:
         """Note the node that a worker died on."""
         node = self._node(job)
-        if node and crash.error_class == ErrorClass.INFRA:
+        if node and crash.error_class in (ErrorClass.INFRA, ErrorClass.CRASH):
             self._blamed.setdefault(node, set()).add(job.bundle.id)
         return replace(crash, node=node)
 

@@ -83,6 +83,7 @@ class Event:
         error_class: What ended it, None where it ended well.
         warning: What a reader of its numbers has to know: prompts that were cut.
         node: Ray's id of the node that it ran on, where a crash has to say so.
+        details: The last output of a worker that died, with its last frames.
         numbers: What the trial took, for the predictor; of trials that ended well.
     """
 
@@ -95,6 +96,7 @@ class Event:
     warning: str = ""
     error_class: str | None = None
     node: str = ""
+    details: str = ""
     numbers: Mapping[str, float] = field(default_factory=dict)
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
 import random
 import time
 from dataclasses import replace
@@ -23,24 +21,30 @@ from harness.planning.messages import ArtifactJob, Built
 from harness.planning.plan import Artifact, configured
 from harness.planning.trial import Part, Trial
 from harness.registry import facts, find
-from harness.running.failures import TimedOut, classify
+from harness.running.failures import (
+    Failed,
+    Failure,
+    Interrupted,
+    StoreFailed,
+    check_space,
+    classify,
+    store_io,
+)
 from harness.toolkit import devices, model_size
 from harness.toolkit.tensor_files import read_tensors
-from results.errors import StoreError
 from results.storage import artifacts as shelf
-from results.storage.folder import explained
 from results.storage.leases import draining
 from results.storage.store import Store, open_store
 
 
 def produce(job: ArtifactJob) -> Built:
-    """Build an artifact unless the store has it; never raises for the model's faults.
+    """Build an artifact unless the store has it.
 
     Args:
         job: What to build, and where the store is.
 
     Returns:
-        How it ended.
+        How it ended; an error of a plugin is part of it.
 
     Raises:
         StoreError: If the store cannot be used, which ends the run.
@@ -49,42 +53,44 @@ def produce(job: ArtifactJob) -> Built:
     devices.set_threads(int(job.cpus))
     artifact = job.artifact
     store = open_store(job.store)
+    if shelf.find(store, artifact.id) is not None:
+        return Built(artifact=artifact.id, reused=True)
+    if job.run and draining(store, job.run):  # nobody will begin what waits for it
+        why = "not begun: the run was asked to stop"
+        return Built(artifact=artifact.id, error=why, error_class="infra")
+    failure = None
     try:
-        if shelf.find(store, artifact.id) is not None:
-            return Built(artifact=artifact.id, reused=True)
-        if job.run and draining(store, job.run):  # nobody will begin what waits for it
-            why = "not begun: the run was asked to stop"
-            return Built(artifact=artifact.id, error=why, error_class="infra")
-        with shelf.make(store, artifact.id, about=str(artifact)) as folder:
-            _BUILDERS[artifact.kind](artifact, folder, store)
-    except StoreError:
-        raise
-    except (Exception, TimedOut) as error:  # becomes a row of every trial that needs it
-        refuse_full_disk(error, store)
-        failure = classify(error)
-        return Built(
-            artifact=artifact.id,
-            seconds=time.perf_counter() - began,
-            error=failure.reason,
-            error_class=failure.error_class,
-            traceback=failure.traceback,
-        )
-    return Built(artifact=artifact.id, seconds=time.perf_counter() - began)
+        failure = _build(artifact, store)
+    except StoreFailed as error:
+        raise error.why from None
+    seconds = time.perf_counter() - began
+    if failure is None:
+        return Built(artifact=artifact.id, seconds=seconds)
+    return Built(
+        artifact=artifact.id,
+        seconds=seconds,
+        error=failure.reason,
+        error_class=failure.error_class,
+        traceback=failure.traceback,
+    )
 
 
-def refuse_full_disk(error: BaseException, store: Store) -> None:
-    """End the run, rather than fail a trial, where a disk of this machine is full.
-
-    Args:
-        error: What a trial or a builder raised; of safetensors, only the words tell.
-        store: For the message.
-
-    Raises:
-        StoreError: If it says that no space is left.
-    """
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    if full or os.strerror(errno.ENOSPC) in str(error):
-        raise explained(OSError(errno.ENOSPC, str(error)), store.uri) from error
+def _build(artifact: Artifact, store: Store) -> Failure | None:
+    """Build into the store; the failure if the builder or a plugin failed."""
+    failed: Failure | None = None
+    try:
+        with store_io(), shelf.make(store, artifact.id, about=str(artifact)) as folder:
+            try:
+                _BUILDERS[artifact.kind](artifact, folder, store)
+            except (StoreFailed, Interrupted):
+                raise
+            except BaseException as error:  # becomes a row of every trial that needs it
+                check_space(error, store)  # while the unfinished files are there
+                failed = classify(error)
+                raise Failed(failed) from None  # so that nothing half-built is kept
+    except Failed:
+        return failed
+    return None
 
 
 def load_model(part: Part, dtype: str, store: Store, dense: Artifact | None) -> Model:
@@ -115,7 +121,8 @@ def load_model(part: Part, dtype: str, store: Store, dense: Artifact | None) -> 
                 "plan: copy the planned files to every node, or run the command again"
             )
     else:
-        folder = shelf.find(store, dense.id)
+        with store_io():
+            folder = shelf.find(store, dense.id)
         if folder is None:
             raise BenchError(f"the artifact {dense.id} is not in {store.uri}")
         data = task_data(_task(dense))
@@ -189,7 +196,8 @@ def calibration(artifact: Artifact, store: Store) -> Any:
     """
     from harness.toolkit import calibration as statistics
 
-    folder = shelf.find(store, artifact.id)
+    with store_io():
+        folder = shelf.find(store, artifact.id)
     if folder is None:
         raise BenchError(f"the artifact {artifact.id} is not in {store.uri}")
     return statistics.open(folder)
@@ -208,12 +216,14 @@ def _build_dense(artifact: Artifact, folder: Path, store: Store) -> None:
     model = family.build(data.shape, artifact.seed)
     device = devices.pick()
     model.net.to(device)
+    with store_io():
+        scratch = store.scratch(artifact.id)
     ctx = Context(
         model=model,
         seed=artifact.seed,
         device=device,
         data=data,
-        scratch=store.scratch(artifact.id),
+        scratch=scratch,
         checkpoint_key="dense",
     )
     family.train(model, ctx)

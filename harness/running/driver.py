@@ -18,6 +18,7 @@ from harness.core import BenchError
 from harness.planning.messages import Event, Job
 from harness.planning.plan import Bundle, Plan
 from harness.planning.trial import Trial
+from harness.running.failures import Interrupted
 from harness.running.recovery import committed
 from harness.running.rows import base_row
 from results.outcomes import FINISHED, ErrorClass
@@ -257,6 +258,7 @@ class Driver:
                 "status": event.status,
                 "error_class": event.error_class,
                 "reason": event.headline,
+                "traceback": event.details or None,
                 "started_at": datetime.now(UTC),
                 "node": event.node or None,
                 "measurements": [],
@@ -284,6 +286,10 @@ class Driver:
         heapq.heappush(self._retries, (due, next(self._order), rest))
 
 
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise Interrupted
+
+
 class _DrainOnInterrupt:
     """The first Ctrl-C or SIGTERM drains, the second interrupts."""
 
@@ -296,7 +302,7 @@ class _DrainOnInterrupt:
             self.before[number] = signal.signal(number, self._first)
 
     def _first(self, number: int, _frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, _interrupt)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         self.drain()
 

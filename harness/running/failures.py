@@ -1,28 +1,82 @@
-"""What an exception means for a trial: its status, its class, its reason."""
+"""Turns an exception into the failure of a trial: status, error class and reason."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import re
 import traceback
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 from harness.core import BenchError, NotFinite, Unsupported
 from harness.toolkit import devices
+from results.errors import StoreError
 from results.outcomes import ErrorClass
+from results.storage.folder import explained
+from results.storage.store import Store
 
-MAX_TRACEBACK = 8000  # characters; the end says most
+MAX_TRACEBACK = 8000  # characters; the last ones are kept
+MAX_REASON = 2000  # characters
+OUTPUT = "--- last output ---"  # heads what a trial wrote, in its traceback
 _SECRET = re.compile(
     r"TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_KEY|CREDENTIAL", re.I
 )
+_TERMINAL = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]"  # colours and cursor moves (CSI)
+    r"|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?"  # titles and links (OSC)
+    r"|\x1b.?|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
+)
+_PROBE = 8 * 2**20  # bytes that a disk with space left takes
 
 
 class TimedOut(BaseException):
-    """The time limit of a trial; no ``except Exception`` of a plugin swallows it."""
+    """A trial reached its time limit; ``except Exception`` does not catch it."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A person pressed Ctrl-C. What a plugin raises itself is another class."""
+
+
+class StoreFailed(BaseException):
+    """The store's own input or output failed, which ends the run.
+
+    Not an ``Exception``, so that a plugin that reads the store through its context
+    does not catch it.
+
+    Args:
+        why: The error of the store.
+    """
+
+    def __init__(self, why: StoreError) -> None:
+        super().__init__(str(why))
+        self.why = why
+
+
+class Failed(Exception):
+    """A step failed that several trials share; each trial raises this again.
+
+    Args:
+        failure: The failure, as text: it keeps no frame and no tensor alive.
+    """
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.reason)
+        self.failure = failure
+
+
+class Damaged(Exception):
+    """A plugin changed an object that it shares with other trials."""
 
 
 class ArtifactFailed(Exception):
-    """An artifact that a bundle needs could not be built, and of which class why is."""
+    """An artifact that a bundle needs could not be built.
+
+    Args:
+        reason: Why not.
+        error_class: The error class of the failure.
+    """
 
     def __init__(self, reason: str, error_class: str) -> None:
         super().__init__(reason)
@@ -39,34 +93,119 @@ class Failure:
     traceback: str | None = None
 
 
-def classify(error: BaseException) -> Failure:
-    """The status and class of an exception, with secrets taken out of its words.
+@contextlib.contextmanager
+def store_io() -> Iterator[None]:
+    """Mark the store's own input and output, the only errors that end a run.
+
+    Raises:
+        StoreFailed: If the body raised ``StoreError``.
+    """
+    try:
+        yield
+    except StoreError as why:
+        raise StoreFailed(why) from why
+
+
+def check_space(error: BaseException, store: Store) -> None:
+    """End the run if the disk under the store is full and not just said to be.
 
     Args:
-        error: What a plugin, torch or the clock raised.
+        error: What a plugin raised. Its class and text prove nothing, so that a file
+            is written where trials keep their checkpoints.
+        store: The store.
+
+    Raises:
+        StoreFailed: If that file does not fit either.
+    """
+    full = (errno.ENOSPC, errno.EDQUOT)
+    said = isinstance(error, OSError) and error.errno in full
+    if not said and os.strerror(errno.ENOSPC) not in _text(error):
+        return
+    with store_io():
+        path = store.here("scratch") / f".space-{os.getpid()}"
+        try:
+            path.write_bytes(bytes(_PROBE))
+        except OSError as why:
+            raise explained(why, store.uri) from why
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def classify(error: BaseException) -> Failure:
+    """Describe an exception, without secrets and without control characters.
+
+    The frames of the exception are cleared: it keeps no tensor alive afterwards.
+
+    Args:
+        error: What a plugin, torch or the time limit raised.
 
     Returns:
         The failure; only a bug keeps its traceback.
     """
-    reason = redact(str(error).strip() or type(error).__name__)
+    if isinstance(error, Failed):
+        return error.failure
+    reason = _text(error) or type(error).__name__
     error_class = _class(error)
     if error_class in ("oom", "infra", "bug"):
         reason = f"{type(error).__name__}: {reason}"
     text = "".join(traceback.format_exception(error)) if error_class == "bug" else ""
+    forget_frames(error)
     return Failure(
         status=ErrorClass.of(error_class).status,
         error_class=error_class,
-        reason=reason,
-        traceback=redact(text)[-MAX_TRACEBACK:] or None,
+        reason=clean(reason)[:MAX_REASON],
+        traceback=clean(text)[-MAX_TRACEBACK:] or None,
     )
 
 
+def with_output(failure: Failure, output: str) -> Failure:
+    """Add to a bug's traceback what the trial wrote before it failed.
+
+    Args:
+        failure: The failure.
+        output: The last lines of its output.
+
+    Returns:
+        The failure, unchanged for other classes and without output.
+    """
+    said = clean(output).strip()
+    if failure.error_class != "bug" or not said:
+        return failure
+    return replace(failure, traceback=f"{failure.traceback or ''}\n{OUTPUT}\n{said}")
+
+
+def forget_frames(error: BaseException) -> None:
+    """Drop the local variables that an exception and its causes hold."""
+    left: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while left:
+        one = left.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        traceback.clear_frames(one.__traceback__)
+        one.__traceback__ = None
+        left += [one.__cause__, one.__context__]
+        left += getattr(one, "exceptions", ())  # of an exception group
+
+
+def _text(error: BaseException) -> str:
+    """The text of an exception, also of one whose ``str`` raises."""
+    try:
+        return str(error).strip()
+    except BaseException as why:
+        return f"(its text cannot be shown: str raised {type(why).__name__})"
+
+
 def _class(error: BaseException) -> str:
-    """Which of the classes an error is of; retries go by it."""
+    """Return the error class, which decides whether a trial is tried again."""
     if isinstance(error, ArtifactFailed):
         return error.error_class
-    if devices.out_of_memory(error):
-        return "oom"
+    if isinstance(error, StoreError):  # the store's own errors never come here
+        return "bug"
+    with contextlib.suppress(BaseException):  # its ``str`` may raise
+        if devices.out_of_memory(error):
+            return "oom"
     classes: tuple[tuple[str, tuple[type[BaseException], ...]], ...] = (
         ("timeout", (TimedOut,)),
         ("unsupported", (Unsupported,)),
@@ -75,6 +214,11 @@ def _class(error: BaseException) -> str:
         ("infra", (ConnectionError, TimeoutError)),
     )
     return next((name for name, kinds in classes if isinstance(error, kinds)), "bug")
+
+
+def clean(text: str) -> str:
+    """Text for a row: without secrets of the environment and control characters."""
+    return _TERMINAL.sub("", redact(text))
 
 
 def redact(text: str) -> str:

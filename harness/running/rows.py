@@ -1,9 +1,9 @@
-"""A trial's row: what stands in its columns, whoever writes it."""
+"""Builds the columns of a trial row."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache, lru_cache
 from typing import Any
 
@@ -15,23 +15,34 @@ from harness.planning.plan import configured
 from harness.planning.trial import Part, Trial, digest
 from harness.registry import Plugin, facts, find
 from harness.toolkit import devices, model_size
+from results.errors import StoreError
+from results.storage import encoding
 
 
 def stored(one: Measurement) -> dict[str, Any]:
-    """A measurement as its row nests it."""
-    return {
-        "metric": one.metric,
-        "value": float(one.value),
-        "unit": one.unit,
-        "goal": one.goal,
-        "stderr": None if one.stderr is None else float(one.stderr),
-        "n": None if one.n is None else int(one.n),
-        "step": None if one.step is None else int(one.step),
-    }
+    """A checked measurement in the columns of ``results.schema.MEASUREMENT``."""
+    columns = ("metric", "value", "unit", "goal", "stderr", "n", "step")
+    return {name: getattr(one, name) for name in columns}
+
+
+def fault(row: Mapping[str, Any]) -> str | None:
+    """Why a row does not fit the table of trials; None if it fits.
+
+    Args:
+        row: Columns of ``results.schema.TRIALS``.
+
+    Returns:
+        The error in words.
+    """
+    try:
+        encoding.table("trials", [encoding.line(row)])
+    except StoreError as why:
+        return str(why)
+    return None
 
 
 def dense_columns(dense: model_size.Size | None) -> dict[str, Any]:
-    """How large the network was before."""
+    """Columns for the size of the dense network."""
     if dense is None:
         return {}
     return {
@@ -44,7 +55,7 @@ def dense_columns(dense: model_size.Size | None) -> dict[str, Any]:
 def size_columns(
     size: model_size.Size, dense: model_size.Size | None
 ) -> dict[str, Any]:
-    """How large it is now, and what share of each was removed."""
+    """Columns for the size of the compressed network, and the shares removed."""
     columns: dict[str, Any] = {
         "params": size.params,
         "params_nonzero": size.nonzero,
@@ -104,8 +115,8 @@ def base_row(job: Job, trial: Trial) -> dict[str, Any]:
 def protocol(task: Part) -> dict[str, Any]:
     """What must be equal for two numbers of a task to be comparable.
 
-    A task whose numbers depend on where they are measured has a ``place``, which is no
-    part of the trial's identity.
+    A task whose numbers depend on the machine has a method ``place``. Its fields are
+    not part of the trial's identity.
     """
     fields: dict[str, Any] = json.loads(task.protocol)
     place = getattr(configured("task", task), "place", None)

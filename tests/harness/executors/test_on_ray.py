@@ -72,7 +72,8 @@ def test_ray_writes_the_rows_that_inline_writes_and_survives_a_killed_worker(
     lost = [r for r in rows if r["status"] == "lost"]
     assert len(lost) == 1
     assert lost[0]["ratio"] == 0.5
-    assert lost[0]["error_class"] == "infra"
+    assert lost[0]["error_class"] == "crash"
+    assert lost[0]["reason"] == "its process was killed by SIGKILL"
     # The rest of the bundle ran, the killed trial too, each exactly once.
     newest = ask(open_store(store), "FROM newest ORDER BY trial").dicts()
     assert sum(r["status"] == "ok" for r in newest) == 1 + 3 + 3 + 2

@@ -1,0 +1,263 @@
+"""The steps of a bundle: load, fit, compress, evaluate, each as rarely as possible."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from harness.core import Context, Measurement, Model
+from harness.planning.messages import Built, Job
+from harness.planning.plan import Artifact, configured
+from harness.planning.trial import Trial, digest
+from harness.registry import facts, find
+from harness.running import measurements, rows
+from harness.running.artifacts import (
+    calibration,
+    load_model,
+    refuse_partial,
+    same_data,
+    seed_everything,
+    task_data,
+)
+from harness.running.failures import (
+    ArtifactFailed,
+    Damaged,
+    Failed,
+    Failure,
+    Interrupted,
+    StoreFailed,
+    check_space,
+    classify,
+    store_io,
+)
+from harness.running.seal import Seal
+from harness.toolkit import devices, model_size
+from results.storage.store import Store
+
+
+@dataclass(slots=True, kw_only=True)
+class _Compressed:
+    """A network at one ratio, measured."""
+
+    ratio: float
+    net: nn.Module
+    size: model_size.Size
+    seconds: float
+    recorded: tuple[Measurement, ...]
+
+
+@dataclass(slots=True, kw_only=True)
+class Steps:
+    """The steps of a bundle: what one trial has computed, the next ones use."""
+
+    job: Job
+    store: Store
+    built: tuple[Built, ...]
+    broken: Failure | None = None  # loading or fitting failed: all trials fail
+    model: Model | None = None
+    dense: model_size.Size | None = None
+    coverage: float | None = None
+    fitted: Any = None
+    is_fitted: bool = False
+    fit_seconds: float = 0.0
+    fit_recorded: tuple[Measurement, ...] = ()
+    shared: Seal | None = None  # of the dense network and the fitted object
+    current: _Compressed | None = None
+    scratch: Path | None = None
+    refused: dict[float, Failure] = field(default_factory=dict)
+
+    @property
+    def ratio(self) -> float | None:
+        """The ratio of the compressed network that is ready, None if there is none."""
+        return None if self.current is None else self.current.ratio
+
+    def execute(self, trial: Trial, row: dict[str, Any]) -> list[Measurement]:
+        """Measure one trial.
+
+        Args:
+            trial: One of the bundle's trials.
+            row: Gets the columns of each step that ended.
+
+        Returns:
+            The checked measurements.
+
+        Raises:
+            Failed: If a step failed that this trial shares with others.
+            StoreFailed: If the store failed.
+            Interrupted: If a person pressed Ctrl-C.
+        """
+        if self.broken is not None:
+            raise Failed(self.broken)
+        try:
+            self.ready(trial)
+        except (StoreFailed, Interrupted):
+            raise
+        except BaseException as error:
+            check_space(error, self.store)
+            self.broken = classify(error)
+            raise Failed(self.broken) from None
+        row["fit_seconds"] = self.fit_seconds
+        row |= rows.dense_columns(self.dense)
+        made = self.compressed(trial)
+        row["compress_seconds"] = made.seconds
+        row |= measurements.columns(
+            {
+                **rows.size_columns(made.size, self.dense),
+                "achieved_ratio": self._achieved(trial, made),
+                "coverage": self.coverage,
+            }
+        )
+        began = time.perf_counter()
+        found = self._evaluate(trial, made.net)
+        row["evaluate_seconds"] = time.perf_counter() - began
+        # The task first: its first ranked number is the primary metric.
+        return measurements.joined(found, self.fit_recorded, made.recorded)
+
+    def ready(self, trial: Trial) -> None:
+        """Load and fit, the first time and after damage."""
+        if self.model is None:
+            for built in self.built:
+                if built.error is not None:
+                    raise ArtifactFailed(
+                        f"{built.artifact} could not be built: {built.error}",
+                        built.error_class or "bug",
+                    )
+            self.model = load_model(
+                trial.model, trial.dtype, self.store, self._artifact("dense")
+            )
+            self.coverage = refuse_partial(trial, self.model)
+            self.dense = model_size.size(self.model)
+        if self.is_fitted:
+            return
+        method = configured("method", trial.method)
+        if hasattr(method, "fit"):
+            self._fit(method, trial)
+        self.shared = Seal.of(dense=self.model.net, fitted=self.fitted)
+        self.is_fitted = True
+
+    def _fit(self, method: Any, trial: Trial) -> None:
+        assert self.model is not None
+        dense = Seal.of(dense=self.model.net)
+        seed_everything(trial.seed, "fit")
+        ctx = self._context(trial, "fit")
+        began = time.perf_counter()
+        self.fitted = method.fit(self.model, ctx)
+        devices.synchronize(ctx.device)
+        self.fit_seconds = time.perf_counter() - began
+        self.fit_recorded = tuple(measurements.checked(ctx.recorded))
+        self._refuse_damage(dense, f"fit of {trial.method.name}")
+
+    def _refuse_damage(self, seal: Seal | None, step: str) -> None:
+        """Fail the trial whose plugin changed what other trials use.
+
+        Args:
+            seal: Taken before the step.
+            step: The step in words.
+
+        Raises:
+            Damaged: If something changed. The next trial loads and fits again.
+        """
+        where = None if seal is None else seal.broken()
+        if where is None:
+            return
+        self.model = self.dense = self.fitted = self.shared = self.current = None
+        self.is_fitted = False
+        raise Damaged(
+            f"the {step} changed {where}, which other trials use; change a copy "
+            "(ctx.dense() makes one of the network)"
+        )
+
+    def _artifact(self, kind: str) -> Artifact | None:
+        return next((a for a in self.job.bundle.artifacts if a.kind == kind), None)
+
+    def _context(self, trial: Trial, key: str) -> Context:
+        assert self.model is not None
+        statistics, dense = self._artifact("calibration"), self._artifact("dense")
+        return Context(
+            model=self.model,
+            seed=trial.seed,
+            device=devices.pick(),
+            data=None if dense is None else task_data(trial.task),
+            scratch=self._scratch(trial),
+            calibrate=(
+                None
+                if statistics is None
+                else lambda: calibration(statistics, self.store)
+            ),
+            checkpoint_key=key,
+        )
+
+    def _scratch(self, trial: Trial) -> Path:
+        """A folder for checkpoints, the same for all runs of a bundle."""
+        if self.scratch is None:
+            known = trial.identity()
+            name = digest([known[key] for key in ("method", "model", "seed")])
+            with store_io():
+                self.scratch = self.store.scratch(f"{trial.method.name}-{name}")
+        return self.scratch
+
+    def compressed(self, trial: Trial) -> _Compressed:
+        """The network at the trial's ratio; the previous network is released."""
+        if trial.ratio in self.refused:
+            raise Failed(self.refused[trial.ratio])
+        if self.current is not None and self.current.ratio == trial.ratio:
+            return self.current
+        self.current = None
+        try:
+            try:
+                self.current = self._compress(trial)
+            finally:  # a method that fails half way may have changed something too
+                self._refuse_damage(self.shared, f"compress of {trial.method.name}")
+        except (StoreFailed, Interrupted):
+            raise
+        except BaseException as error:
+            check_space(error, self.store)
+            self.refused[trial.ratio] = classify(error)
+            raise Failed(self.refused[trial.ratio]) from None
+        return self.current
+
+    def _compress(self, trial: Trial) -> _Compressed:
+        assert self.model is not None
+        seed_everything(trial.seed, f"compress {trial.ratio!r}")
+        ctx = self._context(trial, f"ratio-{trial.ratio!r}")
+        method = configured("method", trial.method)
+        began = time.perf_counter()
+        net = method.compress(self.fitted, trial.ratio, ctx).to(ctx.device).eval()
+        devices.synchronize(ctx.device)
+        seconds = time.perf_counter() - began
+        return _Compressed(
+            ratio=trial.ratio,
+            net=net,
+            size=model_size.size(self.model.with_net(net)),
+            seconds=seconds,
+            recorded=tuple(measurements.checked(ctx.recorded)),
+        )
+
+    def _achieved(self, trial: Trial, made: _Compressed) -> float | None:
+        assert self.model is not None
+        assert self.dense is not None
+        own = [m.value for m in made.recorded if m.metric == "achieved_ratio"]
+        if own:
+            return own[-1]
+        plugin = find("method", trial.method.plugin)
+        method = configured("method", trial.method)
+        ratio_of = facts(plugin, method)["ratio_of"]
+        return model_size.achieved(
+            ratio_of, self.model, made.net, (self.dense, made.size)
+        )
+
+    def _evaluate(self, trial: Trial, net: nn.Module) -> list[Measurement]:
+        assert self.model is not None
+        same_data(trial.task)
+        seed_everything(trial.seed, f"evaluate {trial.task.label}")
+        task, measured = configured("task", trial.task), Seal.of(network=net)
+        try:
+            return measurements.checked_task(task.evaluate(self.model.with_net(net)))
+        finally:
+            step = f"evaluation of {trial.task.name}"
+            self._refuse_damage(measured, step)
+            self._refuse_damage(self.shared, step)

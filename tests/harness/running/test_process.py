@@ -1,0 +1,143 @@
+"""A child runs work of one key, dies alone, and says what ended it."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness.running import process
+from harness.running.process import Died, Owner, Raised
+from results.errors import StoreError
+
+WORK = """
+import ctypes, os, sys
+
+def who():
+    yield os.getpid()
+    yield os.environ.get("TOY_PLACE")
+
+def dies(how):
+    yield "begun"
+    print("last words")
+    if how == "exit":
+        os._exit(7)
+    if how == "segfault":
+        ctypes.string_at(0)
+    os.kill(os.getpid(), 9)
+
+def raises(ours):
+    from results.errors import StoreError
+    yield "begun"
+    raise StoreError("the disk", "is full") if ours else ValueError("broken")
+
+def interrupted():
+    raise KeyboardInterrupt
+    yield
+
+def many():
+    yield "x" * 10**6
+    yield from range(10**5)
+"""
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Functions that children can import too."""
+    import importlib
+    import sys
+
+    (tmp_path / "toy_work.py").write_text(WORK)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    sys.modules.pop("toy_work", None)
+    return importlib.import_module("toy_work")
+
+
+@pytest.fixture
+def fresh(work) -> Iterator[Owner]:
+    """An owner whose template sees the functions."""
+    made = Owner()
+    yield made
+    made.close()
+
+
+def test_work_of_one_key_shares_a_process_and_of_another_does_not(fresh, work):
+    (first, _), (second, _), (other, _) = (fresh.run(key, work.who) for key in "aab")
+
+    assert first == second
+    assert other != first
+    assert os.getpid() not in (first, other)
+
+
+def test_a_child_has_the_environment_of_its_owner(fresh, work, monkeypatch):
+    monkeypatch.setenv("TOY_PLACE", "here")
+    assert list(fresh.run("a", work.who))[1] == "here"
+    monkeypatch.setenv("TOY_PLACE", "there")
+    assert list(fresh.run("b", work.who))[1] == "there"
+
+
+def test_large_and_many_results_arrive_whole(fresh, work):
+    large, *many = fresh.run("a", work.many)
+
+    assert large == "x" * 10**6
+    assert many == list(range(10**5))
+
+
+@pytest.mark.parametrize(
+    ("how", "reason", "frame"),
+    [
+        ("exit", "its process ended with exit status 7", ""),
+        ("segfault", "its process was killed by SIGSEGV", "toy_work.py"),
+        ("kill", "its process was killed by SIGKILL", ""),
+    ],
+)
+def test_a_death_says_what_killed_and_what_was_written(fresh, work, how, reason, frame):
+    results = fresh.run("a", work.dies, how)
+    assert next(results) == "begun"
+    with pytest.raises(Died) as why:
+        next(results)
+
+    assert why.value.reason == reason
+    assert why.value.output.startswith("last words\n")
+    assert frame in why.value.output
+    assert len(list(fresh.run("a", work.who))) == 2  # and the next one lives
+
+
+def test_errors_of_the_store_and_bugs_of_ours_come_back(fresh, work):
+    with pytest.raises(StoreError) as why:
+        list(fresh.run("a", work.raises, True))
+    assert why.value.errors == ["the disk", "is full"]
+    with pytest.raises(Raised) as bug:
+        list(fresh.run("a", work.raises, False))
+    assert bug.value.reason == "ValueError: broken"
+    assert "toy_work.py" in bug.value.output
+    with pytest.raises(Died, match="exit status"):
+        list(fresh.run("a", work.interrupted))
+
+
+def test_no_process_survives_its_owner(fresh, work):
+    child, _ = fresh.run("a", work.who)
+    template = fresh._template.pid
+    os.kill(template, signal.SIGKILL)
+    fresh._template.wait()
+
+    for _ in range(200):
+        try:
+            os.kill(child, 0)
+        except ProcessLookupError:
+            break
+        if Path(f"/proc/{child}/stat").read_text().split(")")[1].split()[0] == "Z":
+            break
+        time.sleep(0.05)
+    else:
+        pytest.fail("the child lives")
+    fresh._child = fresh._template = None
+    assert len(list(fresh.run("a", work.who))) == 2
+
+
+def test_output_is_read_only_in_a_child():
+    assert process.output_size() is None
+    assert process.output_since(None) == ""
