@@ -18,7 +18,7 @@ from harness.core import BenchError
 from harness.planning.messages import Event, Job
 from harness.planning.plan import Bundle, Plan
 from harness.planning.trial import Trial
-from harness.running.failures import Interrupted
+from harness.running.failures import Interrupted, clean
 from harness.running.recovery import committed
 from harness.running.rows import base_row
 from results.outcomes import FINISHED, ErrorClass
@@ -258,7 +258,7 @@ class Driver:
                 "status": event.status,
                 "error_class": event.error_class,
                 "reason": event.headline,
-                "traceback": event.details or None,
+                "traceback": clean(event.details) or None,
                 "started_at": datetime.now(UTC),
                 "node": event.node or None,
                 "measurements": [],

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import faulthandler
+import fcntl
 import importlib
 import json
 import os
@@ -77,7 +78,9 @@ class Raised(Exception):
 
 def _new_log() -> IO[bytes]:
     """A file without a name, which is gone when the last process closes it."""
-    return tempfile.TemporaryFile("a+b", buffering=0)
+    log = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - the owner keeps it
+    fcntl.fcntl(log, fcntl.F_SETFL, os.O_APPEND)  # also after it was emptied
+    return log
 
 
 @dataclass(slots=True)

@@ -92,6 +92,34 @@ def test_ray_writes_the_rows_that_inline_writes_and_survives_a_killed_worker(
     assert ask(open_store(store), query).rows == ask(open_store(inline), query).rows
 
 
+def test_a_method_that_dies_or_spoils_its_process_harms_no_other(tmp_path, toys):
+    path = tmp_path / "grid.yaml"
+    path.write_text(
+        GRID.replace("toy_sum", "toy_judge")
+        .replace("[0.25, 0.5, 0.75]", "[0.5]")
+        .format(
+            methods="toy_drop, {name: toy_ends, how: segfault}, "
+            "{name: toy_ends, how: os_exit}, {name: toy_spoils, how: thread}"
+        )
+    )
+    store = str(tmp_path / "s")
+
+    done = shrinkgrid("run", str(path), "--store", store, "--cpus", "1", cwd=tmp_path)
+
+    assert done.returncode == 3, done.stderr
+    rows = ask(open_store(store), "FROM trials ORDER BY method, method_options").dicts()
+    assert [(r["method"], r["status"]) for r in rows] == [
+        ("toy_drop", "ok"),
+        *[("toy_ends", "lost")] * 4,  # each of the two is tried twice
+        ("toy_spoils", "failed"),
+    ]
+    exited, killed = rows[1:3], rows[3:5]
+    assert {r["reason"] for r in exited} == {"its process ended with exit status 7"}
+    assert {r["reason"] for r in killed} == {"its process was killed by SIGSEGV"}
+    assert all(r["traceback"].startswith("last words") for r in exited + killed)
+    assert all("hostile.py" in r["traceback"] for r in killed)
+
+
 @pytest.mark.parametrize(
     ("address", "reason"),
     [

@@ -103,7 +103,11 @@ def test_a_death_says_what_killed_and_what_was_written(fresh, work, how, reason,
     assert why.value.reason == reason
     assert why.value.output.startswith("last words\n")
     assert frame in why.value.output
-    assert len(list(fresh.run("a", work.who))) == 2  # and the next one lives
+    results = fresh.run("a", work.dies, how)  # the next one lives, and its log is new
+    assert next(results) == "begun"
+    with pytest.raises(Died) as again:
+        next(results)
+    assert again.value.output.startswith("last words\n")
 
 
 def test_errors_of_the_store_and_bugs_of_ours_come_back(fresh, work):
