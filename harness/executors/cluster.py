@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import psutil
 import ray
 from ray import exceptions
 from ray._private import ray_constants
@@ -18,6 +19,11 @@ from ray._private import ray_constants
 from harness.core import BenchError
 from harness.executors import shipping
 from harness.executors.job_server import first_line
+from harness.executors.private_files import (
+    claim_session,
+    protect_token,
+    remove_dead_sessions,
+)
 
 USER_ERROR = 2  # exit status
 GONE = 20.0  # seconds without an answer after which the head of a cluster is gone
@@ -37,17 +43,10 @@ def connect(address: str, cpus: int | None = None, gpus: int | None = None) -> N
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if address == "local":
+        protect_token()
+        options = quiet | {"num_cpus": cpus, "num_gpus": gpus}
         with _on_loopback():
-            ray.init(
-                address="local",
-                num_cpus=cpus,
-                num_gpus=gpus,
-                include_dashboard=False,
-                # Rows go through the store and events are small. The default, a third
-                # of the memory, would be missing for the models.
-                object_store_memory=128 * 2**20,
-                **quiet,
-            )
+            _start(options)
         return
     _reachable(address)
     try:
@@ -60,6 +59,27 @@ def connect(address: str, cpus: int | None = None, gpus: int | None = None) -> N
         TimeoutError,
     ) as why:
         raise refused(address, why) from why
+
+
+def _start(options: dict[str, Any]) -> None:
+    """Start Ray on this machine, and delete what a killed run left of its own."""
+    try:
+        context = ray.init(
+            address="local",
+            include_dashboard=False,
+            # Rows go through the store and events are small. The default, a third
+            # of the memory, would be missing for the models.
+            object_store_memory=128 * 2**20,
+            **options,
+        )
+    except (exceptions.RayError, OSError, RuntimeError, TimeoutError) as why:
+        raise BenchError(
+            f"Ray did not start on this machine: {first_line(why)}; run the same "
+            "command again, or use --address inline to run without Ray"
+        ) from why
+    session = context.address_info["session_dir"]
+    claim_session(session)
+    remove_dead_sessions(os.path.dirname(session))
 
 
 @contextlib.contextmanager
@@ -138,8 +158,24 @@ def refused(address: str, why: Exception) -> BenchError:
     )
 
 
+def raylet() -> psutil.Process | None:
+    """The raylet that serves this process; None through ``ray://``."""
+    node = getattr(ray._private.worker, "_global_node", None)
+    path = getattr(node, "raylet_socket_name", None)
+    if not path:
+        return None
+    # One connection asks the kernel who listens; the raylet logs each connection.
+    probe = socket.socket(socket.AF_UNIX)
+    with contextlib.closing(probe), contextlib.suppress(OSError, psutil.NoSuchProcess):
+        probe.connect(path)
+        whom = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        pid = int.from_bytes(whom[:4], sys.byteorder)
+        return psutil.Process(pid) if pid else None
+    return None
+
+
 class Watchdog:
-    """Checks every second that the head of a cluster answers.
+    """Checks every second that the head of a cluster and Ray on this machine answer.
 
     Without a head Ray blocks the driver in C code for a minute and then kills it, so
     that only a thread can report what happened and end the process with a message.
@@ -147,10 +183,12 @@ class Watchdog:
     Args:
         address: Address of the head's control service, HOST:PORT. Empty if the service
             cannot be reached (``ray://``): then nothing is checked.
+        raylet: The raylet of this machine; None checks only the head.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, raylet: psutil.Process | None = None) -> None:
         self.address = address
+        self.raylet = raylet
         self._answered = time.monotonic()
         self._over = threading.Event()
 
@@ -165,19 +203,25 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._over.wait(1.0):
-            try:
-                self.check()
-            except BenchError as why:
-                sys.stderr.write(f"error: {why}\n")
-                sys.stderr.flush()
-                os._exit(USER_ERROR)
+            self.end_if_gone()
+
+    def end_if_gone(self) -> None:
+        """End this process with a message if Ray is gone; Ray itself may hang."""
+        try:
+            self.check()
+        except BenchError as why:
+            sys.stderr.write(f"error: {why}\n")
+            sys.stderr.flush()
+            os._exit(USER_ERROR)
 
     def check(self) -> None:
         """Check once.
 
         Raises:
-            BenchError: If the head has not answered for ``GONE`` seconds.
+            BenchError: If the head has not answered for ``GONE`` seconds, or the raylet
+                of this machine has ended.
         """
+        self._check_raylet()
         silent = time.monotonic() - self._answered
         if not self.address:
             return
@@ -192,3 +236,14 @@ class Watchdog:
                 f"{silent:.0f} s; finished trials are stored: start the cluster again, "
                 "then run the same command to resume"
             )
+
+    def _check_raylet(self) -> None:
+        if self.raylet is None:
+            return
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if self.raylet.is_running() and self.raylet.status() != "zombie":
+                return
+        raise BenchError(
+            "Ray on this machine has ended (its raylet is gone); finished trials are "
+            "stored: run the same command again to resume"
+        )

@@ -13,7 +13,7 @@ from ray import exceptions
 
 from harness.core import BenchError
 from harness.executors import nodes, remote
-from harness.executors.cluster import Watchdog, connect
+from harness.executors.cluster import Watchdog, connect, raylet
 from harness.executors.nodes import ClusterInspector
 from harness.planning.messages import ArtifactJob, Event, Job
 from harness.planning.plan import Artifact, Bundle
@@ -78,7 +78,7 @@ class OnRay:
         self._local = address == "local"
         far = address.startswith("ray://")
         head = "" if far else ray.get_runtime_context().gcs_address
-        self._watchdog = Watchdog(head).start()
+        self._watchdog = Watchdog(head, raylet()).start()
         self._look = look or ClusterInspector()
         self.packer = Packer(cluster=self._look(), predictor=predictor or Predictor())
         self._free = free
@@ -251,6 +251,7 @@ class OnRay:
             self._drop(one)
             return []
         except exceptions.RayError as why:
+            self._watchdog.end_if_gone()  # else trials that never began become lost
             self._drop(one)
             self._forget_artifacts(one.job)  # a crash there is built again
             crash = _crash(why, overstayed=one.overstayed)

@@ -107,6 +107,7 @@ class Driver:
     clock: Clock = field(default_factory=Clock)
     run_id: str = field(default_factory=lambda: new_attempt()[-12:])
     outcome: Outcome = field(default_factory=Outcome)
+    stored: list[str] = field(default_factory=list)  # attempts whose rows were stored
     _queue: deque[Bundle] = field(default_factory=deque)
     _retries: list[tuple[float, int, Bundle]] = field(default_factory=list)
     _order: Iterator[int] = field(default_factory=count)
@@ -202,6 +203,7 @@ class Driver:
     def _count(self, job: Job, trial: Trial, event: Event) -> None:
         ended = self._ended[job.key]
         ended.add(trial.id)
+        self.stored.append(job.attempts[trial.id])
         if event.error_class and self._again(trial, event.error_class):
             again = self._redo.setdefault(job.key, {})
             again.setdefault(event.error_class, []).append(trial)
@@ -264,6 +266,7 @@ class Driver:
                 "measurements": [],
             }
         )
+        self.stored.append(job.attempts[first.id])
         self.watcher.event(job, first, replace(event, what="ended", trial=first.id))
         if self._again(first, event.error_class or ErrorClass.BUG):
             self._requeue(job.bundle, left, event.error_class or "")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from results.errors import StoreError
 from results.outcomes import ErrorClass, Status
 from results.queries.db import ask
 from results.storage import leases
@@ -38,6 +40,29 @@ def committed(store: Store, attempt: str) -> tuple[str, str | None] | None:
     query = "SELECT status, error_class FROM trials WHERE attempt = ?"
     rows = ask(store, query, [attempt]).rows
     return (str(rows[0][0]), rows[0][1]) if rows else None
+
+
+def check_stored(store: Store, attempts: Sequence[str]) -> None:
+    """Check at the end of a run that the rows which it stored are there.
+
+    Args:
+        store: The store.
+        attempts: Ids of the attempts that were stored.
+
+    Raises:
+        StoreError: If rows are missing, because files were deleted meanwhile.
+    """
+    files = set(store.folder.names("trials"))
+    missing = {one for one in attempts if f"{one}.parquet" not in files}
+    if missing and store.folder.names("trials/compacted"):
+        compacted = ask(store, "SELECT attempt FROM trials").rows
+        missing -= {attempt for (attempt,) in compacted}
+    if missing:
+        raise StoreError(
+            f"{len(missing)} of the {len(attempts)} rows that this run stored are no "
+            f"longer in {store.uri}: something deleted them; restore them from a "
+            "backup, or run the same command again to compute them"
+        )
 
 
 def reconcile(store: Store) -> int:

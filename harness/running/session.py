@@ -19,7 +19,7 @@ from harness.planning.plan import Plan
 from harness.planning.selection import matching, plan_row, states
 from harness.running import rows
 from harness.running.driver import Driver, Executor, Outcome, Watcher
-from harness.running.recovery import reconcile
+from harness.running.recovery import check_stored, reconcile
 from results.outcomes import Status
 from results.queries.attempts import Attempt, read_attempts, statuses_of
 from results.queries.db import ask
@@ -231,6 +231,9 @@ def drive(
 
     Returns:
         How the run ended.
+
+    Raises:
+        StoreError: If rows that this run stored are no longer there.
     """
     driver = Driver(
         plan=claimed.planned.plan,
@@ -241,7 +244,9 @@ def drive(
         commit=provenance.commit(),
         run_id=claimed.run_id,
     )
-    return driver.run()
+    outcome = driver.run()
+    check_stored(store, driver.stored)
+    return outcome
 
 
 def compact(store: Store) -> str | None:

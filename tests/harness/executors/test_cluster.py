@@ -1,7 +1,10 @@
 """The errors for a cluster that refuses a driver, and for one whose head is gone."""
 
+import os
 import socket
+import subprocess
 
+import psutil
 import pytest
 
 from harness.core import BenchError
@@ -47,3 +50,18 @@ def test_a_head_out_of_reach_is_never_asked(monkeypatch):
     now[0] = 1e6
 
     assert watchdog.check() is None
+
+
+def test_a_raylet_that_was_killed_is_noticed_at_once():
+    process = subprocess.Popen(["sleep", "60"])
+    watchdog = Watchdog("", psutil.Process(process.pid))
+    watchdog.check()
+
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # dead, not yet reaped
+
+    with pytest.raises(BenchError, match="Ray on this machine has ended"):
+        watchdog.check()
+    process.wait()
+    with pytest.raises(BenchError, match="Ray on this machine has ended"):
+        watchdog.check()
