@@ -1,8 +1,9 @@
 """Trials a second of the engine, against Ray Tune running the same no-op function.
 
-Both run here, one after the other, on the same processors: 2,000 no-op trials through
+All run here, one after the other, on the same processors: 2,000 no-op trials through
 plan, Ray, durable Parquet rows and the final leaderboard; and no-op trials of Ray Tune
-(fewer, since each takes it a second or more). Starting and stopping Ray and importing
+(fewer, since each takes it a second or more). Bare Ray tasks that write one durable
+Parquet file each, as many as trials, are what an engine on Ray cannot beat. Starting and stopping Ray and importing
 packages is left out on both sides, and given apart. Then 1,000 and 20,000 trials, for
 the growth of the driver's memory, of Ray's logs, and of the references that the driver
 still holds at the end.
@@ -28,6 +29,27 @@ ray.init(address="local", num_cpus={cpus}, include_dashboard=False,
 began = time.perf_counter()
 grid = {{"seed": tune.grid_search(list(range({trials})))}}
 tune.Tuner(lambda config: {{"value": 1.0}}, param_space=grid).fit()
+print(json.dumps({{"seconds": time.perf_counter() - began}}))
+"""
+BARE = """
+import json, os, sys, time, ray
+ray.init(address="local", num_cpus={cpus}, include_dashboard=False,
+         log_to_driver=False, logging_level="ERROR")
+@ray.remote
+def write(number, folder):
+    import pyarrow as pa, pyarrow.parquet as pq
+    stream = pa.BufferOutputStream()
+    row = {{"trial": [str(number)], "metric": ["one"], "value": [1.0]}}
+    pq.write_table(pa.table(row), stream, compression="none", use_dictionary=False)
+    path = os.path.join(folder, f"{{number}}.parquet")
+    with open(path + ".tmp", "wb") as file:
+        file.write(stream.getvalue())
+        os.fsync(file.fileno())
+    os.replace(path + ".tmp", path)
+folder = sys.argv[1]
+ray.get([write.remote(-1 - i, folder) for i in range(2 * {cpus})])  # start workers
+began = time.perf_counter()
+ray.get([write.remote(i, folder) for i in range({tasks})])
 print(json.dumps({{"seconds": time.perf_counter() - began}}))
 """
 ENGINE = """
@@ -116,6 +138,19 @@ def tune(trials: int, cpus: int) -> float:
     return float(json.loads(done.stdout.splitlines()[-1])["seconds"])
 
 
+def bare(folder: Path, tasks: int, cpus: int) -> float:
+    """Seconds that bare Ray tasks take which write one Parquet file each."""
+    files = folder / "bare"
+    files.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", BARE.format(tasks=tasks, cpus=cpus), str(files)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return float(json.loads(done.stdout.splitlines()[-1])["seconds"])
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -130,6 +165,10 @@ def main() -> None:
         print(f"engine    {asked.trials} trials in {ours['work']:.1f} s from plan to")
         print(f"          leaderboard: {ours['rate']:.0f} a second; the whole process,")
         print(f"          imports and Ray's start and end too, {ours['whole']:.1f} s")
+        ray_rate = asked.trials / bare(folder, asked.trials, asked.cpus)
+        print(f"bare Ray  {asked.trials} tasks that write a Parquet file each:")
+        print(f"          {ray_rate:.0f} a second; the engine has")
+        print(f"          {ours['rate'] / ray_rate:.2f} of that rate")
         if asked.tune_trials:
             theirs = asked.tune_trials / tune(asked.tune_trials, asked.cpus)
             print(f"Ray Tune  {asked.tune_trials} trials: {theirs:.2f} a second")

@@ -84,7 +84,7 @@ def _walk(path: str, thing: Any, seen: set[int]) -> Iterator[tuple[str, Any]]:
     if isinstance(thing, Tensor):
         yield path, thing
     elif isinstance(thing, np.ndarray):
-        if thing.dtype != object and thing.flags.writeable:
+        if thing.dtype != object and thing.flags.behaved:
             yield path, torch.from_numpy(thing.reshape(-1).view(np.uint8))
     elif isinstance(thing, nn.Module):
         yield from _network(path, thing)
