@@ -3,10 +3,10 @@
 All run here, one after the other, on the same processors: 2,000 no-op trials through
 plan, Ray, durable Parquet rows and the final leaderboard; and no-op trials of Ray Tune
 (fewer, since each takes it a second or more). Bare Ray tasks that write one durable
-Parquet file each, as many as trials, are what an engine on Ray cannot beat. Starting and stopping Ray and importing
-packages is left out on both sides, and given apart. Then 1,000 and 20,000 trials, for
-the growth of the driver's memory, of Ray's logs, and of the references that the driver
-still holds at the end.
+Parquet file each, as many as trials, are what an engine on Ray cannot beat. Starting
+and stopping Ray and importing packages is left out on both sides, and given apart. Then
+1,000 and 20,000 trials, for the growth of the driver's memory, of Ray's logs, and of
+the references that the driver still holds at the end.
 """
 
 from __future__ import annotations
