@@ -20,9 +20,9 @@ def store(tmp_path: Path) -> Store:
 
 
 def test_rows_that_are_there_are_found_also_after_a_compaction(store):
-    check_stored(store, ["a1", "a2", "a3"])
+    assert check_stored(store, ["a1", "a2", "a3"]) is None
     compact(store)
-    check_stored(store, ["a1", "a2", "a3"])
+    assert check_stored(store, ["a1", "a2", "a3"]) is None
 
 
 def test_rows_that_were_deleted_are_counted(store):
