@@ -88,3 +88,10 @@ def test_a_node_is_able_if_it_can_run_one_of_the_bundles(plan):
     assert able(packer, [heavy]) == [large]
     assert able(packer, [heavy, bundle]) == [small, large]
     assert able(packer, [replace(bundle, resources=Resources(cpus=9))]) == []
+
+
+def test_a_device_of_exactly_the_stated_memory_is_large_enough(refused):
+    cluster = Cluster(nodes=(Node(cpus=8, gpus=1, device=T4),))
+
+    assert refused(cluster, Resources(device_memory=16 * GB)) == []
+    assert refused(cluster, Resources(device_memory=16 * GB + 1)) != []

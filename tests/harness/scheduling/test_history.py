@@ -190,3 +190,23 @@ def test_the_quantiles_of_a_store_are_its_lowest_and_highest_tenth(plan, tmp_pat
 
 def test_a_store_without_trials_teaches_nothing(tmp_path):
     assert History.of(open_store(tmp_path / "new", create=True)).trials == 0
+
+
+def test_options_of_a_stored_row_are_part_of_its_keys_and_missing_ones_are_none(plan):
+    trial = plan().bundles[0].trials[0]
+    numbers = {"peak_memory_bytes": 5.0, "params_dense": 7, "load": None}
+    history = History()
+    for options in ('{"a": 1}', None):
+        made = row(trial, peak_device_bytes=None, **numbers)
+        steps = {"fit": (1, 1.0, 1.0, 1.0), "compress": None}
+        steps["evaluate"] = (1, 1.0, 1.0, 1.0)
+        names = ("method_options", "model_options", "task_options")
+        made |= dict.fromkeys(names, options) | steps | {"calibration": None}
+        history.add(made)
+
+    found = {options or "{}" for options in ('{"a": 1}', None)}
+    exact = [key for key in history.seconds if len(key) == 7]
+    of_method = {key[2][0] for key in exact if key[0] == "fit"}
+    of_task = {key[2] for key in exact if key[0] == "evaluate"}
+    assert of_method == of_task == {key[4] for key in exact} == found
+    assert history.params(replace(trial.model, options='{"a": 1}')) == 7

@@ -152,3 +152,28 @@ def test_an_input_that_is_no_tensor_and_an_average_of_its_own_are_respected():
     assert model_size.macs(model) == 12
     net.average_macs = lambda: 7.9
     assert model_size.macs(model) == 7
+
+
+@pytest.mark.parametrize(
+    ("needs", "ratio_of", "reads"),
+    [
+        ({"linears", "calibration"}, "weights", True),
+        ({"calibration"}, "zeros", True),
+        ({"calibration"}, "weights", False),
+        (set(), "none", False),
+    ],
+)
+def test_methods_that_need_linears_or_mask_weights_read_roles(needs, ratio_of, reads):
+    assert model_size.reads_roles({"needs": needs, "ratio_of": ratio_of}) == reads
+
+
+def test_bits_of_a_language_model_are_a_share_of_all_its_block_weights():
+    # Two matrices of 128 bytes in a block; one is stored in half of that.
+    block = nn.ModuleDict({n: nn.Linear(8, 4, bias=False) for n in ("a", "b")})
+    net = nn.ModuleDict({"layers": nn.ModuleList([block])})
+    roles = {r"layers\.0\.a": "query"}
+    dense = Model(name="m", net=net, kind="causal_lm", roles=roles, example=dict)
+    small = copy.deepcopy(net)
+    small["layers"][0]["a"] = nn.Linear(8, 4, bias=False).to(torch.bfloat16)
+
+    assert model_size.share_of_bits(dense, small) == pytest.approx(64 / 256)
