@@ -1,36 +1,49 @@
-"""Names with their options, as short as can be."""
+"""Labels: names of plugins with the options that tell them apart."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
 
 @lru_cache(maxsize=4096)
 def label(name: str, options: str | None) -> str:
-    """A name with its options, as short as can be.
+    """Write a name with its options, as short as possible without losing any.
 
-    An option that only repeats the name (of a task of lm-eval) is left out; one that is
-    a mapping (a training recipe) is told apart by four digits of its hash. A chain is
-    called by its links.
+    Args:
+        name: Name of a method, model or task.
+        options: The options that differ from their defaults, as JSON; or None.
+
+    Returns:
+        The name and ``option=value`` for each option; a field of a nested option (a
+        training recipe) has a dotted path. An option that repeats the name (of a task
+        of lm-eval) is omitted. The label of a chain joins those of its methods.
 
     >>> label("svd", "{}"), label("gptq", '{"bits":4,"group":[1,2]}')
     ('svd', 'gptq bits=4 group=[1,2]')
     >>> label("piqa", '{"id":"piqa","limit":3}')
     'piqa limit=3'
-    >>> label("mlp", '{"recipe":{"epochs":3}}')
-    'mlp recipe=#cc63'
+    >>> label("mlp", '{"hidden":[16],"recipe":{"epochs":4,"schedule":{"step":2}}}')
+    'mlp hidden=[16] recipe.epochs=4 recipe.schedule.step=2'
     >>> label("chain", '{"chain":["svd",{"bits":4,"name":"round_to_nearest"}]}')
     'svd + round_to_nearest bits=4'
     """
     given = json.loads(options) if options else {}
     if isinstance(given.get("chain"), list):
         name = " + ".join(map(_link, given.pop("chain")))
-    words = [f"{k}={_short(v)}" for k, v in given.items() if v != name]
+    words = _words({key: value for key, value in given.items() if value != name})
     return " ".join([name, *words])
+
+
+def _words(options: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield ``path=value`` for every value, also inside nested options."""
+    for key, value in options.items():
+        if isinstance(value, Mapping) and value:
+            yield from _words(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}={_short(value)}"
 
 
 def _link(entry: Any) -> str:
@@ -40,15 +53,21 @@ def _link(entry: Any) -> str:
     return label(str(entry.get("name")), json.dumps(options))
 
 
+def _short(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return json.dumps(value, separators=(",", ":"), sort_keys=True)
+
+
 def method_label(row: Mapping[str, Any]) -> str:
-    """A method with all that tells two rows of one board and ratio apart.
+    """Label a method so that no two rows of one leaderboard and ratio look the same.
 
     Args:
         row: Has ``method``, ``method_options``, ``calibration`` and ``dtype``.
 
     Returns:
-        Its label, with the calibration where it reads one, and the floating-point type
-        where that is not float32.
+        The label of the method, its calibration if it reads any, and its
+        floating-point type unless that is float32.
     """
     name = label(row["method"], row["method_options"])
     if row["calibration"]:
@@ -68,12 +87,3 @@ def _short_content(calibration: str) -> str:
     if "content" in given:
         given["content"] = str(given["content"]).removeprefix("sha256:")[:6]
     return json.dumps(given)
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    text = json.dumps(value, separators=(",", ":"), sort_keys=True)
-    if isinstance(value, Mapping):
-        return f"#{hashlib.sha256(text.encode()).hexdigest()[:4]}"
-    return text
