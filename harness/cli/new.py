@@ -1,4 +1,4 @@
-"""`new`: the one file that adds a method or a task, ready to be filled in."""
+"""`new`: write the file of a new method or task, which works as it is."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ _METHOD = '''"""{title}: say what it does, and where it is from (arXiv:...)."""
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import nn
 
@@ -22,30 +24,35 @@ from harness.toolkit.roles import LINEARS
 
 @method("{name}", ratio_of="zeros", needs={{"linears"}})
 class {cls}:
-    """Zeroes the share ``ratio`` of each matrix that is smallest in absolute value.
+    """Zero the smallest weights of each matrix, by absolute value.
 
     Args:
-        keep_signs: An option: typed, with a default, part of the trial's identity.
+        per_row: Zero the share ``ratio`` of each row, not of the matrix as a whole.
     """
 
-    keep_signs: bool = True
+    per_row: bool = False
 
     def fit(self, model: Model, ctx: Context) -> dict[str, torch.Tensor]:
-        """Everything that does not depend on the ratio; runs once for all ratios."""
+        """Return what does not depend on the ratio; runs once for all ratios."""
         matrices = model.modules(*LINEARS)
-        return {{name: module.weight.detach().abs() for name, module in matrices}}
+        return {{
+            name: module.get_parameter("weight").detach().abs()
+            for name, module in matrices
+        }}
 
     def compress(
         self, fitted: dict[str, torch.Tensor], ratio: float, ctx: Context
     ) -> nn.Module:
-        """The network at one ratio; ``fitted`` is left as it was found."""
+        """Return the network at one ratio; ``fitted`` must not change."""
         net = ctx.dense()
         for name, size in fitted.items():
-            count = int(ratio * size.numel())
-            smallest = size.flatten().argsort()[:count]
-            weight = net.get_submodule(name).weight
+            groups = size if self.per_row else size.reshape(1, -1)
+            count = math.ceil(ratio * groups.shape[1])  # never below the ratio
+            smallest = groups.argsort(dim=1)[:, :count]
+            mask = torch.ones_like(groups).scatter_(1, smallest, 0.0)
+            weight = net.get_parameter(f"{{name}}.weight")
             with torch.no_grad():
-                weight.view(-1)[smallest] = 0.0
+                weight.mul_(mask.view_as(weight))
         return net
 '''
 
@@ -64,25 +71,25 @@ from harness.registry import task
 
 @task("{name}", kind="any")
 class {cls}:
-    """The share of weights below a threshold; replace it by what you measure.
+    """The share of small weights; replace it with what you measure.
 
     Args:
-        threshold: An option: typed, with a default, part of the trial's identity.
+        threshold: A weight is small if its absolute value is below this.
     """
 
     threshold: float = 1e-3
 
     def protocol(self) -> dict[str, Any]:
-        """What must be equal for two numbers to be comparable."""
+        """Return what must be equal for two numbers to be comparable."""
         return {{"threshold": self.threshold}}
 
     def fingerprint(self) -> str:
-        """Identity of the data; here there is none."""
+        """Return a fingerprint of the data; empty because this task reads none."""
         return ""
 
     @torch.inference_mode()
     def evaluate(self, model: Model) -> Iterator[Measurement]:
-        """Yield the task's headline first."""
+        """Yield measurements, the primary metric first."""
         weights = torch.cat([p.flatten() for p in model.net.parameters()])
         share = (weights.abs() < self.threshold).double().mean()
         yield Measurement(
@@ -96,21 +103,21 @@ _TEMPLATES = {"method": _METHOD, "task": _TASK}
 @click.argument("kind", type=click.Choice(sorted(_TEMPLATES)))
 @click.argument("name")
 def new(kind: str, name: str) -> None:
-    """Write the file of a new method or task NAME, working as it stands.
+    """Write the file of a new method or task NAME, which works as it is.
 
-    In a checkout it goes to methods/ or tasks/; elsewhere to this folder, and
-    SHRINKGRID_PLUGINS tells shrinkgrid of it.
+    In a checkout the file goes to methods/ or tasks/. Elsewhere it goes to the current
+    folder, and the variable SHRINKGRID_PLUGINS must name it.
     """
     from harness.core import BenchError
     from harness.registry import discover
 
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
         raise BenchError(
-            f"{name!r} is no name for a {kind}: lower-case letters, digits and "
-            "underscores, a letter first"
+            f"{name!r} is not a valid name for a {kind}: use lower-case letters, "
+            "digits and underscores, and begin with a letter"
         )
     if name in discover(kind):
-        raise BenchError(f"there is a {kind} {name!r} already; choose another name")
+        raise BenchError(f"a {kind} called {name!r} exists already; use another name")
     path = folder(kind) / f"{name}.py"
     if path.exists():
         raise BenchError(f"{path} exists; choose another name")
@@ -122,12 +129,14 @@ def new(kind: str, name: str) -> None:
         raise BenchError(f"{path} cannot be written: {why.strerror}") from why
     click.echo(f"wrote {path}")
     if path.parent == Path.cwd():
-        click.echo(f"make it known:  export SHRINKGRID_PLUGINS={path}")
-    click.echo(f"it is the {kind} {name!r} in a grid, and the contract tests find it")
+        click.echo(f"to use it:  export SHRINKGRID_PLUGINS={path}")
+    click.echo(f"its name in a grid is {name!r}")
+    if path.parent != Path.cwd():
+        click.echo(f"to test it:  python -m pytest tests/test_contracts.py -k {name}")
 
 
 def folder(kind: str) -> Path:
-    """Where a plugin's file belongs: the checkout's package, else this folder."""
+    """Return the folder for a plugin: the checkout's package, or the current folder."""
     package = Path.cwd() / f"{kind}s"
     beside = Path.cwd() / "harness" / "registry.py"
     return package if package.is_dir() and beside.is_file() else Path.cwd()
