@@ -304,3 +304,12 @@ def test_a_grid_of_the_dense_baseline_alone_needs_no_ratios(write):
     assert point.trial.ratio == 0
     both = text.replace("[dense]", "[dense, toy_drop]")
     assert "missing key 'ratios'" in "\n".join(mistakes(write(both)))
+
+
+def test_a_grid_that_calibrates_on_what_it_evaluates_is_refused(write):
+    text = (
+        "models: [smollm2-135m]\nmethods: [svd_llm]\nratios: [0.2]\n"
+        "tasks: [{name: pydoc-512, limit: 1}]\ncalibration: {text: pydoc}\n"
+    )
+
+    assert any("learn from the test data" in m for m in mistakes(write(text)))
