@@ -14,7 +14,7 @@ from methods._kernels.early_exit.training import EarlyExit
 
 @method(
     "class_exclusion", ratio_of="macs", needs={"training_data", "exits"}, tolerance=1.0,
-    kinds={"classifier"}, stochastic=True,
+    kinds={"classifier"}, stochastic=True, version=2,
 )  # fmt: skip
 class ClassExclusion(EarlyExit):
     """One logistic unit for each class at every exit rules classes out.

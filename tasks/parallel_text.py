@@ -15,18 +15,29 @@ from tasks._translation.task import TranslationTask
 
 @task("parallel_text", kind="seq2seq", gives={"training_data"})
 class ParallelTextTask(TranslationTask):
-    """Your own translations, split at random, once for a ``split_seed``.
+    """Your own translations: one pair of files, or one each for train, dev and test.
+
+    A split without files of its own is drawn from the lines of ``source`` and
+    ``target``, at random, once for a ``split_seed``.
 
     Args:
-        source: File with one sentence a line, words parted by spaces, UTF-8.
+        source: File with one sentence in a line, words separated by spaces, UTF-8.
         target: File of its translations, line by line.
-        dev: Share of the lines that decides when to stop.
-        test: Share of the lines that is measured.
-        split_seed: Fixes which lines they are.
+        dev_source: The same for the sentences that decide when to stop.
+        dev_target: Their translations.
+        test_source: The same for the sentences that are measured.
+        test_target: Their translations.
+        dev: Share of the lines that becomes dev, in (0, 1), without dev files.
+        test: Share of the lines that becomes test, in (0, 1), without test files.
+        split_seed: Decides which lines are drawn.
     """
 
     source: str
     target: str
+    dev_source: str | None = None
+    dev_target: str | None = None
+    test_source: str | None = None
+    test_target: str | None = None
     dev: float = 0.1
     test: float = 0.1
     split_seed: int = 0
@@ -34,17 +45,29 @@ class ParallelTextTask(TranslationTask):
     name: ClassVar[str] = "parallel_text"
 
     def __post_init__(self) -> None:
-        """Refuse shares that leave a split empty.
+        """Refuse shares that leave a split empty, and files without a counterpart.
 
         Raises:
-            ValueError: With every option that is out of range.
+            ValueError: With every option that is wrong.
         """
         super().__post_init__()
-        if not (self.dev > 0 and self.test > 0 and self.dev + self.test < 1):
-            raise ValueError(
-                f"dev is {self.dev} and test is {self.test}; both must be above 0, "
-                "and together below 1"
-            )
+        wrong = []
+        for split in ("dev", "test"):
+            given = [getattr(self, f"{split}_{side}") for side in ("source", "target")]
+            usual = type(self).__dataclass_fields__[split].default
+            share = getattr(self, split)
+            if given.count(None) == 1:
+                wrong.append(f"give both {split}_source and {split}_target, or neither")
+            elif None not in given and share != usual:
+                wrong.append(
+                    f"{split} is {share}, but {split}_source has all of {split}"
+                )
+        shares = self._shares()
+        if not all(share > 0 for share in shares.values()) or sum(shares.values()) >= 1:
+            said = " and ".join(f"{k} is {v}" for k, v in shares.items())
+            wrong.append(f"{said}; each must be above 0, and together below 1")
+        if wrong:
+            raise ValueError("; ".join(wrong))
 
     def read(self) -> Mapping[str, tuple[Words, Words]]:
         """The three splits."""
@@ -52,25 +75,52 @@ class ParallelTextTask(TranslationTask):
         n = len(sides[0])
         rng = torch.Generator().manual_seed(self.split_seed)
         order = torch.randperm(n, generator=rng).tolist()
-        test, dev = round(n * self.test), round(n * (self.test + self.dev))
-        parts = {"test": order[:test], "dev": order[test:dev], "train": order[dev:]}
-        return {
+        parts, start, share = {}, 0, 0.0
+        for split, more in self._shares().items():
+            share += more
+            parts[split] = order[start : round(n * share)]
+            start = round(n * share)
+        whole = {
             split: (
                 [sides[0][i] for i in sorted(which)],
                 [sides[1][i] for i in sorted(which)],
             )
-            for split, which in parts.items()
+            for split, which in (parts | {"train": order[start:]}).items()
+        }
+        return whole | {
+            split: read_aligned(*files) for split, files in self._own_files().items()
         }
 
     def fingerprint(self) -> str:
-        """Digest of the two files."""
-        return content([Path(self.source), Path(self.target)])
+        """Digest of all files, in the order of the options."""
+        files = [Path(self.source), Path(self.target)]
+        return content(
+            [*files, *(f for own in self._own_files().values() for f in own)]
+        )
 
     def protocol(self) -> dict[str, Any]:
-        """As the other tasks', with the split."""
-        split = {"dev": self.dev, "test": self.test, "split_seed": self.split_seed}
-        return super().protocol() | {"split": split}
+        """As for every translation task, with the split."""
+        own = dict.fromkeys(self._own_files(), "own files")
+        seed = {"split_seed": self.split_seed} if self._shares() else {}
+        return super().protocol() | {"split": self._shares() | own | seed}
 
     def training(self) -> str:
-        """As the other tasks', with the split."""
+        """As for every translation task, with the split."""
         return f"{super().training()}:{(self.dev, self.test, self.split_seed)}"
+
+    def _shares(self) -> dict[str, float]:
+        """Shares of the lines that are drawn; test first, as it always was."""
+        own = self._own_files()
+        return {k: getattr(self, k) for k in ("test", "dev") if k not in own}
+
+    def _own_files(self) -> dict[str, tuple[Path, Path]]:
+        """The splits with files of their own."""
+        pairs = {
+            "dev": (self.dev_source, self.dev_target),
+            "test": (self.test_source, self.test_target),
+        }
+        return {
+            split: (Path(source), Path(target))
+            for split, (source, target) in pairs.items()
+            if source is not None and target is not None
+        }

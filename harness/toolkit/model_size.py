@@ -263,8 +263,8 @@ def macs(model: Model) -> int:
 
     Counted at the level of torch's operators, so that matrix products inside attention
     count and no layer can be forgotten; biases and element-wise work don't. A network
-    whose work depends on the input (early exits) reports its own average through a
-    method ``average_macs()``.
+    whose work depends on the input (early exits) reports its own average over
+    validation data through a method ``average_macs()``; None counts the example.
 
     Args:
         model: The model.
@@ -273,8 +273,9 @@ def macs(model: Model) -> int:
         Whole multiply-adds.
     """
     own = getattr(model.net, "average_macs", None)
-    if own is not None:
-        return int(own())
+    average = None if own is None else own()
+    if average is not None:
+        return int(average)
     device = next((p.device for p in model.net.parameters()), torch.device("cpu"))
     example = {
         k: v.to(device) if isinstance(v, torch.Tensor) else v
@@ -285,7 +286,9 @@ def macs(model: Model) -> int:
     torch.backends.mha.set_fastpath_enabled(False)  # its one operator has no formula
     try:
         # The fused kernels have a formula on some devices only; plain products on all.
-        with sdpa_kernel(SDPBackend.MATH), counter:
+        # So does cuDNN's recurrent kernel, which has none.
+        plain = torch.backends.cudnn.flags(enabled=False)
+        with plain, sdpa_kernel(SDPBackend.MATH), counter:
             model.net(**example)
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)

@@ -1,5 +1,7 @@
 """Corpus metrics by hand and by sacrebleu; the tasks' files, splits and mistakes."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -152,6 +154,74 @@ def test_bytes_that_are_not_utf8_are_named(tmp_path):
         BenchError, match=r"t, line 2: byte 0xf6 at column 4 is not UTF"
     ):
         read_aligned(*paths)
+
+
+def own_files(tmp_path, **options):
+    def pair(name, words):
+        paths = [tmp_path / f"{name}.{side}" for side in ("s", "t")]
+        for path, change in zip(paths, (str.lower, str.upper), strict=True):
+            path.write_text("".join(f"{change(word)}\n" for word in words))
+        return dict(
+            zip((f"{name}source", f"{name}target"), map(str, paths), strict=True)
+        )
+
+    train = pair("", [f"w{i}" for i in range(10)])
+    given = {"dev_": pair("dev_", ["x1", "x2"]), "test_": pair("test_", ["y1"])}
+    chosen = options.pop("own", ("dev_", "test_"))
+    files = {k: v for name in chosen for k, v in given[name].items()}
+    return ParallelTextTask(**train, **files, **options)
+
+
+def test_each_split_may_have_files_of_its_own(tmp_path):
+    task = own_files(tmp_path)
+    splits = task.read()
+
+    assert splits["train"][0] == [[f"w{i}"] for i in range(10)]
+    assert splits["dev"] == ([["x1"], ["x2"]], [["X1"], ["X2"]])
+    assert splits["test"] == ([["y1"]], [["Y1"]])
+    assert task.protocol()["split"] == {"dev": "own files", "test": "own files"}
+
+
+def test_a_split_without_files_is_drawn_from_the_lines(tmp_path):
+    task = own_files(tmp_path, own=("test_",), dev=0.2)
+    splits = task.read()
+
+    assert splits["test"][0] == [["y1"]]
+    assert [len(splits[s][0]) for s in ("train", "dev")] == [8, 2]
+    drawn = sorted(w for s in ("train", "dev") for (w,) in splits[s][0])
+    assert drawn == [f"w{i}" for i in range(10)]
+    assert task.protocol()["split"] == {
+        "dev": 0.2,
+        "test": "own files",
+        "split_seed": 0,
+    }
+
+
+def test_every_file_of_a_split_is_part_of_the_fingerprint(tmp_path):
+    task = own_files(tmp_path)
+    seen = {task.fingerprint()}
+    for name in ("source", "target", "dev_source", "test_target"):
+        path = Path(getattr(task, name))
+        path.write_text(path.read_text().replace("1", "7"))
+        seen.add(task.fingerprint())
+    assert len(seen) == 5
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"dev_source": "d"}, "give both dev_source and dev_target"),
+        ({"test_target": "d"}, "give both test_source and test_target"),
+        (
+            {"dev_source": "d", "dev_target": "e", "dev": 0.2},
+            "dev_source has all of dev",
+        ),
+        ({"test": 0.9, "dev": 0.1}, "together below 1"),
+    ],
+)
+def test_files_of_splits_that_contradict_each_other_are_refused(options, reason):
+    with pytest.raises(ValueError, match=reason):
+        ParallelTextTask(source="s", target="t", **options)
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -68,7 +68,9 @@ class ExitNet(nn.Module):
         heads: For each exit, the arguments of its ``Head``.
         rule: ``exclusion`` of classes, ``confidence`` of the best class, or
             ``entropy`` of the prediction.
-        thresholds: For each exit, between 0 (nobody leaves) and 1; see ``leave``.
+        thresholds: For each exit, between 0 (no sample leaves) and 1; see ``leave``.
+        average: Mean multiply-adds of a sample of the validation split with these
+            thresholds; None before they are chosen.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class ExitNet(nn.Module):
         heads: Sequence[Mapping[str, Any]],
         rule: Rule,
         thresholds: Sequence[float],
+        average: float | None = None,
     ) -> None:
         super().__init__()
         self.stack = stack
@@ -88,6 +91,7 @@ class ExitNet(nn.Module):
         self._heads = [dict(arguments) for arguments in heads]
         self.taken = [0] * (len(self.exits) + 1)
         self.costs: Costs | None = None
+        self.average = average
 
     @classmethod
     def wrap(cls, stack: nn.Module, **spec: Any) -> ExitNet:
@@ -102,7 +106,12 @@ class ExitNet(nn.Module):
             "heads": self._heads,
             "rule": self.rule,
             "thresholds": self.thresholds,
+            "average": self.average,
         }
+
+    def average_macs(self) -> float | None:
+        """Mean multiply-adds of a validation sample; None before any was seen."""
+        return self.average
 
     def segments(self) -> list[Segment]:
         """The stack, cut behind each exit; shares its layers."""

@@ -131,6 +131,7 @@ class EarlyExit:
         chosen = max(enough, key=lambda c: (c.accuracy, -c.saved))
         net = copy.deepcopy(fitted.net).eval()
         net.thresholds, net.costs = list(chosen.thresholds), fitted.costs
+        net.average = round(fitted.costs.plain * (1 - chosen.saved), 6)
         ctx.record(
             Measurement(metric="achieved_ratio", value=chosen.saved),
             Measurement(metric="validation_accuracy_with_exits", value=chosen.accuracy),

@@ -9,6 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness.core import Model
+from harness.models.gru_seq2seq import GruSeq2Seq
 from harness.toolkit import model_size
 
 
@@ -177,3 +178,41 @@ def test_bits_of_a_language_model_are_a_share_of_all_its_block_weights():
     small["layers"][0]["a"] = nn.Linear(8, 4, bias=False).to(torch.bfloat16)
 
     assert model_size.share_of_bits(dense, small) == pytest.approx(64 / 256)
+
+
+def test_macs_of_a_recurrent_layer_are_those_of_its_matrices_whatever_cudnn_does():
+    # 7 steps; three matrices of 5 x 3 for the input and three of 5 x 5 for the state.
+    enabled = []
+
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gru = nn.GRU(3, 5)
+
+        def forward(self, steps):
+            enabled.append(torch.backends.cudnn.enabled)
+            return self.gru(steps)
+
+    model = Model(
+        name="gru",
+        net=Recurrent(),
+        kind="seq2seq",
+        roles={},
+        example=lambda: {"steps": torch.zeros(7, 1, 3)},
+    )
+    before = torch.backends.cudnn.enabled
+
+    assert model_size.macs(model) == 7 * 3 * (5 * 3 + 5 * 5)
+    assert enabled == [False]
+    assert torch.backends.cudnn.enabled == before
+
+
+@pytest.mark.gpu
+def test_macs_are_the_same_on_a_gpu():
+    shape = {"source_words": 30, "target_words": 40}
+    model = GruSeq2Seq(layers=2, units=16).build(shape, 0)
+    here = model_size.macs(model)
+    model.net.cuda()
+
+    assert here > 0
+    assert model_size.macs(model) == here

@@ -1,6 +1,7 @@
 """Early exits: who leaves, what it costs, and the network that really stops."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -302,3 +303,37 @@ def test_a_network_without_exit_points_is_unsupported():
 def test_a_pool_of_nothing_is_refused():
     with pytest.raises(Exception, match="pool is 0"):
         find("method", "class_exclusion").build({"pool": 0})
+
+
+def test_macs_are_the_average_over_validation_images_not_those_of_one_image(trained):
+    ctx, method, fitted = trained
+    net = method.compress(fitted, 0.2, ctx)
+    model = ctx.model.with_net(net)
+
+    split = ctx.data.validation
+    net.begin_report()
+    predict(net, split)
+    (average,) = (m.value for m in net.report() if m.metric == "macs_average")
+
+    assert model_size.macs(model) == int(average)
+    dense = model_size.macs(ctx.model)
+    assert 0.2 <= 1 - model_size.macs(model) / dense < 1
+    # Whatever the example is: a black image leaves where it leaves.
+    for value in (0.0, 3.0):
+        other = replace(model, example=lambda v=value: {"images": v + 0 * one(split)})
+        assert model_size.macs(other) == int(average)
+
+
+def one(split):
+    return split.batch(torch.tensor([0]))[0]
+
+
+def test_a_saved_network_remembers_its_average_macs(trained, tmp_path):
+    ctx, method, fitted = trained
+    model = ctx.model.with_net(method.compress(fitted, 0.2, ctx))
+    origin = {"model": "digits_convnet", "options": {}, "shape": SHAPE}
+    saved_model.save(model, origin, tmp_path / "saved")
+
+    assert model_size.macs(saved_model.load(tmp_path / "saved")) == model_size.macs(
+        model
+    )
