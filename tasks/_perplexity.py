@@ -20,10 +20,12 @@ _ROWS = 512  # of logits that are turned to float32 at a time
 
 @dataclass(frozen=True, kw_only=True)
 class WindowPerplexity:
-    """Windows side by side, each alone; the subclass names text, window and tail.
+    """Perplexity over windows that do not overlap, each read without the others.
+
+    A subclass names the text, the window and what happens to the tail.
 
     Args:
-        limit: Read only so many windows from the start; None reads all.
+        limit: Number of windows that are read, from the start; None reads all.
     """
 
     text: ClassVar[str]
@@ -47,7 +49,7 @@ class WindowPerplexity:
             "stride": self.window,
             "tail": self.tail,
             "mean": "tokens" if self.tail == "dropped" else "windows",
-            "special_tokens": "the tokenizer's own, once at the start",
+            "special_tokens": "the tokenizer's own, once around the whole text",
             "limit": self.limit,
         }
 
@@ -95,7 +97,7 @@ def windows(
         window: Tokens a window.
         tail: Whether the last, partial window is ``dropped`` or kept (it needs two
             tokens to predict anything).
-        limit: Windows at most.
+        limit: Largest number of windows; None for all.
 
     Returns:
         Tensors of shape ``(window,)``, the last one shorter if it is a kept tail.
@@ -112,14 +114,14 @@ def windows(
 
 @torch.inference_mode()
 def window_loss(model: Model, window: Tensor) -> float:
-    """Mean cross-entropy in nats over the predictions of one window, in float32.
+    """Mean cross-entropy over the predictions of one window, in float32.
 
     Args:
         model: A causal language model.
-        window: Token ids, shape ``(T,)``; the first is context only.
+        window: Token ids, shape ``(T,)``; the first token is context only.
 
     Returns:
-        The mean over ``T - 1`` predictions.
+        The mean over ``T - 1`` predictions, in nats.
 
     Raises:
         NotFinite: If it is NaN or infinite.
@@ -140,7 +142,7 @@ def window_loss(model: Model, window: Tensor) -> float:
 
 
 def _measurements(losses: list[float]) -> Iterator[Measurement]:
-    """The windows weigh the same: full ones hold equally many predictions."""
+    """Windows count equally: each full window has the same number of predictions."""
     count = len(losses)
     mean = math.fsum(losses) / count
     spread = math.fsum((x - mean) ** 2 for x in losses)

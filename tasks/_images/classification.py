@@ -94,13 +94,14 @@ class ImageTask:
         Returns:
             Training images with augmentation, validation and test without.
         """
-        if self not in _loaded:
+        key = (self, self.fingerprint())  # files may change while a process lives
+        if key not in _loaded:
             _loaded.clear()  # one data set in memory at a time
             train, test, classes = self.read()
             if self.inputs == "unit":
                 train, test = _unit(train), _unit(test)
-            _loaded[self] = self._split(train, test, classes).check(self.name)
-        return _loaded[self]
+            _loaded[key] = self._split(train, test, classes).check(self.name)
+        return _loaded[key]
 
     def _split(self, train: Images, test: Images, classes: int) -> ImageData:
         rng = torch.Generator().manual_seed(self.split_seed)

@@ -140,11 +140,12 @@ class TranslationTask:
         )
 
     def _load(self) -> tuple[ParallelText, Mapping[str, tuple[Words, Words]]]:
-        if self not in _loaded:
+        key = (self, self.fingerprint())  # files may change while a process lives
+        if key not in _loaded:
             _loaded.clear()  # one data set in memory at a time
             splits = self.read()
-            _loaded[self] = (self._parallel(splits), splits)
-        return _loaded[self]
+            _loaded[key] = (self._parallel(splits), splits)
+        return _loaded[key]
 
     def _parallel(self, splits: Mapping[str, tuple[Words, Words]]) -> ParallelText:
         given = list(zip(*splits["train"], strict=True))[: self.limit]

@@ -2,9 +2,13 @@ import math
 
 import pytest
 import torch
+from tiny_llm import tiny
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
+from transformers import PreTrainedTokenizerFast
 
 from harness.core import BenchError, Model, NotFinite, Unsupported
+from harness.models import _language
 from harness.registry import discover, find
 from tasks import _perplexity
 
@@ -125,3 +129,41 @@ def test_logits_in_half_precision_are_summed_in_float32(tmp_path):
     model.net.half()
     found = measured(model, "01" * 600, tmp_path, window=1200)
     assert found["perplexity"].value == pytest.approx(VOCABULARY, rel=1e-6)
+
+
+class Seen(Unigram):
+    """Remembers the windows that it saw."""
+
+    def forward(self, input_ids, use_cache=False):
+        self.rows = [*getattr(self, "rows", []), *input_ids.tolist()]
+        return super().forward(input_ids, use_cache)
+
+
+@pytest.mark.parametrize(
+    ("template", "tail", "rows"),
+    [
+        ("$A", "dropped", ["ab", "ca"]),
+        ("<s> $A", "dropped", ["<a", "bc", "ab"]),
+        ("<s> $A", "equal_weight", ["<a", "bc", "ab"]),
+        ("$A </s>", "dropped", ["ab", "ca", "b>"]),
+        ("<s> $A </s>", "dropped", ["<a", "bc", "ab"]),
+        ("<s> $A </s>", "equal_weight", ["<a", "bc", "ab"]),
+    ],
+)
+def test_special_tokens_are_once_around_the_whole_text(template, tail, rows, tmp_path):
+    ids = {letter: i for i, letter in enumerate("<>abc")}
+    made = Tokenizer(models.WordLevel({"<s>": 0, "</s>": 1, "a": 2, "b": 3, "c": 4}))
+    made.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    made.post_processor = processors.TemplateProcessing(
+        single=template,
+        pair=f"{template} $B",
+        special_tokens=[("<s>", 0), ("</s>", 1)],
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made)
+    net = Seen([0.0] * 5)
+    wrapped = _language.wrap("tiny", tiny("llama", vocab_size=5).net, tokenizer)
+    model = language_model([0.0] * 5, net=net, encode=wrapped.encode)
+
+    measured(model, "abcab", tmp_path, window=2, tail=tail)
+
+    assert net.rows == [[ids[letter] for letter in row] for row in rows]

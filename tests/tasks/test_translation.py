@@ -207,6 +207,14 @@ def test_every_file_of_a_split_is_part_of_the_fingerprint(tmp_path):
     assert len(seen) == 5
 
 
+def test_files_that_change_while_a_process_lives_are_read_again(tmp_path):
+    task = own_files(tmp_path)
+    before = task.data().dev.source
+    Path(task.dev_source).write_text("w1\nw2\n")
+
+    assert before[0].tolist() != task.data().dev.source[0].tolist()
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
