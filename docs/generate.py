@@ -16,7 +16,7 @@ import yaml
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-from _generate import commands, environment, outcomes, plugins, store  # noqa: E402 (path above)
+from _generate import commands, environment, outcomes, plugins, python, store  # noqa: E402 (path above)
 
 FOLDER = HERE / "reference"
 
@@ -36,6 +36,7 @@ def pages() -> dict[str, str]:
         "tasks.md": plugins.page("task"),
         "nested-options.md": plugins.nested_page(),
         "outcomes.md": outcomes.page(),
+        "python.md": python.page(),
         "store.md": store.page(said("store")),
     }
 

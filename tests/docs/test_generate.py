@@ -120,3 +120,11 @@ def test_a_default_is_written_as_yaml():
     svd_llm = fields(discover("method")["svd_llm"].cls)
     assert default_of(svd_llm["lora"]) == "`null`"
     assert default_of(svd_llm["whitening"]) == "`eigh`"
+
+
+def test_the_python_page_describes_every_public_name(pages):
+    import shrinkgrid
+
+    for name in shrinkgrid.__all__:
+        assert f"\n## {name}\n" in pages["python.md"]
+    assert "| store | " in pages["python.md"]

@@ -7,6 +7,7 @@ each other. A comment above a block says how it is run:
     <!-- not run: REASON --> the block is never run
 """
 
+import json
 import os
 import re
 import shlex
@@ -122,6 +123,39 @@ def test_the_examples_of_the_reference_run(tmp_path):
     load_quickstart(open_store(str(tmp_path / "store"), create=True))
 
     run("\n".join(["set -euo pipefail", *lines]), tmp_path)
+
+
+def cells() -> list[str]:
+    """The code cells of the tutorial's notebook."""
+    text = (TUTORIAL / "notebook.ipynb").read_text(encoding="utf-8")
+    return [
+        "".join(cell["source"])
+        for cell in json.loads(text)["cells"]
+        if cell["cell_type"] == "code"
+    ]
+
+
+@pytest.mark.slow
+def test_the_notebook_runs(tmp_path):
+    # In one process, as a kernel would; a cell's last value is shown as HTML or text.
+    (tmp_path / "cells.json").write_text(json.dumps(cells()))
+    kernel = """
+import ast, json
+names = {}
+for source in json.load(open("cells.json")):
+    *before, last = ast.parse(source).body
+    exec(compile(ast.Module(before, []), "cell", "exec"), names)
+    value = eval(compile(ast.Expression(last.value), "cell", "eval"), names)
+    assert (value._repr_html_() if hasattr(value, "_repr_html_") else repr(value))
+assert names["run"].ok
+"""
+    run(f"python - <<'END-OF-CODE'\n{kernel}END-OF-CODE", tmp_path)
+
+
+def test_the_notebook_has_the_cells_of_its_page():
+    shown = [b.text.rstrip() for b in blocks(TUTORIAL / "notebook.md")]
+
+    assert cells() == [text for text in shown if text]
 
 
 def examples() -> list[dict]:
