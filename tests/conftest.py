@@ -42,6 +42,25 @@ def offline_datasets(shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 
 @pytest.fixture
+def toy_grid(tmp_path: Path, toys: Path):
+    """Write a small grid of toys from only what differs; gives its path."""
+    import yaml
+
+    def writes(name: str = "grid", **changes) -> Path:
+        usual = {
+            "models": ["toy"],
+            "methods": ["toy_drop"],
+            "ratios": [0.25, 0.5, 0.75],
+            "tasks": ["toy_sum"],
+        }
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(usual | changes))
+        return path
+
+    return writes
+
+
+@pytest.fixture
 def toys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Make the toy plugins known, here and in workers; gives the folder of counts."""
     from harness import registry

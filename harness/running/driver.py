@@ -1,4 +1,7 @@
-"""The run of a plan: hands out jobs, hears events, keeps going. Holds no truth."""
+"""Runs a plan: hands out jobs, handles their events, retries what may succeed.
+
+Keeps no state beyond its run; the store decides which trials are finished.
+"""
 
 from __future__ import annotations
 
@@ -34,26 +37,26 @@ class Executor(Protocol):
     """Where bundles run."""
 
     def arrange(self, bundles: Sequence[Bundle]) -> list[Bundle]:
-        """Bundles in the order in which they should go, cut where that is of use."""
+        """Return the bundles in the order to start them; long ones may be cut."""
 
     def stale(self) -> bool:
-        """Whether enough was learnt since to arrange what is left anew."""
+        """Whether predictions changed so much that the rest is to be arranged again."""
 
     def check(self, bundles: Sequence[Bundle], store: str) -> None:
-        """Refuse what can never run here."""
+        """Raise a ``BenchError`` for bundles that can never run here."""
 
     def run(self, jobs: Iterator[Job]) -> Iterator[tuple[Job, list[Event]]]:
         """Yield each job with its next events."""
 
     def close(self) -> None:
-        """Let go of every process."""
+        """Stop every process."""
 
 
 class Watcher(Protocol):
-    """Who shows progress."""
+    """Shows progress."""
 
     def event(self, job: Job, trial: Trial, event: Event) -> None:
-        """One trial started or ended."""
+        """Called when a trial started or ended."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -61,9 +64,9 @@ class Outcome:
     """How a run ended.
 
     Args:
-        counts: Attempts of this run by status.
-        stopped: Why it ended early, None if it did not.
-        drained: Whether a person asked it to stop.
+        counts: Number of trials by final status.
+        stopped: Why the run ended early; None if it did not.
+        drained: Whether a person asked the run to stop.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -72,13 +75,13 @@ class Outcome:
 
     @property
     def failures(self) -> int:
-        """Attempts that ended neither well nor as unsupported."""
+        """Number of trials that ended with a status that is not finished."""
         return sum(self.counts.values()) - sum(self.counts[s] for s in FINISHED)
 
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """Time as the driver reads it; a simulation has one of its own."""
+    """The clock of the driver; a simulation passes its virtual time."""
 
     now: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
@@ -90,12 +93,12 @@ class Driver:
 
     Args:
         plan: What to run.
-        store: Where rows go; workers open it by its URI.
+        store: The store; workers open it by its URI.
         executor: Where bundles run.
-        watcher: Who shows progress.
-        max_failures: Stop after so many failed trials; None never.
-        commit: Commit and dirty flag of this checkout.
-        clock: Of the waits before retries.
+        watcher: Gets every event, to show progress.
+        max_failures: Stop after this many failed trials; None never stops.
+        commit: Commit of this checkout, and whether it has uncommitted changes.
+        clock: Time of the waits before retries.
     """
 
     plan: Plan
@@ -116,22 +119,18 @@ class Driver:
     _redo: dict[str, dict[str, list[Trial]]] = field(default_factory=dict)
 
     def run(self) -> Outcome:
-        """Run everything that the plan wants, whatever fails on the way.
-
-        Returns:
-            Counts of what ended how.
-        """
+        """Run all bundles of the plan; a failed trial does not stop the others."""
         self.executor.check(self.plan.bundles, self.store.uri)
         self._queue.extend(self.executor.arrange(self.plan.bundles))
         with _DrainOnInterrupt(self.drain):
             for job, events in self.executor.run(self._jobs()):
                 for event in events:
-                    self._hear(job, event)
+                    self._handle(job, event)
         leases.forget(self.store, f"{self.run_id}.stop")
         return self.outcome
 
     def drain(self, why: str | None = None) -> None:
-        """Start nothing more; trials in hand finish and are stored."""
+        """Start no further trial; running trials finish and are stored."""
         self._queue.clear()
         self._retries.clear()
         self.outcome.drained = self.outcome.drained or why is None
@@ -139,7 +138,7 @@ class Driver:
         leases.drain(self.store, self.run_id)
 
     def _jobs(self) -> Iterator[Job]:
-        """The queue as jobs; an iterator that may give more after it gave none."""
+        """Return an iterator over jobs that may continue after ``StopIteration``."""
         driver = self
 
         class _Jobs(Iterator[Job]):
@@ -149,21 +148,21 @@ class Driver:
         return _Jobs()
 
     def _next(self) -> Bundle:
-        """A retry that is due, else a fresh bundle; none while others still run."""
+        """Return a retry that is due, else the next bundle; stop without either."""
         while True:
             now = self.clock.now()
             if self._retries and self._retries[0][0] <= now:
                 return heapq.heappop(self._retries)[2]
             if self._queue and self.executor.stale():
                 self._queue = deque(self.executor.arrange(list(self._queue)))
-                if self.outcome.stopped is not None:  # drained meanwhile
+                if self.outcome.stopped is not None:  # a drain came in between
                     self._queue.clear()
             if self._queue:
                 return self._queue.popleft()
-            # With jobs in hand the executor asks again at their next event, or soon.
+            # While jobs run, the executor asks again after their next event, or soon.
             if not self._retries or self._ended:
                 raise StopIteration
-            # Short: a drain empties the retries.
+            # Sleep briefly, since a drain empties the list of retries.
             self.clock.sleep(min(self._retries[0][0] - now, 0.5))
 
     def _job(self, bundle: Bundle) -> Job:
@@ -178,11 +177,11 @@ class Driver:
         self._ended[job.key] = set()
         return job
 
-    def _hear(self, job: Job, event: Event) -> None:
+    def _handle(self, job: Job, event: Event) -> None:
         if event.what == "stopped":
             raise BenchError(event.headline)
         if event.what == "crashed":
-            self._bury(job, event)
+            self._handle_crash(job, event)
             return
         if event.what == "returned":
             self._take_back(job, event.trials)
@@ -193,7 +192,7 @@ class Driver:
         self.watcher.event(job, trial, event)
 
     def _take_back(self, job: Job, trials: Sequence[str]) -> None:
-        """What a worker had not begun goes to whoever is idle."""
+        """Queue again what a worker gave back, for an idle worker."""
         self._ended[job.key].update(trials)
         kept = (t.id for t in job.bundle.trials if t.id not in trials)
         rest = job.bundle.without(kept)
@@ -220,35 +219,37 @@ class Driver:
             self.drain(f"{self.outcome.failures} trials failed")
 
     def _retry(self, job: Job) -> None:
-        """Trials of a bundle that get another try go together, and share again."""
+        """Queue the trials of a bundle that are tried again as one bundle."""
         for error_class, trials in self._redo.pop(job.key, {}).items():
             if self.outcome.stopped is None:
                 self._requeue(job.bundle, trials, error_class)
 
     def _again(self, trial: Trial, error_class: str) -> bool:
-        """Whether this trial gets another try in this run."""
+        """Count a failed try; return whether this run tries the trial again."""
         tries = ErrorClass.of(error_class).tries
         if tries == 1 or self.outcome.stopped is not None:
             return False
         self._tries[trial.id, error_class] += 1
         return self._tries[trial.id, error_class] < tries
 
-    def _bury(self, job: Job, event: Event) -> None:
-        """A worker died: its trial in hand gets a row, the rest runs again."""
-        leases.forget(self.store, f"{job.name}.json")  # what it ends now is not stored
-        if job.key not in self._ended:  # all of it was heard before
+    def _handle_crash(self, job: Job, event: Event) -> None:
+        """A worker died: store a row for the trial it ran, run the others again."""
+        leases.forget(
+            self.store, f"{job.name}.json"
+        )  # what the worker still ends is not stored
+        if job.key not in self._ended:  # every trial was reported before
             return
         left = [t for t in job.bundle.trials if t.id not in self._ended[job.key]]
-        for trial in list(left):  # committed, but the news died with the worker
+        for trial in list(left):  # stored, but not reported before the worker died
             row = committed(self.store, job.attempts[trial.id])
             if row is None:
                 break
             left.remove(trial)
-            told = Event(
+            late = Event(
                 what="ended", trial=trial.id, status=row[0], error_class=row[1]
             )
-            self._count(job, trial, told)
-            self.watcher.event(job, trial, told)
+            self._count(job, trial, late)
+            self.watcher.event(job, trial, late)
         if not left:
             return
         del self._ended[job.key]
@@ -294,7 +295,7 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 
 
 class _DrainOnInterrupt:
-    """The first Ctrl-C or SIGTERM drains, the second interrupts."""
+    """The first Ctrl-C or SIGTERM drains the run, the second interrupts it."""
 
     def __init__(self, drain: Callable[[], None]) -> None:
         self.drain = drain

@@ -2,6 +2,7 @@
 
 import pytest
 
+from harness.planning import resources
 from harness.planning.resources import (
     ResourceRequest,
     Resources,
@@ -135,3 +136,21 @@ def test_a_rule_that_matches_nothing_is_named_with_the_nearest_name():
     # Each name is in the grid, but not together.
     apart = said({"model": "mlp", "method": "dense", "gpus": 0})
     assert "matches no method with a model" in apart
+
+
+def test_later_resource_rules_win_where_they_match():
+    rules, wrong = resources.read(
+        {
+            "cpus": 2,
+            "for": [
+                {"model": "llama*", "gpus": 1, "memory": "80GB"},
+                {"model": "llama-13b", "gpus": 2},
+            ],
+        }
+    )
+
+    assert not wrong
+    small, big = rules.of("svd", "llama-7b"), rules.of("svd", "llama-13b")
+    assert (small.cpus, small.gpus, small.bytes) == (2, 1, 80_000_000_000)
+    assert big.gpus == 2
+    assert rules.of("svd", "mlp").gpus is None

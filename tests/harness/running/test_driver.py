@@ -20,13 +20,6 @@ from results.outcomes import ErrorClass
 from results.queries.db import ask
 from results.storage.store import Store, open_store
 
-GRID = """
-models: [toy]
-methods: [toy_drop]
-ratios: [0.25, 0.5, 0.75]
-tasks: [toy_sum]
-"""
-
 
 class Silent:
     """A watcher that shows nothing."""
@@ -68,10 +61,9 @@ class Uncut(Simulated):
 
 
 @pytest.fixture
-def run(tmp_path: Path, toys: Path):
+def run(tmp_path: Path, toy_grid):
     """Run one bundle of three trials in a world."""
-    path = tmp_path / "grid.yaml"
-    path.write_text(GRID)
+    path = toy_grid()
 
     def runs(world: World) -> tuple[Store, Outcome]:
         store = open_store(tmp_path / "store", create=True)
@@ -169,9 +161,8 @@ def test_what_was_stored_before_a_worker_died_counts_as_its_row_says(run):
     assert ask(store, query).rows == [("failed",), ("lost",), ("out_of_memory",)]
 
 
-def test_who_stops_while_the_queue_is_arranged_starts_nothing_more(tmp_path, toys):
-    path = tmp_path / "grid.yaml"
-    path.write_text(GRID)
+def test_who_stops_while_the_queue_is_arranged_starts_nothing_more(tmp_path, toy_grid):
+    path = toy_grid()
     world = World(lambda job, n: ended(job, "ok"))
 
     class Interrupted(Uncut):

@@ -14,13 +14,6 @@ from results.queries.db import ask
 from results.storage import leases
 from results.storage.store import Store, open_store
 
-GRID = """
-models: [toy]
-methods: [dense, toy_drop]
-ratios: [0.25, 0.5]
-tasks: [toy_sum]
-"""
-
 
 class Silent:
     """A watcher that shows nothing."""
@@ -30,10 +23,8 @@ class Silent:
 
 
 @pytest.fixture
-def grid(tmp_path: Path, toys: Path) -> str:
-    path = tmp_path / "toys.yaml"
-    path.write_text(GRID)
-    return str(path)
+def grid(toy_grid) -> str:
+    return str(toy_grid(methods=["dense", "toy_drop"], ratios=[0.25, 0.5]))
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """What depends on the device and on the dtype of a network."""
 
+import os
+
 import pytest
 import torch
 from tiny_llm import config
@@ -34,3 +36,27 @@ def test_stored_buffers_are_cast_and_computed_ones_are_not():
     assert net.weight.dtype == torch.float16
     assert net.computed.dtype == torch.float32
     assert net.num_batches_tracked.dtype == torch.int64
+
+
+def test_the_peak_of_memory_starts_anew_and_sees_what_was_held():
+    cpu = torch.device("cpu")
+    devices.reset_peaks(cpu)
+    before = devices.peak_memory()
+    held = torch.ones(30_000_000)  # 120 MB
+    after = devices.peak_memory()
+    del held
+
+    assert before is not None
+    assert after is not None
+    assert after - before > 100e6
+    devices.reset_peaks(cpu)
+    assert (devices.peak_memory() or 0) < after
+
+
+def test_threads_of_torch_are_those_that_were_given():
+    before = devices.threads()
+    devices.set_threads(1)
+
+    assert devices.threads() == 1
+    assert os.environ["OMP_NUM_THREADS"] == "1"
+    devices.set_threads(before)
