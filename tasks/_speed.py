@@ -1,4 +1,4 @@
-"""Time and memory of a network that has its device to itself."""
+"""Time and memory of a network while no other trial uses its device."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from harness.toolkit import devices
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """What every measurement of speed has.
+    """The options of all measurements of speed.
 
     Args:
-        batch: Inputs at a time.
-        warmups: Runs before the clock counts.
-        repeats: Runs that count.
+        batch: Number of inputs in one run.
+        warmups: Number of runs before those that are measured.
+        repeats: Number of runs that are measured, at least 2.
         trained_on: For a model that is trained here, the task (a name, or a mapping
-            with its options) on whose data.
+            with its options) that gives the training data.
     """
 
     batch: int = 1
@@ -42,11 +42,11 @@ class Speed:
                 raise ValueError(f"{name} {value} is not {least} or more")
 
     def protocol(self) -> dict[str, Any]:
-        """What must be equal for two numbers to be comparable, beside the place."""
+        """What must be equal for two numbers to be comparable, beside the machine."""
         return {**asdict(self), "statistic": "median", "spread": "quartiles"}
 
     def place(self) -> dict[str, Any]:
-        """Where this process measures: numbers compare within one place only."""
+        """Host, device and threads; numbers are comparable within one place only."""
         return {
             "host": devices.host(),
             "device": devices.name(devices.pick()),
@@ -54,7 +54,7 @@ class Speed:
         }
 
     def fingerprint(self) -> str:
-        """The input is made up; a model's training data has an identity of its own."""
+        """The input is synthetic; a trained model's data has its own identity."""
         if self.trained_on is None:
             return "synthetic"
         return str(self._data_task.fingerprint())
@@ -96,18 +96,18 @@ def seconds(
     repeats: int,
     prepare: Callable[[], object] | None = None,
 ) -> list[float]:
-    """The duration of each of ``repeats`` runs, after ``warmups`` that do not count.
+    """Measure the duration of each of ``repeats`` runs, after ``warmups`` runs.
 
-    The device is idle before and after each, and garbage is not collected meanwhile.
+    The device is idle before and after each run, and garbage collection is off.
 
     Args:
-        run: The work.
-        warmups: Runs before.
-        repeats: Runs that count.
-        prepare: Work before each run that does not count.
+        run: The work that is measured.
+        warmups: Number of runs before, which are not measured.
+        repeats: Number of runs that are measured.
+        prepare: Work before each run that is not measured.
 
     Returns:
-        Seconds, in the order of the runs.
+        Seconds of each measured run, in order.
     """
     device = devices.pick()
     found = []
@@ -132,12 +132,12 @@ def seconds(
 def median(
     metric: str, values: Sequence[float], *, unit: str, goal: Goal
 ) -> Iterator[Measurement]:
-    """The median of some repeats, and how far apart the quartiles are.
+    """The median over repeats, and the distance between the quartiles.
 
     Args:
-        metric: Its name; the spread is called ``metric_spread``.
-        values: One a repeat, at least two.
-        unit: Of the values.
+        metric: Name of the median; the distance is called ``metric_spread``.
+        values: One value for each repeat, at least two.
+        unit: Unit of the values, for instance ``ms``.
         goal: ``min`` or ``max``.
 
     Yields:
@@ -158,7 +158,7 @@ def median(
 
 
 def device_of(net: nn.Module) -> torch.device:
-    """Where a network computes."""
+    """The device of a network's parameters."""
     return next(net.parameters()).device
 
 
@@ -178,7 +178,7 @@ def tokens(model: Model, batch: int, length: int) -> torch.Tensor:
     """
     config: Any = getattr(model.net, "config", None)
     if config is None:
-        raise Unsupported(f"{model.name} is no network of transformers")
+        raise Unsupported(f"{model.name} is not a network of transformers")
     if model.max_length is not None and length > model.max_length:
         raise Unsupported(
             f"{model.name} reads {model.max_length} tokens at most, not {length}"

@@ -1,4 +1,4 @@
-"""How fast a language model writes: tokens a second, one at a time, with a cache."""
+"""Generation speed of a language model: tokens per second with a cache."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tasks import _speed
 
 @task("decode", kind="causal_lm", exclusive=True)
 class Decode(_speed.Speed):
-    """Tokens a second of greedy writing after a prompt, whose reading does not count.
+    """Tokens per second of greedy decoding after a prompt, without the prompt's time.
 
     Args:
-        prompt: Tokens that are in the cache before the clock starts.
-        length: Tokens written.
+        prompt: Number of tokens that are in the cache before the measurement.
+        length: Number of tokens that are generated.
     """
 
     prompt: int = 128
@@ -55,11 +55,11 @@ class _Writer:
         self._seen: Any = None
 
     def read(self) -> None:
-        """Fill the cache anew: writing has grown it."""
+        """Fill the cache again: each run appends to it."""
         self._seen = self._net(input_ids=self._prompt, use_cache=True, logits_to_keep=1)
 
     def write(self, count: int) -> None:
-        """Append ``count`` tokens, each the likeliest."""
+        """Append ``count`` tokens, each the most likely one."""
         for _ in range(count):
             likeliest = self._seen.logits[:, -1:].argmax(-1)  # (B, 1)
             self._seen = self._net(

@@ -1,4 +1,4 @@
-"""Scikit-learn's 1,797 handwritten digits of 8 x 8: real, and on every machine."""
+"""Scikit-learn's 1,797 handwritten digits of 8 x 8 pixels, without a download."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _IMAGES = 1797
 
 @task("digits", kind="classifier", gives={"training_data"})
 class Digits(ImageTask):
-    """Ten classes; 360 test images drawn once for all, whatever the split seed."""
+    """Ten classes; the 360 test images are the same for every split seed."""
 
     name: ClassVar[str] = "digits"
 

@@ -22,9 +22,9 @@ PACKAGE, VERSION = "hsk_sentences_audio", "1.0.0"
 class HskGloss(TranslationTask):
     """4,354 sentences of the package ``hsk-sentences-audio`` (CC BY-SA 4.0).
 
-    The source has one word a Chinese word: the first sense of its English gloss. The
-    target is the English translation in lower case, punctuation apart. Of every ten
-    sentences the ninth is dev and the tenth test.
+    The source has one word for each Chinese word: the first sense of its English gloss.
+    The target is the English translation in lower case, with punctuation marks as
+    words. Of every ten sentences the ninth is dev and the tenth is test.
     """
 
     name: ClassVar[str] = "hsk_gloss"

@@ -26,7 +26,7 @@ class ImageNetFolder(ImageTask):
     """Top-1 and top-5 accuracy on ``path``/val, trained on ``path``/train.
 
     Args:
-        path: Holds ``train/CLASS/*`` and ``val/CLASS/*``.
+        path: Folder with ``train/CLASS/*`` and ``val/CLASS/*``.
         side: Images are scaled so that the shorter side is ``side * 8 / 7`` pixels
             (256 at 224), and cropped in the middle to ``side`` x ``side``.
     """
@@ -41,7 +41,7 @@ class ImageNetFolder(ImageTask):
         return f"folder:{_listing(self.path)[1]}"
 
     def protocol(self) -> dict[str, Any]:
-        """How the numbers are made; the place of the folder is not part of it."""
+        """How the numbers are made; the path of the folder is not part of it."""
         return {**super().protocol(), "side": self.side, "crop": "center 7/8"}
 
     def read(self) -> tuple[Images, Images, int]:

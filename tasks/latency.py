@@ -1,4 +1,4 @@
-"""How long an image classifier takes for a batch of images."""
+"""Latency of an image classifier."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tasks import _speed
 
 @task("latency", kind="classifier", gives={"training_data"}, exclusive=True)
 class Latency(_speed.Speed):
-    """Milliseconds a batch of images."""
+    """Milliseconds of one forward pass over a batch of images."""
 
     warmups: int = 10
     repeats: int = 50

@@ -58,7 +58,7 @@ class LmEval(ZeroShot):
 
     @property
     def card(self) -> task_index.Card:
-        """Where the task stands and what it reads."""
+        """The task's files, its members and the data that they read."""
         known = task_index.card(self.id)
         if known is None:
             raise BenchError(task_index.unknown(self.id))

@@ -1,8 +1,9 @@
-"""How much memory a network takes while it runs."""
+"""Peak memory of a network while it runs."""
 
 from __future__ import annotations
 
 import os
+import statistics
 from collections.abc import Callable, Iterator
 
 import torch
@@ -15,13 +16,13 @@ from harness.toolkit import devices
 from tasks import _speed
 
 
-@task("memory", kind="any", gives={"training_data"}, exclusive=True)
+@task("memory", kind="any", gives={"training_data"}, exclusive=True, version=2)
 class Memory(_speed.Speed):
-    """Peak bytes of one forward pass: the weights, and all that lives beside them.
+    """Peak bytes of one forward pass: the weights, and everything allocated meanwhile.
 
-    On a GPU by the allocator's own count. On a CPU by torch's record of every
-    allocation, which does not depend on what the process did before; scratch space
-    inside a kernel is not in it.
+    On a GPU the allocator's own count is used. On a CPU torch's record of every
+    allocation is used, which does not depend on what the process did before; scratch
+    space inside a kernel is not included.
     """
 
     warmups: int = 1
@@ -29,7 +30,7 @@ class Memory(_speed.Speed):
 
     @torch.inference_mode()
     def evaluate(self, model: Model) -> Iterator[Measurement]:
-        """Yield ``peak``, and the two parts that it is the sum of."""
+        """Yield ``peak``, which is the sum of ``weights`` and ``running``."""
         inputs, net = _speed.batched(model, self.batch), model.net
         for _ in range(self.warmups):
             net(**inputs)
@@ -38,7 +39,8 @@ class Memory(_speed.Speed):
         totals = [float(own + p) for p in peaks]
         yield from _speed.median("peak", totals, unit="B", goal="min")
         yield Measurement(metric="weights", value=own, unit="B")
-        yield Measurement(metric="running", value=max(peaks), unit="B")
+        running_bytes = statistics.median(peaks)  # as of the peak
+        yield Measurement(metric="running", value=running_bytes, unit="B")
 
 
 def weights(net: nn.Module) -> int:
@@ -51,10 +53,10 @@ def weights(net: nn.Module) -> int:
 
 
 def running(run: Callable[[], object]) -> int:
-    """The most bytes that ``run`` held at a time, beyond what there was before.
+    """The largest number of bytes that ``run`` held at once, beside earlier ones.
 
     Args:
-        run: The work; what it returns counts while it is made.
+        run: The work; its result is included while it is computed.
 
     Returns:
         Bytes.

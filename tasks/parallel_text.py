@@ -1,4 +1,4 @@
-"""Any two files whose lines translate each other."""
+"""Your own parallel text: files whose lines translate each other."""
 
 from __future__ import annotations
 

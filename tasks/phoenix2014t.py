@@ -25,8 +25,8 @@ class Phoenix2014T(TranslationTask):
     """7,096 / 519 / 642 weather sentences, lower case, split at white space.
 
     Args:
-        folder: Holds ``phoenix2014T.{train,dev,test}.{gloss,de}``; None to read the
-            environment variable ``SHRINKGRID_PHOENIX2014T``.
+        folder: Folder with ``phoenix2014T.{train,dev,test}.{gloss,de}``; None takes
+            the environment variable ``SHRINKGRID_PHOENIX2014T``.
     """
 
     folder: str | None = None

@@ -1,4 +1,4 @@
-"""How fast a language model reads: tokens a second of one long forward pass."""
+"""Prompt processing speed of a language model: tokens per second."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from tasks import _speed
 
 @task("prefill", kind="causal_lm", exclusive=True)
 class Prefill(_speed.Speed):
-    """Tokens a second of a prompt, of which only the last token is predicted.
+    """Tokens per second of one forward pass over a prompt; only the last is predicted.
 
     Args:
-        length: Tokens a sequence.
+        length: Number of tokens of each sequence.
     """
 
     length: int = 512
@@ -28,7 +28,7 @@ class Prefill(_speed.Speed):
 
     @torch.inference_mode()
     def evaluate(self, model: Model) -> Iterator[Measurement]:
-        """Yield ``prefill_rate`` in tokens a second, and its spread."""
+        """Yield ``prefill_rate`` in tokens per second, and its spread."""
         ids = _speed.tokens(model, self.batch, self.length)
         net = model.net
         found = _speed.seconds(

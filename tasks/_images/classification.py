@@ -1,4 +1,4 @@
-"""What every image classification task shares: splits, protocol and metrics."""
+"""The base of all image classification tasks: splits, protocol and metrics."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from harness.core import BenchError, Measurement, Model
 from harness.toolkit.images import AUGMENTS, ImageData, Images
 from harness.toolkit.training import predict
 
-_PER_CLASS_UP_TO = 100  # classes; a thousand numbers a trial would drown the rest
+_PER_CLASS_UP_TO = 100  # classes; a thousand numbers per trial would hide the others
 _loaded: dict[Any, ImageData] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageTask:
-    """Top-1 accuracy on the test split, with what explains it.
+    """Top-1 accuracy on the test split, with accuracies by class and the loss.
 
     Args:
-        select_on: Which split decides (early stopping, the best epoch, thresholds).
-            ``test`` also trains on the validation images; it is for comparing with
+        select_on: The split that decides on early stopping, the best epoch and
+            thresholds. ``test`` also trains on the validation images; it reproduces
             papers that chose on the test split, and is another protocol.
-        validation: Share of the training images that is held out.
-        split_seed: Fixes who is held out.
-        limit: Train on so many images at most; None for all.
-        augment: Of training batches: ``none``, ``flip_and_crop`` or ``shift``.
+        validation: Share of the training images that is held out, in (0, 1).
+        split_seed: Decides which images are held out.
+        limit: Largest number of training images; None for all.
+        augment: Augmentation of training batches.
         inputs: ``standardized`` has mean 0 and variance 1 over the training set;
             ``unit`` leaves black at 0 and white at 1.
     """
@@ -44,7 +44,7 @@ class ImageTask:
     name: ClassVar[str]
 
     def __post_init__(self) -> None:
-        """Refuse splits that hold nothing.
+        """Refuse empty splits.
 
         Raises:
             ValueError: If ``validation`` or ``limit`` is out of range.
@@ -55,7 +55,7 @@ class ImageTask:
             raise ValueError(f"limit is {self.limit}; it must be at least 1")
 
     def read(self) -> tuple[Images, Images, int]:
-        """All training images, all test images, and the number of classes."""
+        """Read all training images, all test images and the number of classes."""
         raise NotImplementedError
 
     def fingerprint(self) -> str:
@@ -89,7 +89,7 @@ class ImageTask:
     def data(self) -> ImageData:
         """The splits; read once a process.
 
-        Data that cannot be learnt from is a BenchError; see ``ImageData.check``.
+        Data that a network cannot learn from is a BenchError; see ``ImageData.check``.
 
         Returns:
             Training images with augmentation, validation and test without.
@@ -129,10 +129,11 @@ class ImageTask:
             model: A classifier of this task's images.
 
         Yields:
-            ``accuracy`` (its ``values`` say 1 for each example that is right, in the
-            order of the test split), ``top5_accuracy`` (above 5 classes), ``loss``,
-            ``accuracy_class_C`` for each class (up to 100), and what the network has
-            to report of itself (average MACs of an early-exit network).
+            ``accuracy`` (its ``values`` are 1 for each example that is classified
+            correctly, in the order of the test split), ``top5_accuracy`` (above 5
+            classes), ``loss``, ``accuracy_class_C`` for each class (up to 100), and the
+            measurements that the network reports itself (average MACs of an early-exit
+            network).
         """
         data = self.data()
         device = next(model.net.parameters()).device
@@ -193,7 +194,7 @@ def _mean(
 
 
 def missing(name: str, package: str) -> BenchError:
-    """The error for data that a package would bring."""
+    """The error for data that comes with a package that is not installed."""
     return BenchError(
         f"task {name} reads its data from the package {package}, which is not "
         f"installed; run `pip install {package}`"

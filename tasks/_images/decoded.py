@@ -20,7 +20,7 @@ Decoded = tuple[Tensor, Tensor]
 
 
 def cache_folder() -> Path:
-    """Where decoded images live; ``XDG_CACHE_HOME`` moves it."""
+    """The folder of decoded images, below ``XDG_CACHE_HOME``."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(home) / "shrinkgrid" / "images"
 
@@ -28,15 +28,15 @@ def cache_folder() -> Path:
 def once(
     key: str, shape: tuple[int, ...], rows: Callable[[], Iterator[tuple[Any, int]]]
 ) -> Decoded:
-    """Pixels and labels of a split; decoded by the first call, on this machine.
+    """Return pixels and labels of a split; the first call on a machine decodes them.
 
     Args:
-        key: Identity of the split's content; another key, another file.
+        key: Identity of the split's content; each key has a file of its own.
         shape: ``(n, channels, height, width)``.
         rows: Yields uint8 arrays of ``shape[1:]`` with their labels, ``n`` of them.
 
     Returns:
-        Uint8 pixels, memory-mapped if they are many, and int64 labels.
+        Uint8 pixels, memory-mapped above 2 GiB, and int64 labels.
     """
     digest = hashlib.sha256(key.encode()).hexdigest()[:24]
     folder = cache_folder() / digest

@@ -25,7 +25,7 @@ class HubImages(ImageTask):
     channels: ClassVar[int]
     mean: ClassVar[tuple[float, ...]]
     std: ClassVar[tuple[float, ...]]
-    labels: ClassVar[str] = "label"  # column of the data set
+    labels: ClassVar[str] = "label"  # column with the classes
 
     def fingerprint(self) -> str:
         """Name, revision and rows of the data set, from its metadata alone."""
@@ -70,7 +70,7 @@ def _builder(hub: str, config: str) -> Any:
         return datasets.load_dataset_builder(hub, config)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as why:
         raise BenchError(
-            f"data set {hub} ({config}) cannot be had here: {why}. Run `shrinkgrid "
-            "prepare GRID` on a machine with a network, or point HF_DATASETS_CACHE at "
-            "a cache that has it"
+            f"data set {hub} ({config}) is not available: {why}. Run `shrinkgrid "
+            "prepare GRID` on a machine with a network, or set HF_DATASETS_CACHE to a "
+            "cache that contains it"
         ) from why

@@ -1,4 +1,4 @@
-"""Two files whose lines translate each other: read whole, or refused in words."""
+"""Reads two files whose lines translate each other."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def read_aligned(source: Path, target: Path) -> tuple[Words, Words]:
     """Two files whose lines translate each other, split at white space.
 
     Args:
-        source: UTF-8, one sentence a line.
-        target: As many lines.
+        source: File in UTF-8, one sentence in a line.
+        target: File with the translations, line by line.
 
     Returns:
         The words of both sides.

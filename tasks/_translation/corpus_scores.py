@@ -18,8 +18,8 @@ def corpus_scores(
     """Corpus metrics with bootstrap standard errors (Koehn 2004, W04-3250).
 
     Args:
-        hypotheses: Translations, words parted by spaces.
-        references: One for each.
+        hypotheses: Translations, words separated by spaces.
+        references: One for each hypothesis.
 
     Yields:
         ``bleu1`` ... ``bleu4``, ``chrf``, ``rouge_l``, ``exact_match``, in percent;
@@ -59,11 +59,11 @@ def corpus_scores(
 def bleu_statistics(
     hypotheses: Sequence[str], references: Sequence[str]
 ) -> dict[str, np.ndarray[Any, np.dtype[np.int64]]]:
-    """The counts that BLEU is made of, by sentence.
+    """The counts that BLEU is computed from, by sentence.
 
     Args:
-        hypotheses: Translations, words parted by spaces.
-        references: One for each.
+        hypotheses: Translations, words separated by spaces.
+        references: One for each hypothesis.
 
     Returns:
         ``bleu_hypothesis_words``, ``bleu_reference_words``, and for n = 1 to 4
@@ -132,7 +132,7 @@ def _rouge(hypotheses: Sequence[str], references: Sequence[str]) -> list[float]:
 
 
 class _Whitespace:
-    """What rouge-score calls to split a text."""
+    """The tokenizer that rouge-score calls."""
 
     tokenize: Callable[[str], list[str]] = staticmethod(str.split)
 
@@ -155,6 +155,6 @@ def chrf() -> Any:
 
 def signature(scorer: Any) -> str:
     """Sacrebleu's own signature, its version apart (rows store package versions)."""
-    scorer.corpus_score(["a"], [["a"]])  # it has no signature before it scored
+    scorer.corpus_score(["a"], [["a"]])  # sacrebleu has a signature only after a score
     parts = str(scorer.get_signature()).split("|")
     return "|".join(p for p in parts if not p.startswith("version:"))

@@ -1,4 +1,4 @@
-"""What every translation task shares: reading, splits, protocol, corpus metrics."""
+"""The base of all translation tasks: splits, vocabularies, protocol and metrics."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ _loaded: dict[Any, tuple[ParallelText, Mapping[str, tuple[Words, Words]]]] = {}
 
 @dataclass(frozen=True, kw_only=True)
 class TranslationTask:
-    """BLEU, chrF and ROUGE-L of the test translations, and of the dev ones.
+    """BLEU, chrF and ROUGE-L of translations of the test and the dev split.
 
     Args:
-        beam: Hypotheses of beam search; 1 is greedy.
-        length_penalty: Of Wu et al. 2016 (arXiv:1609.08144); 0 for none.
+        beam: Number of hypotheses of beam search; 1 is greedy search.
+        length_penalty: Exponent of the penalty of Wu et al. 2016 (arXiv:1609.08144); 0
+            for none.
         max_length: Longest translation in words, its end included; one that does not
             end by then is counted as ``unfinished``.
         max_words: Training pairs with a longer side are left out and counted
             (``left_out_training_pairs``); test sentences never are.
-        min_count: Rarer training words become ``<unk>``.
-        limit: Train on the first so many pairs only; None for all.
+        min_count: Words that occur less often in training become ``<unk>``.
+        limit: Number of training pairs, from the first on; None for all.
     """
 
     beam: int = 3
@@ -44,7 +45,7 @@ class TranslationTask:
     name: ClassVar[str]
 
     def __post_init__(self) -> None:
-        """Refuse what measures nothing.
+        """Refuse options that are out of range.
 
         Raises:
             ValueError: With every option that is out of range.
@@ -103,8 +104,9 @@ class TranslationTask:
         Yields:
             ``bleu1`` to ``bleu4``, ``chrf``, ``rouge_l`` and ``exact_match`` (all in
             percent, with bootstrap standard errors), the per-sentence counts that
-            BLEU is made of, what went unread or unfinished, and the word perplexity;
-            of the development split, ``dev_bleu4``, ``dev_rouge_l``.
+            BLEU is computed from, counts of unknown words and unfinished translations,
+            and the word perplexity; of the development split, ``dev_bleu4`` and
+            ``dev_rouge_l``.
         """
         text, splits = self._load()
         search = Search(
@@ -185,7 +187,7 @@ def _numbers(text: ParallelText, sides: tuple[Words, Words]) -> Pairs:
 def _translated(
     model: Model, text: ParallelText, sides: tuple[Words, Words], search: Search
 ) -> tuple[list[str], list[str], list[Measurement]]:
-    """Hypotheses, references, and what could not be read or did not end."""
+    """Hypotheses, references, and counts of unknown words and unfinished ones."""
     source = [text.source.encode(s) for s in sides[0]]
     found = translate(model.net, source, search)  # type: ignore[arg-type] # decodes step by step
     hypotheses = [" ".join(text.target.decode(tokens)) for tokens, _ in found]

@@ -152,6 +152,19 @@ def test_memory_is_the_weights_and_the_widest_moment_of_the_pass():
     assert found["peak_spread"].value == 0
 
 
+def test_the_peak_is_the_sum_of_its_parts_when_repeats_differ(monkeypatch):
+    from tasks import memory
+
+    peaks = iter([100, 900, 200])
+    monkeypatch.setattr(memory, "running", lambda run: next(peaks))
+    model = find("model", "mlp").build({}).build({"classes": 2, "input": [1, 4, 4]}, 0)
+
+    found = measured(build("memory", warmups=0), model)
+
+    assert found["running"].value == 200  # the median, as the protocol says
+    assert found["peak"].value == found["weights"].value + 200
+
+
 def test_a_shared_weight_is_in_memory_once():
     first = nn.Linear(8, 8, bias=False)
     assert weights(nn.Sequential(first, first)) == 4 * 64
