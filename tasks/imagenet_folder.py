@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,6 +11,7 @@ import numpy as np
 
 from harness.core import BenchError
 from harness.registry import task
+from harness.toolkit import identity
 from harness.toolkit.images import Images
 from tasks._images import decoded
 from tasks._images.classification import ImageTask
@@ -37,8 +36,12 @@ class ImageNetFolder(ImageTask):
     name: ClassVar[str] = "imagenet_folder"
 
     def fingerprint(self) -> str:
-        """A hash of the files' names and sizes."""
-        return f"folder:{_listing(self.path)[1]}"
+        """The names and the content of every image; the classes are in the names."""
+        root = Path(self.path)
+        named = {
+            name: root / name for part in _listing(self.path).values() for name in part
+        }
+        return f"folder:{identity.of_files(named).removeprefix('sha256:')}"
 
     def protocol(self) -> dict[str, Any]:
         """How the numbers are made; the path of the folder is not part of it."""
@@ -46,7 +49,7 @@ class ImageNetFolder(ImageTask):
 
     def read(self) -> tuple[Images, Images, int]:
         """Both splits, decoded once on this machine."""
-        files, _ = _listing(self.path)
+        files = _listing(self.path)
         classes = sorted({Path(f).parts[1] for f in files["train"]})
         strange = sorted({Path(f).parts[1] for f in files["val"]} - set(classes))
         if strange:
@@ -56,7 +59,7 @@ class ImageNetFolder(ImageTask):
         return self._part("train", classes), self._part("val", classes), len(classes)
 
     def _part(self, split: str, classes: list[str]) -> Images:
-        files = _listing(self.path)[0][split]
+        files = _listing(self.path)[split]
         labels = [classes.index(Path(f).parts[1]) for f in files]
         shape = (len(files), 3, self.side, self.side)
         pixels, kept = decoded.once(
@@ -100,12 +103,10 @@ def _crop(image: Any, side: int) -> Any:
     return np.asarray(image, dtype=np.uint8).transpose(2, 0, 1)
 
 
-@cache
-def _listing(path: str) -> tuple[dict[str, list[str]], str]:
-    """Image files of each split, relative to ``path``, and a hash of them."""
+def _listing(path: str) -> dict[str, list[str]]:
+    """Image files of each split, relative to ``path``, in order."""
     root = Path(path)
     files: dict[str, list[str]] = {}
-    whole = hashlib.sha256()
     for split in ("train", "val"):
         found = sorted(
             p for p in root.glob(f"{split}/*/*") if p.suffix.lower() in _TYPES
@@ -116,6 +117,4 @@ def _listing(path: str) -> tuple[dict[str, list[str]], str]:
                 f"PATH/{split}/CLASS/NAME.jpeg"
             )
         files[split] = [str(p.relative_to(root)) for p in found]
-        for name, file in zip(files[split], found, strict=True):
-            whole.update(f"{name}:{file.stat().st_size}\n".encode())
-    return files, whole.hexdigest()[:16]
+    return files

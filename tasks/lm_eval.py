@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from harness.core import BenchError
 from harness.registry import task
+from harness.toolkit import identity
 from tasks._lm_eval import data, task_index
 from tasks._lm_eval.zero_shot import ZeroShot, digest
 
@@ -96,7 +98,7 @@ class LmEval(ZeroShot):
         return ", ".join(dict.fromkeys(names)) or "which its code makes"
 
     def fingerprint(self) -> str:
-        """The commit of the data set, or one hash over those of a group.
+        """The commit of the data set, or one hash over several and a task's own files.
 
         Returns:
             The identity of the data on this machine; what is missing is fetched.
@@ -107,9 +109,11 @@ class LmEval(ZeroShot):
         missing = [n for n, f in self.card.tasks.items() if _revision(f) is None]
         if missing:
             self.fetch()
-        return digest(
-            {n: _revision(f) or "unknown" for n, f in self.card.tasks.items()}
-        )
+        parts = {n: _revision(f) or "unknown" for n, f in self.card.tasks.items()}
+        if Path(self.id).suffix == ".yaml":  # lm-eval's own have its version
+            own = task_index.sources(Path(self.id).expanduser())
+            parts[" its files"] = identity.of_files(own)
+        return digest(parts)
 
 
 def _revision(facts: dict[str, Any]) -> str | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.core import BenchError
-from harness.toolkit import text_files
+from harness.toolkit import identity, text_files
 
 _PACKED = (b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
 
@@ -95,13 +95,10 @@ def _listed(files: Any) -> list[str]:
 
 def _content(files: list[str]) -> str | None:
     """One hash over the content of local files; None if one is missing."""
-    digest = hashlib.sha256()
-    for name in files:
-        path = Path(name).expanduser()
-        if not path.is_file():
-            return None
-        digest.update(path.read_bytes())
-    return f"sha256:{digest.hexdigest()[:16]}"
+    paths = {name: Path(name).expanduser() for name in files}
+    if not all(path.is_file() for path in paths.values()):
+        return None
+    return identity.of_files({str(n): paths[name] for n, name in enumerate(files)})
 
 
 def _copy(info: Path) -> str:

@@ -134,6 +134,29 @@ def manager(known: Card | None = None) -> Any:
     return managers[0]
 
 
+def sources(path: Path) -> dict[str, Path]:
+    """The files that say how a task of the user's own is asked and scored.
+
+    Args:
+        path: Its YAML file.
+
+    Returns:
+        By name: the file, what it includes, the Python files in its folder (for
+        ``!function``), and for a group every YAML file there, which its tasks are in.
+    """
+    folder = path.resolve().parent
+    found = [path.resolve(), *sorted(folder.glob("*.py"))]
+    if re.search(r"^group:", found[0].read_text(encoding="utf-8"), re.MULTILINE):
+        found += sorted(folder.rglob("*.yaml"))
+    for file in found:  # grows while it is read
+        if file.suffix == ".py" or not file.is_file():
+            continue
+        text = file.read_text(encoding="utf-8", errors="replace")
+        included = [(file.parent / said).resolve() for said in _INCLUDE.findall(text)]
+        found += [each for each in included if each not in found]
+    return {os.path.relpath(file, folder): file for file in found if file.is_file()}
+
+
 @contextmanager
 def _silent() -> Iterator[None]:
     logger = logging.getLogger("lm_eval")

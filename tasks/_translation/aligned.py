@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 
 from harness.core import BenchError
-from harness.toolkit import text_files
+from harness.toolkit import identity, text_files
 
 Words = list[list[str]]
 
@@ -57,15 +55,7 @@ def content(paths: Sequence[Path]) -> str:
     missing = [p for p in paths if not p.is_file()]
     if missing:
         raise BenchError(*(f"no file {p}" for p in missing))
-    return _digest(tuple((p, p.stat().st_mtime_ns, p.stat().st_size) for p in paths))
-
-
-@cache
-def _digest(files: tuple[tuple[Path, int, int], ...]) -> str:
-    digest = hashlib.sha256()
-    for path, _, size in files:
-        digest.update(f"{size}:".encode() + path.read_bytes())
-    return f"sha256:{digest.hexdigest()[:16]}"
+    return identity.of_files({str(n): path for n, path in enumerate(paths)})
 
 
 def _lines(path: Path) -> tuple[Words, list[str]]:

@@ -13,7 +13,7 @@ from transformers.models.llama import LlamaConfig
 
 from harness.core import BenchError, Model, NotFinite, Unsupported
 from harness.registry import resolve
-from harness.toolkit import texts
+from harness.toolkit import identity, texts
 from tasks._lm_eval import data, evaluate, task_index
 from tasks.pydoc_cloze import paragraphs
 
@@ -323,6 +323,26 @@ def test_local_data_is_identified_by_its_content(tmp_path):
     assert data.revision(facts) != first
     path.unlink()
     assert data.revision(facts) is None
+
+
+def test_a_task_of_the_users_own_is_identified_by_all_its_files(tmp_path):
+    main, template = tmp_path / "mine.yaml", tmp_path / "_template"
+    main.write_text("task: mine\ninclude: _template\n")
+    template.write_text("doc_to_text: '{{q}}'\n")
+    (tmp_path / "utils.py").write_text("def f(doc): return doc\n")
+    (tmp_path / "other.yaml").write_text("task: other\n")
+    assert set(task_index.sources(main)) == {"mine.yaml", "_template", "utils.py"}
+
+    seen = set()
+    for path in (main, template, tmp_path / "utils.py"):
+        seen.add(identity.of_files(task_index.sources(main)))
+        path.write_text(path.read_text() + "# changed\n")
+    seen.add(identity.of_files(task_index.sources(main)))
+    assert len(seen) == 4
+
+    group = tmp_path / "group.yaml"
+    group.write_text("group: all\ntask: [mine, other]\n")
+    assert {"mine.yaml", "other.yaml"} <= set(task_index.sources(group))
 
 
 def test_the_cloze_asks_for_the_last_word_of_paragraphs_of_prose():

@@ -11,8 +11,11 @@ from harness.core import BenchError
 from harness.models import smollm2_135m
 from harness.planning import grid as grids
 from harness.planning import lock, prepare
+from harness.planning.plan import needed
 from harness.registry import find
 from harness.running import artifacts
+from harness.toolkit import texts
+from results.storage.store import open_store
 
 GRID = """
 models: [{model}]
@@ -243,3 +246,62 @@ def test_a_hub_model_is_fetched_without_the_weights_in_other_formats(
         ("someone/some-model", COMMIT)
     ] * 2
     assert ["*.bin" in patterns for _, _, patterns in asked] == [False, True]
+
+
+CALIBRATED = """
+models: [{model}]
+methods: [{methods}]
+ratios: [0.2]
+calibration: {{text: {text}, samples: 2, length: 8}}
+tasks: [{{name: text_perplexity, text: {other}, window: 8}}]
+"""
+
+
+def test_a_calibration_text_is_identified_by_its_content(tmp_path, folder):
+    text, other = tmp_path / "calibration.txt", tmp_path / "other.txt"
+    text.write_text("abcdefgh" * 4)
+    other.write_text("hgfedcba" * 4)
+    path = tmp_path / "calibrated.yaml"
+    form = {"model": folder, "text": text, "other": other}
+    path.write_text(CALIBRATED.format(methods="svd_llm, svd", **form))
+
+    def ids():
+        return {t.method.name: t for t in trials(path)}
+
+    before = ids()
+    text.write_text("bbcdefgh" * 4)  # of equal size
+    after = ids()
+    assert before["svd_llm"].id != after["svd_llm"].id
+    assert before["svd"].id == after["svd"].id  # it reads no text
+    artifacts_of = [needed(t["svd_llm"])[0].id for t in (before, after)]
+    assert artifacts_of[0] != artifacts_of[1]
+
+    text.unlink()
+    with pytest.raises(BenchError, match=r"calibration\.txt"):
+        ids()
+    path.write_text(CALIBRATED.format(methods="svd", **form))
+    assert ids()
+
+
+def test_a_grid_may_pin_its_calibration_text(tmp_path, folder):
+    text = tmp_path / "calibration.txt"
+    text.write_text("abcdefgh" * 4)
+    other = tmp_path / "other.txt"
+    other.write_text("hgfedcba" * 4)
+    path = tmp_path / "calibrated.yaml"
+    whole = CALIBRATED.format(methods="svd_llm", model=folder, text=text, other=other)
+    pin = texts.fingerprint(str(text))
+    path.write_text(whole.replace("samples", f'content: "{pin}", samples'))
+    assert trials(path)
+    text.write_text("changed " * 4)
+    with pytest.raises(BenchError, match=f"and {pin} in the plan"):
+        trials(path)
+
+
+def test_a_model_that_changed_since_the_plan_is_not_measured(grid, folder, tmp_path):
+    (trial,) = trials(grid)
+    store = open_store(tmp_path / "store", create=True)
+    assert artifacts.load_model(trial.model, "float32", store, None)
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    with pytest.raises(BenchError, match=r"on this node, and local:.* in the plan"):
+        artifacts.load_model(trial.model, "float32", store, None)
