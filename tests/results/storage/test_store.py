@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -79,6 +80,7 @@ def test_statuses_give_the_newest_finished_attempt_else_the_newest(empty):
 
 
 def test_attempt_ids_are_unique_and_sort_by_time():
+    assert re.fullmatch("[0-9a-f]{24}", new_attempt())
     ids = [new_attempt() for _ in range(2000)]
     assert len(set(ids)) == 2000
     assert [i[:12] for i in ids] == sorted(i[:12] for i in ids)

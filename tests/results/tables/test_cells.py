@@ -208,3 +208,13 @@ def test_errors_of_a_mean_of_tasks_add_as_squares():
     assert found.key == {"mean": [{"metric": "a"}, {"metric": "b"}], "digits": 1}
     assert average([parts[0], Cell()], "2.0").verdict == NOT_RUN
     assert average([], "2.0").verdict == NOT_RUN
+
+
+def test_one_substitute_or_other_protocol_among_the_tasks_marks_their_mean():
+    own = Cell(measured=1.0, low=1.0, high=1.0, verdict=REPRODUCED)
+    other = Cell(measured=1.0, low=1.0, high=1.0, verdict=SUBSTITUTE)
+    shots = Cell(measured=1.0, low=1.0, high=1.0, verdict=PROTOCOL, reason="shots")
+
+    assert average([own, other], "1.0").verdict == SUBSTITUTE
+    differing = average([own, shots], "1.0")
+    assert (differing.verdict, differing.reason) == (PROTOCOL, "shots")
