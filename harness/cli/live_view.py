@@ -1,4 +1,4 @@
-"""What a person sees of a run: a live view on a terminal, plain lines elsewhere."""
+"""Shows the progress of a run: a live view on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -107,10 +107,10 @@ class View:
         return recent / max(time.monotonic() - since, 1e-3)
 
     def pace(self) -> str:
-        """Rate and remaining time, as a person reads them."""
+        """Return the rate and the remaining time in words."""
         rate = self.rate()
         if not rate:
-            return "first results to come"
+            return "waiting for the first result"
         left = format_duration(max(0, self.total - self.done) / rate)
         each = f"{rate:.1f}/s" if rate >= 1 else f"{format_duration(1 / rate)} each"
         return f"{each}, {left} left"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @on_store
 @format_option
 def status(store: Store, grid: str | None, form: str) -> int:
-    """Say what is done, running, failed and missing, of GRID or of every grid."""
+    """Show what is done, running, failed and missing, for GRID or for every grid."""
     from harness.cli import COMPLETE
     from results.text.formats import render
 
@@ -67,7 +67,7 @@ def _status_of(name: str, store: Store, form: str) -> int:
 
 
 def _running(store: Store) -> set[str]:
-    """Trials that living workers have in hand or next."""
+    """Return the trials that living workers run, now or next."""
     from results.storage import leases
 
     return {

@@ -73,7 +73,7 @@ def _submit(jobs: Jobs, words: list[str], grid: Path | None) -> str:
 
 
 def _for_all_machines(store: str) -> None:
-    """Refuse a store that each of the cluster's machines would look for at home."""
+    """Refuse a store that is a different folder on each machine of the cluster."""
     from harness.core import BenchError
 
     if "://" not in store and not Path(store).is_absolute():
@@ -136,7 +136,7 @@ def _newest(jobs: Jobs) -> str:
 @click.argument("job")
 @cluster_option
 def cancel(job: str, cluster: str) -> int:
-    """Let JOB finish the trials in hand, and end it; the same `submit` goes on."""
+    """End JOB after its running trials; the same `submit` resumes it."""
     from harness.cli import COMPLETE
 
     jobs = _jobs(cluster)
@@ -144,7 +144,7 @@ def cancel(job: str, cluster: str) -> int:
     if state.ended or not jobs.drain(job):
         click.echo(f"{job} has ended already: {state.status.lower()}", err=True)
         return COMPLETE
-    click.echo(f"{job} drains: trials in hand finish and are stored", err=True)
+    click.echo(f"{job} drains: running trials finish and are stored", err=True)
     _follow(jobs, job)
     return COMPLETE
 
@@ -157,8 +157,8 @@ def _follow(jobs: Jobs, job: str) -> int:
     except KeyboardInterrupt:
         at = f"{job} --cluster {jobs.address}"
         click.echo(
-            f"\ndetached: {job} goes on; `shrinkgrid attach {at}` shows its log, "
-            f"`shrinkgrid cancel {at}` ends it",
+            f"\ndetached: {job} is still running; `shrinkgrid attach {at}` shows its "
+            f"log, `shrinkgrid cancel {at}` ends it",
             err=True,
         )
         return 130
@@ -169,7 +169,7 @@ def _status(job: str, ended: State) -> int:
     from harness.cli import COMPLETE, INTERNAL_ERROR, TRIALS_FAILED
 
     if ended.status == "STOPPED":
-        click.echo(f"{job} was cancelled; the same `submit` goes on", err=True)
+        click.echo(f"{job} was cancelled; the same `submit` resumes it", err=True)
         return TRIALS_FAILED
     if ended.exit_status is not None:
         return ended.exit_status

@@ -1,4 +1,4 @@
-"""Which executor runs the bundles of a run: by the address that a person gives."""
+"""Chooses the executor of a run by the address that was given."""
 
 from __future__ import annotations
 

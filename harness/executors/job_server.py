@@ -1,4 +1,4 @@
-"""A grid as a job of a Ray cluster: submitted, followed, drained."""
+"""The job server of a Ray cluster: submits, follows and drains grids."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from harness.options import nearest
 PATIENCE = 10.0  # seconds that the job server gets to answer
 REACH_AGAIN = 5  # times that a log which broke off is asked for again
 # Between the signal that drains a job and the one that kills it. Ray's own 3 seconds
-# would cut off the trial in hand.
+# would cut off the running trial.
 DRAIN_SECONDS = 3600
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
-CHATTY = (  # loggers of Ray's client that tell a person nothing
+CHATTY = (  # loggers of Ray's client whose messages do not help a user
     "dashboard.modules.dashboard_sdk",
     "dashboard.modules.job.sdk",
     "_private.runtime_env.packaging",
@@ -36,11 +36,11 @@ MARK = "shrinkgrid"  # the key in a job's metadata that says it is one of ours
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """How a job stands.
+    """State of a job.
 
     Args:
-        status: Ray's word for it: ``PENDING``, ``RUNNING`` or one of ``ENDED``.
-        exit_status: Of the run; None while it runs, or where Ray could not start it.
+        status: As Ray names it: ``PENDING``, ``RUNNING`` or one of ``ENDED``.
+        exit_status: Exit status of the run; None while it runs, or if it never started.
         says: Ray's explanation.
     """
 
@@ -61,7 +61,7 @@ class Jobs:
         address: Of the head's dashboard, ``http://HOST:8265`` or ``HOST:8265``.
 
     Raises:
-        BenchError: If no job server answers there, or it does not let us in.
+        BenchError: If no job server answers there, or it refuses access.
     """
 
     def __init__(self, address: str) -> None:
@@ -70,8 +70,9 @@ class Jobs:
         )
         if not self.address.startswith(("http://", "https://")):
             raise BenchError(
-                f"--cluster {address!r} is no dashboard: write http://HOST:8265 "
-                "(grids are submitted to the head's dashboard, not to Ray's own port)"
+                f"--cluster {address!r} is not the address of a dashboard: write "
+                "http://HOST:8265 (grids are submitted to the head's dashboard, not to "
+                "Ray's own port)"
             )
         _answers(self.address)
         self._client = _client(self.address)
@@ -104,7 +105,7 @@ class Jobs:
         return job
 
     def state(self, job: str) -> State:
-        """How a job stands.
+        """Return the state of a job.
 
         Args:
             job: Its id.
@@ -141,7 +142,7 @@ class Jobs:
     def follow(self, job: str, show: Callable[[str], None]) -> State:
         """Show a job's log from its first line until the job has ended.
 
-        A connection that breaks is made again, and goes on where it broke.
+        If the connection breaks, it is opened again and the log continues there.
 
         Args:
             job: Its id.
@@ -166,7 +167,7 @@ class Jobs:
                 lost = str(why)
             time.sleep(2.0**attempt)
         raise BenchError(
-            f"lost the log of {job} ({lost}); the job may well go on: "
+            f"lost the log of {job} ({lost}); the job may still be running: "
             f"`shrinkgrid attach {job} --cluster {self.address}`"
         )
 
@@ -180,20 +181,20 @@ class Jobs:
             time.sleep(0.2)
 
     def drain(self, job: str) -> bool:
-        """Ask a job to finish the trials in hand and end.
+        """Ask a job to finish its running trials and end.
 
         Args:
             job: Its id.
 
         Returns:
-            Whether it was still at work.
+            Whether the job was still running.
         """
         with _explained(self.address):
             return bool(self._client.stop_job(job))
 
 
 class _Log:
-    """A job's log as it grows; read again, it goes on behind what it showed."""
+    """The log of a job as it grows; a second read continues after the first."""
 
     def __init__(self, client: Any, job: str, show: Callable[[str], None]) -> None:
         self.client = client
@@ -218,7 +219,7 @@ class _Log:
 
 
 def _answers(address: str) -> None:
-    """Refuse at once, and in our words, what is no job server."""
+    """Raise a clear error at once if no job server answers."""
     try:
         with urllib.request.urlopen(f"{address}/api/version", timeout=PATIENCE) as page:
             if "ray_version" in json.load(page):
@@ -227,7 +228,9 @@ def _answers(address: str) -> None:
         if why.code in (401, 403):  # explained once the token was tried
             return
     except http.client.InvalidURL as why:
-        raise BenchError(f"--cluster {address!r} is no address: {why}") from why
+        raise BenchError(
+            f"--cluster {address!r} is not a valid address: {why}"
+        ) from why
     except (ValueError, http.client.HTTPException):  # something else answers
         pass
     except OSError as why:
@@ -237,7 +240,7 @@ def _answers(address: str) -> None:
             "with `ray dashboard cluster.yaml`"
         ) from why
     raise BenchError(
-        f"what answers at {address} is no Ray dashboard; its usual port is 8265"
+        f"what answers at {address} is not a Ray dashboard; its usual port is 8265"
     )
 
 
@@ -258,14 +261,14 @@ def _client(address: str) -> Any:
 
 @contextlib.contextmanager
 def _explained(address: str) -> Iterator[None]:
-    """Turn what Ray's client raises into a sentence that says what to do."""
+    """Turn an exception of Ray's client into an error that says what to do."""
     from ray.exceptions import AuthenticationError
 
     try:
         yield
     except AuthenticationError as why:
         raise BenchError(
-            f"{address} does not let us in: {first_line(why)}; put the cluster's "
+            f"{address} refuses access: {first_line(why)}; put the cluster's "
             "token into ~/.ray/auth_token, or into the variable RAY_AUTH_TOKEN"
         ) from why
     except (RuntimeError, OSError, ValueError) as why:
@@ -273,5 +276,5 @@ def _explained(address: str) -> Iterator[None]:
 
 
 def first_line(why: BaseException) -> str:
-    """What an error says, without what follows."""
+    """Return the first line of the message of an error."""
     return (str(why).strip().splitlines() or [type(why).__name__])[0]

@@ -214,8 +214,8 @@ def _check_node(
             find(kind, name)
         except BenchError as why:
             wrong += [
-                f"code is missing there: {mistake}; `shrinkgrid submit` ships it"
-                for mistake in why.errors
+                f"code is missing there: {error}; `shrinkgrid submit` ships it"
+                for error in why.errors
             ]
     return list(dict.fromkeys(wrong))
 

@@ -43,7 +43,7 @@ class _Running:
     job: Job
     request: ResourceRequest
     stream: Any
-    trial: str = ""  # in hand, as far as reported
+    trial: str = ""  # the running trial, as far as reported
     since: float = field(default_factory=time.monotonic)
     overstayed: bool = False
 
@@ -115,7 +115,7 @@ class OnRay:
         return self.packer.arrange(bundles)
 
     def stale(self) -> bool:
-        """Whether so much was learnt that the order should be made anew."""
+        """Whether predictions changed so much that the order is out of date."""
         return self.packer.stale()
 
     def run(self, jobs: Iterator[Job]) -> Iterator[tuple[Job, list[Event]]]:
@@ -318,7 +318,7 @@ def _crashed(status: str, error_class: str, headline: str) -> Event:
 
 
 def _crash(why: exceptions.RayError, *, overstayed: bool) -> Event:
-    """What the death of a worker means for the trial that it had in hand."""
+    """Describe what the death of a worker means for the trial that it ran."""
     said = str(why).strip().splitlines() or [type(why).__name__]
     reason = f"{type(why).__name__}: {said[0]}"
     if overstayed:

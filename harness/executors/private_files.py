@@ -18,7 +18,8 @@ OWNER = "shrinkgrid.json"  # in a session folder of Ray: which process started i
 def protect_token() -> None:
     """Make Ray's token before Ray does, readable by this user only.
 
-    Ray writes it readable by everybody, and whoever has it can run code in the cluster.
+    Ray writes it readable by everybody, and everybody who has the
+    token can run code in the cluster.
     An existing token that others can read gets the same mode, with a warning.
     """
     chosen = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")

@@ -51,7 +51,7 @@ def configure(kind: str, item: Any) -> tuple[str, Plugin, Any]:
         The name, the plugin and the configured instance.
 
     Raises:
-        BenchError: With every mistake in it.
+        BenchError: Lists every error in the item.
     """
     if isinstance(item, str):
         item = {"name": item}
@@ -61,7 +61,7 @@ def configure(kind: str, item: Any) -> tuple[str, Plugin, Any]:
         raise BenchError(f"{kind} {item!r} is neither a name nor {{name: ...}}")
     if len(item["name"]) > MAX_NAME or not item["name"].isprintable():
         raise BenchError(
-            f"{kind} {item['name'][:MAX_NAME]!r}... is no name: up to {MAX_NAME} "
+            f"{kind} {item['name'][:MAX_NAME]!r}... is not a name: up to {MAX_NAME} "
             "printable characters are"
         )
     plugin, implied = resolve(kind, item["name"])
@@ -81,7 +81,7 @@ def choose(kind: str, item: Any, locked: Mapping[str, str] | None = None) -> Cho
         The plugin with checked options and its identity.
 
     Raises:
-        BenchError: With every mistake in it, or because the lock differs.
+        BenchError: Lists every error in the item, or because the lock differs.
     """
     name, plugin, instance = configure(kind, item)
     options = dumps(canonical(instance))

@@ -66,7 +66,7 @@ def read(grid: Path) -> dict[str, str]:
         grid: A grid file.
 
     Returns:
-        Revisions by ``key``; empty where there is no lock.
+        Revisions by ``key``; empty without a lock file.
 
     Raises:
         BenchError: If the lock is damaged, or of a newer format.
@@ -79,7 +79,7 @@ def read(grid: Path) -> dict[str, str]:
         value = json_reader.read(path.read_bytes())
         found = {str(k): str(v) for k, v in value["revisions"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as why:
-        raise BenchError(f"{path} is no lock of shrinkgrid: {renew}") from why
+        raise BenchError(f"{path} is not a lock file of shrinkgrid: {renew}") from why
     if value.get("format") != FORMAT:
         raise BenchError(f"{path} has format {value.get('format')!r}: {renew}")
     return found

@@ -19,7 +19,7 @@ class Job:
         attempts: Trial id -> id of the attempt that this job makes of it.
         store: The store's URI.
         grid: The grid's name, for the rows.
-        run: The run's id, for the marker that says what is in hand.
+        run: Id of the run, which the lease of the job names.
         commit: Commit and dirty flag of the driver's checkout, for the rows.
     """
 

@@ -38,17 +38,17 @@ def prepare(
         BenchError: With everything that cannot be had, or that an offline process does
             not find.
     """
-    mistakes = []
+    errors = []
     for what, fetch in _needs(path):
         say(what)
         try:
             fetch()
         except BenchError as why:
-            mistakes.extend(why.errors)
+            errors.extend(why.errors)
         except Unsupported as why:
-            mistakes.append(str(why))
-    if mistakes:
-        raise BenchError(*dict.fromkeys(mistakes))
+            errors.append(str(why))
+    if errors:
+        raise BenchError(*dict.fromkeys(errors))
     grid = grids.read(path, locked={})
     say("the same once more, offline")
     found, proven = revisions(grid), prove(path, load=load)
@@ -106,8 +106,8 @@ def prove(path: Path, *, load: bool = True) -> dict[str, str]:
     except (IndexError, ValueError):
         said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
         raise BenchError(f"the offline proof of {path} broke: {said[-1]}") from None
-    if "mistakes" in answer:
-        raise BenchError(*(f"offline: {m}" for m in answer["mistakes"]))
+    if "errors" in answer:
+        raise BenchError(*(f"offline: {m}" for m in answer["errors"]))
     found: dict[str, str] = answer["revisions"]
     return found
 
@@ -125,9 +125,9 @@ def _main(path: Path, *, load: bool) -> dict[str, Any]:
                 _find("task", chosen.instance, chosen.facts)
         return {"revisions": revisions(grid)}
     except BenchError as why:
-        return {"mistakes": why.errors}
+        return {"errors": why.errors}
     except Unsupported as why:
-        return {"mistakes": [str(why)]}
+        return {"errors": [str(why)]}
 
 
 def _needs(path: Path) -> Iterator[tuple[str, Callable[[], Any]]]:

@@ -28,7 +28,7 @@ class Resources:
         device_memory: Peak bytes on a device (``20GB`` in a grid), instead of the
             prediction; without ``gpus`` it becomes a share of a device.
         memory: Host memory in bytes (``4GB`` in a grid); None is as predicted.
-        time: Limit of one trial in seconds (``30m`` in a grid); None is no limit.
+        time: Limit of one trial in seconds (``30m`` in a grid); None sets none.
     """
 
     cpus: float = 1.0
@@ -75,7 +75,7 @@ def size(value: int | str | None) -> int | None:
         Whole bytes.
 
     Raises:
-        ValueError: If it is no size.
+        ValueError: If it is not a size.
 
     >>> size("4GB"), size("1.5KiB"), size(7)
     (4000000000, 1536, 7)
@@ -84,7 +84,7 @@ def size(value: int | str | None) -> int | None:
         return None
     found = re.fullmatch(rf"\s*({_NUMBER})\s*([KMGT]?I?B)?\s*", str(value).upper())
     if not found:
-        raise ValueError(f"{value!r} is no size; write 4GB or 512MiB")
+        raise ValueError(f"{value!r} is not a size; write 4GB or 512MiB")
     return int(float(found[1]) * _BYTES[found[2] or "B"])
 
 
@@ -98,7 +98,7 @@ def duration(value: float | str | None) -> float | None:
         Seconds.
 
     Raises:
-        ValueError: If it is no duration above 0.
+        ValueError: If it is not a duration above 0.
 
     >>> duration("30m"), duration(2)
     (1800.0, 2.0)
@@ -107,7 +107,7 @@ def duration(value: float | str | None) -> float | None:
         return None
     found = re.fullmatch(rf"\s*({_NUMBER})\s*([smhd])?\s*", str(value))
     if not found or float(found[1]) <= 0:
-        raise ValueError(f"{value!r} is no duration; write 90s, 30m or 2h")
+        raise ValueError(f"{value!r} is not a duration; write 90s, 30m or 2h")
     return float(found[1]) * _SECONDS[found[2] or "s"]
 
 
@@ -204,7 +204,7 @@ def read(value: Any) -> tuple[Rules, list[str]]:
             named = asked.get(key, "*")
             texts = named if isinstance(named, list) else [named]
             if not all(isinstance(text, str) for text in texts):
-                mistakes.append(f"resources: {key} {named!r} is no pattern of names")
+                mistakes.append(f"resources: {key} {named!r} is not a pattern of names")
         if asked is not default:
             plain = _over(default, asked)
         try:

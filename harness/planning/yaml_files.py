@@ -19,7 +19,7 @@ def read(path: Path) -> Any:
         Plain lists, dicts and scalars.
 
     Raises:
-        BenchError: If it cannot be read, is no YAML, has a tag, a key twice, or is
+        BenchError: If it cannot be read, is not YAML, has a tag, a key twice, or is
             larger or deeper than any honest file.
     """
     try:

@@ -33,7 +33,7 @@ def submit(tmp_path: Path, toys: Path, monkeypatch, capsys):
 
 @pytest.fixture
 def web_page():
-    """The address of a server that is no Ray dashboard."""
+    """The address of a server that is not a Ray dashboard."""
 
     class Page(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -63,8 +63,11 @@ def test_a_store_of_this_machine_is_refused(submit):
     [
         ("127.0.0.1:1", "nothing answers at http://127.0.0.1:1: "),
         ("http://127.0.0.1:1/", "nothing answers at http://127.0.0.1:1: "),
-        ("ray://127.0.0.1:10001", "is no dashboard: write http://HOST:8265"),
-        ("http://127.0.0.1:port", "is no address: nonnumeric port"),
+        (
+            "ray://127.0.0.1:10001",
+            "is not the address of a dashboard: write http://HOST:8265",
+        ),
+        ("http://127.0.0.1:port", "is not a valid address: nonnumeric port"),
     ],
 )
 def test_no_cluster_at_the_address_is_one_message(submit, cluster, reason):
@@ -79,7 +82,7 @@ def test_something_else_at_the_address_is_one_message(submit, web_page):
     status, said = submit("--store", "/data/store", "--cluster", web_page)
 
     assert status == 2
-    assert f"what answers at {web_page} is no Ray dashboard" in said
+    assert f"what answers at {web_page} is not a Ray dashboard" in said
 
 
 def test_mistakes_of_the_grid_are_told_before_a_cluster_is_asked(submit, tmp_path):

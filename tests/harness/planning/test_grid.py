@@ -90,7 +90,7 @@ resources: {cpus: 0, time: soon}
     assert "tasks is an empty list" in said
     assert "seed -1" in said
     assert "Did you mean 'float32'?" in said
-    assert "'soon' is no duration" in said
+    assert "'soon' is not a duration" in said
 
 
 @pytest.mark.parametrize(

@@ -166,7 +166,7 @@ def test_an_offline_process_that_finds_another_revision_leaves_no_lock(
 @pytest.mark.parametrize("text", ["", "[]", '{"format": 1}', '{"revisions": []}'])
 def test_a_damaged_lock_is_named(text, grid):
     lock.beside(grid).write_text(text)
-    with pytest.raises(BenchError, match="is no lock of shrinkgrid"):
+    with pytest.raises(BenchError, match="is not a lock file of shrinkgrid"):
         grids.read(grid)
 
 

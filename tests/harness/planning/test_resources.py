@@ -46,12 +46,12 @@ def test_a_rule_names_several_models_and_takes_some_off_the_device():
     [
         ({"gpus": 1.5}, "neither at most 1 nor a whole number"),
         ({"gpus": -1}, "gpus at least 0"),
-        ({"device_memory": "lots"}, "no size"),
+        ({"device_memory": "lots"}, "not a size"),
         ({"gpus": 0, "device_memory": "1GB"}, "needs a device"),
-        ({"memory": "1.2.3GB"}, "no size"),
-        ({"time": "1.2.3m"}, "no duration"),
-        ({"for": [{"model": 3, "gpus": 1}]}, "model 3 is no pattern"),
-        ({"for": [{"model": ["a", None]}]}, "no pattern"),
+        ({"memory": "1.2.3GB"}, "not a size"),
+        ({"time": "1.2.3m"}, "not a duration"),
+        ({"for": [{"model": 3, "gpus": 1}]}, "model 3 is not a pattern"),
+        ({"for": [{"model": ["a", None]}]}, "not a pattern"),
         ({"gpus": 0, "for": [{"device_memory": "1GB"}]}, "needs a device"),
     ],
 )
