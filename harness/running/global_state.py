@@ -24,6 +24,7 @@ import torch
 from torch.nn.modules import module as hooks
 
 PATCH_EVERY = 1.0  # seconds between two searches for patched functions
+PATCH_SHARE = 50  # a search that takes long waits for this many times its length
 # Modules whose functions and classes are watched: those that measure and store
 # numbers, with everything below them.
 _WATCHED = (
@@ -190,6 +191,7 @@ class GlobalState:
     _values: list[tuple[_Setting, Any]] = field(default_factory=list)
     _owners: list[tuple[Any, dict[str, Any]]] = field(default_factory=list)
     _searched: float = 0.0
+    _every: float = PATCH_EVERY
     _seen: set[Any] = field(default_factory=set)
 
     def begin(self) -> None:
@@ -203,7 +205,7 @@ class GlobalState:
         """Put back what a trial changed.
 
         Patched functions are searched for when a plugin ran for the first time, and
-        once a second, since the search takes milliseconds.
+        about once a second, since the search takes milliseconds.
 
         Args:
             *plugins: Hashable names of the plugins that just ran.
@@ -218,10 +220,13 @@ class GlobalState:
                     changed.append(one.name)
                     one.write(before)
         fresh = not self._seen.issuperset(plugins)
-        if fresh or time.monotonic() - self._searched > PATCH_EVERY:
+        began = time.monotonic()
+        if fresh or began - self._searched > self._every:
             self._seen.update(plugins)
             changed += self._unpatch()
             self._searched = time.monotonic()
+            took = self._searched - began
+            self._every = max(PATCH_EVERY, PATCH_SHARE * took)
         return changed
 
     def _unpatch(self) -> list[str]:

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from harness.core import Model
-from harness.running.global_state import PATCH_EVERY, GlobalState
+from harness.running.global_state import GlobalState
 from harness.running.recovery import reconcile
 
 sys.path.append(str(Path(__file__).parents[2] / "toys"))
-from hostile import SPOILS
+from _hostile import SPOILS
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_patches_are_sought_for_a_new_plugin_and_once_a_second(state):
     SPOILS["sum"]()
 
     assert state.restore("plugin") == []  # known, and a moment ago
-    state._searched -= PATCH_EVERY + 1
+    state._searched -= state._every + 1
     assert state.restore("plugin") == ["Tensor.sum"]
 
 

@@ -24,7 +24,7 @@ ratios: [0.25, 0.5, 0.75]
 tasks: [{tasks}]
 """
 sys.path.append(str(Path(__file__).parents[2] / "toys"))
-from hostile import ENDS, NONSENSE, SENSE  # noqa: E402 - a plugin, not a module
+from _hostile import ENDS, NONSENSE, SENSE  # noqa: E402 - a plugin, not a module
 
 
 class Quiet:
