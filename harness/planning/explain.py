@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +9,7 @@ from harness.core import BenchError
 from results.outcomes import FINISHED, Status
 from results.queries.db import ask
 from results.storage.store import Store
+from results.text import json_reader
 
 
 def explain(trial: str, grid: str | None, store: Store) -> Iterator[str]:
@@ -43,7 +43,9 @@ def explain(trial: str, grid: str | None, store: Store) -> Iterator[str]:
     ).dicts()
     for row in rows:
         reason = f": {row['reason']}" if row["reason"] else ""
-        yield f"  {row['started_at']:%Y-%m-%d %H:%M:%S} {row['status']}{reason}"
+        moment = row["started_at"]
+        started = f"{moment:%Y-%m-%d %H:%M:%S}" if moment else "at an unknown time"
+        yield f"  {started} {row['status']}{reason}"
     if rows:
         counts = next((r for r in reversed(rows) if r["status"] in FINISHED), rows[-1])
         yield Status.of(counts["status"]).meaning
@@ -67,10 +69,11 @@ def _planned(store: Store) -> dict[str, tuple[dict[str, Any], str | None]]:
         "SELECT trial, any_value(identity) AS identity, "
         "any_value(unsupported) AS unsupported FROM "
         "(SELECT trial, identity, unsupported FROM plans "
-        "UNION ALL SELECT trial, identity, NULL FROM trials) GROUP BY trial",
+        "UNION ALL SELECT trial, identity, NULL FROM trials) "
+        "WHERE trial IS NOT NULL GROUP BY trial",
     ).dicts()
     return {
-        r["trial"]: (json.loads(r["identity"] or "{}"), r["unsupported"]) for r in rows
+        r["trial"]: (json_reader.mapping(r["identity"]), r["unsupported"]) for r in rows
     }
 
 
@@ -82,12 +85,12 @@ def _in_grid(name: str) -> dict[str, tuple[dict[str, Any], str | None]]:
 
 
 def _name(identity: dict[str, Any]) -> str:
-    parts = [
-        identity[k][0]["name"] for k in ("method", "model", "task") if k in identity
-    ]
-    return (
-        f"{' on '.join(parts[:2])}, {', '.join(parts[2:])}, ratio {identity['ratio']:g}"
+    """A trial in words; a field that its stored identity lacks is a question mark."""
+    named = flatten(identity)
+    method, model, task = (
+        named.get(f"{part}.name", "?") for part in ("method", "model", "task")
     )
+    return f"{method} on {model}, {task}, ratio {named.get('ratio', '?')}"
 
 
 def _difference(identity: dict[str, Any], store: Store) -> Iterator[str]:
@@ -98,7 +101,7 @@ def _difference(identity: dict[str, Any], store: Store) -> Iterator[str]:
     ).dicts()
     best: tuple[int, str, dict[str, Any]] | None = None
     for row in rows:
-        stored = flatten(json.loads(row["identity"] or "{}"))
+        stored = flatten(json_reader.mapping(row["identity"]))
         equal = sum(wanted.get(k) == v for k, v in stored.items())
         if best is None or equal > best[0]:
             best = (equal, row["trial"], stored)

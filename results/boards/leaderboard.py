@@ -8,6 +8,7 @@ from itertools import groupby
 from typing import Any
 
 from results.errors import StoreError, unknown
+from results.queries import left_out
 from results.queries.db import ask
 from results.queries.protocols import Fields, differing, named, told_apart
 from results.storage.store import Store
@@ -44,6 +45,7 @@ def read(store: Store, **only: Iterable[str]) -> Answer:
     Raises:
         StoreError: If a name stands nowhere in the store, or nothing does.
     """
+    left_out.warn(store)
     answer = ask(store, "FROM leaderboard", through="40_leaderboard")
     if not answer.rows:
         raise StoreError(

@@ -14,6 +14,7 @@ from typing import Any
 
 from results.boards import figures, leaderboard
 from results.errors import StoreError
+from results.queries import left_out
 from results.queries.db import ask
 from results.queries.reading import reading
 from results.storage.store import Store
@@ -116,6 +117,7 @@ def write(store: Store, out: Path) -> list[Path]:
 
 def _drawn(snapshot: Store) -> tuple[str, list[Figure]]:
     """The page and its figures, all of one state of the store."""
+    left_out.warn(snapshot)
     drawn = list(_figures(snapshot))
     return page(snapshot, drawn), drawn
 

@@ -29,7 +29,7 @@ from results.queries.db import quoted
 from results.queries.reading import reading
 from results.schema import TABLES
 from results.storage import encoding, footers
-from results.storage.folder import fsync_folder
+from results.storage.folder import explained, fsync_folder
 from results.storage.store import Store, folded_names
 
 ENOUGH = 200_000  # rows; a larger file is left as it is
@@ -66,14 +66,21 @@ def compact(store: Store, at_least: int = 2) -> list[Folded]:
         StoreError: If another compaction is at work, or the disk is full; the rows
             are then where they were.
     """
-    with _alone(store):
-        done = []
-        for table in TABLES:
-            _finish_earlier(store, table)
-            folded = reading(store, partial(_fold, table=table, at_least=at_least))
-            if folded is not None:
-                done.append(folded)
-        return done
+    try:
+        with _alone(store):
+            return _compact_tables(store, at_least)
+    except OSError as why:  # another user's store, say
+        raise explained(why, store.uri) from why
+
+
+def _compact_tables(store: Store, at_least: int) -> list[Folded]:
+    done = []
+    for table in TABLES:
+        _finish_earlier(store, table)
+        folded = reading(store, partial(_fold, table=table, at_least=at_least))
+        if folded is not None:
+            done.append(folded)
+    return done
 
 
 def _fold(store: Store, *, table: str, at_least: int) -> Folded | None:

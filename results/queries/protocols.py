@@ -8,6 +8,7 @@ from typing import Any
 
 from results.queries.db import ask, quoted
 from results.storage.store import Store
+from results.text import json_reader
 
 Fields = Mapping[str, Any]
 
@@ -31,7 +32,7 @@ def stored(store: Store, protocols: Iterable[str]) -> dict[str, Fields]:
         f"WHERE protocol IN ({listed}) GROUP BY protocol",
         through="10_trials",
     ).rows
-    return {protocol: json.loads(text or "{}") for protocol, text in rows}
+    return {protocol: json_reader.mapping(text) for protocol, text in rows}
 
 
 def differing(protocols: Iterable[Fields]) -> list[str]:

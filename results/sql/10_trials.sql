@@ -3,6 +3,17 @@
 CREATE VIEW trials AS
 SELECT * EXCLUDE (measurements) FROM stored.trials;
 
+-- The metrics of which a trial has several final numbers; empty for most trials.
+CREATE MACRO repeated_metrics(measured) AS (
+    CASE WHEN list_unique([m.metric FOR m IN measured IF m.step IS NULL])
+              = len([m.metric FOR m IN measured IF m.step IS NULL])
+         THEN []::VARCHAR[]
+         ELSE [m.metric FOR m IN measured
+               IF m.step IS NULL
+               AND len([x.metric FOR x IN measured
+                        IF x.step IS NULL AND x.metric = m.metric]) > 1] END
+);
+
 -- measurements: one row a number that a trial measured.
 -- step is the epoch or step of a training curve, NULL for a final number.
 CREATE VIEW measurements AS

@@ -46,14 +46,19 @@ WITH stored_once AS MATERIALIZED (  -- see results.queries.db.create_views
     FROM stored_once JOIN revised USING (model, model_options)
     WHERE revision <> newest_revision
 ), ranked AS (
-    SELECT * EXCLUDE (m), m.metric, m.value, m.unit, m.goal, m.stderr AS sample_stderr
+    SELECT * EXCLUDE (m, repeated), m.metric, m.value, m.unit, m.goal,
+           CASE WHEN m.stderr >= 0 AND m.stderr < 1e150 THEN m.stderr END AS sample_stderr
     FROM (
         SELECT * EXCLUDE (measurements), unnest(measurements) AS m,
+               repeated_metrics(measurements) AS repeated,
                generate_subscripts(measurements, 1) AS position
         FROM stored_once ANTI JOIN losers USING (attempt)
         WHERE status = 'ok'
     )
-    WHERE m.goal IN ('min', 'max') AND m.step IS NULL AND isfinite(m.value)
+    WHERE m.goal IN ('min', 'max') AND m.step IS NULL AND abs(m.value) < 1e150
+      AND m.metric NOT IN repeated
+      AND m.metric IS NOT NULL AND method IS NOT NULL AND model IS NOT NULL
+      AND task IS NOT NULL AND isfinite(ratio)
 ), wanted AS (
     SELECT cell, 1 AS trials FROM stored_once
     UNION ALL

@@ -224,6 +224,15 @@ def folder(uri: str | Path) -> Folder:
         StoreError: If pyarrow knows no such file system, or no bucket is named.
     """
     text = str(uri)
+    try:
+        text.encode()
+    except UnicodeEncodeError as why:
+        raise StoreError(
+            f"the store {text!r} has a name that is not UTF-8; rename the folder, or "
+            "name another with --store"
+        ) from why
+    if "\0" in text:
+        raise StoreError(f"the store {text!r} has a character NUL in its name")
     if text.startswith("file://"):
         text = text.removeprefix("file://")
     if re.match(r"[a-z][a-z0-9]+:/(?!/)", text):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from typing import Any
 
 from results.tables.published import model_ids
 from results.tables.statistics import mean_interval
+from results.text import json_reader
 
 NEAR = 0.0051  # ratios closer than this are the same; tables print whole per cents
 # Trials that differ in these are not seeds of one another.
@@ -184,7 +184,7 @@ def _is_trial(
         ratio is None or abs(score["ratio"] - ratio) > NEAR
     ):
         return False
-    given = json.loads(score["method_options"] or "{}")
+    given = json_reader.mapping(score["method_options"])
     if not _fits(given, wanted.get("options") or {}):
         return False
     if not _same_task(score, wanted.get("task")):
@@ -215,7 +215,7 @@ def _same_task(score: Mapping[str, Any], task: str | None) -> bool:
     if task is None:
         return False
     if score["task"] == "lm_eval":
-        return task in json.loads(score["task_options"] or "{}").values()
+        return task in json_reader.mapping(score["task_options"]).values()
     return bool(score["task"].split("-")[0] == task.split("-")[0])
 
 
@@ -228,7 +228,7 @@ def _nearest(
         groups.setdefault(tuple(score[part] for part in _SAME), []).append(score)
 
     def distance(group: list[Mapping[str, Any]]) -> tuple[int, int, int]:
-        given = json.loads(group[0]["method_options"] or "{}")
+        given = json_reader.mapping(group[0]["method_options"])
         differing = _differing(group[0], wanted)
         return (len(differing), len(given), -len(group))
 
@@ -242,7 +242,7 @@ def _differing(score: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]
     """The protocol fields in which a trial is not what the table says."""
     if "column" in wanted:
         return []
-    stored = json.loads(score["protocol_fields"] or "{}")
+    stored = json_reader.mapping(score["protocol_fields"])
     stated = wanted.get("protocol") or {}
     fields = [k for k, v in stated.items() if k in stored and stored[k] != v]
     if stored.get("limit") is not None and "limit" not in stated:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from results.errors import StoreError, unknown
+from results.queries import left_out
 from results.queries.protocols import differing, named
 from results.queries.restricted import query
 from results.storage.store import Store
@@ -15,6 +15,7 @@ from results.tables import comparison
 from results.tables.cells import ABSENT, NOT_RUN, Cell
 from results.tables.paper import Row, Table, groups
 from results.tables.significance import place
+from results.text import json_reader
 from results.text.formats import DASH
 from results.text.labels import label
 
@@ -86,6 +87,7 @@ def own_table(
 
 def _scores(store: Store, metric: str, where: str) -> list[dict[str, Any]]:
     """Rows of ``scores`` with their place along each axis under the key ``at``."""
+    left_out.warn(store)
     sql = f"SELECT * FROM scores WHERE ({where}\n)"
     found = query(store, sql, fill=comparison.fill).dicts()
     if not found:
@@ -150,7 +152,7 @@ def _refuse_mixed(scores: Sequence[Score], cols: Sequence[str]) -> None:
     protocols: dict[tuple[Any, ...], dict[str, Mapping[str, Any]]] = {}
     for score in scores:
         column = (score["task"], *(score["at"][axis] for axis in cols))
-        fields = json.loads(score["protocol_fields"] or "{}")
+        fields = json_reader.mapping(score["protocol_fields"])
         protocols.setdefault(column, {})[str(score["protocol"])] = fields
     for column, found in protocols.items():
         if len(found) > 1:

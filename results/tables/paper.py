@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from results.errors import unknown
+from results.queries import left_out
 from results.queries.db import ask, quoted
 from results.storage.store import Store
 from results.tables import cells as make
@@ -153,6 +154,7 @@ def scores(store: Store, models: Iterable[str]) -> list[dict[str, Any]]:
     listed = ", ".join(quoted(model) for model in sorted(ids))
     if not listed:
         return []
+    left_out.warn(store)
     return ask(store, f"{_READ} WHERE n.model IN ({listed})").dicts()
 
 

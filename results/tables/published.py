@@ -13,6 +13,7 @@ from typing import Any
 
 from results.errors import StoreError, unknown
 from results.text import yaml_reader
+from results.text.bounded import read_bytes
 
 Kinds = tuple[type, ...]
 _TEXT: Kinds = (str,)
@@ -137,9 +138,9 @@ def read(name: str) -> PaperTable:
     """
     if name.endswith((".yaml", ".yml")):
         path = Path(name)
-        if not path.is_file():
+        if not path.exists():
             raise StoreError(f"no file {name}; `shrinkgrid list papers` lists tables")
-        return _checked(path.stem, path.read_bytes(), name)
+        return _checked(path.stem, read_bytes(path, yaml_reader.MAX_BYTES), name)
     if name not in names():
         raise unknown("paper table", name, names())
     text = (files("results") / "papers" / f"{name}.yaml").read_bytes()

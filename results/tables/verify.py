@@ -16,6 +16,7 @@ from results.queries.db import ask, quoted
 from results.schema import TRIALS
 from results.storage.store import Store
 from results.text import json_reader
+from results.text.bounded import read_text
 
 # Bounded, and only from its first digit on: a million digits take no time.
 _NUMBER = r"(?<![\d,.])(-?\d[\d,]{0,40}(?:\.\d{1,40})?)"
@@ -28,8 +29,8 @@ _LATEX = re.compile(
 _MARKDOWN_KEY = re.compile(r"^\[\^(\d+)\]: `shrinkgrid (\{.*?\})`", re.M)
 _MARKDOWN_CELL = re.compile(_NUMBER + r"(?:\*\*|</u>)?\[\^(\d+)\]")
 
-
 MEANS = 3  # levels of means of means
+_MOST_BYTES = 100_000_000  # of a file with tables
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,10 +74,7 @@ def verify(store: Store, path: Path) -> tuple[int, list[Drift]]:
     Raises:
         StoreError: If the file has no such number, or a key is no key.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as why:
-        raise StoreError(f"{path} cannot be read: {why}") from why
+    text = read_text(path, _MOST_BYTES)
     found = list(_written(text))
     if not found:
         raise StoreError(

@@ -25,3 +25,22 @@ def read(text: bytes | str) -> Any:
         return json.loads(text)
     except RecursionError as why:
         raise ValueError("it is nested too deeply") from why
+
+
+def mapping(text: str | None) -> dict[str, Any]:
+    """Returns the JSON object in a stored text, which may be anything.
+
+    Args:
+        text: A column such as ``method_options``; None is the empty object.
+
+    Returns:
+        The object; a text that is not one is shown under the key ``unreadable``.
+
+    >>> mapping('{"a": 1}'), mapping(None), mapping("{")
+    ({'a': 1}, {}, {'unreadable': '{'})
+    """
+    try:
+        found = read(text or "{}")
+    except ValueError:
+        found = None
+    return found if isinstance(found, dict) else {"unreadable": text}

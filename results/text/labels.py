@@ -7,9 +7,11 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
+from results.text import json_reader
+
 
 @lru_cache(maxsize=4096)
-def label(name: str, options: str | None) -> str:
+def label(name: str | None, options: str | None) -> str:
     """Write a name with its options, as short as possible without losing any.
 
     Args:
@@ -30,7 +32,8 @@ def label(name: str, options: str | None) -> str:
     >>> label("chain", '{"chain":["svd",{"bits":4,"name":"round_to_nearest"}]}')
     'svd + round_to_nearest bits=4'
     """
-    given = json.loads(options) if options else {}
+    given = json_reader.mapping(options)
+    name = "?" if name is None else name  # in a damaged row
     if isinstance(given.get("chain"), list):
         name = " + ".join(map(_link, given.pop("chain")))
     words = _words({key: value for key, value in given.items() if value != name})

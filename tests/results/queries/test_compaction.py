@@ -100,7 +100,7 @@ def test_two_compactions_at_once_are_refused(empty):
     [
         (OSError(28, "No space left on device"), StoreError, "has no room to compact"),
         (duckdb.IOException("not enough space"), StoreError, "nothing is lost"),
-        (OSError(5, "Input/output error"), OSError, "Input/output error"),
+        (OSError(5, "Input/output error"), StoreError, "cannot be used: .*Input/outp"),
     ],
 )
 def test_a_full_disk_is_named_and_other_errors_are_not_called_one(
@@ -213,3 +213,15 @@ def test_killed_compactions_beside_a_writer_lose_and_double_nothing(empty):
     compact(empty)
     _check_each_once(empty, wanted)
     assert empty.warnings == []
+
+
+@pytest.mark.parametrize("step", ["_alone", "_delete_folded", "_publish"])
+def test_a_store_that_another_user_owns_is_one_message(empty, monkeypatch, step):
+    _fill(empty, 3)
+
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied", "trials/x.parquet")
+
+    monkeypatch.setattr(compaction, step, refuse)
+    with pytest.raises(StoreError, match=r"does not allow this: Permission denied"):
+        compact(empty)

@@ -4,7 +4,7 @@ import pytest
 from synthetic import row
 
 from results.errors import StoreError
-from results.queries.restricted import select
+from results.queries.restricted import checked, query, select
 from results.storage.store import open_store
 
 
@@ -129,3 +129,10 @@ def test_a_select_is_answered(empty, harmless, rows):
 def test_describe_and_summarize_are_answered(empty):
     assert select(empty, "DESCRIBE leaderboard").rows[0][0] == "task"
     assert select(empty, "SUMMARIZE trials").rows
+
+
+def test_text_that_is_not_utf_8_is_one_message(empty):
+    with pytest.raises(StoreError, match=r"not UTF-8 text.*xe9.*character 11"):
+        query(empty, b"SELECT 'caf\xe9'".decode(errors="surrogateescape"))
+    with pytest.raises(StoreError, match="character NUL"):
+        checked("SELECT 1\0")

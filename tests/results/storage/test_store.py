@@ -278,6 +278,8 @@ def test_a_store_in_a_bucket_reads_and_writes_the_same(tmp_path):
         ("s3://", "names no bucket; write s3://BUCKET/STORE"),
         ("s3:///store", "Missing bucket name"),
         ("s3:/bucket/store", "one slash behind the colon"),
+        (os.fsdecode(b"caf\xe9"), "a name that is not UTF-8"),
+        ("a\0b", "a character NUL"),
     ],
 )
 def test_a_place_that_is_none_is_one_clear_message(uri, reason):
