@@ -86,7 +86,7 @@ def _short_content(calibration: str) -> str:
     >>> _short_content('{"content":"sha256:0123456789abcdef","samples":8}')
     '{"content": "012345", "samples": 8}'
     """
-    given = json.loads(calibration)
+    given = json_reader.mapping(calibration)
     if "content" in given:
         given["content"] = str(given["content"]).removeprefix("sha256:")[:6]
     return json.dumps(given)
