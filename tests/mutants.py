@@ -317,7 +317,9 @@ class Copy:
             return f"{path}: no test imports it", drawn
         began = time.monotonic()
         if not self.passes(tests, 600.0):
-            return f"{path}: {' '.join(tests)} fail without any change", drawn
+            said = (self.root / "output.txt").read_text(errors="replace")
+            why = f"{path}: {' '.join(tests)} fail without any change:\n"
+            return why + "\n".join(said.splitlines()[-30:]), drawn
         limit = 30.0 + 5 * (time.monotonic() - began)
         target = self.root / path
         source = target.read_bytes()

@@ -151,7 +151,7 @@ def _html_row(row: Row) -> str:
 
 def _html_cell(cell: Cell) -> str:
     state = cell.verdict.replace(" ", "-") or "open"
-    title = f"{cell.verdict}: {cell.reason}" if cell.reason else cell.verdict
+    title = ": ".join(filter(None, (cell.verdict, cell.reason)))
     shown = _h(cell.text or DASH)
     if cell.place == 1:
         shown = f"<b>{shown}</b>"

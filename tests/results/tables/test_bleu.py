@@ -83,6 +83,41 @@ def test_without_a_single_match_bleu_is_zero():
     assert float(corpus_bleu(nothing)) == 0
 
 
+@pytest.mark.parametrize(
+    ("words", "reference", "correct", "bleu"),
+    [
+        (1, 2, 1, 100 * np.exp(-1)),  # brevity exp(1 - 2 / 1)
+        (4, 2, 2, 50),  # a long sentence has no bonus
+        (4, 4, 4, 100),
+        (2, 4, 0, 0),
+    ],
+)
+def test_bleu_of_one_sentence_by_hand(words, reference, correct, bleu):
+    counts = {
+        "bleu_hypothesis_words": [words],
+        "bleu_reference_words": [reference],
+        "bleu_correct_1": [correct],
+        "bleu_total_1": [words],
+    }
+    assert float(corpus_bleu(counts, order=1)) == pytest.approx(bleu)
+
+
+def test_without_an_order_bleu_is_that_of_four_grams():
+    # 8 of 10 words, 4 of 8 pairs, 3 of 6 threes and 1 of 4 fours: the fourth root of
+    # 0.8 * 0.5 * 0.5 * 0.25 = 0.05.
+    counts = {"bleu_hypothesis_words": [10], "bleu_reference_words": [10]}
+    for n, (correct, total) in enumerate([(8, 10), (4, 8), (3, 6), (1, 4)], 1):
+        counts |= {f"bleu_correct_{n}": [correct], f"bleu_total_{n}": [total]}
+    assert float(corpus_bleu(counts)) == pytest.approx(100 * 0.05**0.25)
+    assert float(corpus_bleu(counts, order=2)) == pytest.approx(100 * 0.4**0.5)
+
+
+def test_sentences_of_no_system_cannot_be_paired():
+    none = {name: [] for name in counted("bleu1")}
+    with pytest.raises(ValueError, match=r"equal numbers, not \[0\]"):
+        paired_bleu([none], [none], order=1)
+
+
 @pytest.mark.parametrize(("error", "like_best"), [(0.31, True), (0.5, False)])
 def test_a_table_tests_bleu_by_the_stored_counts(empty, error, like_best):
     # Two seeds a system; no standard errors are stored, so that nothing but the
