@@ -152,6 +152,8 @@ class RoundToNearest:
         if not found:
             raise Unsupported(f"{ctx.model.name} has no matrix to round")
         for name, module in found.items():
+            if matrix(module).numel() == 0:
+                continue  # a pivoted layer at full rank has no rows beside its pivots
             check_finite(matrix(module), f"the weight of {name}")
             net = replace(net, name, rounded(module, self.bits, self.group_size))
         return net

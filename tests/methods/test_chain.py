@@ -6,7 +6,7 @@ from tiny_llm import FAMILIES, context, logits, tiny
 from torch import nn
 
 from harness.core import BenchError
-from harness.registry import find
+from harness.registry import discover, find
 from harness.toolkit import saved_model
 from methods._kernels.low_rank.factors import linears, matrix
 from methods.round_to_nearest import Rounded, rounded
@@ -143,3 +143,25 @@ def test_half_precision_weights_are_off_by_half_a_scale_at_most(dtype, bits):
         scale = made.scales.double()
         gap = made.codes.double() * scale - linear.weight.double()
         assert bool((gap.abs() <= 0.5 * scale * (1 + 1e-6)).all())
+
+
+LOW_RANK = [
+    name
+    for name, plugin in discover("method").items()
+    if {"linears"} <= plugin.facts["needs"] and plugin.facts["ratio_of"] == "weights"
+]
+
+
+@pytest.mark.parametrize("first", LOW_RANK)
+@pytest.mark.parametrize("ratio", [0.02, 0.5])
+def test_whatever_a_low_rank_method_leaves_can_be_rounded(first, ratio, tmp_path):
+    # At 0.02 some matrices keep full rank: a pivoted layer has no rows but its pivots.
+    ctx = context(tiny("llama"), tmp_path)
+    method = chain(first, {"name": "round_to_nearest", "bits": 8})
+    alone = find("method", first).build({})
+    plain = alone.compress(alone.fit(ctx.model, ctx), ratio, ctx).eval()
+    net = method.compress(method.fit(ctx.model, ctx), ratio, ctx).eval()
+
+    off = (logits(net) - logits(plain)).abs().max() / logits(plain).abs().max()
+    assert 0 < off < 0.1  # a step of 8 bits is 1/127 of the largest weight of a row
+    assert any(isinstance(m, Rounded) for m in net.modules())
