@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from harness.core import Context
-from harness.toolkit.blockwise import stream
-from harness.toolkit.calibration import Statistics, collect
+from harness.toolkit.calibration import collect
 from methods._kernels.low_rank.factors import Group, linears, matrix
 from methods._kernels.low_rank.layers import LowRank
+from methods._kernels.prefix import Inputs, behind_prefix, gram_of
 
 Solver = Literal["exact", "released"]
 
@@ -76,7 +76,7 @@ def update(
     ctx: Context,
     groups: Iterable[Group],
     *,
-    inputs: Literal["dense", "compressed"],
+    inputs: Inputs,
     windows: int | None = None,
     solver: Solver = "exact",
 ) -> None:
@@ -95,12 +95,15 @@ def update(
     modules = linears(ctx.model)
     members = {name for group in groups for name in group.names}
     reads: Any = collect if solver == "exact" else _recorded
-    for name, seen in _prefix(net, ctx, members, inputs, reads, windows):
+    running = behind_prefix(
+        net, ctx, members, inputs=inputs, reads=reads, windows=windows
+    )
+    for name, seen in running:
         thin = net.get_submodule(name)
         assert isinstance(thin, LowRank)
         weight, right = matrix(modules[name]), thin.right.weight.detach()
         if solver == "exact":
-            left = refit(weight, right, _gram(seen, name))
+            left = refit(weight, right, gram_of(seen, name))
         else:
             old = thin.left.weight.detach()
             left = refit_released(weight, old, right, torch.cat(seen[name]))
@@ -123,8 +126,8 @@ def pooled_update(net: nn.Module, ctx: Context, groups: Iterable[Group]) -> None
     groups = list(groups)
     owner = {name: group for group in groups for name in group.names}
     pools: dict[Group, Tensor] = {}
-    for name, seen in _prefix(net, ctx, set(owner), "compressed", collect):
-        gram = _gram(seen, name)
+    for name, seen in behind_prefix(net, ctx, owner, inputs="compressed"):
+        gram = gram_of(seen, name)
         pools[owner[name]] = pools.get(owner[name], torch.zeros_like(gram)) + gram
     for group in groups:
         for name in group.names:
@@ -135,11 +138,6 @@ def pooled_update(net: nn.Module, ctx: Context, groups: Iterable[Group]) -> None
             )
             with torch.no_grad():
                 thin.left.weight.copy_(left)
-
-
-def _gram(statistics: Statistics, name: str) -> Tensor:
-    site = statistics.sites[name]
-    return statistics.gram[site] / statistics.tokens[site]
 
 
 @contextmanager
@@ -156,26 +154,3 @@ def _recorded(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, list[Tenso
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _prefix(
-    net: nn.Module,
-    ctx: Context,
-    members: set[str],
-    inputs: str,
-    reads: Callable[[Mapping[str, nn.Module]], AbstractContextManager[Any]],
-    windows: int | None = None,
-) -> Iterator[tuple[str, Any]]:
-    """Each member with what ``reads`` saw of its block behind a compressed prefix."""
-    running = stream(ctx.model.with_net(net), ctx.calibration().tokens[:windows])
-    source = ctx.model.net if inputs == "dense" else net
-    for index, (path, block) in enumerate(running):
-        names = [n for n in sorted(members) if n.startswith(f"{path}.")]
-        reading = {name: source.get_submodule(name) for name in names}
-        kept = list(running.states)
-        with reads(reading) as seen:
-            running.advance(index, source.get_submodule(path))
-        running.states = kept
-        for name in names:
-            yield name, seen
-        running.advance(index, block)

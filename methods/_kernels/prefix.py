@@ -1,0 +1,69 @@
+"""The inputs that matrices get behind blocks that are compressed already."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from harness.core import Context
+from harness.toolkit.blockwise import stream
+from harness.toolkit.calibration import Statistics, collect
+
+# The block that computes the inputs of a matrix from the output of the blocks before.
+Inputs = Literal["dense", "compressed"]
+
+
+def behind_prefix(
+    net: nn.Module,
+    ctx: Context,
+    names: Iterable[str],
+    *,
+    inputs: Inputs = "dense",
+    reads: Callable[[Mapping[str, nn.Module]], AbstractContextManager[Any]] = collect,
+    windows: int | None = None,
+) -> Iterator[tuple[str, Any]]:
+    """Yield each matrix with what ``reads`` saw of its block, block after block.
+
+    The caller compresses a matrix of ``net`` before it asks for the next one. The
+    blocks before are then compressed when the next block is read.
+
+    Args:
+        net: The network that the caller changes in place.
+        ctx: Gives the dense model and the calibration windows.
+        names: Module paths of the matrices.
+        inputs: The block that computes the inputs of a matrix from the output of the
+            blocks before it: the ``dense`` block, or the ``compressed`` one of ``net``
+            as it is when the block is reached.
+        reads: Records the inputs of modules; ``collect`` sums up their Gram matrices.
+        windows: Number of calibration windows to read, from the first; None for all.
+
+    Yields:
+        Module path, and what ``reads`` gave for all matrices of its block.
+    """
+    members = sorted(names)
+    running = stream(ctx.model.with_net(net), ctx.calibration().tokens[:windows])
+    source = ctx.model.net if inputs == "dense" else net
+    for index, (path, block) in enumerate(running):
+        here = [name for name in members if name.startswith(f"{path}.")]
+        kept = list(running.states)
+        with reads({name: source.get_submodule(name) for name in here}) as seen:
+            running.advance(index, source.get_submodule(path))
+        running.states = kept
+        for name in here:
+            yield name, seen
+        running.advance(index, block)
+
+
+def gram_of(statistics: Statistics, name: str) -> Tensor:
+    """The mean of ``x x^T`` over the inputs x of a matrix: float64, ``(in, in)``."""
+    site = statistics.sites[name]
+    return statistics.gram[site] / statistics.tokens[site]
+
+
+def norms_of(statistics: Statistics, name: str) -> Tensor:
+    """The root mean square of each input channel of a matrix: float64, ``(in,)``."""
+    return torch.sqrt(gram_of(statistics, name).diagonal())
