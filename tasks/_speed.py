@@ -14,8 +14,17 @@ import torch
 from torch import nn
 
 from harness.core import BenchError, Goal, Measurement, Model, Unsupported
-from harness.registry import resolve
+from harness.registry import Plugin, resolve
 from harness.toolkit import devices
+from harness.toolkit.text_part import vocabulary
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A task that another task uses, and its configured instance."""
+
+    plugin: Plugin
+    instance: Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +68,10 @@ class Speed:
             return "synthetic"
         return str(self._data_task.fingerprint())
 
+    def members(self) -> list[Member]:
+        """The task named by ``trained_on``; its code decides what is measured too."""
+        return [] if self.trained_on is None else [self._member]
+
     def training(self) -> str:
         """The key of the training data, so that the checkpoint is shared.
 
@@ -74,8 +87,12 @@ class Speed:
         """The training data of the task named by ``trained_on``."""
         return self._data_task.data()
 
-    @cached_property
+    @property
     def _data_task(self) -> Any:
+        return self._member.instance
+
+    @cached_property
+    def _member(self) -> Member:
         if self.trained_on is None:
             raise BenchError(
                 "a model that is trained here needs data before its speed can be "
@@ -86,7 +103,7 @@ class Speed:
         plugin, implied = resolve("task", str(options.pop("name", None)))
         if "training_data" not in plugin.facts["gives"]:
             raise BenchError(f"trained_on: task {plugin.name} gives no training data")
-        return plugin.build({**implied, **options})
+        return Member(plugin, plugin.build({**implied, **options}))
 
 
 def seconds(
@@ -176,14 +193,13 @@ def tokens(model: Model, batch: int, length: int) -> torch.Tensor:
     Raises:
         Unsupported: If the model is of another kind, or reads no sequence so long.
     """
-    config: Any = getattr(model.net, "config", None)
-    if config is None:
+    if getattr(model.net, "config", None) is None:
         raise Unsupported(f"{model.name} is not a network of transformers")
     if model.max_length is not None and length > model.max_length:
         raise Unsupported(
             f"{model.name} reads {model.max_length} tokens at most, not {length}"
         )
-    ids = torch.arange(batch * length) % int(config.vocab_size)
+    ids = torch.arange(batch * length) % vocabulary(model.net)
     return ids.view(batch, length).to(device_of(model.net))
 
 

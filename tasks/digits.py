@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import torch
+from torch import Tensor
 
+from harness.core import BenchError
 from harness.registry import task
+from harness.toolkit import identity
 from harness.toolkit.images import Images
 from tasks._images.classification import ImageTask, missing
 
 _TEST = 360  # images; the rest is split into training and validation
-_IMAGES = 1797
 
 
 @task("digits", kind="classifier", gives={"training_data"})
@@ -21,26 +27,46 @@ class Digits(ImageTask):
     name: ClassVar[str] = "digits"
 
     def fingerprint(self) -> str:
-        """The UCI test set of optical digits, as scikit-learn ships it."""
-        from importlib.util import find_spec
-
-        if find_spec("sklearn") is None:
-            raise missing("digits", "scikit-learn")
-        return f"sklearn-digits:{_IMAGES}:test{_TEST}"
+        """The content of the table that scikit-learn ships (UCI's test images)."""
+        return f"sklearn-digits:{identity.of_file(_file())}:test{_TEST}"
 
     def read(self) -> tuple[Images, Images, int]:
         """The images with values 0 to 16 stretched to 0 to 255."""
-        try:
-            from sklearn.datasets import load_digits
-        except ImportError as why:
-            raise missing("digits", "scikit-learn") from why
-        pixels, labels = load_digits(return_X_y=True)
-        images = torch.from_numpy(pixels).mul(255 / 16).round().to(torch.uint8)
+        pixels, labels = _arrays(identity.of_file(_file()))
+        images = pixels.mul(255 / 16).round().to(torch.uint8)
         whole = Images(
             pixels=images.view(-1, 1, 8, 8),
-            labels=torch.from_numpy(labels).long(),
+            labels=labels,
             mean=(0.3053,),  # of all images
             std=(0.3760,),
         )
-        order = torch.randperm(_IMAGES, generator=torch.Generator().manual_seed(0))
+        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
         return whole.take(order[_TEST:]), whole.take(order[:_TEST]), 10
+
+
+def _file() -> Path:
+    """The table of pixels and labels inside the installed package."""
+    spec = find_spec("sklearn")
+    if spec is None or spec.origin is None:
+        raise missing("digits", "scikit-learn")
+    return Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz"
+
+
+@cache
+def _arrays(content: str) -> tuple[Tensor, Tensor]:
+    """Pixels of shape ``(n, 64)`` with values 0 to 16, and labels.
+
+    The table is read here and not by ``load_digits``, so that what is identified is
+    what is read, and the import of scikit-learn is saved.
+
+    Args:
+        content: The identity of the table; another content is read again.
+    """
+    path = _file()
+    try:
+        table = np.loadtxt(path, delimiter=",")
+    except (OSError, ValueError, EOFError) as why:
+        raise BenchError(
+            f"{path} ({content}) cannot be read: {why}; install scikit-learn again"
+        ) from why
+    return torch.from_numpy(table[:, :-1]), torch.from_numpy(table[:, -1]).long()

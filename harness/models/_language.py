@@ -16,15 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from harness.core import BenchError, Model
-from harness.toolkit import identity, model_size, roles
+from harness.toolkit import identity, model_size, roles, text_part
 from harness.toolkit.untrusted import BROKEN, refuse_bomb
 
 EXAMPLE_TOKENS = 128  # multiply-adds are counted over one window of this length
 GIVES = ("linears", "calibration")
 STRUCTURE = "structure.json"  # beside the weights of a network that was saved here
 LEAST_COVERAGE = 0.95  # of the block weights; a method refuses a model below it
-# How configurations call the longest window; networks without any read all lengths.
-_LONGEST = ("max_position_embeddings", "n_positions", "max_seq_len", "context_length")
 
 
 def wrap(name: str, net: nn.Module, tokenizer: Any) -> Model:
@@ -49,10 +47,9 @@ def wrap(name: str, net: nn.Module, tokenizer: Any) -> Model:
             f"model {name!r} ({config.model_type}) is an encoder: it fills gaps and "
             "does not predict the next word. Take a causal one (LLaMA, OPT, GPT-2 ...)"
         )
-    text = config.get_text_config()  # of a multimodal network, the part that reads text
-    longest = next((n for k in _LONGEST if (n := getattr(text, k, None))), None)
+    longest = text_part.longest_window(net)
     length = min(EXAMPLE_TOKENS, longest or EXAMPLE_TOKENS)
-    vocabulary = _vocabulary(net, text)
+    vocabulary = text_part.vocabulary(net)
     _refuse_larger(name, tokenizer, vocabulary)
     extra = {"use_cache": False} if _takes(net, "use_cache") else {}
 
@@ -75,16 +72,6 @@ def wrap(name: str, net: nn.Module, tokenizer: Any) -> Model:
         tokenizer=tokenizer,
         max_length=longest,
     )
-
-
-def _vocabulary(net: nn.Module, text: Any) -> int:
-    """The number of token ids that the embedding has rows for."""
-    reader: Any = net
-    try:
-        weight = reader.get_input_embeddings().weight
-    except (AttributeError, NotImplementedError):
-        return int(text.vocab_size)
-    return int(weight.shape[0])
 
 
 def _refuse_larger(name: str, tokenizer: Any, vocabulary: int) -> None:

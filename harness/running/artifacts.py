@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from harness.core import BenchError, Context, Model, Unsupported
 from harness.options import build
@@ -127,9 +128,21 @@ def load_model(part: Part, dtype: str, store: Store, dense: Artifact | None) -> 
             raise BenchError(f"the artifact {dense.id} is not in {store.uri}")
         data = task_data(_task(dense))
         model = family.build(data.shape, dense.seed)
-        model.net.load_state_dict(read_tensors(folder / "model.safetensors"))
+        _fill(model.net, folder / "model.safetensors", dense)
     devices.cast(model.net, getattr(torch, dtype)).to(devices.pick()).eval()
     return replace(model, name=part.name)
+
+
+def _fill(net: nn.Module, path: Path, dense: Artifact) -> None:
+    """Give a network the weights of its checkpoint, all of them."""
+    try:
+        net.load_state_dict(read_tensors(path))
+    except RuntimeError as why:
+        raise BenchError(
+            f"{path} does not fit the network of {dense}: "
+            f"{' '.join(str(why).split())[:300]}; delete the folder {path.parent} and "
+            "run again"
+        ) from why
 
 
 def refuse_partial(trial: Trial, model: Model) -> float | None:
@@ -159,13 +172,27 @@ def refuse_partial(trial: Trial, model: Model) -> float | None:
 
 @lru_cache(maxsize=2)
 def task_data(part: Part) -> Any:
-    """A task's data, kept for the next bundle of this process."""
-    return configured("task", part).data()
+    """A task's data, kept for the next bundle of this process.
+
+    Args:
+        part: A task; its revision says which data.
+
+    Returns:
+        What the task's ``data`` gives.
+
+    Raises:
+        BenchError: If this node has other data, or it changed while it was read.
+    """
+    same_data(part)
+    data = configured("task", part).data()
+    same_data(part)
+    return data
 
 
-@lru_cache(maxsize=256)
 def same_data(part: Part) -> None:
-    """Refuse to measure on other data than the plan was made with.
+    """Refuse to use other data than the plan was made with.
+
+    It is asked before and after each use: a file may change while a run goes on.
 
     Args:
         part: A task.
@@ -177,7 +204,8 @@ def same_data(part: Part) -> None:
     if here != part.revision:
         raise BenchError(
             f"the data of {part.name} is {here} on this node, and {part.revision} in "
-            "the plan: copy the prepared caches to every node"
+            "the plan: run the command again if the data was changed on purpose, or "
+            "copy the prepared caches to every node"
         )
 
 

@@ -149,7 +149,7 @@ def _versions() -> str:
 
 @lru_cache(maxsize=4096)
 def code_digest(method: Part, task: Part, model: Part) -> str:
-    """Digest of the code of a method with its members, of a task and of a model."""
+    """Digest of the code of a method, of a task and of a model, with their members."""
     parts = (("method", method), ("task", task), ("model", model))
     return "".join(
         provenance.code_digest(
@@ -160,7 +160,13 @@ def code_digest(method: Part, task: Part, model: Part) -> str:
 
 
 def _modules(plugin: Plugin, instance: Any) -> Iterator[str]:
-    """The modules of a plugin, and of the plugins that it is a chain of."""
+    """The modules of a plugin, and of the plugins that it uses by name.
+
+    A chain has other methods as members, and a measurement of speed the task whose data
+    trains the model. The engine builds the statistics that a method reads.
+    """
     yield plugin.cls.__module__
+    if "calibration" in facts(plugin, instance).get("needs", ()):
+        yield "harness.toolkit.calibration"
     for member in instance.members() if hasattr(instance, "members") else ():
         yield from _modules(member.plugin, member.instance)

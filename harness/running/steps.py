@@ -11,7 +11,7 @@ from torch import nn
 
 from harness.core import Context, Measurement, Model
 from harness.planning.messages import Built, Job
-from harness.planning.plan import Artifact, configured
+from harness.planning.plan import Artifact, configured, trained, training_key
 from harness.planning.trial import Trial, digest
 from harness.registry import facts, find
 from harness.running import measurements, rows
@@ -194,8 +194,13 @@ class Steps:
     def _scratch(self, trial: Trial) -> Path:
         """A folder for checkpoints, the same for all runs of a bundle."""
         if self.scratch is None:
+            # Everything that decides what is trained: a checkpoint of other data, of
+            # another dtype or of other code is never resumed, nor written to.
             known = trial.identity()
-            name = digest([known[key] for key in ("method", "model", "seed")])
+            same = [known.get(k) for k in ("method", "model", "seed", "dtype")]
+            data = training_key(trial.task) if trained(trial.model) else ""
+            code = rows.code_digest(trial.method, trial.task, trial.model)
+            name = digest([*same, trial.calibration, data, code])
             with store_io():
                 self.scratch = self.store.scratch(f"{trial.method.name}-{name}")
         return self.scratch
@@ -256,7 +261,9 @@ class Steps:
         seed_everything(trial.seed, f"evaluate {trial.task.label}")
         task, measured = configured("task", trial.task), Seal.of(network=net)
         try:
-            return measurements.checked_task(task.evaluate(self.model.with_net(net)))
+            found = measurements.checked_task(task.evaluate(self.model.with_net(net)))
+            same_data(trial.task)  # a file may have changed while it was read
+            return found
         finally:
             step = f"evaluation of {trial.task.name}"
             self._refuse_damage(measured, step)

@@ -9,30 +9,48 @@ through this module; a test looks for readers that do not.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+
+from harness.core import BenchError
 
 ALIGNMENT = 64  # bytes; what torch's own allocator gives on a CPU
 
 
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Opens a file; a file that is missing, cut off or foreign is a user error."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (SafetensorError, OSError) as why:
+        raise BenchError(
+            f"{path} is missing, cut off or not a safetensors file ({why}): delete the "
+            "folder that holds it and run again, or fetch the file again"
+        ) from why
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Returns every tensor of a safetensors file, by name, on the CPU."""
-    with safe_open(path, framework="pt") as file:
+    with _opened(path) as file:
         return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a dict
 
 
 def read_tensor(path: Path, name: str) -> Tensor:
     """Returns one tensor of a safetensors file, on the CPU; reads no other bytes."""
-    with safe_open(path, framework="pt") as file:
+    with _opened(path) as file:
         tensor: Tensor = file.get_tensor(name).clone()
     return tensor
 
 
 def read_header(path: Path) -> dict[str, str]:
     """Returns the metadata of a safetensors file; empty if it has none."""
-    with safe_open(path, framework="pt") as file:
+    with _opened(path) as file:
         return dict(file.metadata() or {})
 
 

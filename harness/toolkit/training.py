@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from harness.core import Context, Measurement, NotFinite
+from harness.core import BenchError, Context, Measurement, NotFinite
 from harness.options import dumps
 from harness.toolkit.recipe import Recipe
 from harness.toolkit.tensor_files import read_header, read_tensors
@@ -343,7 +342,7 @@ class _Training:
             return
         try:
             header, tensors = read_header(path), read_tensors(path)
-        except (SafetensorError, OSError):
+        except BenchError:
             return  # half a file of another time: begin again
         if header.get("key") != self._key():
             return

@@ -1,5 +1,6 @@
 """The digits task: splits, metrics, protocol."""
 
+import gzip
 import math
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from torch import nn
 
 from harness.core import Model
+from tasks import digits
 from tasks._images.classification import classification
 from tasks.digits import Digits
 
@@ -21,6 +23,27 @@ def test_the_splits_share_no_image_and_cover_all():
     assert sizes == [1293, 144, 360]
     parts = [identity(s) for s in (data.train, data.validation, data.test)]
     assert sum(map(len, parts)) == len(set().union(*parts))
+
+
+def test_the_images_are_those_of_scikit_learn():
+    from sklearn.datasets import load_digits
+
+    pixels, labels = load_digits(return_X_y=True)
+    found = digits._arrays("any")
+    assert torch.equal(found[0], torch.from_numpy(pixels))
+    assert torch.equal(found[1], torch.from_numpy(labels).long())
+
+
+def test_one_changed_pixel_is_other_data(tmp_path, monkeypatch):
+    before, first = Digits().fingerprint(), Digits().data().test.pixels
+    path = tmp_path / "digits.csv.gz"
+    lines = gzip.decompress(digits._file().read_bytes()).decode().splitlines()
+    changed = ["1" + line[line.index(",") :] for line in lines]  # the first pixel
+    path.write_bytes(gzip.compress("\n".join(changed).encode()))
+    monkeypatch.setattr(digits, "_file", lambda: path)
+    assert Digits().fingerprint() != before
+    assert Digits().training().split(":test")[0] not in before
+    assert not torch.equal(Digits().data().test.pixels, first)
 
 
 def test_the_test_split_does_not_move_with_the_split_seed():

@@ -226,3 +226,19 @@ def test_a_trained_model_without_data_is_told_how_to_name_some():
 def test_an_option_out_of_range_is_refused(name, options):
     with pytest.raises(BenchError, match="or more"):
         build(name, **options)
+
+
+def test_tokens_stay_below_the_embedding_of_a_nested_configuration():
+    model = tiny("llama")
+    whole = model.net.config
+
+    class Nested:
+        """Has a text configuration and no vocabulary itself, as Gemma 3."""
+
+        def get_text_config(self):
+            return whole
+
+    model.net.config = Nested()
+    ids = _speed.tokens(model, batch=5, length=60)
+    assert ids.shape == (5, 60)
+    assert int(ids.max()) == whole.vocab_size - 1

@@ -13,6 +13,7 @@ from torch import nn
 
 from harness.core import Context, Measurement, Model, Unsupported
 from harness.registry import method, model, task
+from harness.toolkit import identity
 
 
 @model("toy", kind="classifier", gives={"linears"})
@@ -55,6 +56,37 @@ class ToySum:
         count("evaluate")
         total = model.net.fc.weight.detach().double().sum().item() / self.by
         yield Measurement(metric="total", value=total, goal="max", values=[total, 1.0])
+
+
+@task("toy_file", kind="classifier", gives={"training_data"})
+class ToyFile:
+    """The length of a file, which grows while ``append`` is measured.
+
+    Args:
+        path: The file.
+        append: Written to the file's end during the evaluation.
+    """
+
+    path: str
+    append: str = ""
+
+    def protocol(self) -> dict[str, Any]:
+        return {}
+
+    def fingerprint(self) -> str:
+        return identity.of_file(Path(self.path))
+
+    def training(self) -> str:
+        return self.fingerprint()
+
+    def data(self) -> str:
+        return Path(self.path).read_text()
+
+    def evaluate(self, model: Model) -> Iterator[Measurement]:
+        read = self.data()
+        with Path(self.path).open("a") as file:
+            file.write(self.append)
+        yield Measurement(metric="length", value=len(read), goal="max")
 
 
 @method("toy_drop", ratio_of="zeros", needs={"linears"})

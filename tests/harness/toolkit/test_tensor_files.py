@@ -8,6 +8,7 @@ from paths import ROOT
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from harness.core import BenchError
 from harness.toolkit.tensor_files import (
     ALIGNMENT,
     own_memory,
@@ -82,3 +83,15 @@ def test_every_reader_of_safetensors_goes_through_this_module():
     ]
 
     assert not [p for p in sources if READERS.search(p.read_text(encoding="utf-8"))]
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-4], lambda b: b[:4], lambda b: b"no"])
+@pytest.mark.parametrize(
+    "read", [read_tensors, read_header, lambda p: read_tensor(p, "a")]
+)
+def test_a_file_that_is_cut_off_is_named(tmp_path, damage, read):
+    path = tmp_path / "a.safetensors"
+    save_file({"a": torch.ones(8)}, path)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(BenchError, match=r"a\.safetensors is missing, cut off"):
+        read(path)
