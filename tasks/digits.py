@@ -54,13 +54,19 @@ def _file() -> Path:
 
 @cache
 def _arrays(content: str) -> tuple[Tensor, Tensor]:
-    """Pixels of shape ``(n, 64)`` with values 0 to 16, and labels.
+    """Read the table.
 
-    The table is read here and not by ``load_digits``, so that what is identified is
-    what is read, and the import of scikit-learn is saved.
+    It is read here and not by ``load_digits``, so that what is identified is what is
+    read, and the import of scikit-learn is saved.
 
     Args:
         content: The identity of the table; another content is read again.
+
+    Returns:
+        Pixels of shape ``(n, 64)`` with values 0 to 16, and labels of shape ``(n,)``.
+
+    Raises:
+        BenchError: If the file is damaged.
     """
     path = _file()
     try:
