@@ -8,12 +8,13 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psutil
 import ray
 from ray import exceptions
+from ray._private import node as ray_node
 from ray._private import ray_constants
 
 from harness.core import BenchError
@@ -26,6 +27,7 @@ from harness.executors.private_files import (
 )
 
 USER_ERROR = 2  # exit status
+_NEEDED = ("gcs_server", "raylet")  # processes without which Ray does not start
 GONE = 20.0  # seconds without an answer after which the head of a cluster is gone
 
 
@@ -64,14 +66,15 @@ def connect(address: str, cpus: int | None = None, gpus: int | None = None) -> N
 def _start(options: dict[str, Any]) -> None:
     """Start Ray on this machine, and delete what a killed run left of its own."""
     try:
-        context = ray.init(
-            address="local",
-            include_dashboard=False,
-            # Rows go through the store and events are small. The default, a third
-            # of the memory, would be missing for the models.
-            object_store_memory=128 * 2**20,
-            **options,
-        )
+        with StartWatch():
+            context = ray.init(
+                address="local",
+                include_dashboard=False,
+                # Rows go through the store and events are small. The default, a third
+                # of the memory, would be missing for the models.
+                object_store_memory=128 * 2**20,
+                **options,
+            )
     except (exceptions.RayError, OSError, RuntimeError, TimeoutError) as why:
         raise BenchError(
             f"Ray did not start on this machine: {first_line(why)}; run the same "
@@ -80,6 +83,72 @@ def _start(options: dict[str, Any]) -> None:
     session = context.address_info["session_dir"]
     claim_session(session)
     remove_dead_sessions(os.path.dirname(session))
+
+
+class StartWatch:
+    """Ends this process with a message if a process of Ray dies while Ray starts.
+
+    Ray waits up to a minute for a process that has died, partly in C code, so that only
+    a thread can report it in time.
+
+    Args:
+        end: Called with the message; ends this process.
+    """
+
+    def __init__(self, end: Callable[[str], None] | None = None) -> None:
+        self.end = end or _end_with
+        self._before: set[int] = set()
+        self._over = threading.Event()
+
+    def __enter__(self) -> None:
+        self._before = {child.pid for child in psutil.Process().children()}
+        self._wait = ray_node.wait_for_persisted_port
+        ray_node.wait_for_persisted_port = self._wait_in_steps
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        ray_node.wait_for_persisted_port = self._wait
+
+    def _wait_in_steps(self, *where: Any, timeout_ms: int = 30000, **more: Any) -> Any:
+        """Wait for a port of Ray in steps, since the wait stops every thread."""
+        deadline = time.monotonic() + timeout_ms / 1000
+        while True:
+            try:
+                return self._wait(*where, timeout_ms=1000, **more)
+            except Exception:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)  # lets the thread look
+
+    def _watch(self) -> None:
+        seen: dict[str, psutil.Process] = {}
+        while not self._over.wait(0.5):
+            for child in psutil.Process().children():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if child.pid not in self._before and child.name() in _NEEDED:
+                        seen.setdefault(child.name(), child)
+            gone = [name for name, process in seen.items() if not _runs(process)]
+            if gone and not self._over.is_set():
+                self.end(
+                    f"Ray did not start on this machine: its process {gone[0]} ended; "
+                    "run the same command again, or use --address inline to run "
+                    "without Ray"
+                )
+                return
+
+
+def _runs(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def _end_with(message: str) -> None:
+    """End this process with exit status 2 and a message, whatever other threads do."""
+    sys.stderr.write(f"error: {message}\n")
+    sys.stderr.flush()
+    os._exit(USER_ERROR)
 
 
 @contextlib.contextmanager
@@ -210,9 +279,7 @@ class Watchdog:
         try:
             self.check()
         except BenchError as why:
-            sys.stderr.write(f"error: {why}\n")
-            sys.stderr.flush()
-            os._exit(USER_ERROR)
+            _end_with(str(why))
 
     def check(self) -> None:
         """Check once.
@@ -238,11 +305,8 @@ class Watchdog:
             )
 
     def _check_raylet(self) -> None:
-        if self.raylet is None:
+        if self.raylet is None or _runs(self.raylet):
             return
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if self.raylet.is_running() and self.raylet.status() != "zombie":
-                return
         raise BenchError(
             "Ray on this machine has ended (its raylet is gone); finished trials are "
             "stored: run the same command again to resume"

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import psutil
@@ -48,6 +49,40 @@ def worker_killed(folder: Path) -> Outcome:
         outcome = it.outcome()
         assert outcome.statuses["lost"] == 1
         return outcome
+
+
+@fault("Ray of this machine killed")
+def raylet_killed(folder: Path) -> Outcome:
+    """SIGKILL to the raylet that the run started: only running trials are lost."""
+    with scene(folder, seconds=1.0) as it:
+        run = it.under_way(count=1)
+        it.worker(run)
+        run.child("raylet").kill()
+        it.harmed()
+        began = time.monotonic()
+        it.ended(run, 2)
+        assert time.monotonic() - began < 20, "the run noticed it too late"
+        assert "Ray on this machine has ended" in run.said, run.said
+        it.again()
+        outcome = it.outcome()
+        assert outcome.statuses.get("lost", 0) <= 2, "trials that had not begun"
+        return outcome
+
+
+@fault("Ray killed while it starts")
+def ray_killed_at_start(folder: Path) -> Outcome:
+    """SIGKILL to Ray's control service (GCS) as soon as the run has started it."""
+    with scene(folder, seconds=0.1) as it:
+        run = it.start()
+        run.child("gcs_server").kill()
+        it.harmed()
+        began = time.monotonic()
+        it.ended(run, 2)
+        assert time.monotonic() - began < 30, "the run noticed it too late"
+        assert run.said.count("error: ") == 1, run.said
+        assert "Ray did not start on this machine" in run.said, run.said
+        it.again()
+        return it.outcome()
 
 
 @fault("worker hangs in C code")

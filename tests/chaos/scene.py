@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -12,6 +13,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC
 from pathlib import Path
+
+import psutil
 
 from harness.planning import grid as grids
 from harness.running.recovery import committed
@@ -70,6 +73,17 @@ class Run:
     def said(self) -> str:
         """Its stderr so far."""
         return self.log.read_text(errors="replace")
+
+    def child(self, program: str) -> psutil.Process:
+        """A process under it that runs a program, once there is one."""
+        deadline = time.monotonic() + LONG
+        while time.monotonic() < deadline and self.process.poll() is None:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                for one in psutil.Process(self.process.pid).children(recursive=True):
+                    if program in one.name():
+                        return one
+            time.sleep(0.02)
+        raise AssertionError(f"no {program} was started; it said: {self.said}")
 
     def end(self) -> int:
         """Its exit status, once it has ended."""

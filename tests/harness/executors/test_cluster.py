@@ -1,8 +1,10 @@
 """The errors for a cluster that refuses a driver, and for one whose head is gone."""
 
 import os
+import queue
 import socket
 import subprocess
+from pathlib import Path
 
 import psutil
 import pytest
@@ -65,3 +67,56 @@ def test_a_raylet_that_was_killed_is_noticed_at_once():
     process.wait()
     with pytest.raises(BenchError, match="Ray on this machine has ended"):
         watchdog.check()
+
+
+@pytest.mark.parametrize("name", ["gcs_server", "raylet"])
+def test_a_process_of_ray_that_dies_while_ray_starts_ends_the_run(name, tmp_path):
+    program = tmp_path / name
+    program.write_bytes(Path("/bin/sleep").read_bytes())
+    program.chmod(0o755)
+    told = queue.Queue()
+
+    with cluster.StartWatch(told.put):
+        process = subprocess.Popen([program, "60"])
+        process.kill()  # nobody waits for it yet, so that it stays as a zombie
+        said = told.get(timeout=30)
+        process.wait()
+
+    assert f"its process {name} ended" in said
+    assert "run the same command again" in said
+
+
+def test_other_processes_may_end_while_ray_starts(tmp_path):
+    told = queue.Queue()
+
+    with cluster.StartWatch(told.put):
+        subprocess.run(["sleep", "0"], check=True)
+        with pytest.raises(queue.Empty):
+            told.get(timeout=1.2)
+
+
+def test_a_wait_for_a_port_of_ray_lets_other_threads_run(monkeypatch):
+    waits = []
+
+    def wait(folder, timeout_ms):
+        waits.append((folder, timeout_ms))
+        if len(waits) < 3:
+            raise RuntimeError("Timed out")
+        return 6379
+
+    monkeypatch.setattr(cluster.ray_node, "wait_for_persisted_port", wait)
+    with cluster.StartWatch():
+        port = cluster.ray_node.wait_for_persisted_port("here", timeout_ms=30000)
+
+    assert port == 6379
+    assert waits == [("here", 1000)] * 3
+    assert cluster.ray_node.wait_for_persisted_port is wait
+
+
+def test_a_wait_for_a_port_of_ray_ends(monkeypatch):
+    def wait(folder, timeout_ms):
+        raise RuntimeError("Timed out")
+
+    monkeypatch.setattr(cluster.ray_node, "wait_for_persisted_port", wait)
+    with cluster.StartWatch(), pytest.raises(RuntimeError, match="Timed out"):
+        cluster.ray_node.wait_for_persisted_port("here", timeout_ms=0)
