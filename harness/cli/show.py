@@ -123,15 +123,17 @@ def verify(store: Store, file: Path) -> int:
     type=click.Path(path_type=Path),
     default="report",
     show_default=True,
-    help="Folder for index.html and its figures.",
+    help="Folder for index.html.",
 )
 @on_store
 def report(store: Store, out: Path) -> None:
-    """Write one self-contained page of the store: it needs nothing beside itself."""
+    """Write one page of the store: leaderboards, charts, trials and failures.
+
+    The page is one file that needs no network.
+    """
     from results.boards.report import write
 
-    page, *figures = write(store, out)
-    click.echo(f"wrote {page} and {len(figures)} figures", err=True)
+    click.echo(f"wrote {write(store, out)}", err=True)
 
 
 @click.command()

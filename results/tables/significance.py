@@ -47,6 +47,13 @@ def place(
     return [_NOTE] if marked else []
 
 
+def rank(store: Store, groups: Sequence[Sequence[Cell]]) -> None:
+    """Mark the cells of each group as ``place`` does; every cell is measured."""
+    samples = _samples(store, groups)
+    for rivals in groups:
+        _rank(rivals, samples)
+
+
 def _rank(rivals: Sequence[Cell], samples: Samples) -> bool:
     """Place the cells by what is printed, so that equal prints tie."""
     sign = 1.0 if rivals[0].goal == "max" else -1.0

@@ -78,4 +78,4 @@ def test_a_figure_is_written(run, tmp_path, form):
 
 def test_a_report_is_written(run, tmp_path):
     assert run("report", "--out", str(tmp_path / "r"))[0] == 0
-    assert "<h1>shrinkgrid report</h1>" in (tmp_path / "r" / "index.html").read_text()
+    assert "<title>shrinkgrid</title>" in (tmp_path / "r" / "index.html").read_text()

@@ -114,4 +114,4 @@ def test_a_damaged_row_ends_no_reader(foreign, monkeypatch, columns):
         for form in FORMATS:
             render(table, form)
     figures.draw("pareto", [one | {"params": 5} for one in answer.dicts()])
-    assert "good" in report._data(store)
+    assert "good" in report.page(store)

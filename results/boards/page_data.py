@@ -1,0 +1,197 @@
+"""Answers to the requests of the page, from a store: what each view shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from typing import Any
+
+from results.boards import ranking, trial_page
+from results.boards.ranking import rounded
+from results.boards.trial_page import rounded_all
+from results.queries import left_out
+from results.queries.db import ask
+from results.storage.store import Store
+from results.tables import published
+from results.tables.paper import Table, models_of, paper_table, scores
+from results.text.clean import clean
+from results.text.labels import label
+
+_MOST_FAILURES = 500
+_TOTALS = """
+SELECT count(*) AS trials, count(*) FILTER (status = 'ok') AS ok,
+       count(*) FILTER (status = 'unsupported') AS unsupported,
+       count(*) FILTER (status NOT IN ('ok', 'unsupported')) AS failed,
+       sum(seconds) AS seconds, max(started_at) AS newest
+FROM newest
+"""
+# The newest plan of each grid says what is wanted of it now.
+_GRIDS = """
+WITH wanted AS (
+    SELECT grid, trial, unsupported, planned_at FROM plans
+    QUALIFY plan = first_value(plan) OVER (
+        PARTITION BY grid ORDER BY planned_at DESC NULLS LAST, plan DESC)
+)
+SELECT w.grid, count(*) AS planned,
+       count(*) FILTER (n.status = 'ok') AS ok,
+       count(*) FILTER (coalesce(n.status, '') <> 'ok' AND
+                        (w.unsupported IS NOT NULL OR n.status = 'unsupported'))
+           AS unsupported,
+       count(*) FILTER (w.unsupported IS NULL AND
+                        n.status NOT IN ('ok', 'unsupported')) AS failed,
+       sum(n.seconds) AS seconds, min(w.planned_at) AS planned_at,
+       max(n.started_at) AS newest
+FROM wanted AS w LEFT JOIN newest AS n USING (trial)
+GROUP BY w.grid ORDER BY planned_at DESC NULLS LAST, w.grid
+"""
+_FAILURES = f"""
+SELECT trial, status, error_class, reason, method, model, task, ratio, seed, tries,
+       host, started_at
+FROM failures LIMIT {_MOST_FAILURES}
+"""
+_ENVIRONMENTS = """
+SELECT host, device, threads, dtype, "commit", dirty, count(*) AS trials,
+       count(DISTINCT versions) AS environments, min(started_at) AS first,
+       max(started_at) AS last
+FROM newest GROUP BY ALL ORDER BY trials DESC LIMIT 100
+"""
+_COVERAGE = """
+SELECT p.grid, p.model, p.task, p.method, p.method_options, p.ratio,
+       count(*) AS planned,
+       count(*) FILTER (n.status = 'ok') AS ok,
+       count(*) FILTER (n.status NOT IN ('ok', 'unsupported')) AS failed,
+       count(*) FILTER (n.status = 'unsupported' OR p.unsupported IS NOT NULL)
+           AS unsupported,
+       any_value(coalesce(p.unsupported, n.reason)) AS reason,
+       list(p.trial ORDER BY p.seed) AS trials
+FROM (SELECT DISTINCT ON (trial) * FROM plans) AS p LEFT JOIN newest AS n USING (trial)
+GROUP BY ALL ORDER BY ALL
+"""
+_TRIALS = "SELECT trial FROM newest ORDER BY status = 'ok', started_at DESC, trial"
+
+
+def overview(store: Store) -> dict[str, Any]:
+    """Progress of each grid, failures, and the environments that computed the rows."""
+    (totals,) = _rows(store, _TOTALS, "20_newest")
+    return {
+        "store": clean(store.uri),
+        "version": version("shrinkgrid"),
+        "totals": totals,
+        "grids": _rows(store, _GRIDS, "20_newest"),
+        "failures": _rows(store, _FAILURES, "61_failures"),
+        "environments": _rows(store, _ENVIRONMENTS, "20_newest"),
+        "left_out": _left_out(store),
+    }
+
+
+def _left_out(store: Store) -> int:
+    """How many numbers no ranking uses; the view `left_out` says why."""
+    found = ask(store, "SELECT count(*) FROM left_out", through="25_left_out")
+    return int(found.rows[0][0])
+
+
+def _rows(store: Store, sql: str, through: str) -> list[dict[str, Any]]:
+    rows = ask(store, sql, through=through).dicts()
+    return [{key: rounded_all(value) for key, value in row.items()} for row in rows]
+
+
+def coverage(store: Store) -> list[dict[str, Any]]:
+    """What was planned per model, task, method and ratio, and what became of it."""
+    rows = _rows(store, _COVERAGE, "20_newest")
+    for row in rows:
+        row["method"] = clean(label(row["method"], row.pop("method_options")))
+    return rows
+
+
+def papers(store: Store) -> dict[str, Any]:
+    """Tables of papers with a measured number, and the names of the others."""
+    tables = [published.read(name) for name in published.names()]
+    known = scores(store, {model for table in tables for model in models_of(table)})
+    made: dict[str, Any] = {"tables": {}, "others": []}
+    for paper in tables:
+        table = paper_table(store, paper, known=known)
+        if any(cell.measured is not None for row in table.rows for cell in row.cells):
+            made["tables"][paper.name] = _paper(table, paper)
+        else:
+            made["others"].append(paper.name)
+    return made
+
+
+def _paper(table: Table, paper: published.PaperTable) -> dict[str, Any]:
+    rows = [
+        {
+            "labels": [clean(text) for text in row.labels],
+            "cells": [_paper_cell(cell) for cell in row.cells],
+        }
+        for row in table.rows
+    ]
+    return {
+        "title": clean(table.title),
+        "link": paper.link,
+        "labels": table.labels,
+        "columns": table.columns,
+        "rows": rows,
+        "verdicts": {name: n for name, n in table.verdicts().items() if n},
+        "warnings": [clean(text) for text in table.warnings],
+        "notes": [clean(text) for text in table.notes],
+    }
+
+
+def _paper_cell(cell: Any) -> dict[str, Any]:
+    return {
+        "published": cell.published,
+        "text": cell.text,
+        "verdict": cell.verdict,
+        "reason": clean(cell.reason),
+        "place": cell.place,
+        "like_best": cell.like_best,
+        "low": rounded(cell.low),
+        "high": rounded(cell.high),
+        "seeds": cell.seeds,
+        "attempts": len(cell.attempts),
+    }
+
+
+_VIEWS: Mapping[str, Callable[[Store], Any]] = {
+    "overview": overview,
+    "boards": ranking.boards,
+    "coverage": coverage,
+    "papers": papers,
+}
+
+
+def answer(store: Store, request: str) -> Any:
+    """Answer one request of the page.
+
+    Args:
+        store: Where the trials are.
+        request: The name of a view, or ``trial/ID``.
+
+    Returns:
+        Lists and mappings that can be written as JSON; None if no view or trial has
+        this name.
+    """
+    if request.startswith("trial/"):
+        trial = request.removeprefix("trial/")
+        return trial_page.trials(store, [trial]).get(trial)
+    view = _VIEWS.get(request)
+    return None if view is None else view(store)
+
+
+def everything(store: Store, most_trials: int) -> dict[str, Any]:
+    """Answer all requests of the page at once.
+
+    Args:
+        store: Where the trials are.
+        most_trials: The page of a trial is included for this many trials: failed ones
+            first, then the newest.
+
+    Returns:
+        Request -> answer.
+    """
+    left_out.warn(store)
+    trials = [t for (t,) in ask(store, _TRIALS, through="20_newest").rows[:most_trials]]
+    pages = trial_page.trials(store, trials)
+    return {name: view(store) for name, view in _VIEWS.items()} | {
+        f"trial/{trial}": page for trial, page in pages.items()
+    }

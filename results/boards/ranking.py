@@ -1,0 +1,225 @@
+"""Leaderboards as data for the page: rows with their trials and paired tests."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+from results.boards.leaderboard import BOARD
+from results.queries.db import ask
+from results.queries.protocols import stored, told_apart
+from results.storage.store import Store
+from results.tables import significance
+from results.tables.cells import Cell
+from results.text.clean import clean
+from results.text.columns import printable
+from results.text.labels import label, method_label
+
+_REACH = 1.959964  # half a 95 % interval of a normal, in standard errors
+_CONFIGURATION = (
+    *BOARD,
+    "ratio",
+    "ratio_of",
+    "method",
+    "method_options",
+    "calibration",
+    "dtype",
+)
+_TRIALS = f"""
+SELECT {", ".join(_CONFIGURATION)}, list(trial ORDER BY seed) AS trials,
+       list(attempt ORDER BY seed) AS attempts, list(DISTINCT grid) AS grids,
+       any_value(params_dense) AS params_dense, any_value(bytes_dense) AS bytes_dense,
+       any_value(macs_dense) AS macs_dense
+FROM scores GROUP BY ALL
+"""
+# What the page shows of a row of the view `leaderboard`, as it is stored.
+SHOWN = (
+    "ratio",
+    "ratio_of",
+    "achieved",
+    "mean",
+    "stderr",
+    "stderr_over",
+    "recovery",
+    "dense",
+    "coverage",
+    "params",
+    "params_nonzero",
+    "bytes",
+    "macs",
+    "seconds",
+    "seeds",
+    "planned",
+    "place",
+)
+COLUMNS = (
+    "method",
+    "base",
+    "mark",
+    "trials",
+    "grids",
+    "params_dense",
+    "bytes_dense",
+    "macs_dense",
+    "latency",
+    "prefill",
+    "decode",
+    *SHOWN,
+)
+_TIMED = (
+    "model",
+    "model_options",
+    "method",
+    "method_options",
+    "calibration",
+    "dtype",
+    "ratio",
+)
+
+
+def boards(store: Store) -> list[dict[str, Any]]:
+    """Build every leaderboard, those of primary metrics first.
+
+    Args:
+        store: Where the trials are.
+
+    Returns:
+        One mapping per model, task, metric and protocol: ``key`` (an identifier that
+        depends on these four only), ``model``, ``task``, ``metric``, ``unit``,
+        ``goal``, ``main``, ``protocol`` (how it differs from the other protocols of
+        the task; empty where there is one), and ``rows`` with a list of values per
+        row, in the order of ``COLUMNS``.
+    """
+    rows = ask(store, "FROM leaderboard", through="40_leaderboard").dicts()
+    trials = {
+        _configuration(row): row
+        for row in ask(store, _TRIALS, through="30_scores").dicts()
+    }
+    times = _times(store)
+    for row in rows:
+        row.update(trials.get(_configuration(row), {"trials": [], "attempts": []}))
+        row.update(times.get(tuple(row[column] for column in _TIMED), {}))
+        row["mark"] = ""
+    _mark(store, rows)
+    protocols = _protocols(store, rows)
+    made = []
+    for _, group in groupby(sorted(rows, key=_board), key=_board):
+        listed = list(group)
+        listed.sort(key=lambda r: (r["method"] != "dense", r["ratio"], r["place"]))
+        made.append(_as_data(listed, protocols))
+    return sorted(made, key=lambda board: not board["main"])
+
+
+def _board(row: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(str(row[column] or "") for column in BOARD) + (row["metric"],)
+
+
+def _configuration(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[column] for column in _CONFIGURATION)
+
+
+def _times(store: Store) -> dict[tuple[Any, ...], dict[str, float]]:
+    """Measured times of each network, of the costs measured in one protocol only.
+
+    Times of two protocols (hosts, batch sizes) do not compare, so that a cost with
+    several of them is left out.
+    """
+    rows = ask(store, "FROM times", through="45_times").dicts()
+    protocols: dict[tuple[str, str], set[str]] = {}
+    for row in rows:
+        protocols.setdefault((row["model"], row["cost"]), set()).add(row["timed"])
+    found: dict[tuple[Any, ...], dict[str, float]] = {}
+    for row in rows:
+        if len(protocols[row["model"], row["cost"]]) == 1:
+            key = tuple(row[column] for column in _TIMED)
+            found.setdefault(key, {})[row["cost"]] = row["size"]
+    return found
+
+
+def _mark(store: Store, rows: Sequence[dict[str, Any]]) -> None:
+    """Set ``mark``: ``best`` of its ratio, or ``like best`` if a test sees no gap.
+
+    The dense model and methods without a rival at their ratio get no mark.
+    """
+    rivals: dict[tuple[Any, ...], list[tuple[dict[str, Any], Cell]]] = {}
+    for row in rows:
+        if row["method"] != "dense" and row["attempts"]:
+            key = (*_board(row), row["ratio"])
+            rivals.setdefault(key, []).append((row, _cell(row)))
+    contested = [group for group in rivals.values() if len(group) > 1]
+    significance.rank(store, [[cell for _, cell in group] for group in contested])
+    for group in contested:
+        for row, cell in group:
+            marked = "like best" if cell.like_best else ""
+            row["mark"] = "best" if cell.place == 1 else marked
+
+
+def _cell(row: Mapping[str, Any]) -> Cell:
+    reach = _REACH * (row["stderr"] or 0.0)
+    return Cell(
+        measured=row["mean"],
+        low=row["mean"] - reach,
+        high=row["mean"] + reach,
+        digits=12,  # two means tie where they are equal, not where they print so
+        goal=row["goal"],
+        key={"metric": row["metric"]},
+        attempts=row["attempts"],
+    )
+
+
+def _protocols(store: Store, rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """How each protocol differs from others of its model, task and metric."""
+    groups: dict[tuple[str, ...], set[str]] = {}
+    for row in rows:
+        place = (row["model"], row["task"], str(row["task_options"]), row["metric"])
+        groups.setdefault(place, set()).add(row["protocol"])
+    several = [group for group in groups.values() if len(group) > 1]
+    if not several:
+        return {}
+    fields = stored(store, {one for group in several for one in group if one})
+    said: dict[str, str] = {}
+    for group in several:
+        said |= told_apart({one: fields[one] for one in group if one in fields})
+    return said
+
+
+def _as_data(
+    rows: Sequence[dict[str, Any]], protocols: Mapping[str, str]
+) -> dict[str, Any]:
+    first = rows[0]
+    key = hashlib.sha256("\0".join(_board(first)).encode()).hexdigest()[:10]
+    return {
+        "key": key,
+        "model": clean(label(first["model"], first["model_options"])),
+        "task": clean(label(first["task"], first["task_options"])),
+        "metric": printable(first["metric"]),
+        "unit": first["unit"],
+        "goal": first["goal"],
+        "main": any(row["main"] for row in rows),
+        "protocol": clean(protocols.get(first["protocol"] or "", "")),
+        "columns": COLUMNS,
+        "rows": [list(_values(row)) for row in rows],
+    }
+
+
+def _values(row: Mapping[str, Any]) -> Iterator[Any]:
+    for column in COLUMNS:
+        if column == "method":
+            yield clean(method_label(row))
+        elif column == "base":
+            yield clean(row["method"])
+        else:
+            yield rounded(row.get(column))
+
+
+def rounded(value: Any) -> Any:
+    """Round a float to seven significant digits, as no reader needs more.
+
+    >>> rounded(0.123456789), rounded("a"), rounded([0.5])
+    (0.1234568, 'a', [0.5])
+    """
+    if isinstance(value, float):
+        return float(f"{value:.7g}")
+    return clean(value) if isinstance(value, str) else value

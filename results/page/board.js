@@ -1,0 +1,223 @@
+// The leaderboard: who wins at which ratio, by how much, is it clear, at what saving.
+
+import { go, link } from "page/address.js";
+import { copyButton, download, h, wide } from "page/html.js";
+import * as format from "page/format.js";
+import { looks } from "page/methods.js";
+import { boards, chosen, filters, nothing } from "page/rows.js";
+
+export const title = "Leaderboard";
+const MOST_BOARDS = 12;
+const MOST_ROWS = 300; // of one board, until the reader asks for more
+
+// name, heading, what it means, text of a row, sort key, whether more is better
+function columns(board) {
+  const more = board.goal === "max";
+  const list = [
+    ["ratio", "Asked", "Share to remove that the grid asked for", (r) => format.share(r.ratio, 0), null, true],
+    ["achieved", "Achieved", "Share that was removed, of what the method counts", achieved, null, true],
+    ["mean", board.metric, `Mean over the seeds ± its standard error; ${more ? "higher" : "lower"} is better`, value, null, more],
+    ["recovery", "Recovery", "Share of the dense model's quality that is kept", recovery, null, true],
+    ["params", "Parameters", "Parameters of the network; a masked zero counts", (r) => format.count(r.params), null, false],
+    ["bytes", "Bytes", "Bytes of the saved network", (r) => format.bytes(r.bytes), null, false],
+    ["macs", "MACs", "Multiply-accumulates for one sample", (r) => format.count(r.macs), null, false],
+    ["latency", "Latency", "Milliseconds per batch of images, measured", (r) => format.seconds(r.latency / 1000), null, false],
+    ["prefill", "Prefill", "Milliseconds per token read, measured", (r) => format.seconds(r.prefill / 1000), null, false],
+    ["decode", "Decode", "Milliseconds per token written, measured", (r) => format.seconds(r.decode / 1000), null, false],
+    ["coverage", "Treated", "Share of the block weights that the method treats", (r) => format.share(r.coverage), null, true],
+    ["seeds", "Seeds", "Trials in the mean, of those planned; each links to its trial", seeds, null, true],
+  ];
+  // A column without any number says nothing; full coverage is not worth one.
+  const has = (name) => board.rows.some((row) => row[name] !== null && row[name] !== undefined && (name !== "coverage" || row[name] < 1));
+  return list.filter(([name]) => has(name)).map(([name, heading, meaning, show, , up]) => ({ name, heading, meaning, show, up }));
+}
+
+function achieved(row) {
+  return [format.share(row.achieved), h("small", {}, ` ${format.ratioOf(row.ratio_of)}`)];
+}
+
+function value(row) {
+  const covers = { seeds: "over the seeds", samples: "over the samples of one seed; seeds are not covered" };
+  const text = format.withError(row.mean, row.stderr);
+  const error = row.stderr_over === "samples" ? h("small", {}, " samples") : null;
+  return h("span", { title: row.stderr_over ? `± standard error ${covers[row.stderr_over]}` : "no error is known" }, text, error);
+}
+
+function recovery(row) {
+  if (row.recovery === null) return format.DASH;
+  const width = `${Math.max(0, Math.min(1, row.recovery)) * 100}%`;
+  return h("span", { class: "bar" }, h("i", { style: `width:${width}`, "aria-hidden": "true" }), format.share(row.recovery));
+}
+
+function seeds(row) {
+  const links = (row.trials ?? []).map((trial, i) => [" ", h("a", { href: link("trial", trial), "aria-label": `Trial ${trial}` }, `#${i + 1}`)]);
+  const missing = row.planned > row.seeds ? h("b", {}, `${row.seeds}/${row.planned}`) : `${row.seeds}/${row.planned ?? row.seeds}`;
+  return [missing, h("span", { class: "seeds" }, links.slice(0, 5))];
+}
+
+function mark(row) {
+  if (row.mark === "best") return h("span", { class: "star", title: "Best of its ratio" }, "★");
+  if (row.mark === "like best") return h("span", { title: "Not distinguishable from the best at 5 %" }, "†");
+  return "";
+}
+
+export async function draw({ query }) {
+  const all = await boards();
+  const found = chosen(all, query);
+  const style = looks(all.flatMap((board) => board.rows.map((row) => row.method)));
+  const most = Number(query.get("boards")) || MOST_BOARDS;
+  const more = found.length > most
+    ? h("p", {}, h("button", { type: "button", id: "more-boards", onclick: () => go({ boards: most + MOST_BOARDS }) },
+      `Show more of ${format.plural(found.length, "leaderboard")}`))
+    : null;
+  return [
+    h("h1", {}, title),
+    filters(all, query),
+    ...(found.length ? found.slice(0, most).map((board) => section(board, query, style)) : [nothing(all)]),
+    more,
+    h("p", { class: "legend" }, "★ best of its ratio. † not distinguishable from the best at 5 % (paired test over the samples, ",
+      "else over the standard errors; Holm's correction). A method without a rival at its ratio has no mark."),
+  ];
+}
+
+function section(board, query, style) {
+  const id = `board-${board.key}`;
+  const arrow = board.goal === "max" ? "higher is better" : "lower is better";
+  const dense = board.rows.find((row) => row.base === "dense");
+  return h("section", { class: "board", "aria-labelledby": id },
+    h("h2", { id }, h("a", { href: link("board", "", { board: board.key }) }, `${board.model} on ${board.task}`)),
+    h("p", { class: "about" }, h("b", {}, board.metric), `, ${arrow}. `,
+      dense ? ["Dense model: ", h("b", {}, format.withError(dense.mean, dense.stderr)), "."] : "No dense model was measured, so that recovery is not known.",
+      board.protocol ? ` Protocol: ${board.protocol}.` : ""),
+    answers(board, style), table(board, query, style), tools(board));
+}
+
+// Of each ratio: the best method, its distance to the next, and whether a test sees it.
+export function winners(board) {
+  const ratios = [...new Set(board.rows.filter((row) => row.base !== "dense").map((row) => row.ratio))];
+  const sign = board.goal === "max" ? 1 : -1;
+  return ratios.sort((a, b) => a - b).map((ratio) => {
+    const rows = board.rows.filter((row) => row.ratio === ratio && row.base !== "dense");
+    rows.sort((a, b) => sign * (b.mean - a.mean));
+    const like = rows.filter((row) => row !== rows[0] && row.mark === "like best");
+    return { ratio, best: rows[0], next: rows[1], like, tied: rows[1]?.mean === rows[0].mean };
+  });
+}
+
+function answers(board, style) {
+  const lines = winners(board);
+  if (!lines.length) return null;
+  const row = ({ ratio, best, next, like, tied }) => h("tr", {},
+    h("th", { scope: "row" }, format.share(ratio, 0)),
+    cell("Best", [swatch(style, best.method), name(best)]),
+    cell(board.metric, value(best), "n"),
+    cell("Recovery", recovery(best), "n"),
+    cell("Ahead", ahead(best, next, like, tied)),
+    cell("Saves", savings(best)));
+  const heads = ["Ratio", "Best", board.metric, "Recovery", "Ahead of the next", "Really saves"];
+  return wide(`Best per ratio, ${board.model} on ${board.task}`,
+    h("table", { class: "answers cards" }, h("thead", {}, h("tr", {}, heads.map((head, i) =>
+      h("th", { scope: "col", class: i === 2 || i === 3 ? "n" : null }, head)))), h("tbody", {}, lines.map(row))));
+}
+
+// On a phone a row is a card, in which each cell shows its heading beside its content.
+function cell(heading, content, kind = null) {
+  return h("td", { class: kind, "data-head": heading }, h("span", {}, content));
+}
+
+function ahead(best, next, like, tied) {
+  if (!next) return "no rival at this ratio";
+  if (tied) return `equal to ${next.method}`;
+  const gap = format.number(Math.abs(best.mean - next.mean), 2);
+  if (like.length) return [`by ${gap}, `, h("b", {}, "not significant"), `: † ${like.map((row) => row.method).join(", ")}`];
+  return [`by ${gap}, `, h("b", {}, best.mark === "best" && (best.stderr || next.stderr) ? "significant" : "no test possible"), ` (next: ${next.method})`];
+}
+
+function savings(row) {
+  const parts = [["params", "parameters"], ["bytes", "bytes"], ["macs", "MACs"]]
+    .filter(([key]) => row[key] !== null && row[`${key}_dense`])
+    .map(([key, title]) => `${format.saving(row[key], row[`${key}_dense`])} ${title}`);
+  return parts.join(", ") || `${format.share(row.achieved)} of ${format.ratioOf(row.ratio_of) || "an unknown size"}`;
+}
+
+function swatch(style, method) {
+  return h("i", { class: "swatch", style: `background:${style.get(method)?.colour ?? "#888"}`, "aria-hidden": "true" });
+}
+
+function name(row) {
+  const trial = row.trials?.[0];
+  // Options follow the name; a chain of methods has several names and stays whole.
+  const [first, ...options] = row.method.includes(" + ") ? [row.method] : row.method.split(" ");
+  const text = [first, options.length ? h("small", {}, ` ${options.join(" ")}`) : null];
+  return trial ? h("a", { href: link("trial", trial) }, text) : h("span", {}, text);
+}
+
+function sorted(board, query) {
+  const by = query.get("sort");
+  const column = columns(board).find((one) => one.name === by);
+  if (!column) return board.rows;
+  const sign = (query.get("up") ? -1 : 1) * (column.up ? -1 : 1);
+  return [...board.rows].sort((a, b) => (a[by] === null) - (b[by] === null) || sign * (a[by] - b[by]));
+}
+
+function table(board, query, style) {
+  const list = columns(board);
+  const rows = sorted(board, query);
+  const shown = rows.slice(0, Number(query.get("rows")) || MOST_ROWS);
+  const by = query.get("sort");
+  const head = h("tr", {},
+    h("th", { scope: "col", class: "sticky" }, "Method"),
+    list.map((column) => heading(column, query, board)));
+  const bodies = [];
+  let band;
+  for (const row of shown) {
+    const key = by ? "" : row.base === "dense" ? "dense" : row.ratio;
+    if (!bodies.length || key !== band) bodies.push(h("tbody", {}));
+    band = key;
+    bodies.at(-1).append(line(row, list, style));
+  }
+  const rest = rows.length > shown.length
+    ? h("p", {}, `${shown.length} of ${format.plural(rows.length, "row")}. `,
+      h("button", { type: "button", id: `rows-${board.key}`, onclick: () => go({ rows: shown.length + 1000 }) }, "Show more rows"))
+    : null;
+  return [wide(`All methods, ${board.model} on ${board.task}`,
+    h("table", { class: "rows cards" }, h("thead", {}, head), bodies)), rest];
+}
+
+function heading(column, query, board) {
+  const on = query.get("sort") === column.name;
+  const down = on && column.up === !query.get("up");
+  const sort = on && !query.get("up") ? { up: 1 } : on ? { sort: "", up: "" } : { sort: column.name, up: "" };
+  return h("th", { scope: "col", class: "n", title: column.meaning, "aria-sort": on ? (down ? "descending" : "ascending") : null },
+    h("button", { type: "button", id: `sort-${board.key}-${column.name}`, onclick: () => go(sort) }, column.heading,
+      h("span", { "aria-hidden": "true" }, on ? (down ? " ↓" : " ↑") : "")));
+}
+
+function line(row, list, style) {
+  const kind = row.base === "dense" ? "dense" : row.mark === "best" ? "best" : null;
+  return h("tr", { class: kind },
+    h("th", { scope: "row", class: "sticky" }, swatch(style, row.method), name(row), " ", mark(row)),
+    list.map((column) => cell(column.heading, column.show(row), `n c-${column.name}`)));
+}
+
+// The table as plain texts, for copying.
+export function plain(board) {
+  const heads = ["method", "asked", "achieved", board.metric, "stderr", "recovery", "parameters", "bytes", "MACs", "seeds", "mark"];
+  const rows = board.rows.map((r) => [r.method, r.ratio, r.achieved, r.mean, r.stderr, r.recovery, r.params, r.bytes, r.macs, r.seeds, r.mark]);
+  const marks = { best: "★", "like best": "†" };
+  const short = board.rows.map((r) => [
+    `${r.method}${marks[r.mark] ? ` ${marks[r.mark]}` : ""}`, format.share(r.ratio, 0), format.share(r.achieved),
+    format.withError(r.mean, r.stderr), format.share(r.recovery), format.count(r.params), format.bytes(r.bytes), format.count(r.macs),
+  ]);
+  return { heads, rows, short, shortHeads: ["method", "asked", "achieved", board.metric, "recovery", "parameters", "bytes", "MACs"] };
+}
+
+function tools(board) {
+  const made = () => plain(board);
+  return h("p", { class: "tools" },
+    copyButton("Copy Markdown", () => format.markdown(made().shortHeads, made().short)),
+    copyButton("Copy LaTeX", () => format.latex(made().shortHeads, made().short)),
+    copyButton("Copy CSV", () => format.csv(made().heads, made().rows)),
+    h("button", { type: "button", onclick: () => download(`${board.key}.csv`, "text/csv", format.csv(made().heads, made().rows)) }, "Download CSV"),
+    copyButton("Copy link", () => location.href));
+}

@@ -1,0 +1,50 @@
+// Makes elements. Text is always set as text, so that a name cannot become markup.
+
+const SVG = "http://www.w3.org/2000/svg";
+const SVG_TAGS = new Set(["svg", "path", "circle", "line", "g", "title", "rect"]);
+
+// h("a", { href: "#/" , class: "n" }, "text", node, null): null children are left out.
+export function h(tag, properties = {}, ...children) {
+  const node = SVG_TAGS.has(tag)
+    ? document.createElementNS(SVG, tag)
+    : document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else node.setAttribute(name, value === true ? "" : value);
+  }
+  node.append(...children.flat(Infinity).filter((c) => c !== null && c !== undefined && c !== false));
+  return node;
+}
+
+// A box for a wide table: it scrolls sideways only, and can be reached by keyboard.
+export function wide(label, table) {
+  return h("div", { class: "wide", role: "region", "aria-label": label, tabindex: "0" }, table);
+}
+
+export function copyButton(title, text) {
+  const button = h("button", { type: "button", onclick: copy }, title);
+  async function copy() {
+    const content = text();
+    try {
+      await navigator.clipboard.writeText(content);
+    } catch {
+      // A page that was opened from a file may have no clipboard.
+      const area = h("textarea", { class: "offscreen" });
+      area.value = content;
+      document.body.append(area);
+      area.select();
+      document.execCommand("copy");
+      area.remove();
+    }
+    button.textContent = "Copied";
+    setTimeout(() => (button.textContent = title), 1500);
+  }
+  return button;
+}
+
+export function download(name, type, content) {
+  const link = h("a", { download: name, href: URL.createObjectURL(new Blob([content], { type })) });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+}

@@ -1,0 +1,54 @@
+// The overview: progress of each grid, failures, and what computed the rows.
+
+import { link } from "page/address.js";
+import { ask } from "page/data.js";
+import { h, wide } from "page/html.js";
+import * as format from "page/format.js";
+
+export const title = "Overview";
+const PARTS = [["ok", "done"], ["failed", "failed"], ["unsupported", "unsupported"], ["missing", "missing"]];
+
+export async function draw() {
+  const data = await ask("overview");
+  const { totals } = data;
+  return [
+    h("h1", {}, title),
+    h("p", { class: "about" }, "Store ", h("code", {}, data.store), `, shrinkgrid ${data.version}. Last row: ${totals.newest ?? format.DASH}.`),
+    h("dl", { class: "facts" }, fact("Trials", totals.trials.toLocaleString("en")), fact("Done", totals.ok.toLocaleString("en")),
+      fact("Failed", totals.failed.toLocaleString("en")), fact("Unsupported", totals.unsupported.toLocaleString("en")), fact("Time of all trials", format.seconds(totals.seconds))),
+    data.left_out ? h("p", { class: "warning" }, `${format.plural(data.left_out, "stored number")} cannot be ranked; the SQL view left_out says why.`) : null,
+    h("section", {}, h("h2", {}, "Grids"), data.grids.length ? data.grids.map(grid) : h("p", { class: "empty" }, "No plan is stored.")),
+    failures(data.failures), environments(data.environments),
+  ];
+}
+
+function fact(name, value) {
+  return h("div", {}, h("dt", {}, name), h("dd", {}, value));
+}
+
+function grid(row) {
+  const counts = { ...row, missing: row.planned - row.ok - row.failed - row.unsupported };
+  const parts = PARTS.filter(([key]) => counts[key] > 0);
+  const text = parts.map(([key, name]) => `${counts[key].toLocaleString("en")} ${name}`).join(", ");
+  return h("div", { class: "grid" },
+    h("h3", {}, h("a", { href: link("board", "", { grid: row.grid }) }, row.grid ?? "?")),
+    h("div", { class: "progress", role: "img", "aria-label": `${text} of ${format.plural(row.planned, "trial")}` },
+      parts.map(([key]) => h("i", { class: key, style: `flex-grow:${counts[key]}` }))),
+    h("p", {}, `${text} of ${format.plural(row.planned, "planned trial")}. Time of its trials: ${format.seconds(row.seconds)}. Last row: ${row.newest ?? format.DASH}.`));
+}
+
+function failures(rows) {
+  const groups = Map.groupBy(rows, (row) => `${row.error_class ?? row.status}: ${row.reason ?? "no reason is stored"}`);
+  return h("section", {}, h("h2", {}, "Failures"), rows.length ? [...groups].map(([reason, list]) => h("details", { open: groups.size < 4 },
+    h("summary", {}, `${format.plural(list.length, "trial")}: ${reason}`),
+    wide(`Failed trials: ${reason}`, h("table", {}, h("thead", {}, h("tr", {}, ["Trial", "Status", "Method", "Model", "Task", "Ratio", "Seed", "Tries", "Host", "Started"].map((head) => h("th", { scope: "col" }, head)))),
+      h("tbody", {}, list.map((row) => h("tr", {}, h("th", { scope: "row" }, h("a", { href: link("trial", row.trial) }, row.trial)),
+        [row.status, row.method, row.model, row.task, format.number(row.ratio), row.seed, row.tries, row.host ?? format.DASH, row.started_at ?? format.DASH].map((cell) => h("td", {}, String(cell)))))))))) : h("p", {}, "No trial failed."));
+}
+
+function environments(rows) {
+  return h("section", {}, h("h2", {}, "Environments"), wide("Environments", h("table", {},
+    h("thead", {}, h("tr", {}, ["Host", "Device", "Threads", "Type", "Commit", "Trials", "First", "Last"].map((head) => h("th", { scope: "col" }, head)))),
+    h("tbody", {}, rows.map((row) => h("tr", {}, h("th", { scope: "row" }, row.host ?? format.DASH),
+      [row.device, row.threads, row.dtype, row.commit ? `${row.commit.slice(0, 10)}${row.dirty ? ", changed" : ""}` : null, row.trials, row.first, row.last].map((cell) => h("td", {}, cell === null ? format.DASH : String(cell)))))))));
+}

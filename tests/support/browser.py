@@ -1,0 +1,61 @@
+"""A headless Chromium that opens a page and returns what a script finds in it."""
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
+in_browser = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine"),
+]
+
+
+def browse(
+    page: str, script: str, folder: Path, *, at: str = "", size: str = "1400,900"
+) -> tuple[dict[str, Any], str]:
+    """What ``script`` returns inside the page at an address, and what the console says.
+
+    Time is the browser's virtual one: waiting costs nothing. ``pause(n)`` waits until
+    the page has drawn; ``all(selector)`` lists the texts of elements.
+    """
+    nonce = re.search(r"script-src 'nonce-(\w+)'", page)[1]
+    probe = f"""<script nonce="{nonce}">
+    window.errors = [];
+    addEventListener("error", (e) => errors.push(e.message));
+    addEventListener("unhandledrejection", (e) => errors.push(String(e.reason)));
+    const pause = (ms = 400) => new Promise((done) => setTimeout(done, ms));
+    const all = (s) => [...document.querySelectorAll(s)].map((n) => n.textContent);
+    const probe = async () => {{
+      let out;
+      await pause();
+      try {{ out = await (async () => {{ {script} }})(); }}
+      catch (why) {{ out = {{ failed: String(why) }}; }}
+      const node = document.createElement("pre");
+      node.id = "probe";
+      node.textContent = JSON.stringify({{ ...out, errors,
+        asked: performance.getEntriesByType("resource")
+          .map((entry) => entry.name.slice(0, 60))
+          .filter((name) => !/^(data|blob):/.test(name)) }});
+      document.body.append(node);
+    }};
+    addEventListener("load", probe);
+    </script>"""
+    file = folder / "probe.html"
+    file.write_text(page.replace("</head>", f"{probe}</head>", 1), encoding="utf-8")
+    words = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
+    words += [f"--window-size={size}", "--dump-dom", "--virtual-time-budget=20000"]
+    words += [f"--user-data-dir={folder / 'profile'}", f"{file.as_uri()}{at}"]
+    done = subprocess.run(
+        [str(CHROMIUM), *words], capture_output=True, text=True, timeout=120, check=True
+    )
+    found = re.search(r'<pre id="probe">(.*?)</pre>', done.stdout, re.S)
+    assert found, done.stderr[-2000:]
+    console = [x for x in done.stderr.splitlines() if "CONSOLE" in x]
+    return json.loads(html.unescape(found[1])), "\n".join(console)
