@@ -207,7 +207,7 @@ class Packer:
             # and the comparison away from bundles, which have none.
             heap.append((-wait - need.seconds.mid, next(order), need, bundle))
         heapq.heapify(heap)
-        done: list[Bundle] = []
+        done: list[tuple[Need, Bundle]] = []
         while heap:
             idle = len(heap) + len(done) < width
             ideal = total / width
@@ -220,21 +220,26 @@ class Packer:
                 break
             heapq.heappop(heap)
             # A repeated fit costs nothing if the slot were idle otherwise, or if all
-            # others would end before this bundle.
-            free = idle or -minus > max(ideal, chain)
+            # others, and the fit, would end before this bundle.
+            free = idle or -minus > max((total + need.setup) / width, chain)
             wanted = free or need.seconds.mid > length
             cheap = free or need.setup <= REPEATED * need.seconds.mid
             halves = _halves(bundle) if wanted and cheap else []
             parts = [(self.need(b), b) for b in halves]
-            if not parts or not _sooner(need, [n for n, _ in parts], free=free):
-                done.append(bundle)
+            others = [] if idle else [n for _, _, n, _ in heap] + [n for n, _ in done]
+            if (
+                not parts
+                or not _sooner(need, [n for n, _ in parts], free=free)
+                or (free and _crowded(-minus, [n for n, _ in parts], others, width))
+            ):
+                done.append((need, bundle))
                 continue
             total += sum(n.seconds.mid for n, _ in parts) - need.seconds.mid
             wait = -minus - need.seconds.mid
             for its, half in parts:
                 heapq.heappush(heap, (-wait - its.seconds.mid, next(order), its, half))
         kept = [b for _, _, _, b in sorted(heap, key=lambda one: one[1])]
-        return done + kept
+        return [b for _, b in done] + kept
 
 
 def _to_check(stated: int | None, need: Need, devices: Sequence[Device]) -> int | None:
@@ -274,6 +279,19 @@ def _sooner(whole: Need, halves: Sequence[Need], *, free: bool) -> bool:
     longest = max(n.seconds.mid for n in halves)
     shorter = longest <= (1 - REPEATED) * whole.seconds.mid
     return not free or whole.guessed or shorter
+
+
+def _crowded(
+    length: float, halves: Sequence[Need], others: Sequence[Need], width: int
+) -> bool:
+    """Whether the halves of a bundle that takes ``length`` seconds cannot end sooner.
+
+    Of more than ``width`` bundles that take h seconds or longer two run in one slot, so
+    that they end after 2 h: four bundles of 4 s on three slots take 8 s.
+    """
+    least = min(n.seconds.mid for n in halves)
+    as_long = len(halves) + sum(n.seconds.mid >= least for n in others)
+    return as_long > width and 2 * least >= length
 
 
 def _halves(bundle: Bundle) -> list[Bundle]:

@@ -269,6 +269,56 @@ def test_a_bundle_that_others_would_wait_for_is_cut_though_no_slot_is_idle(plan)
     assert sizes(own.arrange([long, long])) == [8, 8]
 
 
+def test_halves_that_would_wait_for_each_other_are_not_made(plan):
+    # Three bundles of 6, 4 and 4 s take 6 s on three slots. A cut of the first makes
+    # four of 4 s, of which two run in one slot: 8 s.
+    bundles = plan(ratios=4).bundles
+
+    assert sorted(sizes(packer("3xCPU", setup=2).arrange(bundles))) == [2, 2, 4]
+    # 4, 4, 4, 3 and 3 s on five slots; six bundles would take 6 s.
+    assert sorted(sizes(packer("5xCPU", setup=2).arrange(bundles))) == [1, 1, 2, 2, 2]
+
+
+def test_a_repeated_fit_must_not_take_longer_than_the_bundle_that_is_cut(plan):
+    # 10 and three times 3 s take 10 s on two slots; two halves of 6 s and three bundles
+    # of 3 s are 21 s of work, which take at least 10.5 s.
+    long = plan(ratios=4).bundles[0]
+    short = [long.part((t,)) for t in long.trials[:3]]
+
+    assert sizes(packer("2xCPU", setup=2).arrange([long, *short])) == [8, 1, 1, 1]
+    # With two of 3 s it is 18 s of work: 6 + 3 on each slot.
+    assert sizes(packer("2xCPU", setup=2).arrange([long, *short[:2]])) == [4, 4, 1, 1]
+
+
+class Builds(FixedCosts):
+    """Building an artifact takes as many seconds as its seed says."""
+
+    def artifact(self, artifact, device=CPU):
+        return Interval(artifact.seed, artifact.seed, artifact.seed)
+
+
+def artifacts(bundle: Bundle, *seconds: int) -> tuple[Artifact, ...]:
+    model = bundle.trials[0].model
+    return tuple(
+        Artifact(kind="dense", model=model, dtype="float32", seed=s) for s in seconds
+    )
+
+
+def test_of_several_artifacts_the_slowest_is_waited_for(plan):
+    bundles = plan("toy_drop, magnitude", ratios=1, tasks="[toy_sum]").bundles
+    first, second = bundles
+    own = Packer(
+        cluster=parse("1xCPU"),
+        predictor=Builds(each=lambda b: 3.0 if b.id == first.id else 1.0),
+    )
+
+    # 3 s against 1 s and a wait of 5 s, of 2 s, and of 1 s.
+    for seconds, name in (((1, 5), "magnitude"), ((5, 1), "magnitude"), ((1,), "toy")):
+        waits = replace(second, artifacts=artifacts(second, *seconds))
+        arranged = own.arrange([first, waits])
+        assert arranged[0].trials[0].method.name.startswith(name)
+
+
 def test_the_wait_for_an_artifact_counts_in_the_order(plan):
     bundles = plan("toy_drop, magnitude", ratios=1, tasks="[toy_sum]").bundles
     first, second = bundles
