@@ -225,3 +225,12 @@ def test_a_store_that_another_user_owns_is_one_message(empty, monkeypatch, step)
     monkeypatch.setattr(compaction, step, refuse)
     with pytest.raises(StoreError, match=r"does not allow this: Permission denied"):
         compact(empty)
+
+
+@pytest.mark.parametrize(("files", "folded"), [(1, []), (2, ["trials"])])
+def test_two_files_of_a_table_are_enough_to_fold(empty, files, folded):
+    empty.append_all([row("whole")])
+    for i in range(files - len(empty.files("trials"))):
+        empty.append(row(f"t{i}"))
+    assert len(empty.files("trials")) == files
+    assert [one.table for one in compact(empty)] == folded

@@ -3,9 +3,11 @@
 import random
 from collections import Counter
 
+import pyarrow.parquet as pq
 import pytest
 from synthetic import row
 
+from results.queries import db
 from results.queries.db import ask, connect
 
 VIEWS = (
@@ -216,3 +218,38 @@ def test_of_two_versions_of_a_plugin_the_newer_counts(empty):
     assert _means(empty) == {"svd": [30.0, 2, None]}
     values = ask(empty, "SELECT value FROM scores ORDER BY value").rows
     assert values == [(20.0,), (40.0,)]
+
+
+@pytest.mark.parametrize("old", ["a", "b"])
+def test_a_column_that_older_files_lack_is_null_in_their_rows(empty, old):
+    for trial in "ab":
+        empty.append(row(trial, dtype="float64"))
+        path = empty.folder.local / f"trials/0000-{trial}.parquet"
+        if trial == old:
+            pq.write_table(pq.read_table(path).drop(["dtype"]), path)
+    wanted = {"a": "float64", "b": "float64"} | {old: None}
+
+    empty.mixed = True
+    assert dict(ask(empty, "SELECT trial, dtype FROM trials").rows) == wanted
+
+
+@pytest.mark.parametrize(("many", "copied"), [(2, 0), (1, 2)])
+def test_of_many_small_files_the_copies_in_their_footers_are_read(
+    empty, monkeypatch, many, copied
+):
+    read = []
+
+    def copies(folder, paths):
+        read.extend(paths)
+        return found(folder, paths)
+
+    found = db.footers.copies
+    monkeypatch.setattr(db, "_MANY_FILES", many)
+    monkeypatch.setattr(db.footers, "copies", copies)
+    for trial in "ab":
+        empty.append(row(trial), [{"metric": "accuracy", "values": [1.0]}])
+
+    assert ask(empty, "SELECT trial FROM trials ORDER BY 1").rows == [("a",), ("b",)]
+    assert ask(empty, "SELECT count(*) FROM samples").rows == [(2,)]
+    assert len(set(read)) == copied
+    assert all(path.startswith("trials/") for path in read)

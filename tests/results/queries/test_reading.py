@@ -6,6 +6,7 @@ import struct
 from contextlib import closing
 from pathlib import Path
 
+import duckdb
 import pyarrow.parquet as pq
 import pytest
 from pyarrow.fs import FileSelector, LocalFileSystem, S3FileSystem, SubTreeFileSystem
@@ -18,7 +19,7 @@ from results.queries import restricted
 from results.queries.attempts import read_statuses
 from results.queries.compaction import compact
 from results.queries.db import ask
-from results.queries.reading import reading
+from results.queries.reading import RemoteReadError, reading
 from results.queries.restricted import select
 from results.storage.folder import RemoteFolder
 from results.storage.store import Store, open_store
@@ -225,3 +226,55 @@ def test_a_folder_above_the_store_is_not_a_column(tmp_path, parent):
         plain, "FROM trials ORDER BY ALL"
     )
     assert os.listdir(Path(store.uri) / "trials") == ["compacted"]
+
+
+@pytest.mark.parametrize(
+    ("error", "calls", "raised"),
+    [
+        # Once more as a store whose files differ in their columns, and no more.
+        (duckdb.InvalidInputException, 2, duckdb.InvalidInputException),
+        (RuntimeError, 1, RuntimeError),
+        (duckdb.PermissionException, 1, duckdb.PermissionException),
+        (duckdb.BinderException, 1, duckdb.BinderException),
+        (RemoteReadError, 3, StoreError),
+    ],
+)
+def test_an_error_over_whole_files_is_raised_after_its_repeats(
+    empty, error, calls, raised
+):
+    empty.append(row("a"))
+    seen = []
+
+    def fails(snapshot):
+        seen.append(snapshot.mixed)
+        raise error("why")
+
+    with pytest.raises(raised, match="why"):
+        reading(empty, fails)
+
+    assert len(seen) == calls
+    assert empty.mixed is (error is duckdb.InvalidInputException)
+
+
+def test_a_store_is_read_again_as_one_of_mixed_columns(empty):
+    empty.append(row("a"))
+
+    def read(snapshot):
+        if not snapshot.mixed:
+            raise duckdb.InvalidInputException("a column is missing")
+        return snapshot.files("trials")
+
+    assert reading(empty, read) == ["trials/0000-a.parquet"]
+    assert empty.mixed
+
+
+def test_within_a_snapshot_nothing_is_repeated(empty):
+    snapshot, seen = empty.at_this_moment(), []
+
+    def fails(given):
+        seen.append(given)
+        raise duckdb.InvalidInputException("why")
+
+    with pytest.raises(duckdb.InvalidInputException):
+        reading(snapshot, fails)
+    assert seen == [snapshot]

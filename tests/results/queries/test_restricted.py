@@ -4,7 +4,8 @@ import pytest
 from synthetic import row
 
 from results.errors import StoreError
-from results.queries.restricted import checked, query, select
+from results.queries.db import connect
+from results.queries.restricted import _reads_comparison, checked, query, select
 from results.storage.store import open_store
 
 
@@ -136,3 +137,18 @@ def test_text_that_is_not_utf_8_is_one_message(empty):
         query(empty, b"SELECT 'caf\xe9'".decode(errors="surrogateescape"))
     with pytest.raises(StoreError, match="character NUL"):
         checked("SELECT 1\0")
+
+
+@pytest.mark.parametrize(
+    ("sql", "reads"),
+    [
+        ("FROM comparison", True),
+        ("SELECT count(*) FROM comparison WHERE false", True),
+        ("SELECT 'comparison' FROM trials", False),
+        ("FROM leaderboard", False),
+        ("SELECT nope", True),  # DuckDB cannot explain it
+    ],
+)
+def test_the_plan_of_a_query_says_whether_it_reads_the_comparison(empty, sql, reads):
+    with connect(empty) as connection:
+        assert _reads_comparison(connection, sql) is reads

@@ -114,3 +114,28 @@ def test_seeds_that_read_the_same_samples_are_not_counted_twice(empty):
     table = own_table(empty, rows=["method"], cols=["task"], metric="accuracy")
     cells = {one.labels[0]: one.cells[0] for one in table.rows}
     assert cells["b"].like_best
+
+
+def test_the_dense_row_is_first_and_numbers_are_sorted_by_size(empty):
+    points = [("svd", 0.2), ("svd", 0.05), ("svd", 0.1), ("dense", 0.0)]
+    for method, ratio in points:
+        name = f"{method}-{ratio}"
+        empty.append(row(name, method=method, ratio=ratio, calibration=None))
+    empty.append(row("c", method="dense", ratio=0.0, task="z", calibration=None))
+    empty.append(row("w", method="a", ratio=0.5, calibration='{"samples":16}'))
+    axes = {"cols": ["task"], "metric": "accuracy"}
+
+    table = own_table(empty, rows=["ratio", "method"], **axes)
+    assert [one.labels[::-1] for one in table.rows] == [
+        ["dense", "0"],
+        ["svd", "0.05"],
+        ["svd", "0.1"],
+        ["svd", "0.2"],
+        ["a", "0.5"],
+    ]
+    table = own_table(empty, rows=["method", "ratio"], **axes)
+    assert [one.labels[0] for one in table.rows] == ["dense", "a", "svd", "svd", "svd"]
+    # What has no calibration comes after what has one.
+    rows = ["calibration", "ratio", "method"]
+    table = own_table(empty, rows=rows, **axes, where="method != 'dense'")
+    assert [one.labels[0] != "samples=16" for one in table.rows] == [False] + 3 * [True]
