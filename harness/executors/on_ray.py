@@ -20,6 +20,7 @@ from harness.planning.plan import Artifact, Bundle
 from harness.planning.resources import ResourceRequest
 from harness.running.tasks import FreeMemory
 from harness.scheduling import feasibility
+from harness.scheduling.free_capacity import placeable
 from harness.scheduling.hardware import Cluster
 from harness.scheduling.packing import Packer
 from harness.scheduling.predictor import Predictor
@@ -46,6 +47,8 @@ class _Running:
     trial: str = ""  # the running trial, as far as reported
     since: float = field(default_factory=time.monotonic)
     overstayed: bool = False
+    # Nodes that may run a bundle whose worker died on another; empty means any.
+    elsewhere: frozenset[str] = frozenset()
 
 
 class OnRay:
@@ -155,11 +158,16 @@ class OnRay:
     def _submit(self, job: Job) -> None:
         bundle = job.bundle
         request = self.packer.request(bundle)
-        options = self._options(request, bundle.id)
+        bad = self._bad_nodes(bundle.id)
+        died = any(bundle.id in self._blamed[node] for node in bad)
+        elsewhere = self._able(request) - bad if died else frozenset()
+        options = _options(request, bad, required=bool(elsewhere))
         built = [self._artifact(a, job, request) for a in bundle.artifacts]
         task = self._streams[request.gpus > 0].options(**options)
         stream = task.remote(job, request, self._free, *built)
-        self._running[stream] = _Running(job=job, request=request, stream=stream)
+        self._running[stream] = _Running(
+            job=job, request=request, stream=stream, elsewhere=elsewhere
+        )
         self._stealing.add(stream, bundle)
         waits = {a.id for a in bundle.artifacts} & set(self._building.values())
         self._window.add(stream, request, waits)
@@ -179,7 +187,7 @@ class OnRay:
                 cpus=job.bundle.resources.cpus,
                 run=job.run,
             )
-            options = self._options(replace(request, cpus=work.cpus))
+            options = _options(replace(request, cpus=work.cpus), self._bad_nodes())
             task = self._builds[request.gpus > 0].options(**options)
             ref = task.remote(work, request.gpus)
             self._artifacts[artifact.id] = ref
@@ -187,27 +195,20 @@ class OnRay:
             self._window.add(ref, request)
         return self._artifacts[artifact.id]
 
-    def _options(self, request: ResourceRequest, bundle: str = "") -> dict[str, Any]:
-        """Turn a request into options of a Ray task.
-
-        A bundle whose worker died goes to another node, and every bundle avoids a
-        node on which several workers died, as long as there are other nodes.
-        """
-        options: dict[str, Any] = {"num_cpus": request.cpus, "num_gpus": request.gpus}
-        if request.memory is not None:
-            options["memory"] = request.memory
-        if request.device is not None:
-            options["accelerator_type"] = request.device
-        bad = [
+    def _bad_nodes(self, bundle: str = "") -> frozenset[str]:
+        """Nodes to avoid: workers died there often, or this bundle's worker did."""
+        return frozenset(
             node
             for node, bundles in self._blamed.items()
             if len(bundles) >= TOO_OFTEN or bundle in bundles
-        ]
-        if bad:
-            selector = {"ray.io/node-id": f"!in({','.join(bad)})"}
-            options["label_selector"] = selector
-            options["fallback_strategy"] = [{"label_selector": {}}]
-        return options
+        )
+
+    def _able(self, request: ResourceRequest) -> frozenset[str]:
+        """Nodes that could run a request, with nothing else running on them."""
+        every = self.packer.cluster.nodes
+        return frozenset(
+            node.id for node in every if placeable(Cluster(nodes=(node,)), request)
+        )
 
     def _see_artifacts(self) -> None:
         """Count the bundles whose artifacts are there now as running."""
@@ -232,9 +233,12 @@ class OnRay:
         self._looked = time.monotonic()
         before = {node.id for node in self.packer.cluster.nodes}
         self.packer.cluster = self._look()
-        gone = before - {node.id for node in self.packer.cluster.nodes}
+        there = {node.id for node in self.packer.cluster.nodes}
+        gone = before - there
         for one in list(self._running.values()) if gone else ():
-            if self._node(one.job) in gone:
+            # Ray would wait for ever for a node that it has to take and that is gone.
+            stuck = one.elsewhere and one.elsewhere.isdisjoint(there)
+            if stuck or self._node(one.job) in gone:
                 self._drop(one)
                 self._forget_artifacts(one.job)
                 with contextlib.suppress(exceptions.RayError):
@@ -256,6 +260,8 @@ class OnRay:
             self._forget_artifacts(one.job)  # a crash there is built again
             crash = _crash(why, overstayed=one.overstayed)
             return [self._blame(one.job, crash)]
+        # A process that died below a worker is told by an event; Ray noticed nothing.
+        events = [self._blame(one.job, e) if e.what == "crashed" else e for e in events]
         events = self._stealing.observe(one.stream, events)
         for event in events:
             if event.what == "started":
@@ -282,8 +288,10 @@ class OnRay:
 
     def _blame(self, job: Job, crash: Event) -> Event:
         """Note the node that a worker died on."""
+        if crash.error_class not in (ErrorClass.INFRA, ErrorClass.CRASH):
+            return crash
         node = self._node(job)
-        if node and crash.error_class in (ErrorClass.INFRA, ErrorClass.CRASH):
+        if node:
             self._blamed.setdefault(node, set()).add(job.bundle.id)
         return replace(crash, node=node)
 
@@ -309,6 +317,33 @@ class OnRay:
         self._running.clear()
         self._watchdog.stop()
         ray.shutdown()
+
+
+def _options(
+    request: ResourceRequest, bad: frozenset[str], *, required: bool = False
+) -> dict[str, Any]:
+    """Turn a request into options of a Ray task.
+
+    Args:
+        request: What the task may use.
+        bad: Ids of the nodes that it avoids.
+        required: Whether it waits for another node if only bad ones are free. Without
+            this, Ray takes a bad node then.
+
+    Returns:
+        Arguments of ``options``.
+    """
+    options: dict[str, Any] = {"num_cpus": request.cpus, "num_gpus": request.gpus}
+    if request.memory is not None:
+        options["memory"] = request.memory
+    if request.device is not None:
+        options["accelerator_type"] = request.device
+    if bad:
+        names = ",".join(sorted(bad))
+        options["label_selector"] = {"ray.io/node-id": f"!in({names})"}
+        if not required:
+            options["fallback_strategy"] = [{"label_selector": {}}]
+    return options
 
 
 def _crashed(status: str, error_class: str, headline: str) -> Event:
