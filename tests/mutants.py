@@ -386,10 +386,11 @@ def main() -> int:
             missed[path] += len(survivors)
             told = [why] if why else survivors
             sys.stdout.write("".join(f"{line}\n" for line in told))
+            drawn_here = len(by_module[path])
+            caught_here = drawn_here - missed[path]
+            sys.stdout.write(f"{caught_here:4} of {drawn_here:3} {path}\n")
             sys.stdout.flush()
     caught = len(drawn) - missed.total()
-    for path, ones in by_module.items():
-        sys.stdout.write(f"{len(ones) - missed[path]:4} of {len(ones):3} {path}\n")
     share = caught / max(1, len(drawn))
     sys.stdout.write(f"{caught} of {len(drawn)} noticed ({share:.0%})\n")
     return int(share < ENOUGH or bool(unknown))

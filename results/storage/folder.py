@@ -81,7 +81,8 @@ class LocalFolder:
             os.replace(beside, target)
             fsync_folder(target.parent)
         except OSError as why:
-            beside.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # of the same kind as ``why``
+                beside.unlink(missing_ok=True)
             raise explained(why, self.uri) from why
 
     def move(self, path: str, target: str) -> bool:

@@ -95,3 +95,22 @@ def test_a_device_of_exactly_the_stated_memory_is_large_enough(refused):
 
     assert refused(cluster, Resources(device_memory=16 * GB)) == []
     assert refused(cluster, Resources(device_memory=16 * GB + 1)) != []
+
+
+def test_nodes_are_named_by_devices_then_processors_then_memory(refused):
+    nodes = (
+        Node(name="a", cpus=9, memory=GB),
+        Node(name="b", cpus=9, memory=2 * GB),
+        Node(name="c", cpus=1, gpus=1, device=T4),
+        Node(name="d", cpus=2, gpus=1, device=T4),
+        Node(name="e", cpus=9),
+    )
+
+    (why,) = refused(Cluster(nodes=nodes), Resources(gpus=4))
+    names = [part[0] for part in why.partition("(")[2].split("; ")]
+    assert names == ["d", "c", "b"]
+    assert "and 2 more)" in why
+    (why,) = refused(Cluster(nodes=nodes[:3]), Resources(gpus=4))
+    assert "more" not in why
+    (why,) = refused(Cluster(nodes=()), Resources(gpus=4))
+    assert "(there is no node)" in why

@@ -96,3 +96,30 @@ def test_memory_is_that_of_the_largest_node_and_of_all_that_state_it():
     assert cluster.total_memory == 12
     assert cluster.capacity == {"cpu": 3, "gpu": 0, "memory": 12}
     assert Cluster(nodes=(Node(cpus=1),)).memory is None
+
+
+@pytest.mark.parametrize(
+    ("node", "text"),
+    [
+        (
+            Node(
+                cpus=1,
+                gpus=2,
+                device=Device(name="x", bytes=16 * 10**9),
+                memory=64 * 10**9,
+                name="h",
+            ),
+            "h with 1 CPU, 2 GPUs (16 GB), 64 GB of memory",
+        ),
+        (Node(cpus=8, gpus=1), "a node with 8 CPUs, 1 GPU"),
+        (Node(cpus=8, gpus=1, device=Device(name="x")), "a node with 8 CPUs, 1 GPU"),
+        (
+            Node(cpus=0.5, gpus=0.5, device=Device(name="x", bytes=12_345 * 10**6)),
+            "a node with 0.5 CPUs, 0.5 GPUs (12.3 GB)",
+        ),
+        (Node(cpus=2, memory=1_230 * 10**6), "a node with 2 CPUs, no GPU, 1.23 GB of"),
+    ],
+)
+def test_a_node_reads_as_what_it_has(node, text):
+    found = str(node)
+    assert found == text or (text.endswith(" of") and found == f"{text} memory")

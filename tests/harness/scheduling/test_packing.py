@@ -319,6 +319,19 @@ def test_of_several_artifacts_the_slowest_is_waited_for(plan):
         assert arranged[0].trials[0].method.name.startswith(name)
 
 
+def test_the_halves_of_a_bundle_wait_as_long_as_the_whole(plan):
+    # Four trials of 1 s that wait 20 s, and four that do not, on four slots: the plan
+    # ends at 21 s if each waiting trial has its own bundle; the others have time.
+    waiting, other = plan("toy_drop, magnitude", ratios=4, tasks="[toy_sum]").bundles
+    waits = replace(waiting, artifacts=artifacts(waiting, 20))
+    own = Packer(cluster=parse("4xCPU"), predictor=Builds())
+
+    arranged = own.arrange([other, waits])
+
+    assert sizes([b for b in arranged if b.artifacts]) == [1, 1, 1, 1]
+    assert sizes([b for b in arranged if not b.artifacts]) == [4]
+
+
 def test_the_wait_for_an_artifact_counts_in_the_order(plan):
     bundles = plan("toy_drop, magnitude", ratios=1, tasks="[toy_sum]").bundles
     first, second = bundles

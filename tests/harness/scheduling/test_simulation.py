@@ -7,7 +7,7 @@ import pytest
 from harness.planning.messages import Event, Job
 from harness.planning.plan import Artifact
 from harness.scheduling.hardware import parse
-from harness.scheduling.simulation import Simulated
+from harness.scheduling.simulation import Simulated, _Work
 
 
 class Fixed:
@@ -125,3 +125,24 @@ def test_a_crash_has_the_seconds_of_the_trial_that_was_running(plan):
 
     assert (crash.what, crash.status, crash.error_class) == ("crashed", "lost", "infra")
     assert crash.seconds == 0.75  # it began at 0.25 s, and the node failed at 1 s
+
+
+def test_trials_are_given_back_only_behind_the_one_that_begins(plan):
+    (bundle,) = plan(ratios=2).bundles
+    ids = [t.id for t in bundle.trials]
+    executor = Simulated(parse("1xCPU"), Fixed())
+    (job,) = jobs_of(bundle, 1)
+    work = _Work(request=executor.packer.request(bundle), job=job)
+    work.ahead.extend((1.0, trial, None) for trial in ids[1:])
+    work.back = frozenset((ids[0], ids[1], ids[3]))
+    executor._stealing.add(work, bundle)
+
+    ((given_by, (event,)),) = executor._give_back(work)
+
+    assert given_by is work
+    assert (event.what, event.trials) == ("returned", (ids[3],))
+    assert [trial for _, trial, _ in work.ahead] == [ids[1], ids[2]]
+    work.back = frozenset((ids[2],))
+    ((_, (event,)),) = executor._give_back(work)
+    assert event.trials == (ids[2],)
+    assert list(executor._give_back(work)) == []

@@ -61,3 +61,15 @@ def test_other_numbers_are_read(text):
 
 def test_a_byte_order_mark_is_not_text():
     assert read(b"\xef\xbb\xbfmodels: [toy]") == {"models": ["toy"]}
+
+
+@pytest.mark.parametrize("text", ["a: 1\nb: {<<: 3}", "a: &a {}\nb: {<<: [*a, 3]}"])
+def test_a_merge_of_anything_but_mappings_is_refused_with_its_line(text):
+    with pytest.raises(ValueError, match="line 2: `<<` merges mappings only"):
+        read(text.encode())
+
+
+def test_a_number_has_at_most_forty_characters():
+    assert read(b"1" * 40) == int("1" * 40)
+    with pytest.raises(ValueError, match="line 2: a number of 41 characters"):
+        read(b"\n" + b"1" * 41)

@@ -259,6 +259,9 @@ def test_the_search_finds_the_exit_that_is_always_right():
     costs = Costs([10, 50, 40], [1, 1])
     found = search("confidence", [sure, blind, blind], labels, costs)
     best = max(found, key=lambda c: (c.accuracy, c.saved))
+    # Each step for all exits, up to 1, where every sample leaves at the first.
+    steps = [c.thresholds for c in found if c.thresholds[0] == c.thresholds[1]]
+    assert max(steps) == (1.0, 1.0)
     assert best.accuracy == 1
     assert best.saved == pytest.approx(1 - 11 / 100)
 

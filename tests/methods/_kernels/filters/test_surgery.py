@@ -218,3 +218,28 @@ def test_slimming_needs_norms():
 def test_options_out_of_range_are_refused_with_their_value(name, options, words):
     with pytest.raises(BenchError, match=words):
         find("method", name).build(options)
+
+
+def test_nothing_is_removed_where_the_budget_is_the_whole_network():
+    model = dense("digits_convnet")
+    scores = surgery.uniform(norms(surgery.groups(model, model.net)))
+    whole = surgery.parameters(model.net)
+    small = surgery.prune_to(model, model.net, scores, whole)
+    assert surgery.parameters(small) == whole
+
+
+def test_no_more_filters_leave_than_allowed_even_above_the_budget():
+    model = dense("digits_convnet")
+    found = surgery.groups(model, model.net)
+    scores = surgery.uniform(norms(found))
+    before = sum(g.size for g in found)
+
+    def left(budget: int, at_most: int | None) -> int:
+        small = surgery.prune_to(model, model.net, scores, budget, at_most=at_most)
+        return before - sum(g.size for g in surgery.groups(model, small))
+
+    assert left(0, 2) == 2
+    enough = surgery.budget_of(model, 0.3)
+    assert left(enough, 10_000) == left(enough, None) > 2
+    with pytest.raises(Unsupported, match="the budget is 0"):
+        left(0, 10_000)
