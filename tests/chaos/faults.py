@@ -25,22 +25,24 @@ class Fault:
         name: What fails.
         does: What is done, for real, to a running grid.
         harm: Does it in an empty folder, and checks the store.
+        in_ci: Whether `make test-slow` does it too, since it takes seconds.
     """
 
     name: str
     does: str
     harm: Harm
+    in_ci: bool
 
 
 _faults: dict[str, Fault] = {}
 
 
-def fault(name: str) -> Callable[[Harm], Harm]:
+def fault(name: str, *, in_ci: bool = False) -> Callable[[Harm], Harm]:
     """Enter a function into the table; its docstring says what it does."""
 
     def enter(harm: Harm) -> Harm:
         does = " ".join((harm.__doc__ or "").split())
-        _faults[name] = Fault(name=name, does=does, harm=harm)
+        _faults[name] = Fault(name=name, does=does, harm=harm, in_ci=in_ci)
         return harm
 
     return enter

@@ -10,7 +10,7 @@ from faults import fault, scene
 from scene import INLINE, Outcome
 
 
-@fault("driver killed (SIGKILL)")
+@fault("driver killed (SIGKILL)", in_ci=True)
 def driver_killed(folder: Path) -> Outcome:
     """SIGKILL to the process that was typed; Ray's processes are left to themselves."""
     with scene(folder) as it:
@@ -36,7 +36,7 @@ def driver_ended(folder: Path) -> Outcome:
         return it.outcome()
 
 
-@fault("worker killed (SIGKILL)")
+@fault("worker killed (SIGKILL)", in_ci=True)
 def worker_killed(folder: Path) -> Outcome:
     """SIGKILL to a worker in the middle of a trial."""
     with scene(folder, seconds=1.0) as it:
@@ -51,7 +51,7 @@ def worker_killed(folder: Path) -> Outcome:
         return outcome
 
 
-@fault("Ray of this machine killed")
+@fault("Ray of this machine killed", in_ci=True)
 def raylet_killed(folder: Path) -> Outcome:
     """SIGKILL to the raylet that the run started: only running trials are lost."""
     with scene(folder, seconds=1.0) as it:
@@ -69,7 +69,7 @@ def raylet_killed(folder: Path) -> Outcome:
         return outcome
 
 
-@fault("Ray killed while it starts")
+@fault("Ray killed while it starts", in_ci=True)
 def ray_killed_at_start(folder: Path) -> Outcome:
     """SIGKILL to Ray's control service (GCS) as soon as the run has started it."""
     with scene(folder, seconds=0.1) as it:
@@ -112,7 +112,7 @@ def _stuck(folder: Path, how: str) -> Outcome:
         return outcome
 
 
-@fault("host memory exhausted")
+@fault("host memory exhausted", in_ci=True)
 def memory_exhausted(folder: Path) -> Outcome:
     """A trial asks for more memory than its process may have; the kernel refuses."""
     once = folder / "once"
@@ -128,13 +128,13 @@ def memory_exhausted(folder: Path) -> Outcome:
         return outcome
 
 
-@fault("device memory exhausted")
+@fault("device memory exhausted", in_ci=True)
 def device_exhausted(folder: Path) -> Outcome:
     """A trial raises what torch raises when a device has no memory left, once."""
     return _troubled(folder, "oom", "out_of_memory", 0)
 
 
-@fault("a number is NaN")
+@fault("a number is NaN", in_ci=True)
 def not_a_number(folder: Path) -> Outcome:
     """The weights of a trial turn into NaN, once."""
     return _troubled(folder, "nan", "failed", 3)
@@ -157,7 +157,7 @@ def _troubled(folder: Path, how: str, status: str, ended: int) -> Outcome:
         return outcome
 
 
-@fault("two drivers started at once")
+@fault("two drivers started at once", in_ci=True)
 def two_drivers(folder: Path) -> Outcome:
     """The same line typed twice in the same moment: one runs, one says who does."""
     with scene(folder, words=INLINE) as it:

@@ -17,19 +17,15 @@ from results.queries.db import ask
 from results.storage.store import open_store
 
 
-@fault("store's disk full")
+@fault("store's disk full", in_ci=True)
 def disk_full(folder: Path) -> Outcome:
     """The file system of the store fills up; later there is room again."""
-    with _disk(folder) as place, scene(folder, store=f"{place}/store") as it:
+    with disk(folder) as place, scene(folder, store=f"{place}/store") as it:
         run = it.under_way()
-        filler = place / "filler"
-        with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-            while True:
-                file.write(b"x" * 4096)
-        it.harmed()
-        it.ended(run, 2)
+        with fill(place):
+            it.harmed()
+            it.ended(run, 2)
         assert "cannot grow" in run.said, run.said
-        filler.unlink()
         it.again()
         outcome = it.outcome()
         assert "failed" not in outcome.statuses, "a trial was blamed for the disk"
@@ -39,20 +35,20 @@ def disk_full(folder: Path) -> Outcome:
 @fault("store read-only")
 def read_only(folder: Path) -> Outcome:
     """The store's file system turns read-only in the middle, and back."""
-    with _disk(folder) as place, scene(folder, store=f"{place}/store") as it:
+    with disk(folder) as place, scene(folder, store=f"{place}/store") as it:
         run = it.under_way()
-        it.until(lambda: _remounted(place, "ro"), run)
+        it.until(lambda: remounted(place, "ro"), run)
         it.harmed()
         it.ended(run, 2)
         assert "does not allow this" in run.said, run.said
-        assert _remounted(place, "rw")
+        assert remounted(place, "rw")
         it.again()
         outcome = it.outcome()
         assert "failed" not in outcome.statuses, "a trial was blamed for the disk"
         return outcome
 
 
-@fault("store slow")
+@fault("store slow", in_ci=True)
 def slow(folder: Path) -> Outcome:
     """Every write takes a second."""
     with scene(folder, seconds=0.01, words=INLINE) as it:
@@ -63,7 +59,7 @@ def slow(folder: Path) -> Outcome:
         return it.outcome()
 
 
-@fault("object store answers 503")
+@fault("object store answers 503", in_ci=True)
 def unavailable(folder: Path) -> Outcome:
     """An S3 endpoint answers 503 to everything for eight seconds, then heals."""
     with _bucket(folder) as (bucket, it):
@@ -91,7 +87,7 @@ def gone(folder: Path) -> Outcome:
         return it.outcome()
 
 
-@fault("a Parquet file cut off")
+@fault("a Parquet file cut off", in_ci=True)
 def cut_off(folder: Path) -> Outcome:
     """One file of finished rows loses its second half while a grid runs."""
     with scene(folder, words=INLINE) as it:
@@ -107,7 +103,7 @@ def cut_off(folder: Path) -> Outcome:
         return it.outcome()
 
 
-@fault("an artifact corrupted")
+@fault("an artifact corrupted", in_ci=True)
 def corrupted(folder: Path) -> Outcome:
     """A bit of a trained checkpoint changes between two runs."""
     text = (
@@ -132,7 +128,7 @@ def corrupted(folder: Path) -> Outcome:
         return it.outcome()
 
 
-@fault("clocks differ")
+@fault("clocks differ", in_ci=True)
 def clocks(folder: Path) -> Outcome:
     """A run on a machine a day ahead is killed and goes on on one a day behind."""
     once = folder / "once"
@@ -169,13 +165,27 @@ def _bucket(folder: Path) -> Iterator[tuple[Bucket, Scene]]:
 
 
 @contextlib.contextmanager
-def _disk(folder: Path) -> Iterator[Path]:
+def fill(place: Path) -> Iterator[None]:
+    """Leave no room on a file system while the block runs."""
+    filler = place / "filler"
+    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(b"x" * 4096)
+    try:
+        yield
+    finally:
+        filler.unlink()
+
+
+@contextlib.contextmanager
+def disk(folder: Path, megabytes: int = 4) -> Iterator[Path]:
     """A file system in memory under ``folder``."""
     if os.geteuid():
         pytest.skip("only root mounts a file system")
     place = folder / "disk"
     place.mkdir()
-    words = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)]
+    size = f"size={megabytes}m"
+    words = ["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(place)]
     if subprocess.run(words, check=False).returncode:
         pytest.skip("no file system can be mounted here")
     try:
@@ -184,7 +194,7 @@ def _disk(folder: Path) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-def _remounted(place: Path, how: str) -> bool:
+def remounted(place: Path, how: str) -> bool:
     """Whether it could be done; while a file is open for writing it cannot."""
     words = ["mount", "-o", f"remount,{how}", str(place)]
     done = subprocess.run(words, capture_output=True, check=False)

@@ -68,6 +68,7 @@ class Run:
 
     process: subprocess.Popen[bytes]
     log: Path
+    limit: float = LONG
 
     @property
     def said(self) -> str:
@@ -88,7 +89,7 @@ class Run:
     def end(self) -> int:
         """Its exit status, once it has ended."""
         try:
-            return self.process.wait(LONG)
+            return self.process.wait(self.limit)
         except subprocess.TimeoutExpired:
             self.kill()
             raise AssertionError(f"the run hangs; it said: {self.said}") from None
@@ -113,6 +114,7 @@ class Scene:
         store: Path or URI; a folder beside the grid by default.
         env: Added to the environment of every run.
         clock: How far the clock of the line typed again is ahead, in seconds.
+        limit: Seconds after which a run hangs.
     """
 
     folder: Path
@@ -124,6 +126,7 @@ class Scene:
     store: str = ""
     env: dict[str, str] = field(default_factory=dict)
     clock: float = 0.0
+    limit: float = LONG
     _runs: list[Run] = field(default_factory=list)
     _before: Counter[str] = field(default_factory=Counter)
     _hurt: set[str] = field(default_factory=set)
@@ -159,9 +162,21 @@ class Scene:
                 cwd=self.folder,
                 env={**os.environ, **self.env, **(env or {})},
             )
-        run = Run(process=process, log=log)
+        run = Run(process=process, log=log, limit=self.limit)
         self._runs.append(run)
         return run
+
+    def verb(self, name: str) -> subprocess.Popen[bytes]:
+        """Another command on the store."""
+        line = [sys.executable, "-m", "harness", name, "--store", self.store]
+        quiet = subprocess.DEVNULL
+        return subprocess.Popen(
+            line, stdout=quiet, stderr=quiet, cwd=self.folder, env=os.environ | self.env
+        )
+
+    def trials(self) -> set[str]:
+        """The ids of the grid's trials."""
+        return {p.trial.id for p in grids.read(self.grid).points()}
 
     def opened(self) -> Store | None:
         """The store, once a run has made it."""
@@ -264,7 +279,7 @@ class Scene:
         store = self.opened()
         assert store is not None
         assert self._ended, "a scene says how the harmed run ended"
-        wanted = {p.trial.id for p in grids.read(self.grid).points()}
+        wanted = self.trials()
         now = self.finished()
         assert not leases.markers(store), "a marker was left behind"
         assert not set(now) - wanted, "the store has trials that the grid has not"

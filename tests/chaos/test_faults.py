@@ -4,9 +4,14 @@ import pytest
 from faults import table
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
+# `slow` as well: then `make test-slow`, and with it CI, does these too.
+FAULTS = [
+    pytest.param(name, marks=[pytest.mark.slow] if fault.in_ci else [])
+    for name, fault in table().items()
+]
 
 
-@pytest.mark.parametrize("name", table())
+@pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_costs_no_finished_trial_and_one_more_run_completes_the_grid(
     name, tmp_path, toys
 ):

@@ -228,6 +228,40 @@ def test_gc_lists_first_and_deletes_only_with_apply(shrinkgrid, grid, tmp_path):
     assert status == 0
 
 
+def test_gc_deletes_links_and_never_what_they_point_to(shrinkgrid, grid, tmp_path):
+    shrinkgrid("run", grid, "--address", "inline")
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "file").write_bytes(b"x" * 5_000_000)
+    store = tmp_path / "store"
+    links = {"artifacts/folder": precious, "scratch/file": precious / "file"}
+    links |= {"scratch/dangling": tmp_path / "nothing"}
+    for name, target in links.items():
+        (store / name).parent.mkdir(exist_ok=True)
+        (store / name).symlink_to(target)
+
+    status, out, err = shrinkgrid("gc", "--artifacts", "--apply")
+
+    assert status == 0, err
+    assert "5.0 MB" not in out, "the size of a link is its own"
+    assert not any((store / name).is_symlink() for name in links)
+    assert (precious / "file").stat().st_size == 5_000_000
+
+
+def test_a_removed_current_folder_is_one_message(
+    shrinkgrid, grid, tmp_path, monkeypatch
+):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+
+    status, _, err = shrinkgrid("status", grid)
+
+    assert status == 2
+    assert err == "error: the current folder was removed; change to another with `cd`\n"
+
+
 def test_doctor_says_what_this_machine_has(shrinkgrid):
     status, out, _ = shrinkgrid("doctor")
 
