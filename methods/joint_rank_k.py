@@ -6,8 +6,9 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from harness.core import Context, Model, Unsupported
+from harness.core import Context, Measurement, Model, Unsupported
 from harness.registry import find, method
+from harness.toolkit.model_size import ratio_base
 from methods._kernels.low_rank.factors import Factors, Group, linears, matrix
 from methods._kernels.low_rank.groups import groups_within_blocks
 from methods._kernels.low_rank.uniform import factorize_groups, truncate_groups
@@ -79,7 +80,8 @@ class JointRankK:
         Args:
             fitted: From ``fit``; not changed.
             ratio: The share of all block weights to remove, in [0, 1).
-            ctx: Gives the dense network.
+            ctx: Gives the dense network; records ``coverage`` where matrices outside
+                the groups stay dense.
 
         Returns:
             The compressed network.
@@ -87,24 +89,26 @@ class JointRankK:
         Raises:
             Unsupported: If the groups alone cannot lose as many weights.
         """
-        within = ratio / _share(fitted, ctx.model)
+        if self.single == "svd":
+            return truncate_groups(fitted, ratio, ctx)
+        share = _share(fitted, ctx.model)
+        ctx.record(Measurement(metric="coverage", value=share))
+        within = ratio / share
         if within >= 1:
             raise Unsupported(
-                f"ratio {ratio} is more than the {ratio / within:.3f} of the block "
+                f"ratio {ratio} is more than the {share:.3f} of the block "
                 "weights that the groups hold; use single: svd"
             )
         return truncate_groups(fitted, within, ctx)
 
 
 def _share(fitted: dict[Group, Factors], model: Model) -> float:
-    """The share of the block weights that the groups hold; 1 where they hold all."""
+    """The share of all block weights, with a role or without, that the groups hold."""
     modules = linears(model)
     treated = [name for group in fitted for name in group.names]
-    if len(treated) == len(modules):
-        return 1.0
     held = sum(matrix(modules[name]).numel() for name in treated)
     if not held:
         raise Unsupported(
             f"{model.name} has no two matrices to decompose jointly; use single: svd"
         )
-    return held / sum(matrix(module).numel() for module in modules.values())
+    return held / ratio_base(model)

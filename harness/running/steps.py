@@ -108,7 +108,7 @@ class Steps:
             {
                 **rows.size_columns(made.size, self.dense),
                 "achieved_ratio": self._achieved(trial, made),
-                "coverage": self.coverage,
+                "coverage": _last(made, "coverage", self.coverage),
             }
         )
         began = time.perf_counter()
@@ -245,9 +245,9 @@ class Steps:
     def _achieved(self, trial: Trial, made: _Compressed) -> float | None:
         assert self.model is not None
         assert self.dense is not None
-        own = [m.value for m in made.recorded if m.metric == "achieved_ratio"]
-        if own:
-            return own[-1]
+        own = _last(made, "achieved_ratio", None)
+        if own is not None:
+            return own
         plugin = find("method", trial.method.plugin)
         method = configured("method", trial.method)
         ratio_of = facts(plugin, method)["ratio_of"]
@@ -268,3 +268,9 @@ class Steps:
             step = f"evaluation of {trial.task.name}"
             self._refuse_damage(measured, step)
             self._refuse_damage(self.shared, step)
+
+
+def _last(made: _Compressed, metric: str, default: float | None) -> float | None:
+    """What the method recorded itself under a name, or a default."""
+    own = [m.value for m in made.recorded if m.metric == metric]
+    return own[-1] if own else default

@@ -5,23 +5,33 @@ from __future__ import annotations
 from results.queries.db import ask
 from results.storage.store import Store
 
+_NAMED = 3  # models that the warning names
+
 
 def warn(store: Store) -> None:
-    """Adds a warning to a store that has numbers in the view ``left_out``.
+    """Adds warnings to a store that has rows in ``left_out`` or in ``superseded``.
 
     Args:
         store: The store; a warning that it has already is not repeated.
     """
     counts = ask(
         store,
-        "SELECT reason, count(*) FROM left_out GROUP BY reason ORDER BY reason",
+        "SELECT 1 AS bad, reason, count(*) FROM left_out GROUP BY reason UNION ALL "
+        "SELECT 0, model, count(*) FROM superseded GROUP BY model ORDER BY ALL",
         through="25_left_out",
     ).rows
-    if counts:
-        listed = ", ".join(f"{count} {reason}" for reason, count in counts)
-        warning = (
-            f"stored numbers that are left out of rankings and tables: {listed}; "
-            '`shrinkgrid sql "FROM left_out"` lists them'
+    warnings = []
+    if listed := [f"{count} {reason}" for bad, reason, count in counts if bad]:
+        warnings.append(
+            f"stored numbers that are left out of rankings and tables: "
+            f'{", ".join(listed)}; `shrinkgrid sql "FROM left_out"` lists them'
         )
-        if warning not in store.warnings:
-            store.warnings.append(warning)
+    if listed := [f"{count} of {model}" for bad, model, count in counts if not bad]:
+        more = f" and {len(listed) - _NAMED} more" if len(listed) > _NAMED else ""
+        warnings.append(
+            "finished trials that newer ones replace, since the model's weights or a "
+            f"plugin's version changed: {', '.join(listed[:_NAMED])}{more}; rankings "
+            'and tables leave them out, and `shrinkgrid sql "FROM superseded"` lists '
+            "them"
+        )
+    store.warnings += [one for one in warnings if one not in store.warnings]

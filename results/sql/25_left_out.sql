@@ -1,3 +1,9 @@
+-- superseded: one row a finished trial that no ranking uses, since a newer one stands in
+-- its place: the model has other weights by now, or a plugin has another version.
+CREATE VIEW superseded AS
+SELECT trial, attempt, method, model, model_revision, task, ratio, seed, started_at
+FROM stored.newest SEMI JOIN stored.superseded USING (trial);
+
 -- left_out: one row a final number of an attempt that counts, but that no ranking uses,
 -- with the reason. A store can hold such numbers only from older versions.
 -- not a number        NULL, NaN or infinite.

@@ -6,13 +6,21 @@
 -- recovery  share of the dense model's quality that is kept, on the same protocol:
 --           mean/dense where more is better, dense/mean where less is; 1 keeps all.
 --           NULL where no dense trial is stored.
--- ok, planned  trials that ended well, of those that are planned or stored.
+-- ok, planned  trials that ended well, of those that are planned or stored with the
+--           same options, calibration and dtype.
 -- coverage  share of the block weights that the method treats, NULL where it reads no
 --           roles; the rest of the blocks stays dense.
 -- Only the model's newest revision counts (see stored.superseded), and of two trials
 -- that differ in nothing but the version of a plugin, the newer.
 -- main      whether it is the metric that its task measures first.
 -- place     ties share one.
+
+-- The same JSON text for equal values, whoever wrote it; what is not JSON stays.
+CREATE MACRO canonical(written) AS (
+    CASE WHEN json_valid(written) THEN json_extract(written, '$')::VARCHAR
+         ELSE written END
+);
+
 CREATE VIEW leaderboard AS
 WITH stored_once AS MATERIALIZED (  -- see results.queries.db.create_views
     SELECT attempt, trial, status, started_at, method, method_options, model,
@@ -23,7 +31,7 @@ WITH stored_once AS MATERIALIZED (  -- see results.queries.db.create_views
            -- a million groups, two share one with a probability of 3 in 10^8.
            hash(task, task_options, protocol, model, model_options, ratio, ratio_of,
                 method, method_options, calibration, dtype) AS configuration,
-           hash(method, method_options, model, task, task_options, ratio) AS cell,
+           CASE WHEN status <> 'ok' THEN identity END AS identity,
            measurements
     FROM stored.trials
 ), revised AS (  -- models whose weights changed, with their newest revision
@@ -31,7 +39,7 @@ WITH stored_once AS MATERIALIZED (  -- see results.queries.db.create_views
     FROM stored_once WHERE status = 'ok'
     GROUP BY model, model_options HAVING count(DISTINCT revision) > 1
 ), losers AS (  -- attempts that another one replaces
-    SELECT attempt, cell
+    SELECT attempt
     FROM stored_once
     SEMI JOIN (SELECT configuration, seed FROM stored_once
                GROUP BY configuration, seed HAVING count(*) > 1)
@@ -42,7 +50,7 @@ WITH stored_once AS MATERIALIZED (  -- see results.queries.db.create_views
                  attempt DESC
     ) > 1
     UNION
-    SELECT attempt, cell
+    SELECT attempt
     FROM stored_once JOIN revised USING (model, model_options)
     WHERE revision <> newest_revision
 ), ranked AS (
@@ -59,18 +67,31 @@ WITH stored_once AS MATERIALIZED (  -- see results.queries.db.create_views
       AND m.metric NOT IN repeated
       AND m.metric IS NOT NULL AND method IS NOT NULL AND model IS NOT NULL
       AND task IS NOT NULL AND isfinite(ratio)
-), wanted AS (
-    SELECT cell, 1 AS trials FROM stored_once
+), unfinished AS (  -- trials without a number; lost ones and plans have few columns
+    SELECT trial, method, method_options, model, task, task_options, ratio, protocol,
+           identity, dtype, calibration, model_options
+    FROM stored_once ANTI JOIN losers USING (attempt)
+    WHERE status <> 'ok'
     UNION ALL
-    SELECT cell, -1 FROM losers
-    UNION ALL
-    SELECT hash(method, method_options, model, task, task_options, ratio), 1
-    FROM (SELECT DISTINCT ON (trial) * FROM plans ANTI JOIN stored_once USING (trial))
+    SELECT trial, method, method_options, model, task, task_options, ratio, NULL,
+           identity, NULL, NULL, NULL
+    FROM plans ANTI JOIN stored_once USING (trial)
+), described_by_identity AS (
+    SELECT DISTINCT ON (trial) * EXCLUDE (dtype, calibration, model_options),
+           coalesce(json_valid(identity), false) AS known,
+           CASE WHEN known THEN json_extract_string(identity, '$.dtype')
+                ELSE dtype END AS dtype,
+           CASE WHEN known THEN json_extract(identity, '$.calibration')::VARCHAR
+                ELSE canonical(calibration) END AS calibration,
+           CASE WHEN known THEN json_extract(identity, '$.model[0].options')::VARCHAR
+                ELSE canonical(model_options) END AS model_options
+    FROM unfinished ANTI JOIN (SELECT trial FROM stored_once WHERE status = 'ok')
+        USING (trial)
 ), intended AS (
-    SELECT cell, sum(trials)::BIGINT AS planned FROM wanted GROUP BY cell
+    SELECT * EXCLUDE (trial, identity), count(*) AS trials
+    FROM described_by_identity GROUP BY ALL
 ), numbers AS (
     SELECT configuration, metric, unit, goal,
-           any_value(cell)           AS cell,
            min(position)             AS position,
            avg(value)                AS mean,
            stddev_samp(value)        AS deviation,
@@ -92,6 +113,18 @@ WITH stored_once AS MATERIALIZED (  -- see results.queries.db.create_views
     FROM stored_once WHERE status = 'ok'
 ), grouped AS (
     FROM numbers JOIN described USING (configuration)
+), more AS (  -- an unknown column of an unfinished trial fits every group
+    SELECT g.configuration, sum(i.trials)::BIGINT AS trials
+    FROM described AS g JOIN intended AS i
+        ON  (g.method, g.model, g.task, g.ratio) = (i.method, i.model, i.task, i.ratio)
+        AND g.method_options IS NOT DISTINCT FROM i.method_options
+        AND g.task_options IS NOT DISTINCT FROM i.task_options
+        AND coalesce(i.protocol = g.protocol, true)
+        AND coalesce(i.dtype = g.dtype, true)
+        AND coalesce(i.model_options = canonical(g.model_options), true)
+        AND (i.calibration IS NOT DISTINCT FROM canonical(g.calibration)
+             OR i.calibration IS NULL AND NOT i.known)
+    GROUP BY ALL
 ), dense AS (
     SELECT task, task_options, protocol, metric, model, model_options, dtype,
            avg(mean) AS dense
@@ -110,7 +143,8 @@ SELECT g.task, g.task_options, g.protocol, g.metric, g.unit, g.goal,
        CASE g.goal WHEN 'max' THEN g.mean / nullif(d.dense, 0)
                    ELSE d.dense / nullif(g.mean, 0) END AS recovery,
        g.achieved, g.achieved_params, g.params, g.params_nonzero, g.bytes, g.macs,
-       g.seconds, g.coverage, g.seeds AS ok, c.planned,
+       g.seconds, g.coverage, g.seeds AS ok,
+       g.seeds + coalesce(m.trials, 0) AS planned,
        rank() OVER (
            PARTITION BY g.task, g.task_options, g.protocol, g.metric, g.model,
                         g.model_options, g.ratio
@@ -123,5 +157,5 @@ LEFT JOIN dense AS d
     AND g.protocol IS NOT DISTINCT FROM d.protocol
     AND g.model_options IS NOT DISTINCT FROM d.model_options
     AND g.dtype IS NOT DISTINCT FROM d.dtype
-LEFT JOIN intended AS c USING (cell)
+LEFT JOIN more AS m ON g.configuration = m.configuration
 ORDER BY g.model, g.task, g.metric, g.method <> 'dense', g.ratio, place, g.method;

@@ -10,6 +10,7 @@ from harness.core import NotFinite, Unsupported
 from harness.registry import find
 from harness.toolkit import saved_model
 from harness.toolkit.devices import cast
+from harness.toolkit.model_size import achieved, size
 from methods._kernels.low_rank.curvature import differentiable, row_fisher
 from methods._kernels.low_rank.factors import linears, matrix
 
@@ -159,6 +160,11 @@ def test_a_ratio_of_all_weights_is_reached_by_the_groups_alone():
     net = method.compress(fitted, 0.2, ctx)
     dense = sum(matrix(m).numel() for m in linears(ctx.model).values())
     assert 0.2 <= 1 - weights(net, ctx) / dense < 0.25
+    sizes = (size(ctx.model), size(ctx.model.with_net(net)))
+    removed = 1 - weights(net, ctx) / dense
+    assert achieved("weights", ctx.model, net, sizes) == pytest.approx(removed)
+    # Query, key, gate and up: 24 x (24 + 12 + 40 + 40) of 24 x 232 weights.
+    assert [(m.metric, m.value) for m in ctx.recorded] == [("coverage", 116 / 192)]
     value = net.model.layers[0].self_attn.v_proj
     assert torch.equal(
         value.weight, ctx.model.net.model.layers[0].self_attn.v_proj.weight

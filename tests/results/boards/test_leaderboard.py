@@ -231,3 +231,63 @@ def test_calibrations_on_texts_of_other_content_are_told_apart():
     one = {"method": "svd_llm", "method_options": "{}", "dtype": "float32"}
     one |= {"calibration": '{"content":"sha256:0123456789abcdef","samples":8}'}
     assert method_label(one) == "svd_llm content=012345 samples=8"
+
+
+def identity(**fields):
+    """What a trial's id hashes, as far as the leaderboard reads it."""
+    model = {"name": "mlp", "version": 1, "options": fields.pop("options", {})}
+    return json.dumps({"model": [model], "dtype": "float32", **fields})
+
+
+def counts(store):
+    found = ask(store, "SELECT calibration, dtype, ok, planned FROM leaderboard").rows
+    return {(c and json.loads(c)["text"], d): f"{o}/{p}" for c, d, o, p in found}
+
+
+def test_trials_count_with_those_of_their_own_calibration_dtype_and_protocol(empty):
+    for text in ("a", "b"):
+        empty.append(row(text, calibration=json.dumps({"samples": 8, "text": text})))
+    empty.append(row("half", dtype="bfloat16"))
+    empty.append(row("other protocol", protocol="p2", model_options='{"recipe":1e-05}'))
+    found = ask(empty, "SELECT ok, planned FROM leaderboard").rows
+    assert found == [(1, 1)] * 4
+
+
+def test_failed_lost_and_missing_trials_count_in_their_own_row_only(empty):
+    a = '{"lr":1e-05,"text":"\\u00e9"}'
+    empty.append(row("a0", calibration=a))
+    empty.append(row("none0"))
+    empty.append(row("half0", dtype="bfloat16"))
+    known = {"calibration": json.loads(a)}
+    empty.append(
+        row("a1", seed=1, calibration=a, status="failed", identity=identity(**known))
+    )
+    lost = {"protocol": None, "dtype": None, "model_options": None, "ratio_of": None}
+    empty.append(row("a2", status="lost", identity=identity(**known), **lost))
+    # An attempt that was lost before it ended well is not a second trial.
+    empty.append(row("none0", minute=-1, status="lost", identity=identity(), **lost))
+    plan = {"plan": "p", "planned_at": row("x")["started_at"], "grid": "g"}
+    missing = {
+        "a3": identity(**known),
+        "none1": identity(),
+        "half1": identity(dtype="bfloat16"),
+        "elsewhere": identity(options={"hidden": 9}),
+    }
+    keys = (
+        "method",
+        "method_options",
+        "model",
+        "task",
+        "task_options",
+        "ratio",
+        "seed",
+    )
+    usual = {key: row("x")[key] for key in keys}
+    empty.record_plan(
+        [plan | usual | {"trial": t, "identity": i} for t, i in missing.items()]
+    )
+    assert counts(empty) == {
+        ("é", "float32"): "1/4",
+        (None, "float32"): "1/2",
+        (None, "bfloat16"): "1/2",
+    }

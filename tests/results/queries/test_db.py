@@ -16,6 +16,7 @@ VIEWS = (
     "samples",
     "plans",
     "newest",
+    "superseded",
     "scores",
     "leaderboard",
     "recovery",

@@ -115,3 +115,17 @@ def test_a_damaged_row_ends_no_reader(foreign, monkeypatch, columns):
             render(table, form)
     figures.draw("pareto", [one | {"params": 5} for one in answer.dicts()])
     assert "good" in report.page(store)
+
+
+def test_trials_that_newer_ones_replace_are_mentioned(empty):
+    for model in "abcd":
+        for minute, revision in enumerate(("old", "new")):
+            trial, changed = f"{model}-{revision}", {"model_revision": revision}
+            empty.append(row(trial, model=model, minute=minute, **changed))
+    leaderboard.read(empty)
+    (warning,) = empty.warnings
+    assert "1 of a, 1 of b, 1 of c and 1 more; rankings" in warning
+    listed = ask(empty, "SELECT trial, model_revision FROM superseded ORDER BY ALL")
+    assert listed.rows == [(f"{model}-old", "old") for model in "abcd"]
+    leaderboard.read(empty)
+    assert empty.warnings == [warning]
