@@ -4,9 +4,10 @@ import pytest
 from synthetic import row
 
 from results.boards import leaderboard
-from results.boards.mean_ranks import over_boards
+from results.boards.mean_ranks import BOARD, over_boards
 from results.errors import StoreError
 from results.storage.store import Store
+from results.text.answer import Answer
 
 
 def _store(store: Store, values: dict[tuple[str, str], float]) -> Store:
@@ -54,3 +55,68 @@ def test_a_mean_over_unequal_tasks_is_refused_unless_told(empty):
         ("a", 2, None),
         ("b", 1, None),
     ]
+
+
+def _row(method: str, task: str, ratio: float = 0.2, **columns) -> dict:
+    usual = dict.fromkeys(leaderboard_columns(), None)
+    usual |= {"method_options": "{}", "dtype": "float32"}
+    usual |= {"method": method, "task": task, "model": "m", "ratio": ratio}
+    return usual | {"recovery": 1.0, "ok": 1, "planned": 1} | columns
+
+
+def leaderboard_columns() -> tuple[str, ...]:
+    return (*BOARD, "method_options", "calibration", "dtype", "ok", "planned")
+
+
+def _answer(*rows: dict) -> Answer:
+    columns = tuple(rows[0])
+    values = [tuple(row[column] for column in columns) for row in rows]
+    return Answer(columns=columns, types=("VARCHAR",) * len(columns), rows=values)
+
+
+def test_ratios_are_apart_and_the_best_of_each_is_first():
+    found = over_boards(
+        _answer(
+            _row("a", "x", 0.4, recovery=0.5),
+            _row("a", "x", recovery=0.7, ok=2, planned=3),
+            _row("b", "x", recovery=0.9),
+            _row("dense", "x"),
+            _row("c", "x", recovery=None),
+        )
+    ).dicts()
+
+    assert [(r["ratio"], r["method"], r["recovery"]) for r in found] == [
+        (0.2, "b", 0.9),
+        (0.2, "a", 0.7),
+        (0.4, "a", 0.5),
+    ]
+    # One board has no error and no ranks.
+    assert {(r["boards"], r["stderr"], r["rank"]) for r in found} == {(1, None, None)}
+    assert [(r["ok"], r["planned"]) for r in found] == [(1, 1), (2, 3), (1, 1)]
+
+
+def test_the_error_of_three_boards_is_that_of_their_mean():
+    values = (0.2, 0.5, 0.8)  # variance 0.09, of the mean 0.03
+    rows = [_row("a", task, recovery=v) for task, v in zip("xyz", values, strict=True)]
+    (found,) = over_boards(_answer(*rows)).dicts()
+    assert found["stderr"] == pytest.approx(0.03**0.5)
+    assert found["rank"] is None  # a method alone has none
+
+
+def test_every_board_that_a_method_lacks_is_named():
+    rows = [_row("a", task, r) for task in "xy" for r in (0.2, 0.4)]
+    rows += [_row("b", "x"), _row("b", "y", 0.4)]
+    with pytest.raises(StoreError) as refused:
+        over_boards(_answer(*rows))
+    assert [line.partition(" has")[0] for line in refused.value.errors[:2]] == [
+        "at ratio 0.2, b",
+        "at ratio 0.4, b",
+    ]
+
+
+def test_protocols_are_boards_of_their_own_unless_told():
+    rows = [_row("a", "x", protocol="p1"), _row("b", "x", protocol="p2")]
+    with pytest.raises(StoreError, match="has no number"):
+        over_boards(_answer(*rows))
+    found = over_boards(_answer(*rows), across_protocols=True).dicts()
+    assert [r["boards"] for r in found] == [1, 1]
