@@ -12,6 +12,8 @@ import stat
 import sys
 from pathlib import Path
 
+from results.storage.temporary import ended
+
 OWNER = "shrinkgrid.json"  # in a session folder of Ray: which process started it
 
 
@@ -70,17 +72,7 @@ def remove_dead_sessions(root: str | Path) -> int:
             if note.lstat().st_uid != os.getuid() or note.parent.is_symlink():
                 continue
             owner = json.loads(note.read_text())
-            if owner["host"] == socket.gethostname() and _ended(int(owner["pid"])):
+            if owner["host"] == socket.gethostname() and ended(int(owner["pid"])):
                 shutil.rmtree(note.parent, ignore_errors=True)
                 deleted += 1
     return deleted
-
-
-def _ended(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return pid > 0
-    except (OSError, OverflowError):
-        return False
-    return False

@@ -14,6 +14,7 @@ from harness.core import BenchError, NotFinite, Unsupported
 from harness.toolkit import devices
 from results.errors import StoreError
 from results.outcomes import ErrorClass
+from results.storage import temporary
 from results.storage.folder import explained
 from results.storage.store import Store
 
@@ -122,7 +123,7 @@ def check_space(error: BaseException, store: Store) -> None:
     if not said and os.strerror(errno.ENOSPC) not in _text(error):
         return
     with store_io():
-        path = store.here("scratch") / f".space-{os.getpid()}"
+        path = temporary.beside(store.here("scratch") / "space")
         try:
             path.write_bytes(bytes(_PROBE))
         except OSError as why:

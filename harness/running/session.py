@@ -121,6 +121,8 @@ def _outdated(
 def recover(store: Store) -> int:
     """Wait for orphaned workers of this machine, then store ``lost`` rows for the dead.
 
+    What the dead were writing is deleted.
+
     Args:
         store: The store.
 
@@ -128,6 +130,7 @@ def recover(store: Store) -> int:
         The number of trials that were lost.
     """
     leases.await_orphans(store)
+    store.remove_unfinished()
     return reconcile(store)
 
 

@@ -28,7 +28,7 @@ from results.errors import StoreError
 from results.queries.db import quoted
 from results.queries.reading import reading
 from results.schema import TABLES
-from results.storage import encoding, footers
+from results.storage import encoding, footers, temporary
 from results.storage.folder import explained, fsync_folder
 from results.storage.store import Store, folded_names
 
@@ -94,7 +94,7 @@ def _fold(store: Store, *, table: str, at_least: int) -> Folded | None:
             return None
         name = uuid.uuid4().hex
         target = f"{table}/compacted/{name}"
-        beside = store.here("scratch") / f"{name}.parquet"
+        beside = temporary.beside(store.here("scratch") / f"{name}.parquet")
         try:
             rows = _copy(connection, store, table, small, beside)
             written = _rows(connection, None, [str(beside)])

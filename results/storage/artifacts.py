@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from results.storage import temporary
 from results.storage.store import Store
 from results.text import json_reader
 
@@ -62,7 +63,7 @@ def make(store: Store, key: str, **facts: Any) -> Iterator[Path]:
         An empty folder beside the others, on the same file system.
     """
     target = store.here("artifacts") / key
-    beside = target.with_name(f".{key}.{uuid.uuid4().hex[:8]}.tmp")
+    beside = temporary.beside(target)
     beside.mkdir()
     try:
         yield beside
@@ -130,7 +131,7 @@ def _fetch(store: Store, key: str) -> None:
     names: list[str] = []
     with contextlib.suppress(ValueError):  # then it is damaged, which `find` sees
         names = list(_digests(json_reader.read(text)))
-    beside = target.with_name(f".{key}.{uuid.uuid4().hex[:8]}.tmp")
+    beside = temporary.beside(target)
     for name in [*names, MANIFEST]:
         content = store.folder.read(f"artifacts/{key}/{name}")
         if content is not None:  # a missing one is damage, which `find` sees

@@ -8,12 +8,12 @@ import os
 import random
 import re
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from results.errors import StoreError
+from results.storage import temporary
 
 T = TypeVar("T")
 PATIENCE = 60.0  # seconds; SHRINKGRID_PATIENCE in the environment is another
@@ -71,7 +71,7 @@ class LocalFolder:
     def write(self, path: str, data: Any) -> None:
         """Write beside, then rename."""
         target = self.root / path
-        beside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+        beside = temporary.beside(target)
         try:
             with _retried_with_parent(beside) as descriptor:
                 view = memoryview(data)

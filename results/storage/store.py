@@ -17,7 +17,7 @@ from typing import Any
 
 from results.errors import NoStore, StoreError, unknown
 from results.schema import SCHEMA_VERSION, TABLES, arrow, ddl
-from results.storage import encoding, footers
+from results.storage import encoding, footers, temporary
 from results.storage import folder as places
 from results.storage.folder import Folder
 from results.text import json_reader
@@ -160,6 +160,20 @@ class Store:
         except OSError as why:
             raise places.explained(why, self.uri) from why
         return path
+
+    def remove_unfinished(self) -> int:
+        """Delete files and folders that killed processes of this machine were writing.
+
+        Returns:
+            How many were deleted.
+        """
+        root = self.folder.local or _cache(self.uri)
+        places = [root / "scratch", root / "artifacts"]
+        if self.folder.local is not None:
+            tables = [root / table for table in TABLES]
+            places += [root, root / "running", *tables]
+            places += [table / "compacted" for table in tables]
+        return sum(temporary.remove_dead(place) for place in places)
 
     def scratch(self, name: str) -> Path:
         """A folder of this machine for training checkpoints; it outlives a kill."""
