@@ -41,8 +41,10 @@ RATIOS = (0.5, 0.1, 0.3, 0.7, 0.9)  # the methods above misbehave at 0.5, or alw
 LIMIT = 900.0  # seconds after which a run hangs
 FAULTS_PER_ROUND = 12  # afterwards the round may end
 ROWS = """
-SELECT trial, status, error_class, reason, list_sort(list_transform(measurements,
-  m -> m.metric || ' ' || m.value::VARCHAR)) FROM newest ORDER BY trial
+SELECT trial, status, error_class, reason, (
+  SELECT string_agg(metric || ' ' || value::VARCHAR, ', ' ORDER BY metric)
+  FROM measurements AS m WHERE m.attempt = newest.attempt
+) FROM newest ORDER BY trial
 """
 Done = Callable[["Round", Run], bool]
 
