@@ -39,12 +39,12 @@ class Measurement:
     """One measured number.
 
     Args:
-        metric: Its name in the field's words (``perplexity``, ``accuracy``).
-        value: The number; never NaN (a hole is no measurement).
+        metric: The field's name for the number (``perplexity``, ``accuracy``).
+        value: The number; never NaN: leave missing values out.
         unit: ``1`` for a pure number, else ``s``, ``B``, ``tokens/s`` ...
         goal: ``min`` or ``max`` is better; ``none`` ranks nothing.
         stderr: Standard error of ``value`` over the samples, where there is one.
-        n: How many samples ``value`` is over.
+        n: Number of samples that ``value`` is computed from.
         values: The per-sample values, for paired tests; stored apart in ``samples``.
         step: Epoch or step of a training curve; None for a final number.
     """
@@ -167,7 +167,7 @@ class Context:
 
     @property
     def checkpoint(self) -> Path | None:
-        """Where training in hand may save itself and find itself after a kill."""
+        """Path where running training saves its state, to resume after a kill."""
         if self.scratch is None:
             return None
         return self.scratch / f"{self.checkpoint_key}.safetensors"

@@ -58,23 +58,23 @@ def build(
     """
     known = fields(plugin)
     hints = typing.get_type_hints(plugin)
-    mistakes: list[str] = []
+    errors: list[str] = []
     values = {} if base is None else {key: getattr(base, key) for key in known}
     for key, value in options.items():
         if key not in known:
-            mistakes.append(nearest(f"option of {kind} {name!r}", key, known))
+            errors.append(nearest(f"option of {kind} {name!r}", key, known))
             continue
         default = values.get(key, _default(known[key]))
         try:
             values[key] = _coerce(value, hints[key], default)
         except ValueError as why:
-            mistakes.append(f"option {key!r} of {kind} {name!r}: {why}")
+            errors.append(f"option {key!r} of {kind} {name!r}: {why}")
     for key, known_field in known.items():
         given = key in options or key in values
         if not given and _default(known_field) is dataclasses.MISSING:
-            mistakes.append(f"{kind} {name!r} needs the option {key!r}")
-    if mistakes:
-        raise BenchError(*mistakes)
+            errors.append(f"{kind} {name!r} needs the option {key!r}")
+    if errors:
+        raise BenchError(*errors)
     try:
         return plugin(**values)
     except (ValueError, OverflowError) as why:  # its __post_init__ says what is wrong

@@ -50,7 +50,7 @@ class Plugin:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def build(self, options: Mapping[str, Any]) -> Any:
-        """The plugin with these options; BenchError lists every mistake in them."""
+        """The plugin with these options; BenchError lists every error in them."""
         return build(self.kind, self.name, self.cls, options)
 
     @property
@@ -200,7 +200,7 @@ def _load_external() -> None:
         spec = importlib.util.spec_from_file_location(f"plugin_{path.stem}", path)
         if spec is None or spec.loader is None or not path.is_file():
             raise BenchError(
-                f"SHRINKGRID_PLUGINS names {path}, which is no Python file"
+                f"SHRINKGRID_PLUGINS names {path}, which is not a Python file"
             )
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module

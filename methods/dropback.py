@@ -186,7 +186,7 @@ class Tracking(Objective):
         return self._slope.index_select(0, index).mul_(-rate)
 
     def _select(self, rate: float) -> None:
-        """Choose the tracked set anew, given this step's slopes."""
+        """Choose the tracked set again, given this step's gradients."""
         distance = self.shift.abs()
         low, high = _LOW * self.last, _HIGH * self.last or math.inf
         if not len(self.tracked):
@@ -196,7 +196,7 @@ class Tracking(Objective):
             moves = self._move(entrants, rate)
             weak = _positions(distance < high)
             scores = torch.cat([distance.index_select(0, weak), moves.abs()])
-            # Ranked from below: whoever is not in `scores` reaches `high`.
+            # Ranked from below: a weight that is not in `scores` reaches `high`.
             cut = _smallest(scores, len(distance) + len(moves) - self.k)
             if cut < low:
                 low = cut

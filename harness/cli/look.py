@@ -72,9 +72,9 @@ def _running(store: Store) -> set[str]:
 
     return {
         trial
-        for marker in leases.markers(store)
-        if marker.alive() is not False
-        for _, trial in marker.attempts
+        for lease in leases.read_all(store)
+        if lease.alive() is not False
+        for _, trial in lease.attempts
     }
 
 

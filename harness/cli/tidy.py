@@ -31,7 +31,7 @@ def gc(store: str, artifacts: bool, apply: bool) -> None:
     from results.storage.store import open_store
 
     opened = open_store(store)
-    if apply and any(m.alive() is not False for m in leases.markers(opened)):
+    if apply and any(m.alive() is not False for m in leases.read_all(opened)):
         raise BenchError(
             f"a run works on {opened.uri}; what it needs must stay: try again when it "
             "has ended (`shrinkgrid status`)"

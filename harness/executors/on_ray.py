@@ -176,7 +176,7 @@ class OnRay:
         """Slots are idle: have long bundles give up what they have not begun."""
         for stream, trials in self._stealing.due(time.monotonic()).items():
             job = self._running[stream].job
-            leases.recall(open_store(job.store), job.name, trials)
+            leases.request_trials(open_store(job.store), job.name, trials)
 
     def _artifact(self, artifact: Artifact, job: Job, request: ResourceRequest) -> Any:
         """The reference of an artifact, which is built once for all jobs."""
@@ -280,7 +280,7 @@ class OnRay:
         del self._running[one.stream]
         self._window.drop(one.stream)
         if self._stealing.drop(one.stream):
-            leases.forget(open_store(one.job.store), f"{one.job.name}.back")
+            leases.delete(open_store(one.job.store), f"{one.job.name}.back")
 
     def _forget_artifacts(self, job: Job) -> None:
         for artifact in job.bundle.artifacts:
@@ -296,10 +296,10 @@ class OnRay:
         return replace(crash, node=node)
 
     def _node(self, job: Job) -> str:
-        """Where a job runs, as its marker in the store tells it; else empty."""
+        """Returns the id of the node in a job's lease; empty if there is no lease."""
         with contextlib.suppress(StoreError, OSError):
-            marker = leases.marker(open_store(job.store), f"{job.name}.json")
-            return "" if marker is None else marker.node
+            lease = leases.read(open_store(job.store), f"{job.name}.json")
+            return "" if lease is None else lease.node
         return ""
 
     def _enforce_limits(self) -> None:

@@ -88,11 +88,11 @@ class GruSeq2Seq:
 
         Args:
             shape: ``source_words`` and ``target_words``: sizes of the vocabularies.
-            seed: Same seed, same initial weights.
+            seed: Equal seeds draw equal initial weights.
 
         Returns:
-            The model, in ``eval`` mode; its network remembers the recipe, so that a
-            method that trains it anew does as the dense one did.
+            The model in ``eval`` mode. Its network stores the training recipe, which a
+            method that trains the network again also uses.
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

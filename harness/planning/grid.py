@@ -139,7 +139,7 @@ def read(path: Path, *, locked: Mapping[str, str] | None = None) -> Grid:
         The grid, every name resolved and every option checked.
 
     Raises:
-        BenchError: With every mistake of the file.
+        BenchError: With every error of the file.
     """
     value = yaml_files.read(path)
     if not isinstance(value, dict):
@@ -172,7 +172,7 @@ def read(path: Path, *, locked: Mapping[str, str] | None = None) -> Grid:
 
 
 class _Reader:
-    """Collects every mistake of a file while it reads it."""
+    """Reads a file and collects all its errors."""
 
     def __init__(self, locked: Mapping[str, str]) -> None:
         self.locked = locked
@@ -189,7 +189,7 @@ class _Reader:
                 self.errors.append(at + nearest("key", str(key), known))
 
     def blocks(self, value: Mapping[str, Any]) -> list[Block]:
-        """Read every block that has no mistakes.
+        """Read every block that has no errors.
 
         A key beside ``blocks`` is the default of every block; a block that has the key
         itself uses its own value.
@@ -215,7 +215,7 @@ class _Reader:
         return read
 
     def block(self, value: Any, index: int) -> Block | None:
-        """One block, or None if it has mistakes."""
+        """One block, or None if it has errors."""
         before = len(self.errors)
         at = f"block {index + 1}: " if index else ""
         if not isinstance(value, dict):

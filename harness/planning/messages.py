@@ -37,7 +37,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        """What its markers are called; another job of the same trials has others."""
+        """The file name of its lease, which no other job shares."""
         return f"{self.run}-{self.key}"
 
     def trial(self, trial: str) -> Trial:

@@ -131,7 +131,7 @@ def unmatched(rules: Rules, pairs: Iterable[tuple[str, str]]) -> list[str]:
     """Say which rules under ``for`` can have no effect.
 
     Args:
-        rules: The rules, without mistakes of their own.
+        rules: The rules, already checked.
         pairs: Method and model of every bundle of the grid.
 
     Returns:
@@ -185,7 +185,7 @@ def read(value: Any) -> tuple[Rules, list[str]]:
         value: What stands under ``resources``.
 
     Returns:
-        The rules, and the mistakes found.
+        The rules, and the errors found.
     """
     if value is None:
         return Rules({}), []
@@ -195,23 +195,23 @@ def read(value: Any) -> tuple[Rules, list[str]]:
     rules = value.get("for", [])
     if not isinstance(rules, list) or not all(isinstance(r, dict) for r in rules):
         return Rules({}), ["resources: 'for' is a list of {model: ..., gpus: ...}"]
-    mistakes = []
+    errors = []
     for asked in (default, *rules):
         plain = {k: v for k, v in asked.items() if k not in ("model", "method")}
         if asked is default and len(plain) < len(asked):
-            mistakes.append("resources: 'model' and 'method' belong under 'for'")
+            errors.append("resources: 'model' and 'method' belong under 'for'")
         for key in ("model", "method"):
             named = asked.get(key, "*")
             texts = named if isinstance(named, list) else [named]
             if not all(isinstance(text, str) for text in texts):
-                mistakes.append(f"resources: {key} {named!r} is not a pattern of names")
+                errors.append(f"resources: {key} {named!r} is not a pattern of names")
         if asked is not default:
             plain = _over(default, asked)
         try:
             build("resource", "resources", Resources, plain)
         except BenchError as why:
-            mistakes.extend(f"resources: {m}" for m in why.errors)
-    return Rules(default, tuple(rules)), list(dict.fromkeys(mistakes))
+            errors.extend(f"resources: {m}" for m in why.errors)
+    return Rules(default, tuple(rules)), list(dict.fromkeys(errors))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

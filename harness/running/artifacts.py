@@ -34,7 +34,7 @@ from harness.running.failures import (
 from harness.toolkit import devices, model_size
 from harness.toolkit.tensor_files import read_tensors
 from results.storage import artifacts as shelf
-from results.storage.leases import draining
+from results.storage.leases import stop_requested
 from results.storage.store import Store, open_store
 
 
@@ -56,7 +56,8 @@ def produce(job: ArtifactJob) -> Built:
     store = open_store(job.store)
     if shelf.find(store, artifact.id) is not None:
         return Built(artifact=artifact.id, reused=True)
-    if job.run and draining(store, job.run):  # nobody will begin what waits for it
+    # After a stop request no trial starts, so the artifact would not be used.
+    if job.run and stop_requested(store, job.run):
         why = "not begun: the run was asked to stop"
         return Built(artifact=artifact.id, error=why, error_class="infra")
     failure = None

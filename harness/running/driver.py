@@ -126,7 +126,7 @@ class Driver:
             for job, events in self.executor.run(self._jobs()):
                 for event in events:
                     self._handle(job, event)
-        leases.forget(self.store, f"{self.run_id}.stop")
+        leases.delete(self.store, f"{self.run_id}.stop")
         return self.outcome
 
     def drain(self, why: str | None = None) -> None:
@@ -135,7 +135,7 @@ class Driver:
         self._retries.clear()
         self.outcome.drained = self.outcome.drained or why is None
         self.outcome.stopped = self.outcome.stopped or why or "asked to stop"
-        leases.drain(self.store, self.run_id)
+        leases.request_stop(self.store, self.run_id)
 
     def _jobs(self) -> Iterator[Job]:
         """Return an iterator over jobs that may continue after ``StopIteration``."""
@@ -234,7 +234,7 @@ class Driver:
 
     def _handle_crash(self, job: Job, event: Event) -> None:
         """A worker died: store a row for the trial it ran, run the others again."""
-        leases.forget(
+        leases.delete(
             self.store, f"{job.name}.json"
         )  # what the worker still ends is not stored
         if job.key not in self._ended:  # every trial was reported before

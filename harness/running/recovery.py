@@ -75,20 +75,20 @@ def reconcile(store: Store) -> int:
         The number of rows that were stored.
     """
     lost = 0
-    for marker in leases.markers(store):
-        if marker.alive() is not False:
+    for lease in leases.read_all(store):
+        if lease.alive() is not False:
             continue
-        for attempt, trial in marker.attempts:
+        for attempt, trial in lease.attempts:
             if committed(store, attempt) is None:
-                store.append(_lost_row(store, marker, attempt, trial))
+                store.append(_lost_row(store, lease, attempt, trial))
                 lost += 1
                 break  # the trials after it had not started
-        leases.forget(store, marker.name)
+        leases.delete(store, lease.name)
     return lost
 
 
 def _lost_row(
-    store: Store, marker: leases.Marker, attempt: str, trial: str
+    store: Store, lease: leases.Lease, attempt: str, trial: str
 ) -> dict[str, Any]:
     columns = (
         "trial, grid, bundle, method, method_options, model, task, task_options, "
@@ -100,8 +100,8 @@ def _lost_row(
         "attempt": attempt,
         "status": Status.LOST,
         "error_class": ErrorClass.INFRA,
-        "reason": f"process {marker.pid} on {marker.host} died with the run",
-        "started_at": datetime.fromtimestamp(marker.started_at, UTC),
-        "host": marker.host,
+        "reason": f"process {lease.pid} on {lease.host} died with the run",
+        "started_at": datetime.fromtimestamp(lease.started_at, UTC),
+        "host": lease.host,
         "measurements": [],
     }

@@ -129,7 +129,7 @@ def recover(store: Store) -> int:
     Returns:
         The number of trials that were lost.
     """
-    leases.await_orphans(store)
+    leases.wait_for_orphans(store)
     store.remove_unfinished()
     return reconcile(store)
 
@@ -159,7 +159,7 @@ def claim(
         yield Claim(planned=planned, run_id=run_id)
         return
     recorded = _record(planned.plan, store)
-    with leases.hold(store, run_id, recorded):
+    with leases.claim(store, run_id, recorded):
         owners = _conflicts(planned.plan, store, (run_id, recorded), take_over)
         if owners:
             raise BenchError(*owners)
@@ -196,7 +196,7 @@ def _conflicts(
     wanted = {t.id for b in plan.bundles for t in b.trials}
     common: dict[str, int] = {}  # plan id of another driver -> trials in both plans
 
-    def share(owner: leases.Holder) -> bool:
+    def share(owner: leases.Owner) -> bool:
         if owner.plan not in common and not take_over:
             common[owner.plan] = len(wanted & _trials_of(store, owner.plan))
         return bool(common.get(owner.plan))
@@ -206,7 +206,7 @@ def _conflicts(
         "these trials since "
         f"{datetime.fromtimestamp(owner.started_at, UTC):%Y-%m-%d %H:%M} UTC: wait "
         "until it ends, or stop it; use --take-over if that machine is gone"
-        for owner in leases.rivals(store, *claimed, share=share)
+        for owner in leases.conflicts(store, *claimed, share=share)
     ]
 
 

@@ -27,7 +27,13 @@ from harness.running.global_state import GlobalState
 from harness.running.steps import Steps
 from harness.toolkit import devices
 from results.errors import StoreError
-from results.storage.leases import draining, forget, in_hand, is_held, recalled
+from results.storage.leases import (
+    delete,
+    is_leased,
+    lease_job,
+    requested_trials,
+    stop_requested,
+)
 from results.storage.store import Store, open_store
 
 
@@ -56,9 +62,9 @@ def run(
         steps = Steps(job=job, store=store, built=tuple(built))
         worker = _Worker(job=job, store=store, steps=steps, state=state)
         attempts = [(job.attempts[t.id], t.id) for t in job.bundle.trials]
-        with in_hand(store, job.run, job.name, attempts):
+        with lease_job(store, job.run, job.name, attempts):
             left = deque(job.bundle.trials)
-            while left and not draining(store, job.run):
+            while left and not stop_requested(store, job.run):
                 trial = left.popleft()
                 given = _give_back(store, job, left)
                 if given:
@@ -68,7 +74,7 @@ def run(
     except (StoreError, StoreFailed) as why:
         yield Event(what="stopped", headline=str(why))
     except _GivenUp:
-        gone = "its marker is gone: another driver took it for dead"
+        gone = "its lease is gone: another driver considered the worker dead"
         yield Event(what="crashed", status="lost", error_class="infra", headline=gone)
 
 
@@ -88,10 +94,10 @@ def _give_back(store: Store, job: Job, left: deque[Trial]) -> tuple[str, ...]:
     """Take out of ``left`` what the driver asked back; the ids of these trials."""
     if not left:
         return ()
-    wanted = recalled(store, job.name)
+    wanted = requested_trials(store, job.name)
     given = tuple(trial.id for trial in left if trial.id in wanted)
     if wanted:
-        forget(store, f"{job.name}.back")
+        delete(store, f"{job.name}.back")
     for trial in [trial for trial in left if trial.id in wanted]:
         left.remove(trial)
     return given
@@ -163,7 +169,7 @@ class _Worker:
         found: Sequence[Measurement],
         failure: Failure | None,
     ) -> Event:
-        if not is_held(self.store, self.job.name):
+        if not is_leased(self.store, self.job.name):
             raise _GivenUp
         try:
             self._append(trial, row, found, failure)

@@ -132,21 +132,21 @@ class ImageData:
         """
         if self.classes < 2:
             raise BenchError(f"{name} has {self.classes} class; a classifier needs 2")
-        mistakes = []
+        errors = []
         splits = {"train": self.train, "validation": self.validation, "test": self.test}
         for split, images in splits.items():
-            mistakes += _label_mistakes(f"{name}, split {split}", images, self.classes)
-        if mistakes:
-            raise BenchError(*mistakes)
+            errors += _label_errors(f"{name}, split {split}", images, self.classes)
+        if errors:
+            raise BenchError(*errors)
         counts = torch.bincount(self.train.labels, minlength=self.classes)
         for empty in (counts == 0).nonzero().flatten().tolist():
-            mistakes.append(f"{name} has no training image of class {empty}")
-        if mistakes:
-            raise BenchError(*mistakes)
+            errors.append(f"{name} has no training image of class {empty}")
+        if errors:
+            raise BenchError(*errors)
         return self
 
 
-def _label_mistakes(where: str, images: Images, classes: int) -> list[str]:
+def _label_errors(where: str, images: Images, classes: int) -> list[str]:
     if not len(images):
         return [f"{where} has no images"]
     low, high = int(images.labels.min()), int(images.labels.max())

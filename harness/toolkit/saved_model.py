@@ -303,7 +303,7 @@ def _plugin(origin: Mapping[str, Any]) -> Any:
 
 
 def _skeleton(origin: Mapping[str, Any], folder: Path) -> Model:
-    """The model that the compressed one was made from, its weights of no account."""
+    """The model that the compressed one was made from; its weights are ignored."""
     plugin = _plugin(origin)
     if hasattr(plugin, "skeleton"):
         made: Model = plugin.skeleton(folder)

@@ -16,11 +16,11 @@ from harness.toolkit.training import Objective, train
 
 @dataclass
 class Buckets:
-    """Training pairs whose examples are whole batches, dealt anew each epoch.
+    """Training pairs in batches of similar length, which are drawn again each epoch.
 
     Args:
         pairs: The training pairs.
-        size: Sentences a batch.
+        size: Sentences per batch.
     """
 
     pairs: Pairs

@@ -15,8 +15,8 @@ from results.text import json_reader
 
 MAX_FORM = 50_000_000  # bytes of structure.json
 MAX_REASON = 300  # characters of a foreign error
-# The dense network may be so much larger than its compressed file, and larger by
-# so many bytes at least; what asks for more is no network that was stored here.
+# The dense network may be this many times larger than its compressed file, or this
+# many bytes larger; a file that needs more was not written by this project.
 LARGEST, SPARE = 64, 2**30
 # What plugins, torch and safetensors raise where the two files are not as saved.
 BROKEN = (

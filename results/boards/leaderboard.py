@@ -98,13 +98,13 @@ def one_board(store: Store, **only: Iterable[str]) -> list[dict[str, Any]]:
 
 
 def together(answer: Answer) -> Answer:
-    """The rows with places over all protocols, which are otherwise ranked apart.
+    """Rank the rows of all protocols of a task together.
 
     Args:
-        answer: Rows as ``read`` gives them.
+        answer: Rows as ``read`` returns them.
 
     Returns:
-        The same rows, board by board, ranked anew at each ratio.
+        The same rows by leaderboard, ranked again at each ratio.
     """
     rows = answer.dicts()
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}

@@ -52,7 +52,7 @@ def over_boards(
     ]
     columns = BOARD[:-1] if across_protocols else BOARD  # the protocol is the last
     made: list[tuple[Any, ...]] = []
-    mistakes = []
+    errors = []
     for ratio in sorted({row["ratio"] for row in rows}):
         table: dict[str, dict[tuple[str, ...], Mapping[str, Any]]] = {}
         for row in rows:
@@ -62,11 +62,11 @@ def over_boards(
                 table.setdefault(name, {})[board] = row
         missing = _missing(table)
         if missing and not allow_unequal:
-            mistakes += [f"at ratio {ratio:g}, {text}" for text in missing]
+            errors += [f"at ratio {ratio:g}, {text}" for text in missing]
         made += _lines(ratio, table, equal=not missing)
-    if mistakes:
+    if errors:
         raise StoreError(
-            *mistakes,
+            *errors,
             "a mean over different tasks compares nothing: narrow it with --task, "
             "--model or --method, or say --allow-unequal",
         )

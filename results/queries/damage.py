@@ -53,7 +53,8 @@ def damage(store: Store, path: str) -> str | None:
 def _refused(content: bytes) -> str | None:
     """Why DuckDB cannot read a file that Arrow can, or None.
 
-    It reads a copy: the file itself may be gone by now, which is no damage.
+    It reads a copy: another process may have deleted the file since, which does not
+    count as damage.
     """
     with tempfile.NamedTemporaryFile(suffix=".parquet") as copy:
         copy.write(content)

@@ -1,9 +1,10 @@
-"""A row's copy in the footer of its small file.
+"""Embedded rows: the row of a small file, repeated as JSON in the file's footer.
 
-Opening ten thousand Parquet files of sixty columns takes many seconds, whoever reads
-them; reading their bytes takes a tenth of one. So the writer puts the one row of a file
-into its metadata too, as the line of JSON that the columns are made of; readers of many
-small files, and compaction, take it from there. Other programs read the columns.
+Opening ten thousand Parquet files of sixty columns takes many seconds in any reader;
+reading their bytes takes a tenth of a second. The writer therefore also puts the one
+row of a file into its metadata, as the line of JSON that the columns are built from.
+Readers of many small files, and compaction, use that line. Other programs read the
+columns.
 """
 
 from __future__ import annotations

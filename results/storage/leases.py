@@ -1,4 +1,4 @@
-"""Markers of the jobs in hand, so that a killed run's trials can be told from idle."""
+"""Leases: files that say which process runs which trials, to detect killed workers."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from results.storage.store import Store
 from results.text import json_reader
 
 NODE = "SHRINKGRID_NODE"  # environment variable: the cluster's id of this node
-SETTLED = 60.0  # seconds that another driver has to settle its claim
+SETTLED = 60.0  # seconds that another driver has to confirm or withdraw its claim
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Marker:
-    """One job that some worker has, or had, in hand.
+class Lease:
+    """A job that a worker is running, or was running when it was killed.
 
     Args:
-        name: The marker's file name.
-        run: The run that the job belongs to.
-        host: Where the worker runs.
-        pid: Its process.
+        name: File name of the lease in the store's folder ``running``.
+        run: Id of the run that the job belongs to.
+        host: Host name of the worker's machine.
+        pid: Process id of the worker.
         started_at: Seconds since 1970.
-        attempts: Attempt and trial, in the order in which they run.
+        attempts: Pairs of attempt and trial ids, in the order in which they run.
         node: The cluster's id of the node; empty where there is no cluster.
     """
 
@@ -40,21 +40,21 @@ class Marker:
     node: str = ""
 
     def alive(self) -> bool | None:
-        """Whether the worker lives; None if it is on another machine."""
+        """Whether the worker is alive; None if it is on another machine."""
         return _lives(self.host, self.pid)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Holder:
-    """A driver that runs a plan, or ran it until it died.
+class Owner:
+    """A driver that runs a plan, or was running it when it was killed.
 
     Args:
-        run: Its run.
-        host: Where it runs.
-        pid: Its process.
+        run: Id of the driver's run.
+        host: Host name of the driver's machine.
+        pid: Process id of the driver.
         started_at: Seconds since 1970.
-        plan: The plan in the table ``plans``.
-        claims: Whether it has yet to look if it is alone.
+        plan: Id of the plan in the table ``plans``.
+        claims: Whether the driver has not yet checked for conflicts.
     """
 
     run: str
@@ -65,7 +65,7 @@ class Holder:
     claims: bool = False
 
     def alive(self) -> bool | None:
-        """Whether the driver lives; None if it is on another machine."""
+        """Whether the driver is alive; None if it is on another machine."""
         return _lives(self.host, self.pid)
 
 
@@ -74,7 +74,7 @@ def _lives(host: str, pid: int) -> bool | None:
         return None
     try:
         os.kill(pid, 0)
-    except PermissionError:  # it lives, and is somebody else's
+    except PermissionError:  # the process is alive and belongs to another user
         return True
     except (OSError, OverflowError):
         return False
@@ -82,19 +82,19 @@ def _lives(host: str, pid: int) -> bool | None:
 
 
 @contextlib.contextmanager
-def in_hand(
+def lease_job(
     store: Store, run: str, job: str, attempts: Sequence[tuple[str, str]]
 ) -> Iterator[None]:
-    """Say in the store that this process works on these attempts.
+    """Write a lease for a job of this process, and delete it at the end.
 
     Args:
-        store: The store.
-        run: The run's id.
-        job: The job's name, which no other job has.
-        attempts: Attempt and trial, in the order in which they run.
+        store: The store that the trials are written to.
+        run: Id of the run.
+        job: Name of the job; unique in the store.
+        attempts: Pairs of attempt and trial ids, in the order in which they run.
     """
     path = f"running/{job}.json"
-    marker = {
+    lease = {
         "run": run,
         "host": socket.gethostname(),
         "pid": os.getpid(),
@@ -102,99 +102,94 @@ def in_hand(
         "started_at": time.time(),
         "attempts": list(attempts),
     }
-    store.folder.write(path, json.dumps(marker).encode())
+    store.folder.write(path, json.dumps(lease).encode())
     try:
         yield
     finally:
         store.folder.delete(path)
 
 
-def is_held(store: Store, job: str) -> bool:
-    """Whether a worker's marker is there still.
+def is_leased(store: Store, job: str) -> bool:
+    """Whether the lease of a job still exists.
 
-    A driver deletes it when it takes the worker for dead, before it gives the trials to
-    another. A worker that was only cut off, and comes back, must not store them too.
-
-    Args:
-        store: The store.
-        job: The job's name.
-
-    Returns:
-        False if the driver took it for dead.
+    A driver deletes the lease of a worker that it considers dead, before it gives the
+    trials to another worker. A worker that was only disconnected must check its lease
+    before it stores a row, so that no trial is stored twice.
     """
     return store.folder.read(f"running/{job}.json") is not None
 
 
 @contextlib.contextmanager
-def hold(store: Store, run: str, plan: str) -> Iterator[None]:
-    """Say in the store that this process drives a run of a plan.
+def claim(store: Store, run: str, plan: str) -> Iterator[None]:
+    """Write the lease of a driver, and delete it at the end.
 
-    At first it only claims the plan; see ``rivals``.
+    The lease is only a claim until ``conflicts`` has found no other driver.
 
     Args:
-        store: The store.
-        run: The run's id.
-        plan: The plan's id.
+        store: The store that the run writes to.
+        run: Id of the run.
+        plan: Id of the plan in the table ``plans``.
     """
-    _say(store, run, plan, claims=True)
+    _write_owner(store, run, plan, claims=True)
     try:
         yield
     finally:
         store.folder.delete(f"running/{run}.driver")
 
 
-def rivals(
-    store: Store, run: str, plan: str, *, share: Callable[[Holder], bool]
-) -> list[Holder]:
-    """Who drives some of the trials of this run; if nobody does, it may go on.
+def conflicts(
+    store: Store, run: str, plan: str, *, share: Callable[[Owner], bool]
+) -> list[Owner]:
+    """Find the other drivers that run trials of this run; confirm the claim if none.
 
-    Of two drivers that claim in the same moment one gives way, by the order of their
-    ids: each says what it claims before it looks, so at least one sees the other, and
-    the one that comes first waits until the other has given way or has gone on.
+    If two drivers claim at the same moment, the driver with the greater run id stops.
+    Each driver writes its claim before it looks for others, so at least one of them
+    sees the other. The driver with the smaller id waits until the other driver has
+    withdrawn or confirmed its claim.
 
     Args:
-        store: The store.
-        run: This run, which ``hold`` claims for.
-        plan: The plan's id.
+        store: The store that the run writes to.
+        run: Id of this run, which ``claim`` has written.
+        plan: Id of the plan in the table ``plans``.
         share: Whether another driver has trials of this run in its plan.
 
     Returns:
-        The other drivers that drive, or claim and come first.
+        The drivers that run such trials, or whose claims come before this claim.
     """
     deadline = time.monotonic() + SETTLED
     while True:
-        others = [h for h in holders(store) if h.run != run and share(h)]
-        ahead = [h for h in others if not h.claims or h.run < run]
+        others = [o for o in owners(store) if o.run != run and share(o)]
+        ahead = [o for o in others if not o.claims or o.run < run]
         if ahead or not others:
             break
-        if time.monotonic() > deadline:  # it is on a machine that is gone
+        if time.monotonic() > deadline:  # the other driver's machine is gone
             return others
         time.sleep(0.05)
     if not ahead:
-        _say(store, run, plan, claims=False)
+        _write_owner(store, run, plan, claims=False)
     return ahead
 
 
-def _say(store: Store, run: str, plan: str, *, claims: bool) -> None:
-    holder = {
+def _write_owner(store: Store, run: str, plan: str, *, claims: bool) -> None:
+    owner = {
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "started_at": time.time(),
         "plan": plan,
         "claims": claims,
     }
-    store.folder.write(f"running/{run}.driver", json.dumps(holder).encode())
+    store.folder.write(f"running/{run}.driver", json.dumps(owner).encode())
 
 
-def holders(store: Store) -> list[Holder]:
-    """Every driver that says it runs; those of this machine that died are cleared."""
+def owners(store: Store) -> list[Owner]:
+    """Returns the drivers that have a lease; deletes leases of this machine's dead."""
     found = []
     for name in store.folder.names("running"):
         if not name.endswith(".driver"):
             continue
         with contextlib.suppress(ValueError, KeyError, TypeError, OverflowError):
             value = json_reader.read(store.folder.read(f"running/{name}") or b"")
-            holder = Holder(
+            owner = Owner(
                 run=name.removesuffix(".driver"),
                 host=str(value["host"]),
                 pid=int(value["pid"]),
@@ -202,43 +197,43 @@ def holders(store: Store) -> list[Holder]:
                 plan=str(value["plan"]),
                 claims=bool(value.get("claims")),
             )
-            if holder.alive() is False:
-                forget(store, name)
+            if owner.alive() is False:
+                delete(store, name)
             else:
-                found.append(holder)
+                found.append(owner)
     return found
 
 
-def await_orphans(store: Store, seconds: float = 60.0) -> None:
-    """Wait until workers of this machine whose driver died have died too.
+def wait_for_orphans(store: Store, seconds: float = 60.0) -> None:
+    """Wait until no worker of a dead driver is alive on this machine.
 
-    Ray ends them within seconds; a run that started meanwhile could repeat what they
-    are about to commit.
+    Ray ends such workers within seconds. A run that starts before that could repeat
+    the trials that they are about to store.
 
     Args:
-        store: The store.
-        seconds: How long to wait at most.
+        store: The store whose leases are read.
+        seconds: The longest time to wait.
     """
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        held = {holder.run for holder in holders(store)}
-        if not any(m.alive() and m.run not in held for m in markers(store)):
+        owned = {owner.run for owner in owners(store)}
+        if not any(w.alive() and w.run not in owned for w in read_all(store)):
             return
         time.sleep(0.5)
 
 
-def markers(store: Store) -> list[Marker]:
-    """Every marker in the store, also those whose worker died."""
+def read_all(store: Store) -> list[Lease]:
+    """Returns every worker's lease, including those of dead workers."""
     names = [n for n in store.folder.names("running") if n.endswith(".json")]
-    return [found for name in names if (found := marker(store, name)) is not None]
+    return [found for name in names if (found := read(store, name)) is not None]
 
 
-def marker(store: Store, name: str) -> Marker | None:
-    """One marker by its file name, or None where there is none."""
+def read(store: Store, name: str) -> Lease | None:
+    """Returns a worker's lease by its file name; None if it is missing or damaged."""
     text = store.folder.read(f"running/{name}")
     with contextlib.suppress(ValueError, KeyError, TypeError, OverflowError):
         value = json_reader.read(text or "null")
-        return Marker(
+        return Lease(
             name=name,
             run=str(value["run"]),
             host=str(value["host"]),
@@ -250,29 +245,29 @@ def marker(store: Store, name: str) -> Marker | None:
     return None
 
 
-def drain(store: Store, run: str) -> None:
-    """Ask the workers of a run to stop after the trial in hand."""
+def request_stop(store: Store, run: str) -> None:
+    """Ask the workers of a run to stop after their running trials."""
     store.folder.write(f"running/{run}.stop", b"")
 
 
-def draining(store: Store, run: str) -> bool:
-    """Whether a run was asked to stop."""
+def stop_requested(store: Store, run: str) -> bool:
+    """Whether the workers of a run were asked to stop."""
     return store.folder.read(f"running/{run}.stop") is not None
 
 
-def recall(store: Store, job: str, trials: Sequence[str]) -> None:
-    """Ask a worker to give back trials of its job that it has not begun.
+def request_trials(store: Store, job: str, trials: Sequence[str]) -> None:
+    """Ask a worker to return trials of its job that it has not started.
 
     Args:
-        store: The store.
-        job: The job's name.
-        trials: Their ids.
+        store: The store that the worker writes to.
+        job: Name of the worker's job.
+        trials: Ids of the trials, which an idle worker could run.
     """
     store.folder.write(f"running/{job}.back", json.dumps(list(trials)).encode())
 
 
-def recalled(store: Store, job: str) -> frozenset[str]:
-    """What the driver asked back from a job; nothing where that cannot be read."""
+def requested_trials(store: Store, job: str) -> frozenset[str]:
+    """Returns the ids of ``request_trials``; empty if the file cannot be read."""
     text = store.folder.read(f"running/{job}.back")
     with contextlib.suppress(ValueError):
         found = json_reader.read(text or b"[]")
@@ -281,6 +276,6 @@ def recalled(store: Store, job: str) -> frozenset[str]:
     return frozenset()
 
 
-def forget(store: Store, name: str) -> None:
-    """Delete a marker whose worker is gone."""
+def delete(store: Store, name: str) -> None:
+    """Delete a file of the folder ``running``, such as the lease of a dead worker."""
     store.folder.delete(f"running/{name}")

@@ -229,8 +229,8 @@ def open_store(uri: str | Path, create: bool = False) -> Store:
         The store.
 
     Raises:
-        StoreError: If there is none, it is no store, a newer version made it, or
-            ``create`` and it cannot be written.
+        StoreError: If the folder is missing or is not a store, if a newer version
+            wrote it, or if ``create`` is given and it cannot be written.
     """
     place = places.folder(uri)
     text = place.read(FORMAT)
@@ -263,7 +263,7 @@ def new_attempt() -> str:
 
 
 def _refuse_foreign(place: Folder) -> None:
-    """Never turn somebody's folder of other things, or a file, into a store."""
+    """Refuse to turn a file, or a folder with other files, into a store."""
     path = place.local
     if path is None:
         return
@@ -276,8 +276,8 @@ def _refuse_foreign(place: Folder) -> None:
     names = [p.name for p in path.iterdir()] if path.is_dir() else []
     if any(n[0] != "." for n in names) and place.read(FORMAT) is None:
         raise StoreError(
-            f"{path} holds other things and is no store; name an empty or a new "
-            "folder with --store"
+            f"{path} is not a store and contains other files; name an empty or a "
+            "new folder with --store"
         )
 
 
@@ -286,11 +286,11 @@ def _read_format(text: bytes, uri: str) -> dict[str, Any]:
         known: dict[str, Any] = json_reader.read(text)
         version = int(known["schema_version"])
         if not isinstance(known.get("columns", []), list):
-            raise TypeError("columns is no list")
+            raise TypeError("columns is not a list")
     except (ValueError, KeyError, TypeError, OverflowError) as why:
         raise StoreError(
             f"{uri}/{FORMAT} does not say what the store is ({why}); "
-            f'write {{"schema_version": {SCHEMA_VERSION}}} into it to mend it'
+            f'write {{"schema_version": {SCHEMA_VERSION}}} into it to fix it'
         ) from why
     if version > SCHEMA_VERSION:
         raise StoreError(
@@ -312,12 +312,12 @@ def _check_finite(row: Mapping[str, Any]) -> None:
         if not math.isfinite(one["value"]):
             raise StoreError(
                 f"{one['metric']} of trial {row.get('trial')} is {one['value']}; only "
-                "finite numbers are stored, a hole is no measurement"
+                "finite numbers are stored; leave missing values out"
             )
 
 
 def _columns_digest() -> str:
-    """Tells apart stores whose files may differ in their columns."""
+    """Returns a digest of the columns, to detect stores with files of other columns."""
     text = "\n".join(map(ddl, TABLES))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -327,6 +327,6 @@ def _dumps(value: Any) -> bytes:
 
 
 def _cache(uri: str) -> Path:
-    """Where this machine keeps the files of a store that lies in a bucket."""
+    """Returns the folder where this machine caches the files of a store in a bucket."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "shrinkgrid" / hashlib.sha256(uri.encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""A table of one's own: the store's numbers arranged by rows and columns."""
+"""Custom tables: the numbers of a store, arranged by chosen rows and columns."""
 
 from __future__ import annotations
 

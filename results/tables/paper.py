@@ -1,4 +1,4 @@
-"""Tables: a paper's with the measured numbers beside, or one of one's own."""
+"""Tables of a paper, or of a YAML file, with the measured numbers beside."""
 
 from __future__ import annotations
 

@@ -62,19 +62,19 @@ _COLUMN: dict[str, Kinds] = WANTED | {"name": _TEXT, "mean_of": (list,)}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PaperTable:
-    """A table as its file gives it.
+    """A table as its YAML file describes it.
 
     Args:
-        name: Of the file, without its suffix.
+        name: Name of the file without its suffix.
         title: What the table shows.
-        paper: Who published it; empty for a table of one's own.
-        link: Where.
-        table: Its number there.
+        paper: Citation of the paper; empty for a custom table.
+        link: Address of the paper.
+        table: Number of the table in the paper.
         note: What a reader must know.
-        sources: Where the numbers were read.
+        sources: Files or pages from which the numbers were copied.
         unplanned: Which cells no packaged grid plans: lists of values, and ``why``.
         columns: Column -> what it measures; keys as in ``WANTED``.
-        rows: Row -> which trials it is, and ``cells`` as printed, None for a hole.
+        rows: Row -> which trials it is, and ``cells`` as printed, None for missing.
     """
 
     name: str
@@ -107,7 +107,7 @@ def names() -> list[str]:
 
 
 def catalogue() -> list[dict[str, Any]]:
-    """One row a packaged table: its name, the paper, what it shows, its numbers."""
+    """One row per packaged table: its name, the paper, what it shows, its numbers."""
     rows = []
     for name in names():
         table = read(name)
@@ -125,7 +125,7 @@ def catalogue() -> list[dict[str, Any]]:
 
 
 def read(name: str) -> PaperTable:
-    """The table of a name, or of a YAML file of one's own.
+    """Read a packaged table by its name, or a custom table from a YAML file.
 
     Args:
         name: As ``names`` lists it, or a path that ends in ``.yaml``.
@@ -134,7 +134,7 @@ def read(name: str) -> PaperTable:
         The table, checked.
 
     Raises:
-        StoreError: If there is none, or with every mistake of the file.
+        StoreError: If there is none, or with every error of the file.
     """
     if name.endswith((".yaml", ".yml")):
         path = Path(name)
@@ -157,9 +157,9 @@ def model_ids(model: str) -> tuple[str, ...]:
 def _checked(name: str, text: bytes, file: str) -> PaperTable:
     content = _yaml(text, file)
     if not isinstance(content, dict):
-        raise StoreError(f"{file} is no mapping; its keys are {', '.join(_TABLE)}")
-    mistakes = _wrong_keys(content, _TABLE, file)
-    mistakes += [
+        raise StoreError(f"{file} is not a mapping; its keys are {', '.join(_TABLE)}")
+    errors = _wrong_keys(content, _TABLE, file)
+    errors += [
         f"{file} lacks the key {key!r}"
         for key in ("title", "columns", "rows")
         if not content.get(key)
@@ -168,11 +168,11 @@ def _checked(name: str, text: bytes, file: str) -> PaperTable:
     for part, known in parts.items():
         for number, one in enumerate(_list(content.get(part)), 1):
             where = f"{file}, {part.removesuffix('s')} {number}"
-            mistakes += _wrong_keys(one, known, where)
-    if not mistakes:  # else the shapes to compare are not there
-        mistakes = list(_wrong_shape(content["columns"], content["rows"], file))
-    if mistakes:
-        raise StoreError(*mistakes)
+            errors += _wrong_keys(one, known, where)
+    if not errors:  # else the shapes to compare are not there
+        errors = list(_wrong_shape(content["columns"], content["rows"], file))
+    if errors:
+        raise StoreError(*errors)
     empty: list[None] = [None] * len(content["columns"])
     content["rows"] = [{"cells": empty, **row} for row in content["rows"]]
     return PaperTable(name=name, **content)
@@ -208,7 +208,7 @@ def _wrong_shape(
 def _wrong_keys(given: Any, known: Mapping[str, Kinds], where: str) -> list[str]:
     """What is wrong with a mapping: keys that are not known, values of other kinds."""
     if not isinstance(given, dict):
-        return [f"{where} is no mapping"]
+        return [f"{where} is not a mapping"]
     wrong = [
         f"{where}: {unknown('key', str(k)[:_SHOWN], known)}"
         for k in given
@@ -224,7 +224,7 @@ def _wrong_keys(given: Any, known: Mapping[str, Kinds], where: str) -> list[str]
 def _fits(value: Any, kinds: Kinds) -> bool:
     if isinstance(value, float) and not math.isfinite(value):
         return False
-    if isinstance(value, list):  # of texts, numbers and holes; tables' own are checked
+    if isinstance(value, list):  # nested lists have checks of their own
         return list in kinds and all(
             isinstance(v, dict | str | int | float | None) for v in value
         )

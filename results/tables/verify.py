@@ -66,13 +66,13 @@ def verify(store: Store, path: Path) -> tuple[int, list[Drift]]:
 
     Args:
         store: Where the trials are.
-        path: A LaTeX, HTML or Markdown file; the table may stand inside other text.
+        path: A LaTeX, HTML or Markdown file; the table may be part of a longer text.
 
     Returns:
         How many numbers were checked, and those that drifted.
 
     Raises:
-        StoreError: If the file has no such number, or a key is no key.
+        StoreError: If the file has no such number, or a key is not valid.
     """
     text = read_text(path, _MOST_BYTES)
     found = list(_written(text))
@@ -109,9 +109,11 @@ def _made(text: str, match: re.Match[str], *, printed: str, key: str) -> Written
     try:
         read = json_reader.read(key)
     except ValueError as why:
-        raise StoreError(f"line {line}: the key {key[:200]!r} is no JSON") from why
+        raise StoreError(f"line {line}: the key {key[:200]!r} is not JSON") from why
     if not _is_key(read):
-        raise StoreError(f"line {line}: {key[:200]!r} is no key of `shrinkgrid table`")
+        raise StoreError(
+            f"line {line}: {key[:200]!r} is not a key of `shrinkgrid table`"
+        )
     return Written(printed=printed, key=read, line=line)
 
 

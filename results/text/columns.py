@@ -14,7 +14,7 @@ _LEAST = 8  # characters that a folded column keeps
 
 
 def styled(text: str, *codes: str) -> str:
-    """``text`` in ANSI colours; whoever prints to a pipe strips them (click does)."""
+    """Returns ``text`` in ANSI colours; click strips them when it prints to a pipe."""
     return f"\x1b[{';'.join(codes)}m{text}\x1b[0m" if codes else text
 
 

@@ -16,7 +16,7 @@ def read(text: bytes | str) -> Any:
         Plain lists, dicts and scalars.
 
     Raises:
-        ValueError: If it is no JSON, is no UTF-8, or is nested too deeply to be read.
+        ValueError: If it is not valid JSON or UTF-8, or is nested too deeply.
 
     >>> read(b'{"a": [1]}')
     {'a': [1]}

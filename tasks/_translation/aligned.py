@@ -25,18 +25,18 @@ def read_aligned(source: Path, target: Path) -> tuple[Words, Words]:
         BenchError: With every empty line, byte that is not UTF-8, and if the numbers
             of lines differ.
     """
-    sides, mistakes = [], []
+    sides, errors = [], []
     for path in (source, target):
         lines, wrong = _lines(path)
         sides.append(lines)
-        mistakes += wrong
-    if not mistakes and len(sides[0]) != len(sides[1]):
-        mistakes.append(
+        errors += wrong
+    if not errors and len(sides[0]) != len(sides[1]):
+        errors.append(
             f"{source} has {len(sides[0])} lines and {target} has {len(sides[1])}; "
             "line n of one must translate line n of the other"
         )
-    if mistakes:
-        raise BenchError(*mistakes)
+    if errors:
+        raise BenchError(*errors)
     return sides[0], sides[1]
 
 

@@ -210,15 +210,15 @@ class Scene:
         self.until(lambda: len(self.finished()) >= count, run)
         return run
 
-    def in_hand(self) -> list[tuple[leases.Marker, str]]:
-        """Each marker of this machine with the trial that its worker is running."""
+    def running(self) -> list[tuple[leases.Lease, str]]:
+        """Each lease of this machine with the trial that its worker is running."""
         store = self.opened()
         found = []
-        for marker in leases.markers(store) if store else []:
-            left = (t for a, t in marker.attempts if not committed(store, a))
+        for lease in leases.read_all(store) if store else []:
+            left = (t for a, t in lease.attempts if not committed(store, a))
             trial = next(left, None)
-            if trial is not None and marker.host == socket.gethostname():
-                found.append((marker, trial))
+            if trial is not None and lease.host == socket.gethostname():
+                found.append((lease, trial))
         return found
 
     def worker(
@@ -228,7 +228,7 @@ class Scene:
         found: list[tuple[int, str]] = []
 
         def seen() -> bool:
-            found[:] = [(m.pid, t) for m, t in self.in_hand() if among(m.pid)]
+            found[:] = [(m.pid, t) for m, t in self.running() if among(m.pid)]
             return bool(found)
 
         self.until(seen, run)
@@ -281,7 +281,7 @@ class Scene:
         assert self._ended, "a scene says how the harmed run ended"
         wanted = self.trials()
         now = self.finished()
-        assert not leases.markers(store), "a marker was left behind"
+        assert not leases.read_all(store), "a lease was left behind"
         assert not set(now) - wanted, "the store has trials that the grid has not"
         counted = ask(store, "SELECT status, count(*) FROM trials GROUP BY 1").rows
         return Outcome(

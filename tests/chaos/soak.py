@@ -129,7 +129,7 @@ def _end_driver(it: Round, run: Run) -> bool:
 
 
 def _of_a_trial(it: Round, do: Callable[[int], None]) -> bool:
-    workers = it.it.in_hand()
+    workers = it.it.running()
     if workers:
         do(it.rng.choice(workers)[0].pid)
     return bool(workers)

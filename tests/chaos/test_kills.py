@@ -86,42 +86,42 @@ def test_sigkill_of_the_driver_at_random_moments(command):
     assert last.returncode == 0, said.decode()
     assert set(finished(store_of(command)).values()) == {1}
     assert len(finished(store_of(command))) == TRIALS
-    assert not leases.markers(store_of(command))
+    assert not leases.read_all(store_of(command))
 
 
 def freeze(command: list[str]) -> tuple[set[int], set[str]]:
     """Stop every worker; their processes, and the trials that each was at."""
     store = store_of(command)
-    markers = [m for m in leases.markers(store) if m.alive()] if store else []
-    for marker in markers:
-        os.kill(marker.pid, signal.SIGSTOP)
+    found = [m for m in leases.read_all(store) if m.alive()] if store else []
+    for lease in found:
+        os.kill(lease.pid, signal.SIGSTOP)
     done = (
         {a for (a,) in ask(store, "SELECT attempt FROM trials").rows} if store else {}
     )
-    left = [[trial for a, trial in m.attempts if a not in done] for m in markers]
-    return {m.pid for m in markers}, {trials[0] for trials in left if trials}
+    left = [[trial for a, trial in m.attempts if a not in done] for m in found]
+    return {m.pid for m in found}, {trials[0] for trials in left if trials}
 
 
-def test_a_machine_that_goes_down_leaves_a_lost_row_for_each_trial_in_hand(command):
+def test_a_machine_that_goes_down_leaves_a_lost_row_for_each_running_trial(command):
     process = start(command)
     wait_for(command, 2, process)
-    workers, in_hand = freeze(command)
-    while not in_hand and process.poll() is None:  # between two bundles
+    workers, running = freeze(command)
+    while not running and process.poll() is None:  # between two bundles
         for pid in workers:
             os.kill(pid, signal.SIGCONT)
         time.sleep(0.1)
-        workers, in_hand = freeze(command)
+        workers, running = freeze(command)
     for pid in {process.pid, *workers}:
         os.kill(pid, signal.SIGKILL)
     process.communicate()
 
-    assert in_hand
+    assert running
     last = start(command)
     said = last.communicate()[1]
 
     assert last.returncode == 0, said.decode()
     lost = ask(store_of(command), "SELECT trial FROM trials WHERE status = 'lost'")
-    assert sorted(lost.rows) == sorted((trial,) for trial in in_hand)
+    assert sorted(lost.rows) == sorted((trial,) for trial in running)
     assert set(finished(store_of(command)).values()) == {1}
     assert len(finished(store_of(command))) == TRIALS
 
@@ -133,10 +133,10 @@ def test_sigkill_of_workers_at_random_moments(command):
     while process.poll() is None and killed < 5:
         time.sleep(rng.uniform(0.3, 1.0))
         store = store_of(command)
-        markers = leases.markers(store) if store else []
-        for marker in rng.sample(markers, k=min(1, len(markers))):
-            if marker.alive():
-                os.kill(marker.pid, signal.SIGKILL)
+        found = leases.read_all(store) if store else []
+        for lease in rng.sample(found, k=min(1, len(found))):
+            if lease.alive():
+                os.kill(lease.pid, signal.SIGKILL)
                 killed += 1
     said = process.communicate()[1]
 
@@ -155,7 +155,7 @@ def test_the_first_interrupt_drains_and_the_same_line_goes_on(command):
 
     assert process.returncode == 3
     assert 3 <= done < TRIALS
-    assert not leases.markers(store_of(command))
+    assert not leases.read_all(store_of(command))
 
     again = start(command)
     again.communicate()
@@ -171,7 +171,7 @@ def test_the_second_interrupt_stops_within_seconds_and_leaves_no_process(command
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline:
         store = store_of(slow)
-        if store is not None and leases.markers(store):
+        if store is not None and leases.read_all(store):
             break
         time.sleep(0.2)
     family = psutil.Process(process.pid).children(recursive=True)

@@ -42,7 +42,7 @@ def rows(store: Store) -> dict[str, int]:
 def wait_for_a_trial(store: Store, process: BaseProcess) -> None:
     """Wait until a process is running a trial, or has ended."""
     while process.is_alive():
-        if process.pid in {marker.pid for marker in leases.markers(store)}:
+        if process.pid in {lease.pid for lease in leases.read_all(store)}:
             return
         time.sleep(0.02)
 
@@ -81,7 +81,7 @@ def test_a_hundred_kills_in_a_row_lose_nothing_and_double_nothing(tmp_path, toys
     assert last.exitcode == 0
     assert {p.trial.id for p in grids.read(grid).points()} <= set(rows(store))
     assert set(rows(store).values()) == {1}
-    assert not leases.markers(store)
+    assert not leases.read_all(store)
     assert _lost(store), "no trial was ever running"
 
 

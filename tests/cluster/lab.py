@@ -102,10 +102,10 @@ def rows(store: str) -> list[dict[str, object]]:
     return ask(open_store(store), "FROM trials").dicts()
 
 
-def in_hand(store: str) -> int:
+def running_jobs(store: str) -> int:
     """How many workers are running a trial."""
     there = Path(store, "format.json").exists()
-    return len(leases.markers(open_store(store))) if there else 0
+    return len(leases.read_all(open_store(store))) if there else 0
 
 
 def finished(store: str) -> set[str]:

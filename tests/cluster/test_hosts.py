@@ -21,8 +21,8 @@ from lab import (
     alive,
     answers,
     finished,
-    in_hand,
     rows,
+    running_jobs,
 )
 
 from results.storage import leases
@@ -109,7 +109,7 @@ def test_a_closed_terminal_ends_nothing_and_cancel_drains(lab):
     assert code == 0, err
     job = out.strip()
     first = lab.start("attach", job)
-    until(lambda: in_hand(store) > 0, 90, "running work")
+    until(lambda: running_jobs(store) > 0, 90, "running work")
     first.send_signal(signal.SIGHUP)  # the terminal is closed
     first.communicate(timeout=30)
     second = lab.start("attach")  # by default the newest
@@ -129,7 +129,7 @@ def test_a_closed_terminal_ends_nothing_and_cancel_drains(lab):
     assert "stopped early: asked to stop" in out
     done = finished(store)
     assert 3 <= len(done) < 36
-    assert not leases.markers(open_store(store))
+    assert not leases.read_all(open_store(store))
     assert lab.type("attach", job)[0] == 3, "a drained run is not complete"
     assert "has ended already: stopped" in lab.type("cancel", job)[2]
 

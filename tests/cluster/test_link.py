@@ -33,7 +33,7 @@ resources: {gpus: 1, time: 100s}
 """
 
 
-def test_a_host_that_is_cut_off_and_comes_back_costs_what_it_had_in_hand(tmp_path):
+def test_a_host_that_is_cut_off_and_comes_back_costs_what_it_was_running(tmp_path):
     laptop, shared = tmp_path / "laptop", tmp_path / "shared"
     laptop.mkdir()
     (laptop / "toys.py").write_text(TOYS.read_text())
@@ -64,7 +64,7 @@ def test_a_host_that_is_cut_off_and_comes_back_costs_what_it_had_in_hand(tmp_pat
     assert set(ok.values()) == {1}, "no trial has two rows that count"
     (gone,) = [r for r in found if r["status"] == "lost"]
     assert gone["error_class"] == "infra"
-    assert not leases.markers(open_store(store))
+    assert not leases.read_all(open_store(store))
 
 
 def on_host2(store: str) -> bool:

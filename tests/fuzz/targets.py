@@ -112,9 +112,9 @@ def marker(data: bytes) -> None:
     store = _store("markers")
     for name in ("a.json", "b.driver", "c.stop", "d.back"):
         written(f"markers/running/{name}", data)
-    leases.recalled(store, "d")
-    leases.holders(store)
-    leases.markers(store)
+    leases.requested_trials(store, "d")
+    leases.owners(store)
+    leases.read_all(store)
     reconcile(store)
 
 

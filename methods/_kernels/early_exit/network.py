@@ -303,10 +303,10 @@ def with_exits(
         conv: Whether heads begin with a convolution.
 
     Returns:
-        The network with fresh heads; nobody leaves yet.
+        The network with new heads and without thresholds, so that no sample exits.
 
     Raises:
-        Unsupported: If the network is no stack, or has no exit points.
+        Unsupported: If the network is not an `nn.Sequential`, or has no exit points.
     """
     names = [name for name, _ in model.with_net(net).modules("exit_point")]
     if not names or not isinstance(net, nn.Sequential):

@@ -89,7 +89,7 @@ def test_only_runs_what_the_condition_picks(shrinkgrid, grid, tmp_path):
         (["run", "GRID", "--only", "raito < 0"], "write a condition over"),
         (["run", "GRID", "--only", "1; drop table plan"], "--only"),
         (["run", "GRID", "--store", "GRID"], "under, a file; a store is a folder"),
-        (["run", "GRID", "--store", "."], "holds other things and is no store"),
+        (["run", "GRID", "--store", "."], "is not a store and contains other files"),
         (["run", "GRID", "--adress", "local"], "--adress"),
         (["why", "ffff"], "no store at"),
         (["sql", "select 1"], "no store at"),
@@ -98,7 +98,7 @@ def test_only_runs_what_the_condition_picks(shrinkgrid, grid, tmp_path):
         (["new", "method", "svd"], "a method called 'svd' exists already"),
     ],
 )
-def test_a_mistake_is_one_message_and_exit_status_2(shrinkgrid, grid, words, reason):
+def test_an_error_is_one_message_and_exit_status_2(shrinkgrid, grid, words, reason):
     status, out, err = shrinkgrid(*(str(grid) if w == "GRID" else w for w in words))
 
     assert status == 2
@@ -115,7 +115,7 @@ def test_a_mistake_is_one_message_and_exit_status_2(shrinkgrid, grid, words, rea
         (["leaderboard", "--model", "toy", "--task", "x"], "no task in"),
     ],
 )
-def test_a_mistake_about_a_store_is_one_message(shrinkgrid, grid, words, reason):
+def test_an_error_about_a_store_is_one_message(shrinkgrid, grid, words, reason):
     shrinkgrid("run", grid, "--address", "inline")
     status, out, err = shrinkgrid(*words)
 

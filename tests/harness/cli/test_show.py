@@ -61,7 +61,7 @@ def test_an_own_table_written_to_a_file_verifies(run, tmp_path):
         (("report", "--out", "/proc/nothing"), "cannot be written"),
     ],
 )
-def test_a_mistake_is_one_message_and_exit_status_2(run, words, message):
+def test_an_error_is_one_message_and_exit_status_2(run, words, message):
     status, _, err = run(*words)
     assert status == 2
     assert message in err

@@ -85,7 +85,7 @@ def test_something_else_at_the_address_is_one_message(submit, web_page):
     assert f"what answers at {web_page} is not a Ray dashboard" in said
 
 
-def test_mistakes_of_the_grid_are_told_before_a_cluster_is_asked(submit, tmp_path):
+def test_errors_of_the_grid_are_told_before_a_cluster_is_asked(submit, tmp_path):
     (tmp_path / "grid.yaml").write_text(GRID.replace("dense", "densee"))
 
     status, said = submit("--store", "s3://bucket/store", "--cluster", "127.0.0.1:1")

@@ -33,7 +33,7 @@ def write(tmp_path: Path, toys: Path):
     return writes
 
 
-def mistakes(path: Path) -> list[str]:
+def errors(path: Path) -> list[str]:
     with pytest.raises(BenchError) as caught:
         grids.read(path)
     return caught.value.errors
@@ -64,7 +64,7 @@ def test_seeds_are_repeated_for_a_random_method(write):
     ]
 
 
-def test_every_mistake_is_named_at_once(write):
+def test_every_error_is_named_at_once(write):
     path = write(
         """
 modles: [toy]
@@ -77,7 +77,7 @@ resources: {cpus: 0, time: soon}
 """
     )
 
-    found = mistakes(path)
+    found = errors(path)
 
     assert len(found) >= 9
     said = "\n".join(found)
@@ -108,7 +108,7 @@ resources: {cpus: 0, time: soon}
     ],
 )
 def test_a_file_that_is_no_honest_grid_is_refused(write, text, reason):
-    assert reason in "\n".join(mistakes(write(text)))
+    assert reason in "\n".join(errors(write(text)))
 
 
 def test_a_pair_that_makes_no_sense_is_unsupported_with_its_reason(write):
@@ -147,12 +147,10 @@ def test_exclude_removes_only_what_matches_every_key(write):
         ("{method: '*'}", "drop every trial of a block"),
     ],
 )
-def test_a_rule_of_exclude_that_matches_nothing_or_all_is_a_mistake(
-    write, rule, reason
-):
+def test_a_rule_of_exclude_that_matches_nothing_or_all_is_an_error(write, rule, reason):
     text = GOOD + f"seeds: [0, 1]\nexclude: [{rule}]\n"
 
-    (found,) = mistakes(write(text))
+    (found,) = errors(write(text))
 
     assert found.startswith("exclude: ")
     assert reason in found
@@ -186,7 +184,7 @@ blocks:
     points = list(grids.read(write(text.replace("RATIO", "0.5"))).points())
 
     assert [p.trial.ratio for p in points] == [0.0, 0.75]
-    (found,) = mistakes(write(text.replace("RATIO", "0.6")))
+    (found,) = errors(write(text.replace("RATIO", "0.6")))
     assert "has the ratio 0.6" in found
 
 
@@ -200,7 +198,7 @@ blocks:
         ("{method: dense}", "asks for nothing"),
     ],
 )
-def test_a_rule_of_resources_that_matches_nothing_is_a_mistake(write, rule, reason):
+def test_a_rule_of_resources_that_matches_nothing_is_an_error(write, rule, reason):
     text = f"""
 tasks: [toy_sum]
 ratios: [0.5]
@@ -210,7 +208,7 @@ blocks:
   - {{models: [{{name: mlp}}], methods: [toy_drop]}}
 """
 
-    (found,) = mistakes(write(text))
+    (found,) = errors(write(text))
 
     assert found.startswith("resources: ")
     assert reason in found
@@ -262,7 +260,7 @@ def test_every_packaged_grid_says_what_it_is(name):
     ],
 )
 def test_a_key_of_another_type_is_refused(write, lines, reason):
-    assert reason in "\n".join(mistakes(write(GOOD + lines)))
+    assert reason in "\n".join(errors(write(GOOD + lines)))
 
 
 def test_the_largest_seed_is_what_torch_takes(write):
@@ -278,7 +276,7 @@ def test_a_grid_is_as_large_as_it_may_be_and_no_larger(write, monkeypatch):
     assert len(list(grids.read(write(GOOD)).points())) == 3
 
     monkeypatch.setattr(grids, "MAX_TRIALS", 3)
-    assert "has 4 trials, and 3 are allowed" in mistakes(write(GOOD))[0]
+    assert "has 4 trials, and 3 are allowed" in errors(write(GOOD))[0]
 
 
 def test_a_grid_is_found_by_its_path_or_its_packaged_name(write, tmp_path, monkeypatch):
@@ -303,7 +301,7 @@ def test_a_grid_of_the_dense_baseline_alone_needs_no_ratios(write):
 
     assert point.trial.ratio == 0
     both = text.replace("[dense]", "[dense, toy_drop]")
-    assert "missing key 'ratios'" in "\n".join(mistakes(write(both)))
+    assert "missing key 'ratios'" in "\n".join(errors(write(both)))
 
 
 def test_a_grid_that_calibrates_on_what_it_evaluates_is_refused(write):
@@ -312,4 +310,4 @@ def test_a_grid_that_calibrates_on_what_it_evaluates_is_refused(write):
         "tasks: [{name: pydoc-512, limit: 1}]\ncalibration: {text: pydoc}\n"
     )
 
-    assert any("learn from the test data" in m for m in mistakes(write(text)))
+    assert any("learn from the test data" in m for m in errors(write(text)))

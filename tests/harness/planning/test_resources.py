@@ -28,14 +28,14 @@ def test_what_is_not_free_puts_a_bundle_back():
 
 
 def test_a_rule_names_several_models_and_takes_some_off_the_device():
-    rules, mistakes = read(
+    rules, errors = read(
         {
             "device_memory": "3GB",
             "for": [{"model": ["lenet*", "mlp"], "gpus": 0}, {"model": "a", "cpus": 2}],
         }
     )
 
-    assert mistakes == []
+    assert errors == []
     assert rules.of("svd", "mlp") == Resources(gpus=0)
     assert rules.of("svd", "lenet5") == Resources(gpus=0)
     assert rules.of("svd", "a") == Resources(cpus=2, device_memory="3GB")
@@ -56,10 +56,10 @@ def test_a_rule_names_several_models_and_takes_some_off_the_device():
     ],
 )
 def test_wrong_resources_are_named(value, reason):
-    _, mistakes = read(value)
+    _, errors = read(value)
 
-    assert len(mistakes) == 1
-    assert reason in mistakes[0]
+    assert len(errors) == 1
+    assert reason in errors[0]
 
 
 @pytest.mark.parametrize(

@@ -39,12 +39,12 @@ def run(grid: str, store: Store, selection: Selection | None = None):
 
 def test_a_run_claims_records_its_plan_and_leaves_no_lease(grid, store):
     with session.claim(grid, store, Selection()) as claimed:
-        owners = leases.holders(store)
+        owners = leases.owners(store)
         outcome = session.drive(claimed, store, Inline(), Silent())
 
     assert [owner.run for owner in owners] == [claimed.run_id]
     assert outcome.counts == {"ok": 3}
-    assert leases.holders(store) == []
+    assert leases.owners(store) == []
     assert ask(store, "SELECT count(*) FROM plans").rows == [(3,)]
 
 
@@ -52,7 +52,7 @@ def test_a_finished_grid_is_neither_claimed_nor_recorded_again(grid, store):
     run(grid, store)
     with session.claim(grid, store, Selection()) as claimed:
         assert claimed.planned.plan.bundles == []
-        assert leases.holders(store) == []
+        assert leases.owners(store) == []
 
     assert ask(store, "SELECT count(DISTINCT plan) FROM plans").rows == [(1,)]
 
@@ -75,14 +75,14 @@ def test_drivers_of_other_trials_run_side_by_side(grid, store):
 
 def test_trials_that_end_while_a_run_claims_are_not_run_again(grid, store, monkeypatch):
     rest = Selection(only="ratio = 0.5")
-    hold = leases.hold
+    hold = leases.claim
 
     def meanwhile(*arguments):
-        monkeypatch.setattr(leases, "hold", hold)
+        monkeypatch.setattr(leases, "claim", hold)
         assert run(grid, store, rest).counts == {"ok": 1}
         return hold(*arguments)
 
-    monkeypatch.setattr(leases, "hold", meanwhile)
+    monkeypatch.setattr(leases, "claim", meanwhile)
     with session.claim(grid, store, Selection()) as claimed:
         assert claimed.planned.plan.trials == 2
 

@@ -215,17 +215,17 @@ def test_numbers_with_and_without_sharing_are_equal(run, tmp_path):
     assert ask(alone, query).rows == rows
 
 
-def test_what_a_dead_worker_had_in_hand_becomes_lost_once_also_after_compaction(
+def test_what_a_dead_worker_was_running_becomes_lost_once_also_after_compaction(
     run, tmp_path
 ):
     store, plan, _ = run("toy_drop")
     trials = [t.id for b in plan.bundles for t in b.trials]
     done = ask(store, "SELECT attempt FROM trials WHERE trial = ?", [trials[0]]).rows
     compact(store)
-    marker = {"run": "r", "host": socket.gethostname(), "pid": 2**22 + 1}
-    marker |= {"started_at": 1.0}
-    marker["attempts"] = [[done[0][0], trials[0]], ["a" * 24, trials[1]]]
-    store.folder.write("running/r-b.json", json.dumps(marker).encode())
+    lease = {"run": "r", "host": socket.gethostname(), "pid": 2**22 + 1}
+    lease |= {"started_at": 1.0}
+    lease["attempts"] = [[done[0][0], trials[0]], ["a" * 24, trials[1]]]
+    store.folder.write("running/r-b.json", json.dumps(lease).encode())
 
     assert reconcile(store) == 1
     assert reconcile(store) == 0
@@ -237,7 +237,7 @@ def test_what_a_dead_worker_had_in_hand_becomes_lost_once_also_after_compaction(
 def test_an_artifact_that_nobody_will_use_is_not_begun(tmp_path, toys):
     store = open_store(tmp_path / "store", create=True)
     artifact = Artifact(kind="dense", model=Part(name="toy", plugin="toy"), dtype="f")
-    leases.drain(store, "stopped")
+    leases.request_stop(store, "stopped")
 
     built = produce(ArtifactJob(artifact=artifact, store=store.uri, run="stopped"))
 

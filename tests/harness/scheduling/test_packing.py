@@ -44,7 +44,7 @@ def test_a_bundle_asks_for_the_share_that_its_peak_is_of_the_device(plan):
         (8 * GB + CONTEXT) * MARGIN / (80 * GB), abs=1e-2
     )
     assert request.gpus * 80 * GB >= (8 * GB + CONTEXT) * MARGIN
-    assert request.device_bytes == 8 * GB  # whoever looks has CUDA's own part already
+    assert request.device_bytes == 8 * GB  # CUDA's context is already counted
     assert request.device is None
 
 

@@ -182,7 +182,7 @@ def test_a_worker_gives_back_what_it_has_not_begun_and_nothing_else(plan, tmp_pa
     store = open_store(tmp_path / "store", create=True)
     job = _job(only, store.uri)
     ids = [t.id for t in only.trials]
-    leases.recall(store, job.name, [ids[0], *ids[5:], "a stranger"])
+    leases.request_trials(store, job.name, [ids[0], *ids[5:], "a stranger"])
 
     events = list(worker.run(job))
 
@@ -197,7 +197,7 @@ def test_a_worker_gives_back_what_it_has_not_begun_and_nothing_else(plan, tmp_pa
 def test_a_damaged_request_asks_for_nothing(tmp_path, text):
     store = open_store(tmp_path / "store", create=True)
     store.folder.write("running/r-b.back", text)
-    assert leases.recalled(store, "r-b") == frozenset()
+    assert leases.requested_trials(store, "r-b") == frozenset()
 
 
 @pytest.fixture
@@ -249,7 +249,7 @@ def test_a_worker_that_was_taken_for_dead_stores_nothing_more(plan, tmp_path):
     for event in worker.run(job):
         ended += event.what == "ended"
         if ended == 2:
-            leases.forget(store, f"{job.name}.json")
+            leases.delete(store, f"{job.name}.json")
 
     assert ended == 2
     assert ask(store, "SELECT count(*) FROM trials").rows == [(2,)]
@@ -262,7 +262,7 @@ def test_a_worker_that_was_taken_for_dead_lets_the_next_one_be(plan, tmp_path):
     cut_off, again = _job(only, store.uri), _job(only, store.uri)
     first, second = worker.run(cut_off), worker.run(again)
     assert next(first).what == "started"
-    leases.forget(store, f"{cut_off.name}.json")
+    leases.delete(store, f"{cut_off.name}.json")
     assert next(second).what == "started"
 
     (said,) = first

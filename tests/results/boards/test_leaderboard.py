@@ -168,7 +168,7 @@ def test_tokens_a_second_are_a_time_a_token(empty):
     made = row("d", method="dense", ratio=0.0, task="decode")
     made["measurements"] = [{"metric": "decode_rate", "value": 50.0, "goal": "max"}]
     empty.append(made)
-    # An early exit's own estimate on a task of quality is no measured time.
+    # An early exit's own estimate on a task of quality is not a measured time.
     empty.append(row("e", measured={"latency": 0.001}))
     assert ask(empty, "SELECT cost, size FROM times").rows == [("decode", 20.0)]
 

@@ -78,7 +78,7 @@ def test_copies_stand_beside_compacted_rows(empty, many):
 
 
 def _damage_copy(store, path):
-    """Make the copy in a file something that is no JSON; its columns stay whole."""
+    """Damage the embedded row of a file, so that it is not JSON; keep its columns."""
     content = (store.folder.local / path).read_bytes()
     at = content.rindex(b'{"schema_version"')
     (store.folder.local / path).write_bytes(content[:at] + b"?" + content[at + 1 :])

@@ -38,17 +38,17 @@ def dead() -> int:
 
 def test_a_worker_is_named_while_it_works(empty, monkeypatch):
     monkeypatch.setenv(leases.NODE, "node-7")
-    with leases.in_hand(empty, "r1", "r1-b", [("a1", "t1"), ("a2", "t2")]):
-        (found,) = leases.markers(empty)
+    with leases.lease_job(empty, "r1", "r1-b", [("a1", "t1"), ("a2", "t2")]):
+        (found,) = leases.read_all(empty)
         assert found.name == "r1-b.json"
         assert (found.run, found.host) == ("r1", socket.gethostname())
         assert (found.pid, found.node) == (os.getpid(), "node-7")
         assert found.attempts == (("a1", "t1"), ("a2", "t2"))
         assert found.alive() is True
-        assert leases.is_held(empty, "r1-b")
+        assert leases.is_leased(empty, "r1-b")
 
-    assert leases.markers(empty) == []
-    assert not leases.is_held(empty, "r1-b")
+    assert leases.read_all(empty) == []
+    assert not leases.is_leased(empty, "r1-b")
 
 
 def test_a_process_lives_here_or_is_dead_or_cannot_be_told(empty, dead):
@@ -59,7 +59,7 @@ def test_a_process_lives_here_or_is_dead_or_cannot_be_told(empty, dead):
     write(empty, "group.json", pid=0)
     write(empty, "huge.json", pid=10**30)
 
-    alive = {m.name: m.alive() for m in leases.markers(empty)}
+    alive = {m.name: m.alive() for m in leases.read_all(empty)}
 
     assert alive == {
         "here.json": True,
@@ -79,7 +79,7 @@ def test_a_process_of_another_user_lives(empty, monkeypatch):
     monkeypatch.setattr(os, "kill", refuse)
     write(empty, "foreign.json")
 
-    (found,) = leases.markers(empty)
+    (found,) = leases.read_all(empty)
     assert found.alive() is True
 
 
@@ -90,8 +90,8 @@ def test_a_damaged_file_names_nobody(empty, text):
     empty.folder.write("running/broken.json", text)
     empty.folder.write("running/broken.driver", text)
 
-    assert leases.markers(empty) == []
-    assert leases.holders(empty) == []
+    assert leases.read_all(empty) == []
+    assert leases.owners(empty) == []
 
 
 def test_a_driver_that_died_here_is_cleared_and_one_elsewhere_is_not(empty, dead):
@@ -100,7 +100,7 @@ def test_a_driver_that_died_here_is_cleared_and_one_elsewhere_is_not(empty, dead
     write(empty, "r3.driver", pid=dead, host="another-machine")
     write(empty, "r4-b.json")  # a worker is not a driver
 
-    found = {h.run: (h.plan, h.claims, h.alive()) for h in leases.holders(empty)}
+    found = {h.run: (h.plan, h.claims, h.alive()) for h in leases.owners(empty)}
 
     assert found == {"r1": ("p1", False, True), "r3": ("p1", False, None)}
     assert sorted(empty.folder.names("running")) == [
@@ -111,15 +111,15 @@ def test_a_driver_that_died_here_is_cleared_and_one_elsewhere_is_not(empty, dead
 
 
 def test_a_driver_claims_first_and_drives_when_nobody_is_ahead(empty):
-    with leases.hold(empty, "r2", "p1"):
-        (claimed,) = leases.holders(empty)
+    with leases.claim(empty, "r2", "p1"):
+        (claimed,) = leases.owners(empty)
         assert (claimed.run, claimed.plan, claimed.claims) == ("r2", "p1", True)
 
-        assert leases.rivals(empty, "r2", "p1", share=lambda other: True) == []
+        assert leases.conflicts(empty, "r2", "p1", share=lambda other: True) == []
 
-        (drives,) = leases.holders(empty)
+        (drives,) = leases.owners(empty)
         assert (drives.plan, drives.claims) == ("p1", False)
-    assert leases.holders(empty) == []
+    assert leases.owners(empty) == []
 
 
 @pytest.mark.parametrize(
@@ -132,34 +132,34 @@ def test_a_driver_claims_first_and_drives_when_nobody_is_ahead(empty):
 )
 def test_who_drives_or_claims_first_is_ahead(empty, other, claims, ahead):
     write(empty, f"{other}.driver", claims=claims)
-    with leases.hold(empty, "r2", "p1"):
-        found = leases.rivals(empty, "r2", "p1", share=lambda one: True)
+    with leases.claim(empty, "r2", "p1"):
+        found = leases.conflicts(empty, "r2", "p1", share=lambda one: True)
         assert [h.run for h in found] == ([other] if ahead else [])
         # This run must not look as if it drove.
-        assert {h.run: h.claims for h in leases.holders(empty)}["r2"] is True
+        assert {h.run: h.claims for h in leases.owners(empty)}["r2"] is True
 
 
 def test_a_driver_without_common_trials_is_no_obstacle(empty):
     write(empty, "r1.driver")
-    with leases.hold(empty, "r2", "p1"):
-        assert leases.rivals(empty, "r2", "p1", share=lambda o: o.plan != "p1") == []
+    with leases.claim(empty, "r2", "p1"):
+        assert leases.conflicts(empty, "r2", "p1", share=lambda o: o.plan != "p1") == []
 
 
 def test_the_first_waits_until_the_one_behind_has_given_way(empty):
     write(empty, "r3.driver", claims=True)
-    with leases.hold(empty, "r2", "p1"):
-        clears = threading.Timer(0.2, leases.forget, (empty, "r3.driver"))
+    with leases.claim(empty, "r2", "p1"):
+        clears = threading.Timer(0.2, leases.delete, (empty, "r3.driver"))
         clears.start()
-        assert leases.rivals(empty, "r2", "p1", share=lambda one: True) == []
+        assert leases.conflicts(empty, "r2", "p1", share=lambda one: True) == []
         clears.join()
-        assert not {h.run: h.claims for h in leases.holders(empty)}["r2"]
+        assert not {h.run: h.claims for h in leases.owners(empty)}["r2"]
 
 
 def test_a_claim_that_is_never_settled_stops_the_wait(empty, monkeypatch):
     monkeypatch.setattr(leases, "SETTLED", 0.0)
     write(empty, "r3.driver", claims=True, host="another-machine")
-    with leases.hold(empty, "r2", "p1"):
-        found = leases.rivals(empty, "r2", "p1", share=lambda one: True)
+    with leases.claim(empty, "r2", "p1"):
+        found = leases.conflicts(empty, "r2", "p1", share=lambda one: True)
     assert [h.run for h in found] == ["r3"]
 
 
@@ -168,29 +168,29 @@ def test_orphans_are_workers_of_this_machine_whose_driver_is_gone(empty, monkeyp
 
     def sleep(seconds: float) -> None:
         waited.append(seconds)
-        leases.forget(empty, "r1-b.json")
+        leases.delete(empty, "r1-b.json")
 
     monkeypatch.setattr(leases.time, "sleep", sleep)
     write(empty, "r1-b.json")
     write(empty, "r1.driver")
-    leases.await_orphans(empty)
+    leases.wait_for_orphans(empty)
     assert waited == []  # its driver lives
 
-    leases.forget(empty, "r1.driver")
-    leases.await_orphans(empty)
+    leases.delete(empty, "r1.driver")
+    leases.wait_for_orphans(empty)
     assert waited == [0.5]
     write(empty, "r2-b.json", host="another-machine")
-    leases.await_orphans(empty)
+    leases.wait_for_orphans(empty)
     assert waited == [0.5]
 
 
 def test_a_run_is_asked_to_stop_by_its_own_name(empty):
-    leases.drain(empty, "r1")
-    assert leases.draining(empty, "r1")
-    assert not leases.draining(empty, "r2")
+    leases.request_stop(empty, "r1")
+    assert leases.stop_requested(empty, "r1")
+    assert not leases.stop_requested(empty, "r2")
 
 
 def test_trials_are_asked_back_from_one_job(empty):
-    leases.recall(empty, "r1-b", ["t1", "t2"])
-    assert leases.recalled(empty, "r1-b") == {"t1", "t2"}
-    assert leases.recalled(empty, "r1-c") == frozenset()
+    leases.request_trials(empty, "r1-b", ["t1", "t2"])
+    assert leases.requested_trials(empty, "r1-b") == {"t1", "t2"}
+    assert leases.requested_trials(empty, "r1-c") == frozenset()

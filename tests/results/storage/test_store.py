@@ -103,7 +103,7 @@ def test_a_file_is_no_store(tmp_path):
 
 def test_a_folder_of_other_things_is_not_made_a_store(tmp_path):
     (tmp_path / "thesis.tex").write_text("")
-    with pytest.raises(StoreError, match="holds other things"):
+    with pytest.raises(StoreError, match="contains other files"):
         open_store(tmp_path, create=True)
     assert os.listdir(tmp_path) == ["thesis.tex"]
 

@@ -1,4 +1,4 @@
-"""Tables of one's own: arrangement, refusals, places by paired tests."""
+"""Custom tables: arrangement, refusals, ranks by paired tests."""
 
 import pytest
 from synthetic import row

@@ -1,4 +1,4 @@
-"""The packaged tables of papers, and YAML files of one's own."""
+"""The packaged tables of papers, and custom tables from YAML files."""
 
 import csv
 from pathlib import Path
@@ -103,7 +103,7 @@ def test_published_numbers_equal_the_research_file(shared_data):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[1]", "is no mapping"),
+        ("[1]", "is not a mapping"),
         ("a: [", "is not YAML"),
         ("titl: x", "Did you mean 'title'"),
         ("title: x\ncolumns: [{nme: a}]\nrows: [{}]", "Did you mean 'name'"),

@@ -50,7 +50,7 @@ def test_verify_reads_a_forged_number(stored, tmp_path):
     ("text", "message"),
     [
         ("no numbers", "no number with a key"),
-        ("0.5 % shrinkgrid {broken}", "is no JSON"),
+        ("0.5 % shrinkgrid {broken}", "is not JSON"),
         ('0.5 % shrinkgrid {"metric":"a"}', "names no trials"),
         (
             '0.5 % shrinkgrid {"column":"1; DROP","trials":["a"]}',
@@ -137,7 +137,7 @@ def test_a_key_of_another_shape_is_refused_with_its_line(empty, tmp_path, key):
     file = tmp_path / "t.html"
     text = html.escape(json.dumps(key), quote=True)
     file.write_text(f'<p>\n\n<span data-shrinkgrid="{text}"><b>0.5</b></span>')
-    with pytest.raises(StoreError, match=r"line 3: .* is no key of"):
+    with pytest.raises(StoreError, match=r"line 3: .* is not a key of"):
         verify(empty, file)
 
 
@@ -147,7 +147,7 @@ def test_means_of_means_have_a_bounded_depth(empty, tmp_path):
     for _ in range(MEANS):
         key = {"mean": [key]}
     assert verify(empty, written(tmp_path, "0.9", key)) == (1, [])
-    with pytest.raises(StoreError, match="is no key of"):
+    with pytest.raises(StoreError, match="is not a key of"):
         verify(empty, written(tmp_path, "0.9", {"mean": [key]}))
 
 
