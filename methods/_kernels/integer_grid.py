@@ -32,6 +32,11 @@ class Grid:
     low: int
     high: int
 
+    @property
+    def bits(self) -> int:
+        """Bits of a code."""
+        return (self.high - self.low).bit_length()
+
     def codes(self, weights: Tensor) -> Tensor:
         """The codes of the nearest values.
 

@@ -9,7 +9,8 @@ from harness.core import BenchError
 from harness.registry import discover, find
 from harness.toolkit import saved_model
 from methods._kernels.low_rank.factors import linears, matrix
-from methods.round_to_nearest import Rounded, rounded
+from methods._kernels.rounded import Rounded
+from methods.round_to_nearest import rounded
 
 CHAIN = ["joint_rank_k", {"name": "round_to_nearest", "bits": 8}]
 
