@@ -4,12 +4,16 @@ import { read, link } from "page/address.js";
 import { ask, isLive, watch } from "page/data.js";
 import { h } from "page/html.js";
 import * as board from "page/board.js";
-import * as trial from "page/trial.js";
+import * as coverage from "page/coverage.js";
+import * as curves from "page/curves.js";
 import * as overview from "page/overview.js";
+import * as papers from "page/papers.js";
+import * as tradeoff from "page/tradeoff.js";
+import * as trial from "page/trial.js";
 
 // Address -> module with `title` and `draw(route)`, which returns the nodes of the view.
-const VIEWS = { board, overview, trial };
-const LISTED = ["board", "overview"];
+const VIEWS = { board, tradeoff, curves, coverage, papers, overview, trial };
+const LISTED = ["board", "tradeoff", "curves", "coverage", "papers", "overview"];
 const content = document.getElementById("content");
 let drawn = 0; // counts calls, so that a slow answer does not replace a later view
 let shown = ""; // view and name of what is on the page
@@ -31,7 +35,7 @@ async function draw() {
   const same = shown === place;
   const focused = same ? document.activeElement?.id : "";
   const [x, y] = [scrollX, scrollY];
-  content.replaceChildren(...nodes.filter(Boolean));
+  content.replaceChildren(...nodes.flat(Infinity).filter(Boolean));
   document.title = `${view?.title ?? "Not found"} · shrinkgrid`;
   if (focused) document.getElementById(focused)?.focus({ preventScroll: true });
   scrollTo(same ? x : 0, same ? y : 0);

@@ -20,3 +20,10 @@ export function looks(labels) {
   found.set("dense", { colour: isDark() ? "#b0b0b0" : "#595959", shape: "circle" });
   return found;
 }
+
+// Short names for the points of a chart: without options where that names one method only.
+export function labels(names) {
+  const first = (name) => (name.includes(" + ") ? name : name.split(" ")[0]);
+  const same = (name) => names.filter((other) => first(other) === first(name)).length;
+  return new Map(names.map((name) => [name, same(name) === 1 ? first(name) : name]));
+}

@@ -19,6 +19,10 @@ def _data(page: str) -> dict:
     return json.loads(re.search(r'id="data">(.*?)</script>', page, re.S)[1])
 
 
+def _trials(page: str) -> list[dict]:
+    return [page for name, page in _data(page).items() if name.startswith("trial/")]
+
+
 def test_the_page_stands_alone(stored, tmp_path):
     file = report.write(stored, tmp_path / "out")
     text = file.read_text()
@@ -52,7 +56,9 @@ def test_a_hostile_name_is_only_text_in_the_page(empty):
     empty.append(row("t", method=HOSTILE, model=HOSTILE, task=HOSTILE))
     empty.append(row("f", status="failed", reason=HOSTILE, method=HOSTILE))
     text = report.page(empty)
-    assert "<img" not in text
+    data = text.split('id="data">')[1]
+    assert "<img" not in data
+    assert HOSTILE in [trial["base"] for trial in _trials(text)]
     assert text.count("</script>") == 4  # import map, charts, data, program
 
 
@@ -170,6 +176,60 @@ class TestInBrowser:
             )
             assert (out["hacked"], out["images"], console) == (0, 0, "")
             assert "</script><img" in out["text"]  # shown as it is
+
+    @pytest.mark.parametrize("view", ["tradeoff", "curves"])
+    def test_charts_are_drawn_and_described(self, stored, tmp_path, view):
+        out, console = browse(
+            report.page(stored),
+            """await pause(3000);
+            const drawn = [...document.querySelectorAll("figure svg[role=img]")];
+            return { titles: all("figcaption"), drawn: drawn.length,
+              marks: document.querySelectorAll("svg .mark-symbol path").length,
+              said: drawn[0].getAttribute("aria-label") };
+            """,
+            tmp_path,
+            at=f"#/{view}",
+        )
+        assert (out["errors"], out["asked"], console) == ([], [], "")
+        assert out["titles"] == ["mlp on digits", "smollm2-135m on pydoc-512"]
+        assert out["drawn"] == 2
+        assert out["marks"] == (
+            14 if view == "tradeoff" else 12
+        )  # with and without dense
+        assert "magnitude" in out["said"]
+
+    def test_a_paper_table_shows_published_and_measured_numbers(self, empty, tmp_path):
+        empty.append(
+            row(
+                "t",
+                model="LLaMA2-7B (as labelled in the README)",
+                method="dense",
+                task="wikitext2-2048",
+                ratio=0.0,
+                measured={"perplexity": 5.0},
+            )
+        )
+        out, console = browse(
+            report.page(empty),
+            "return { heads: all('.paper thead th'), cells: all('.paper td.n') };",
+            tmp_path,
+            at="#/papers/adasvd_1",
+        )
+        assert (out["errors"], console) == ([], "")
+        assert "WikiText-2 perplexity" in out["heads"]
+        assert out["cells"][0] == "5.00≠ (5.68)"
+
+    def test_coverage_tells_done_failed_and_missing_apart(self, stored, tmp_path):
+        out, console = browse(
+            report.page(stored),
+            "return { rows: all('.coverage tbody tr') };",
+            tmp_path,
+            at="#/coverage",
+        )
+        assert (out["errors"], console) == ([], "")
+        # No column of the dense ratio for the others; a third of the trials failed.
+        assert out["rows"][1].startswith("magnitude✓ 3/3✓ 3/3✗ 2/3")
+        assert out["rows"][2] == "svd✓ 3/3✓ 3/3✓ 3/3○ 0/1"
 
     @pytest.mark.parametrize("view", ["board", "overview", "trial/mlp-svd-0.4-1"])
     def test_a_phone_shows_everything_without_scrolling_sideways(
