@@ -189,3 +189,27 @@ def test_it_covers_the_members_of_a_chain(monkeypatch):
     provenance.code_digest.cache_clear()
     rows.code_digest.cache_clear()
     assert digest_of("chain", chain=["svd", "round_to_nearest"]) != one
+
+
+def test_the_commit_is_what_git_says_or_what_the_shipped_copy_was_told(monkeypatch):
+    assert provenance._git(Path(), "--version").startswith("git version")
+    for told, wanted in (("abc", ("abc", False)), ("abc+", ("abc", True))):
+        provenance.commit.cache_clear()
+        monkeypatch.setenv("SHRINKGRID_COMMIT", told)
+        assert provenance.commit() == wanted
+    provenance.commit.cache_clear()
+
+
+def test_a_checkout_around_an_installed_copy_says_nothing(monkeypatch):
+    answers = {"rev-parse": "abc", "ls-files": "harness/core.py", "status": ""}
+    monkeypatch.delenv("SHRINKGRID_COMMIT", raising=False)
+    monkeypatch.setattr(provenance, "_git", lambda folder, word, *_: answers[word])
+    for change, wanted in (
+        ({}, ("abc", False)),
+        ({"status": " M harness/core.py"}, ("abc", True)),
+        ({"ls-files": "other.py"}, (None, None)),
+    ):
+        answers |= change
+        provenance.commit.cache_clear()
+        assert provenance.commit() == wanted
+    provenance.commit.cache_clear()

@@ -230,6 +230,15 @@ def test_idle_slots_get_halves_until_each_has_one(plan):
     assert sizes(packer("4xCPU", setup=2).arrange(bundles)) == [2, 2, 2, 2]
 
 
+def test_idle_slots_are_filled_also_beside_a_bundle_that_takes_longer(plan):
+    # One trial of 30 s that cannot be cut, and eight of 1 s on the three other slots.
+    whole = plan(ratios=4).bundles[0]
+    long = whole.part(whole.trials[:1])
+    own = packer("4xCPU", each=lambda b: 30.0 if b.id == long.id else 1.0)
+
+    assert sorted(sizes(own.arrange([long, whole]))) == [1, 2, 2, 4]
+
+
 def test_with_little_to_repeat_no_bundle_is_longer_than_a_quarter_of_the_plan(plan):
     bundles = plan(ratios=4).bundles
 

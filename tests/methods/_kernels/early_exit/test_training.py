@@ -110,6 +110,7 @@ def test_costs_of_a_perceptron_are_those_of_its_matrices():
     # heads 30*10 and 20*10.
     ctx = context(MLP(hidden=(30, 20)))
     net = with_exits(ctx.model, ctx.dense(), 10, rule="confidence", pool=1, conv=False)
+    assert net.taken == [0, 0, 0]  # nobody left yet, at two exits and at the end
     costs = costs_of(net, ctx.model)
     assert costs.segments == [1920, 600, 200]
     assert costs.heads == [300, 200]
