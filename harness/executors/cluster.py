@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import socket
 import sys
 import threading
@@ -28,6 +29,7 @@ from harness.executors.private_files import (
 
 USER_ERROR = 2  # exit status
 _NEEDED = ("gcs_server", "raylet")  # processes without which Ray does not start
+SPACE = 50_000_000  # bytes in its temporary folder without which Ray does not start
 GONE = 20.0  # seconds without an answer after which the head of a cluster is gone
 
 
@@ -45,6 +47,7 @@ def connect(address: str, cpus: int | None = None, gpus: int | None = None) -> N
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if address == "local":
+        _check_space()
         protect_token()
         options = quiet | {"num_cpus": cpus, "num_gpus": gpus}
         with _on_loopback():
@@ -61,6 +64,23 @@ def connect(address: str, cpus: int | None = None, gpus: int | None = None) -> N
         TimeoutError,
     ) as why:
         raise refused(address, why) from why
+
+
+def _check_space() -> None:
+    """Raise an error if Ray's temporary folder is full: Ray would hang.
+
+    Raises:
+        BenchError: Names the folder and what is free.
+    """
+    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    with contextlib.suppress(OSError):  # then Ray says what is wrong
+        free = shutil.disk_usage(folder).free
+        if free < SPACE:
+            raise BenchError(
+                f"{folder} has {free / 1e6:.0f} MB free, and Ray needs "
+                f"{SPACE / 1e6:.0f} MB there to start: free some space, set RAY_TMPDIR "
+                "to another folder, or use --address inline to run without Ray"
+            )
 
 
 def _start(options: dict[str, Any]) -> None:

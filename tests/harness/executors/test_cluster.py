@@ -5,6 +5,7 @@ import queue
 import socket
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -120,3 +121,21 @@ def test_a_wait_for_a_port_of_ray_ends(monkeypatch):
     monkeypatch.setattr(cluster.ray_node, "wait_for_persisted_port", wait)
     with cluster.StartWatch(), pytest.raises(RuntimeError, match="Timed out"):
         cluster.ray_node.wait_for_persisted_port("here", timeout_ms=0)
+
+
+def test_a_full_temporary_folder_is_named_before_ray_starts(monkeypatch, tmp_path):
+    started = []
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.setattr(cluster, "protect_token", lambda: None)
+    monkeypatch.setattr(cluster, "_start", started.append)
+    usage = SimpleNamespace(free=cluster.SPACE - 1_000_000)
+    monkeypatch.setattr(cluster.shutil, "disk_usage", lambda folder: usage)
+
+    with pytest.raises(BenchError, match="has 49 MB free, and Ray needs 50 MB") as why:
+        cluster.connect("local")
+    assert str(tmp_path) in str(why.value)
+    assert not started
+
+    usage.free += 1_000_000
+    cluster.connect("local")
+    assert started
