@@ -28,6 +28,7 @@ VERBS = {
     "table": "show",
     "verify": "show",
     "report": "show",
+    "serve": "serve",
     "plot": "show",
     "export": "ask",
     "list": "look",
