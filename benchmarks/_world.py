@@ -16,7 +16,7 @@ from statistics import NormalDist
 from harness.planning.messages import Event, Job
 from harness.planning.plan import Artifact, Bundle
 from harness.planning.resources import ResourceRequest
-from harness.planning.trial import Part, Trial
+from harness.planning.trial import PluginSpec, Trial
 from harness.scheduling.hardware import Device
 from harness.scheduling.history import History
 from harness.scheduling.priors import (
@@ -92,12 +92,12 @@ class World:
         drawn = (zlib.crc32(repr((self.seed, key)).encode()) + 0.5) / 2**32
         return math.exp(sigma * NORMAL.inv_cdf(drawn))
 
-    def params(self, model: Part) -> int:
+    def params(self, model: PluginSpec) -> int:
         """Parameters of a model: what its name says, or a hidden number."""
         guess = self.history.params(model)
         return guess if "/" in model.name else int(guess * self.factor(1, model.name))
 
-    def step(self, step: str, trial: Trial, subject: Part | None) -> float:
+    def step(self, step: str, trial: Trial, subject: PluginSpec | None) -> float:
         """Seconds of one step of one trial."""
         mid = step_seconds(
             step, trial.method, self.params(trial.model), self.device.relative_speed()

@@ -1,4 +1,10 @@
-"""The words of the design as types: what plugins get, and what they give back."""
+"""Types that plugins receive and return.
+
+A plugin passes three stages. ``registry.Plugin`` is the class with what its decorator
+declares. ``configured_plugin.ConfiguredPlugin`` is an instance with the options of one
+line of a grid. ``trial.PluginSpec`` identifies the plugin in a trial by its name,
+options, version and revision, which are stored and sent to workers.
+"""
 
 from __future__ import annotations
 
@@ -109,12 +115,12 @@ class Model:
 
 @dataclass(slots=True, kw_only=True)
 class Context:
-    """What a method gets beside the model; made by the engine, one a bundle.
+    """What a method receives besides the model; the engine makes one per bundle.
 
     Args:
         model: The dense model: pretrained, or trained here and read from its artifact.
-        seed: Of the trial.
-        device: Where to compute.
+        seed: Seed of the trial's random generators.
+        device: Device that the method computes on.
         data: The task's training data (``Task.data()``), None for pretrained models.
         scratch: A folder that outlives a killed attempt, for training checkpoints.
         calibrate: Gives the calibration data of the trial; see ``calibration``.

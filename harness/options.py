@@ -45,7 +45,7 @@ def build(
     Args:
         kind: ``method``, ``task`` or ``model``, for the messages.
         name: The plugin's name, for the messages.
-        plugin: A dataclass.
+        plugin: Dataclass of the plugin, whose fields are the options.
         options: Option name -> value as YAML gives it.
         base: An instance of ``plugin`` that has the values of the options left out;
             None takes the defaults of the class.

@@ -74,7 +74,7 @@ def _register(plugin: Plugin) -> None:
 
 
 def _source(cls: type) -> str:
-    """The file that a class stands in, however it was imported."""
+    """Returns the file that defines a class, however it was imported."""
     module = sys.modules.get(cls.__module__)
     return getattr(module, "__file__", None) or cls.__module__
 
@@ -195,7 +195,7 @@ def _external() -> Iterator[Path]:
 
 @cache
 def _load_external() -> None:
-    """Import the plugin files named by the environment, once a process."""
+    """Import the plugin files named by the environment, once per process."""
     for path in _external():
         spec = importlib.util.spec_from_file_location(f"plugin_{path.stem}", path)
         if spec is None or spec.loader is None or not path.is_file():
@@ -331,9 +331,9 @@ def unmet(
     """Why this method, model and task do not go together, or None.
 
     Args:
-        method_: The method.
-        model_: The model family.
-        task_: The task.
+        method_: The method with its declared facts.
+        model_: The model family with its declared facts.
+        task_: The task with its declared facts.
         declared: The configured method's own facts, where they differ (a chain).
 
     Returns:

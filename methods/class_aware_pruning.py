@@ -158,15 +158,15 @@ def class_scores(
     images of a class; classes are added up.
 
     Args:
-        net: In ``eval`` mode.
-        found: Its filters.
+        net: The network to prune, in ``eval`` mode.
+        found: Groups of filters to score.
         ctx: Gives the training images and the random stream.
         images_per_class: How many of each class are drawn.
-        reduce: See ``ClassAwarePruning``.
+        reduce: How scores are combined; see ``ClassAwarePruning``.
 
     Returns:
         By convolution, shape ``(filters,)``, float64, in [0, classes]. Equal scores
-        are told apart by the mean over positions, which has a weight of 1e-6.
+        are ordered by the mean over positions, which has a weight of 1e-6.
     """
     net.to(ctx.device).eval()
     convs: dict[str, nn.Module] = {g.name: g.conv for g in found}

@@ -125,7 +125,7 @@ class Tracking(Objective):
     is missed. The scan reads slopes; only for those it finds they become steps.
 
     Beside weights and gradients, one vector of slopes, k accumulated steps, k initial
-    values and one mark a weight are held; the initial values of the others are the
+    values and one mark per weight are stored; the initial values of the others are the
     weights themselves.
 
     Args:

@@ -18,7 +18,7 @@ class Slim:
     """A network trained with sparse norm weights.
 
     Args:
-        net: The network.
+        net: Network trained with a penalty on its norm weights.
         scores: Absolute norm weight of each channel, by convolution.
     """
 

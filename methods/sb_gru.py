@@ -174,10 +174,10 @@ class SbGru:
         """The trained network with its treated matrices in fixed point.
 
         Args:
-            fitted: From ``fit``.
+            fitted: Posterior of the weights, from ``fit``.
             ratio: Share of the treated matrices' bits to remove; 0 gives the dense
                 network, with which everything is compared.
-            ctx: Receives the bits a weight.
+            ctx: Receives the bits per weight.
 
         Returns:
             The network.
@@ -226,13 +226,13 @@ class SbGru:
 
 @dataclass(kw_only=True)
 class Variational(Translating):
-    """The negative evidence lower bound, a target word.
+    """The negative evidence lower bound per target word.
 
     Args:
-        method: Its schedules.
+        method: The method's options with its schedules.
         layers: The matrices that have a posterior.
-        name: Of the checkpoints.
-        epoch: The running one.
+        name: Name of the checkpoint files.
+        epoch: Number of the running epoch.
     """
 
     method: SbGru
@@ -276,7 +276,7 @@ def treated(model: Model) -> list[str]:
     """Names of the matrices that the model marks as ``linear``.
 
     Args:
-        model: A GRU model.
+        model: A GRU sequence-to-sequence model.
 
     Returns:
         Names, in order.

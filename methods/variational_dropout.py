@@ -128,7 +128,7 @@ class NoisyLayer(nn.Module):
     """A linear layer or convolution whose weights are normal random variables.
 
     Args:
-        layer: Holds the means.
+        layer: Layer with the means of the weights.
         log_variance: Initial log of every variance.
         threshold: On log alpha; above it a mean counts as zero.
     """
@@ -172,7 +172,7 @@ def divergence(log_alpha: Tensor) -> Tensor:
     is infinite; within 0.01 of the exact value.
 
     Args:
-        log_alpha: Any shape.
+        log_alpha: Logarithm of alpha of each weight, any shape.
 
     Returns:
         The same shape, at least 0 but for rounding.

@@ -34,7 +34,7 @@ def export(store: Store, path: Path, form: str) -> None:
     """Write everything to one file or folder, which appears whole or not at all.
 
     Args:
-        store: What to copy.
+        store: Store whose tables are copied.
         path: A new file (``duckdb``) or a new folder (the other forms).
         form: ``duckdb``, ``parquet``, ``csv`` or ``csv-raw``; plain ``csv`` puts an
             apostrophe before texts that a spreadsheet would compute.

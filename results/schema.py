@@ -84,7 +84,7 @@ TRIALS = {
 
 SAMPLES = {"attempt": "VARCHAR", "metric": "VARCHAR", "values": "DOUBLE[]"}
 
-# What each run intended, one row a trial, so that completeness is a query.
+# What each run intended, one row per trial, so that completeness is a query.
 PLANS = {
     "plan": "VARCHAR",
     "planned_at": "TIMESTAMPTZ",

@@ -58,7 +58,7 @@ class WindowPerplexity:
         return texts.fingerprint(self.text)
 
     def evaluate(self, model: Model) -> Iterator[Measurement]:
-        """Yield ``perplexity``, and ``loss`` with one value a window.
+        """Yield ``perplexity``, and ``loss`` with one value per window.
 
         Args:
             model: A causal language model.
@@ -93,8 +93,8 @@ def windows(
     """Cut tokens into windows that do not overlap.
 
     Args:
-        ids: Shape ``(tokens,)``.
-        window: Tokens a window.
+        ids: Token ids of the text, shape ``(tokens,)``.
+        window: Number of tokens per window.
         tail: Whether the last, partial window is ``dropped`` or kept (it needs two
             tokens to predict anything).
         limit: Largest number of windows; None for all.

@@ -155,7 +155,7 @@ def median(
         metric: Name of the median; the distance is called ``metric_spread``.
         values: One value for each repeat, at least two.
         unit: Unit of the values, for instance ``ms``.
-        goal: ``min`` or ``max``.
+        goal: Direction that is better: ``min`` or ``max``.
 
     Yields:
         Two measurements; the first has the repeats as its values.
@@ -184,8 +184,8 @@ def tokens(model: Model, batch: int, length: int) -> torch.Tensor:
 
     Args:
         model: A language model of transformers.
-        batch: Sequences.
-        length: Tokens a sequence.
+        batch: Number of sequences per batch.
+        length: Number of tokens per sequence.
 
     Returns:
         Shape ``(batch, length)``; the values do not matter to the time.
@@ -208,7 +208,7 @@ def batched(model: Model, batch: int) -> dict[str, Any]:
 
     Args:
         model: Its ``example`` is one input, with the batch first.
-        batch: Copies.
+        batch: Number of copies of the example.
 
     Returns:
         Keyword arguments on the network's device, in its floating-point type.

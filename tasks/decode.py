@@ -33,7 +33,7 @@ class Decode(_speed.Speed):
 
     @torch.inference_mode()
     def evaluate(self, model: Model) -> Iterator[Measurement]:
-        """Yield ``decode_rate`` in tokens a second, and its spread."""
+        """Yield ``decode_rate`` in tokens per second, and its spread."""
         whole = _speed.tokens(model, self.batch, self.prompt + self.length)
         writer = _Writer(model.net, whole[:, : self.prompt])
         found = _speed.seconds(

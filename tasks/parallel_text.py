@@ -24,9 +24,9 @@ class ParallelTextTask(TranslationTask):
         source: File with one sentence in a line, words separated by spaces, UTF-8.
         target: File of its translations, line by line.
         dev_source: The same for the sentences that decide when to stop.
-        dev_target: Their translations.
+        dev_target: File with the translations of ``dev_source``.
         test_source: The same for the sentences that are measured.
-        test_target: Their translations.
+        test_target: File with the translations of ``test_source``.
         dev: Share of the lines that becomes dev, in (0, 1), without dev files.
         test: Share of the lines that becomes test, in (0, 1), without test files.
         split_seed: Decides which lines are drawn.

@@ -120,7 +120,7 @@ class View:
         line = Text(f"[{self.done}/{self.total}] ", style="dim", no_wrap=True)
         line.append(event.status, style=f"bold {style}")
         line.append(f" {trial}", style="")
-        line.append(f"  {event.headline}", style=style)
+        line.append(f"  {event.summary}", style=style)
         line.append(f"  {format_duration(event.seconds)}", style="dim")
         return line
 

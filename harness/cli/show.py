@@ -45,7 +45,7 @@ def table(store: Store, paper: str | None, form: str, **options: Any) -> None:
     PAPER is a name that `shrinkgrid list papers` gives, or a YAML file of that kind.
     Without it, --rows, --cols and --metric make a table of your own.
     """
-    from results.tables.custom import own_table
+    from results.tables.custom import custom_table
     from results.tables.paper import paper_table
     from results.tables.published import read
     from results.tables.render import render
@@ -56,7 +56,7 @@ def table(store: Store, paper: str | None, form: str, **options: Any) -> None:
         whose = "PAPER's table" if paper is None else "a table without PAPER"
         raise click.UsageError(f"{', '.join(wrong)} is for {whose}")
     if paper is None:
-        made = own_table(
+        made = custom_table(
             store,
             rows=options["rows"] or ("method",),
             cols=options["cols"] or ("task",),

@@ -37,7 +37,7 @@ def connect(address: str, cpus: int | None = None, gpus: int | None = None) -> N
     """Start a local Ray cluster that only this machine can reach, or join one.
 
     Args:
-        address: As for ``OnRay``.
+        address: Address of the cluster, as in ``OnRay``.
         cpus: Processors of a local cluster; None uses all of them.
         gpus: Devices of a local cluster; None uses those that Ray finds.
 

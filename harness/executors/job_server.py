@@ -41,7 +41,7 @@ class State:
     Args:
         status: As Ray names it: ``PENDING``, ``RUNNING`` or one of ``ENDED``.
         exit_status: Exit status of the run; None while it runs, or if it never started.
-        says: Ray's explanation.
+        says: Ray's explanation of the job's state.
     """
 
     status: str
@@ -83,7 +83,7 @@ class Jobs:
         """Start ``shrinkgrid WORDS`` on the cluster's head, in a copy of a folder.
 
         Args:
-            words: Words after ``shrinkgrid``.
+            words: Command-line arguments after ``shrinkgrid``.
             folder: Its content is sent; see ``shipping.pack``.
             told: Environment variables of the run.
 
@@ -108,7 +108,7 @@ class Jobs:
         """Return the state of a job.
 
         Args:
-            job: Its id.
+            job: The job's id at the job server.
 
         Returns:
             Its state.
@@ -145,7 +145,7 @@ class Jobs:
         If the connection breaks, it is opened again and the log continues there.
 
         Args:
-            job: Its id.
+            job: The job's id at the job server.
             show: Gets pieces of text.
 
         Returns:
@@ -184,7 +184,7 @@ class Jobs:
         """Ask a job to finish its running trials and end.
 
         Args:
-            job: Its id.
+            job: The job's id at the job server.
 
         Returns:
             Whether the job was still running.

@@ -346,9 +346,9 @@ def _options(
     return options
 
 
-def _crashed(status: str, error_class: str, headline: str) -> Event:
+def _crashed(status: str, error_class: str, summary: str) -> Event:
     return Event(
-        what="crashed", status=status, error_class=error_class, headline=headline
+        what="crashed", status=status, error_class=error_class, summary=summary
     )
 
 
@@ -363,7 +363,7 @@ def _crash(why: exceptions.RayError, *, overstayed: bool) -> Event:
         said_oom = "Ray killed its worker because the host ran out of memory"
         return _crashed(Status.OUT_OF_MEMORY, ErrorClass.OOM, said_oom)
     if isinstance(why, StoreError):  # it could not build an artifact
-        return Event(what="stopped", headline=str(why.cause))  # type: ignore[attr-defined]
+        return Event(what="stopped", summary=str(why.cause))  # type: ignore[attr-defined]
     cause = getattr(why, "cause", None)
     if isinstance(cause, exceptions.RayError):  # who built its artifact died
         return _crash(cause, overstayed=False)

@@ -27,7 +27,7 @@ def bundle(
     """Run a bundle in a process that runs no other method.
 
     Args:
-        job: The bundle.
+        job: The bundle of trials to run.
         request: What it may use.
         free: Measures free memory; None asks the device.
         *built: How building the bundle's artifacts ended.
@@ -51,7 +51,7 @@ def _crashed(why: Died | Raised, status: Status, error_class: ErrorClass) -> Eve
         what="crashed",
         status=status,
         error_class=error_class,
-        headline=why.reason,
+        summary=why.reason,
         details=why.output,
     )
 
@@ -60,7 +60,7 @@ def artifact(job: ArtifactJob, gpus: float) -> Built:
     """Build one artifact in a process that runs no other model.
 
     Args:
-        job: What to build.
+        job: The artifact to build.
         gpus: Devices that Ray gave this worker.
 
     Returns:
@@ -100,7 +100,7 @@ def forms(work: Callable[..., Any], **options: Any) -> dict[bool, Any]:
     A worker with a device ends after one task, and with it what leaked on the device.
 
     Args:
-        work: The function.
+        work: The function that runs on the worker.
         **options: Options of the task.
 
     Returns:

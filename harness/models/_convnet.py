@@ -17,7 +17,7 @@ def conv_stack(
     Args:
         plan: Widths of the convolutions; ``M`` for a 2 x 2 max-pooling; a share
             below 1 for dropout.
-        channels: Of the input.
+        channels: Number of input channels.
         bias: Whether the convolutions have one.
         norm: Whether batch normalisation follows them.
 
@@ -52,7 +52,7 @@ def averaged(
 
     Args:
         channels: Of the last maps.
-        classes: Number of logits.
+        classes: Number of classes, which is the number of logits.
         norm: Whether batch normalisation and a ReLU come first, as in networks whose
             blocks normalise before they convolve.
 
@@ -91,8 +91,8 @@ class BasicBlock(nn.Module):
     """Two 3 x 3 convolutions around an identity (He et al., arXiv:1512.03385).
 
     Args:
-        channels: Of the input.
-        width: Of the output.
+        channels: Number of input channels.
+        width: Number of output channels.
         stride: Of the first convolution.
     """
 
@@ -118,7 +118,7 @@ class Bottleneck(nn.Module):
     """1 x 1, 3 x 3 and 1 x 1 convolutions; the output is four times as wide.
 
     Args:
-        channels: Of the input.
+        channels: Number of input channels.
         width: Of the inner convolutions.
         stride: Of the 3 x 3 convolution.
     """
@@ -154,10 +154,10 @@ class PreActivationBlock(nn.Module):
     """Normalise before each convolution (Zagoruyko & Komodakis, arXiv:1605.07146).
 
     Args:
-        channels: Of the input.
-        width: Of the output.
+        channels: Number of input channels.
+        width: Number of output channels.
         stride: Of the first convolution.
-        dropout: Between the convolutions.
+        dropout: Dropout probability between the two convolutions.
     """
 
     def __init__(self, channels: int, width: int, stride: int, dropout: float) -> None:
@@ -185,8 +185,8 @@ class DenseLayer(nn.Module):
     """Appends ``growth`` channels to its input (Huang et al., arXiv:1608.06993).
 
     Args:
-        channels: Of the input.
-        growth: Channels to add.
+        channels: Number of input channels.
+        growth: Number of channels that the layer adds.
         dropout: Of the added channels.
     """
 

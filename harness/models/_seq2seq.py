@@ -44,7 +44,7 @@ class Stack(nn.Module):
         """States of the top layer, and the last states of all.
 
         Args:
-            sequence: The embedded words.
+            sequence: Embeddings of the words, packed.
             states: Shape ``(layers, sentences, units)``, in the packed order.
             fused: From ``fused``; made once for all steps of a search.
 
@@ -72,7 +72,7 @@ class Encoded:
         states: Shape ``(layers, sentences, units)``: the encoder's last states.
         outputs: Shape ``(sentences, source words, units)``, for attention.
         mask: Shape ``(sentences, source words)``, True at words.
-        fused: The decoder's weights.
+        fused: The decoder's weights, prepared once for all steps.
     """
 
     states: Tensor
@@ -163,8 +163,8 @@ class Seq2Seq(nn.Module):
         """Summed negative log-likelihood of the translations, in nats.
 
         Args:
-            source: As for ``forward``.
-            target: As for ``forward``.
+            source: Source token ids, as in ``forward``.
+            target: Target token ids, as in ``forward``.
 
         Returns:
             The sum, and over how many words (ends included) it runs.
@@ -177,7 +177,7 @@ class Seq2Seq(nn.Module):
         """Read the source sentences.
 
         Args:
-            source: As for ``forward``.
+            source: Source token ids, as in ``forward``.
 
         Returns:
             The encoder's states and outputs, in the order of ``source``.

@@ -22,7 +22,7 @@ class DenseNet(Classifier):
     Args:
         layers_per_block: Convolutions in each of the three blocks.
         growth: Channels that each adds.
-        dropout: After each convolution.
+        dropout: Dropout probability after each convolution.
     """
 
     layers_per_block: int = 12

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from harness.core import BenchError
 from harness.options import canonical, dumps
 from harness.planning import lock
-from harness.planning.trial import Part
+from harness.planning.trial import PluginSpec
 from harness.registry import Plugin, facts, resolve
 
 if TYPE_CHECKING:
@@ -22,19 +22,19 @@ MAX_NAME = 200  # characters of a plugin's name, or of a folder's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Chosen:
-    """A plugin with its options, as one line of a grid chose it."""
+class ConfiguredPlugin:
+    """A plugin with its options, as one line of a grid configures it."""
 
-    part: Part
+    part: PluginSpec
     plugin: Plugin
     instance: Any
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """What it declares."""
+        """Returns what the plugin declares; see ``harness.registry``."""
         return facts(self.plugin, self.instance)
 
-    def refuses(self, method: Chosen) -> str | None:
+    def refuses(self, method: ConfiguredPlugin) -> str | None:
         """Why this model cannot be treated by a method, from its configuration."""
         asked = getattr(self.instance, "refuses", None)
         return None if asked is None else asked(method.facts)
@@ -69,12 +69,14 @@ def configure(kind: str, item: Any) -> tuple[str, Plugin, Any]:
     return getattr(instance, "label", None) or item["name"], plugin, instance
 
 
-def choose(kind: str, item: Any, locked: Mapping[str, str] | None = None) -> Chosen:
+def choose(
+    kind: str, item: Any, locked: Mapping[str, str] | None = None
+) -> ConfiguredPlugin:
     """One configured plugin with its identity.
 
     Args:
         kind: ``model``, ``method`` or ``task``.
-        item: As for ``configure``.
+        item: Line of the grid, as in ``configure``.
         locked: Revisions by ``lock.key`` that models and tasks must have.
 
     Returns:
@@ -92,7 +94,7 @@ def choose(kind: str, item: Any, locked: Mapping[str, str] | None = None) -> Cho
             instance = instance.at(locked[key])
         revision = _seen(kind, instance)
         lock.check(locked or {}, key, revision)
-    part = Part(
+    part = PluginSpec(
         name=name,
         plugin=plugin.name,
         options=options,
@@ -100,7 +102,7 @@ def choose(kind: str, item: Any, locked: Mapping[str, str] | None = None) -> Cho
         revision=revision,
         protocol=dumps(instance.protocol()) if kind == "task" else "",
     )
-    return Chosen(part=part, plugin=plugin, instance=instance)
+    return ConfiguredPlugin(part=part, plugin=plugin, instance=instance)
 
 
 _unseen: ContextVar[list[str] | None] = ContextVar("unseen", default=None)
@@ -121,7 +123,9 @@ def tolerate_unseen() -> Iterator[list[str]]:
         _unseen.reset(token)
 
 
-def overlaps(spec: CalibrationSpec, tasks: Iterable[Chosen | None]) -> list[str]:
+def overlaps(
+    spec: CalibrationSpec, tasks: Iterable[ConfiguredPlugin | None]
+) -> list[str]:
     """Names the tasks that evaluate the text which calibration reads.
 
     Args:

@@ -14,7 +14,12 @@ from typing import Any
 from harness.core import BenchError
 from harness.options import build, canonical, dumps, nearest
 from harness.planning import exclude, lock, resources, yaml_files
-from harness.planning.configured_plugin import Chosen, choose, overlaps, pinned_text
+from harness.planning.configured_plugin import (
+    ConfiguredPlugin,
+    choose,
+    overlaps,
+    pinned_text,
+)
 from harness.planning.trial import Trial
 from harness.registry import unmet
 
@@ -37,10 +42,10 @@ MAX_TRIALS = 2_000_000  # of a grid; more is a slip of the pen, and fills the me
 class Block:
     """One product of models, methods, ratios, tasks and seeds."""
 
-    models: tuple[Chosen, ...]
-    methods: tuple[Chosen, ...]
+    models: tuple[ConfiguredPlugin, ...]
+    methods: tuple[ConfiguredPlugin, ...]
     ratios: tuple[float, ...]
-    tasks: tuple[Chosen, ...]
+    tasks: tuple[ConfiguredPlugin, ...]
     seeds: tuple[int, ...]
     exclude: tuple[dict[str, Any], ...] = ()
     calibration: str = "{}"
@@ -52,7 +57,7 @@ class Block:
         axes = (self.models, self.methods, self.ratios, self.tasks, self.seeds)
         return math.prod(map(len, axes))
 
-    def pairs(self) -> Iterator[tuple[Chosen, Chosen]]:
+    def pairs(self) -> Iterator[tuple[ConfiguredPlugin, ConfiguredPlugin]]:
         """Every method with every model."""
         return product(self.methods, self.models)
 
@@ -178,7 +183,7 @@ class _Reader:
         self.locked = locked
         self.errors: list[str] = []
         self.where = ""
-        self._chosen: dict[tuple[str, str], Chosen | None] = {}
+        self._chosen: dict[tuple[str, str], ConfiguredPlugin | None] = {}
 
     def unknown(
         self, value: Mapping[Any, Any], known: tuple[str, ...], at: str
@@ -254,7 +259,7 @@ class _Reader:
             return []
         return value
 
-    def choose(self, kind: str, items: list[Any]) -> list[Chosen | None]:
+    def choose(self, kind: str, items: list[Any]) -> list[ConfiguredPlugin | None]:
         """Each item of a list of plugins, checked; each distinct one only once."""
         found = []
         for item in items:
@@ -264,7 +269,7 @@ class _Reader:
             found.append(self._chosen[key])
         return found
 
-    def _choose(self, kind: str, item: Any) -> Chosen | None:
+    def _choose(self, kind: str, item: Any) -> ConfiguredPlugin | None:
         try:
             return choose(kind, item, self.locked)
         except BenchError as why:
@@ -317,7 +322,9 @@ class _Reader:
             wrong = ["the rules drop every trial of a block"]
         self.errors.extend(f"{self.where}exclude: {why}" for why in wrong)
 
-    def calibration(self, value: Any, tasks: list[Chosen | None], *, read: bool) -> str:
+    def calibration(
+        self, value: Any, tasks: list[ConfiguredPlugin | None], *, read: bool
+    ) -> str:
         """Canonical JSON, with the content of the text where a method reads it."""
         from harness.toolkit.calibration import CalibrationSpec
 
@@ -344,7 +351,9 @@ class _Reader:
         return str(value)
 
 
-def ratios(method: Chosen, dtype: str = "float32") -> tuple[float, ...] | None:
+def ratios(
+    method: ConfiguredPlugin, dtype: str = "float32"
+) -> tuple[float, ...] | None:
     """The ratios that a method fixes by itself for weights of a dtype, or None."""
     if method.facts["ratio_of"] == "none":
         return (0.0,)
@@ -353,7 +362,7 @@ def ratios(method: Chosen, dtype: str = "float32") -> tuple[float, ...] | None:
     return None if fixed is None else tuple(fixed)
 
 
-def seeded(method: Chosen, model: Chosen) -> bool:
+def seeded(method: ConfiguredPlugin, model: ConfiguredPlugin) -> bool:
     """Whether the seed can change the numbers of this pair."""
     return bool(model.facts["trained"] or method.facts["stochastic"])
 

@@ -17,7 +17,7 @@ def beside(grid: Path) -> Path:
     """Where the lock of a grid file lies.
 
     Args:
-        grid: A grid file.
+        grid: Path of a grid file.
 
     Returns:
         ``NAME.lock`` beside it; in the current folder for a packaged grid.
@@ -49,9 +49,9 @@ def write(path: Path, grid: str, revisions: Mapping[str, str]) -> None:
     """Write a lock, whole or not at all.
 
     Args:
-        path: As ``beside`` says.
-        grid: The grid's name.
-        revisions: By ``key``.
+        path: Path of the lock file, from ``beside``.
+        grid: Name of the grid that is locked.
+        revisions: Revision of each model and task by ``key``.
     """
     text = {"format": FORMAT, "grid": grid, "revisions": dict(revisions)}
     new = path.with_name(f".{path.name}.new")
@@ -63,7 +63,7 @@ def read(grid: Path) -> dict[str, str]:
     """The revisions that a grid's lock names.
 
     Args:
-        grid: A grid file.
+        grid: Path of a grid file.
 
     Returns:
         Revisions by ``key``; empty without a lock file.
@@ -90,7 +90,7 @@ def check(locked: Mapping[str, str], name: str, revision: str) -> None:
 
     Args:
         locked: Revisions by ``key``; empty checks nothing.
-        name: The ``key``.
+        name: The entry's name, from ``key``.
         revision: What this machine has.
 
     Raises:
@@ -113,7 +113,7 @@ def check_text(locked: Mapping[str, str], name: str) -> None:
     """Refuse a text that differs from the lock.
 
     Args:
-        locked: Revisions by ``key``.
+        locked: Revisions of the lock file by ``key``.
         name: As ``harness.toolkit.texts`` reads it.
     """
     from harness.toolkit import texts

@@ -15,9 +15,9 @@ class Job:
     """A bundle to run, with everything that a worker needs to run it.
 
     Args:
-        bundle: The trials.
+        bundle: The trials that run on one worker.
         attempts: Trial id -> id of the attempt that this job makes of it.
-        store: The store's URI.
+        store: Path or URI of the store.
         grid: The grid's name, for the rows.
         run: Id of the run, which the lease of the job names.
         commit: Commit and dirty flag of the driver's checkout, for the rows.
@@ -77,9 +77,9 @@ class Event:
             ``crashed`` when the rest of the job has to run again.
         trial: The trial's id; empty for ``stopped``.
         trials: Ids of what is given back.
-        status: How it ended.
+        status: Final status of the trial.
         seconds: How long it took.
-        headline: ``perplexity 24.19``, or the reason of a failure.
+        summary: ``perplexity 24.19``, or the reason of a failure.
         error_class: What ended it, None where it ended well.
         warning: What a reader of its numbers has to know: prompts that were cut.
         node: Ray's id of the node that it ran on, where a crash has to say so.
@@ -92,7 +92,7 @@ class Event:
     trials: tuple[str, ...] = ()
     status: str = ""
     seconds: float = 0.0
-    headline: str = ""
+    summary: str = ""
     warning: str = ""
     error_class: str | None = None
     node: str = ""
@@ -115,9 +115,9 @@ def took(row: Mapping[str, Any], *, first: bool, new_ratio: bool) -> dict[str, f
     """What a trial took, step by step, as the view ``steps`` tells it of stored rows.
 
     Args:
-        row: Its row.
+        row: Columns of the trial's row.
         first: Whether it loaded and fitted for its bundle.
-        new_ratio: Whether it compressed.
+        new_ratio: Whether this trial compressed a network.
 
     Returns:
         The numbers of its event.

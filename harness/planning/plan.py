@@ -12,7 +12,7 @@ from typing import Any
 from harness.options import dumps
 from harness.planning.grid import Grid
 from harness.planning.resources import Resources
-from harness.planning.trial import Part, Trial, digest
+from harness.planning.trial import PluginSpec, Trial, digest
 from harness.registry import find
 from results.outcomes import FINISHED, REPEATED
 
@@ -23,8 +23,8 @@ class Artifact:
 
     Args:
         kind: ``dense`` (a checkpoint trained here) or ``calibration``.
-        model: The model.
-        dtype: Of the weights.
+        model: Plugin spec of the dense model.
+        dtype: Floating-point type of the weights.
         task: The task whose data trains it; None for calibration.
         seed: Of the training; 0 for calibration.
         calibration: Canonical JSON of the calibration; None for checkpoints.
@@ -33,9 +33,9 @@ class Artifact:
     """
 
     kind: str
-    model: Part
+    model: PluginSpec
     dtype: str
-    task: Part | None = None
+    task: PluginSpec | None = None
     seed: int = 0
     calibration: str | None = None
     training: str | None = None
@@ -72,14 +72,14 @@ class CostClass:
     """
 
     first: Trial
-    tasks: tuple[tuple[Part, int], ...]
+    tasks: tuple[tuple[PluginSpec, int], ...]
     ratios: int
     resources: Resources
     exclusive: bool
     underestimated: int
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Unpickle as the one object that stands for this class in the process."""
+        """Unpickle as the one object that represents this class in the process."""
         asked = (self.resources, self.exclusive, self.underestimated)
         return _interned, (self.first, self.tasks, self.ratios, *asked)
 
@@ -89,7 +89,7 @@ _COST_CLASSES: dict[tuple[Any, ...], CostClass] = {}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bundle:
-    """Trials that share one load, one fit, and one compression a ratio.
+    """Trials that share one load, one fit, and one compression per ratio.
 
     ``trials`` are in the order in which they run: by ratio, then by task;
     ``underestimated`` counts how often in this run they needed more memory than was
@@ -142,7 +142,7 @@ class Bundle:
 
 def _cost_class(bundle: Bundle) -> CostClass:
     first = bundle.trials[0]
-    tasks: dict[Part, int] = {}
+    tasks: dict[PluginSpec, int] = {}
     for trial in bundle.trials:
         tasks[trial.task] = tasks.get(trial.task, 0) + 1
     ratios = len({t.ratio for t in bundle.trials})
@@ -162,7 +162,7 @@ class Plan:
     """What a run of a grid will do.
 
     Args:
-        grid: The grid.
+        grid: The grid that the plan covers.
         bundles: What runs, in order of submission.
         unsupported: Trial and reason of each pair that makes no sense.
         done: Trials that the store has finished.
@@ -199,7 +199,7 @@ class Plan:
         }
 
 
-def has_fit(method: Part) -> bool:
+def has_fit(method: PluginSpec) -> bool:
     """Whether a method has work that does not depend on the ratio."""
     return hasattr(find("method", method.plugin).cls, "fit")
 
@@ -215,7 +215,7 @@ def make(
     """Plan a grid against what the store has.
 
     Args:
-        grid: The grid.
+        grid: The grid whose trials are planned.
         statuses: Trial id -> status of its newest attempt.
         only: Ids of the trials to consider; None is all.
         retry: Statuses to run again (``failed``, ``out_of_memory``, ``timed_out``).
@@ -248,20 +248,20 @@ def make(
 
 
 @lru_cache(maxsize=4096)
-def trained(model: Part) -> bool:
+def trained(model: PluginSpec) -> bool:
     """Whether a model is trained here."""
     return bool(find("model", model.plugin).facts["trained"])
 
 
 @lru_cache(maxsize=4096)
-def training_key(task: Part) -> str:
+def training_key(task: PluginSpec) -> str:
     """The key of a task's training data; tasks of one key share dense checkpoints."""
     training = getattr(configured("task", task), "training", None)
     return str(training()) if training is not None else dumps(task.identity())
 
 
 @lru_cache(maxsize=4096)
-def configured(kind: str, part: Part) -> Any:
+def configured(kind: str, part: PluginSpec) -> Any:
     """The plugin instance behind a part, in any process.
 
     Args:
@@ -290,7 +290,7 @@ def _key(trial: Trial) -> tuple[Any, ...]:
 
 
 @lru_cache(maxsize=4096)
-def is_exclusive(task: Part) -> bool:
+def is_exclusive(task: PluginSpec) -> bool:
     """Whether a task must have its device alone."""
     return bool(find("task", task.plugin).facts.get("exclusive", False))
 

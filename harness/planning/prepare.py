@@ -26,7 +26,7 @@ def prepare(
     """Have all that a grid reads on this machine, and write its lock.
 
     Args:
-        path: A grid file.
+        path: Path of a grid file.
         load: Whether the proof loads every pretrained model, as a worker will; without
             it only the files are looked for.
         say: Told of each thing before it is fetched.
@@ -84,7 +84,7 @@ def prove(path: Path, *, load: bool = True) -> dict[str, str]:
     """Read a grid and all that it names in a process of its own, without a network.
 
     Args:
-        path: A grid file.
+        path: Path of a grid file.
         load: Whether pretrained models are loaded.
 
     Returns:

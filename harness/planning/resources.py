@@ -56,7 +56,7 @@ class Resources:
 
     @property
     def bytes(self) -> int | None:
-        """The host memory asked for."""
+        """Returns the requested host memory."""
         return None if self.memory is None else int(self.memory)
 
     @property
@@ -219,7 +219,7 @@ class ResourceRequest:
     """What a bundle takes of the cluster while it runs.
 
     Args:
-        cpus: Processor threads.
+        cpus: Number of processor threads.
         gpus: Devices, or the share of one.
         memory: Host bytes; None asks for nothing.
         device: The kind of device that it must be, in a cluster of several kinds.

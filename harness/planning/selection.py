@@ -17,7 +17,7 @@ def matching(grid: Grid, condition: str) -> set[str]:
     """Return the ids of the trials that a SQL condition selects.
 
     Args:
-        grid: The grid.
+        grid: Grid whose trials are selected.
         condition: SQL over the columns of ``plan_row``; ``==`` means ``=``.
 
     Returns:
@@ -53,7 +53,7 @@ def states(plan: Plan) -> Iterator[tuple[str, Trial, str | None]]:
     """Yield what the plan does with each trial.
 
     Args:
-        plan: The plan.
+        plan: Plan whose trials are looked up.
 
     Yields:
         ``run``, ``done``, ``unsupported`` or the status of a failed trial; the trial;

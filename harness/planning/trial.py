@@ -22,11 +22,11 @@ def _hash(text: str, length: int = 16) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """One configured plugin of a trial; equal parts are the same object in a grid.
+class PluginSpec:
+    """Identifies a configured plugin of a trial by text that is stored and sent.
 
     Args:
-        name: As the grid writes it.
+        name: Name of the plugin in the grid.
         plugin: The plugin behind the name; differs for names that a plugin claims.
         options: Canonical JSON of the options that differ from their defaults.
         version: The plugin's declared version.
@@ -42,7 +42,7 @@ class Part:
     protocol: str = ""
 
     def identity(self) -> list[Any]:
-        """What of this part is meant to change a trial's number; not to be changed."""
+        """Returns what determines a trial's number; callers must not change it."""
         return _identity(self)
 
     @property
@@ -56,19 +56,19 @@ class Trial:
     """One point of the grid; ``id`` is the hash of what is meant to change its number.
 
     Args:
-        method: What compresses.
-        model: What is compressed.
-        task: What measures.
+        method: The compression method with its options.
+        model: The dense model that is compressed.
+        task: The task that measures the compressed model.
         ratio: The share removed, in [0, 1).
-        seed: Of every random choice.
-        dtype: Of the weights while measuring.
+        seed: Seed of all random generators.
+        dtype: Floating-point type of the weights during measurement.
         calibration: Canonical JSON of the calibration, None where none is read.
         id: 16 hexadecimal digits; equal for trials of equal semantic content.
     """
 
-    method: Part
-    model: Part
-    task: Part
+    method: PluginSpec
+    model: PluginSpec
+    task: PluginSpec
     ratio: float
     seed: int
     dtype: str = "float32"
@@ -102,7 +102,7 @@ class Trial:
 
 
 @lru_cache(maxsize=4096)
-def _identity(part: Part) -> list[Any]:
+def _identity(part: PluginSpec) -> list[Any]:
     named: dict[str, Any] = {"name": part.name, "version": part.version}
     named["options"] = json.loads(part.options)
     if part.revision:
@@ -113,6 +113,6 @@ def _identity(part: Part) -> list[Any]:
 
 
 @lru_cache(maxsize=65536)
-def _constant(method: Part, model: Part, task: Part) -> str:
-    """The hash that all trials of the same three parts share."""
+def _constant(method: PluginSpec, model: PluginSpec, task: PluginSpec) -> str:
+    """Returns the hash that all trials of the same three plugins share."""
     return digest([method.identity(), model.identity(), task.identity()], 64)

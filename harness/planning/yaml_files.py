@@ -13,7 +13,7 @@ def read(path: Path) -> Any:
     """The value of a YAML file.
 
     Args:
-        path: The file.
+        path: Path of the YAML file.
 
     Returns:
         Plain lists, dicts and scalars.

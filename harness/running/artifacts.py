@@ -20,7 +20,7 @@ from harness.core import BenchError, Context, Model, Unsupported
 from harness.options import build
 from harness.planning.messages import ArtifactJob, Built
 from harness.planning.plan import Artifact, configured
-from harness.planning.trial import Part, Trial
+from harness.planning.trial import PluginSpec, Trial
 from harness.registry import facts, find
 from harness.running.failures import (
     Failed,
@@ -95,12 +95,14 @@ def _build(artifact: Artifact, store: Store) -> Failure | None:
     return None
 
 
-def load_model(part: Part, dtype: str, store: Store, dense: Artifact | None) -> Model:
+def load_model(
+    part: PluginSpec, dtype: str, store: Store, dense: Artifact | None
+) -> Model:
     """The dense model of a trial, on this process's device.
 
     Args:
-        part: The model.
-        dtype: Of the weights.
+        part: Plugin spec of the model.
+        dtype: Floating-point type of the weights.
         store: Where a trained checkpoint lies.
         dense: The checkpoint's artifact, None for a pretrained model.
 
@@ -151,7 +153,7 @@ def refuse_partial(trial: Trial, model: Model) -> float | None:
 
     Args:
         trial: Its method and its model's options decide.
-        model: The dense model.
+        model: The dense model that was loaded.
 
     Returns:
         The share of the block weights that the method treats; None for a method that
@@ -172,7 +174,7 @@ def refuse_partial(trial: Trial, model: Model) -> float | None:
 
 
 @lru_cache(maxsize=2)
-def task_data(part: Part) -> Any:
+def task_data(part: PluginSpec) -> Any:
     """A task's data, kept for the next bundle of this process.
 
     Args:
@@ -190,13 +192,13 @@ def task_data(part: Part) -> Any:
     return data
 
 
-def same_data(part: Part) -> None:
+def same_data(part: PluginSpec) -> None:
     """Refuse to use other data than the plan was made with.
 
     It is asked before and after each use: a file may change while a run goes on.
 
     Args:
-        part: A task.
+        part: Plugin spec of a task.
 
     Raises:
         BenchError: If this node has a copy of another revision.
@@ -214,8 +216,8 @@ def calibration(artifact: Artifact, store: Store) -> Any:
     """The opened calibration of an artifact.
 
     Args:
-        artifact: Of kind ``calibration``.
-        store: Where it lies.
+        artifact: Artifact of kind ``calibration``.
+        store: Store that contains the artifact.
 
     Returns:
         A ``Calibration``.
@@ -232,7 +234,7 @@ def calibration(artifact: Artifact, store: Store) -> Any:
     return statistics.open(folder)
 
 
-def _task(artifact: Artifact) -> Part:
+def _task(artifact: Artifact) -> PluginSpec:
     if artifact.task is None:
         raise BenchError(f"the artifact {artifact.id} has no task to train on")
     return artifact.task
@@ -282,7 +284,7 @@ def seed_everything(seed: int, stage: str) -> None:
     So a trial has the same numbers in a bundle as alone.
 
     Args:
-        seed: Of the trial.
+        seed: Seed of the trial's random generators.
         stage: ``fit``, ``compress 0.2`` ...
     """
     value = int.from_bytes(hashlib.sha256(f"{seed}|{stage}".encode()).digest()[:4])

@@ -92,9 +92,9 @@ class Driver:
     """One run of a plan.
 
     Args:
-        plan: What to run.
+        plan: Plan whose bundles are run.
         store: The store; workers open it by its URI.
-        executor: Where bundles run.
+        executor: Executor that starts bundles on workers.
         watcher: Gets every event, to show progress.
         max_failures: Stop after this many failed trials; None never stops.
         commit: Commit of this checkout, and whether it has uncommitted changes.
@@ -179,7 +179,7 @@ class Driver:
 
     def _handle(self, job: Job, event: Event) -> None:
         if event.what == "stopped":
-            raise BenchError(event.headline)
+            raise BenchError(event.summary)
         if event.what == "crashed":
             self._handle_crash(job, event)
             return
@@ -260,7 +260,7 @@ class Driver:
             | {
                 "status": event.status,
                 "error_class": event.error_class,
-                "reason": event.headline,
+                "reason": event.summary,
                 "traceback": clean(event.details) or None,
                 "started_at": datetime.now(UTC),
                 "node": event.node or None,

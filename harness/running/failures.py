@@ -75,7 +75,7 @@ class ArtifactFailed(Exception):
     """An artifact that a bundle needs could not be built.
 
     Args:
-        reason: Why not.
+        reason: Why the artifact was not built.
         error_class: The error class of the failure.
     """
 
@@ -113,7 +113,7 @@ def check_space(error: BaseException, store: Store) -> None:
     Args:
         error: What a plugin raised. Its class and text prove nothing, so that a file
             is written where trials keep their checkpoints.
-        store: The store.
+        store: Store whose disk is checked.
 
     Raises:
         StoreFailed: If that file does not fit either.
@@ -163,7 +163,7 @@ def with_output(failure: Failure, output: str) -> Failure:
     """Add to a bug's traceback what the trial wrote before it failed.
 
     Args:
-        failure: The failure.
+        failure: The failure whose traceback is extended.
         output: The last lines of its output.
 
     Returns:

@@ -205,7 +205,7 @@ class GlobalState:
         """Put back what a trial changed.
 
         Patched functions are searched for when a plugin ran for the first time, and
-        about once a second, since the search takes milliseconds.
+        about once per second, since the search takes milliseconds.
 
         Args:
             *plugins: Hashable names of the plugins that just ran.

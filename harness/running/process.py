@@ -67,7 +67,7 @@ class Raised(Exception):
 
     Args:
         reason: Its type and text.
-        output: Its traceback.
+        output: Traceback of the error as text.
     """
 
     def __init__(self, reason: str, output: str) -> None:
@@ -105,7 +105,7 @@ class Owner:
         Args:
             key: Names the code that runs; work of equal keys may share a process.
             work: A generator function that the child can import.
-            *arguments: Must survive pickling.
+            *arguments: Arguments of the function; must survive pickling.
 
         Yields:
             What the work yields.
@@ -284,7 +284,7 @@ def output_since(size: int | None) -> str:
     """What this process has written since then, the last ``TAIL`` characters.
 
     Args:
-        size: From ``output_size``.
+        size: Earlier size in bytes, from ``output_size``.
 
     Returns:
         The text; empty outside a child.

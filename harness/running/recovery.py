@@ -18,8 +18,8 @@ def committed(store: Store, attempt: str) -> tuple[str, str | None] | None:
     """Read the status and the error class of an attempt's row.
 
     Args:
-        store: The store.
-        attempt: The attempt's id.
+        store: Store that may contain the row.
+        attempt: Id of the attempt to look for.
 
     Returns:
         Status and error class, from the attempt's own file or from a compacted file;
@@ -46,7 +46,7 @@ def check_stored(store: Store, attempts: Sequence[str]) -> None:
     """Check at the end of a run that the rows which it stored are there.
 
     Args:
-        store: The store.
+        store: Store that must contain the rows.
         attempts: Ids of the attempts that were stored.
 
     Raises:
@@ -69,7 +69,7 @@ def reconcile(store: Store) -> int:
     """Store a ``lost`` row for each trial that a dead worker of this machine ran.
 
     Args:
-        store: The store.
+        store: Store of the killed runs.
 
     Returns:
         The number of rows that were stored.

@@ -12,7 +12,7 @@ from harness.options import dumps
 from harness.planning import provenance
 from harness.planning.messages import Job
 from harness.planning.plan import configured
-from harness.planning.trial import Part, Trial, digest
+from harness.planning.trial import PluginSpec, Trial, digest
 from harness.registry import Plugin, facts, find
 from harness.toolkit import devices, model_size
 from results.errors import StoreError
@@ -74,7 +74,7 @@ def base_row(job: Job, trial: Trial) -> dict[str, Any]:
 
     Args:
         job: Gives the attempt, the grid and the commit.
-        trial: The trial.
+        trial: The trial that the row describes.
 
     Returns:
         Columns of ``results.schema.TRIALS``.
@@ -112,7 +112,7 @@ def base_row(job: Job, trial: Trial) -> dict[str, Any]:
     }
 
 
-def protocol(task: Part) -> dict[str, Any]:
+def protocol(task: PluginSpec) -> dict[str, Any]:
     """What must be equal for two numbers of a task to be comparable.
 
     A task whose numbers depend on the machine has a method ``place``. Its fields are
@@ -124,14 +124,14 @@ def protocol(task: Part) -> dict[str, Any]:
     return {"task": task.name, "version": task.version, **fields, "data": task.revision}
 
 
-def _protocol_columns(task: Part) -> dict[str, str]:
+def _protocol_columns(task: PluginSpec) -> dict[str, str]:
     if hasattr(configured("task", task), "place"):
         return _as_columns(protocol(task))
     return _fixed_protocol(task)
 
 
 @lru_cache(maxsize=4096)
-def _fixed_protocol(task: Part) -> dict[str, str]:
+def _fixed_protocol(task: PluginSpec) -> dict[str, str]:
     return _as_columns(protocol(task))
 
 
@@ -148,7 +148,7 @@ def _versions() -> str:
 
 
 @lru_cache(maxsize=4096)
-def code_digest(method: Part, task: Part, model: Part) -> str:
+def code_digest(method: PluginSpec, task: PluginSpec, model: PluginSpec) -> str:
     """Digest of the code of a method, of a task and of a model, with their members."""
     parts = (("method", method), ("task", task), ("model", model))
     return "".join(

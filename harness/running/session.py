@@ -49,7 +49,7 @@ class Planned:
     """A plan with what the store says about its trials.
 
     Args:
-        plan: The plan.
+        plan: The plan of the trials to run.
         outdated: Finished trials whose code has changed since: id -> label.
     """
 
@@ -62,7 +62,7 @@ class Claim:
     """A plan whose trials no other driver runs.
 
     Args:
-        planned: The plan.
+        planned: The plan that was claimed.
         run_id: Id of the run, which leases and rows name.
     """
 
@@ -124,7 +124,7 @@ def recover(store: Store) -> int:
     What the dead were writing is deleted.
 
     Args:
-        store: The store.
+        store: The store whose killed runs are recorded.
 
     Returns:
         The number of trials that were lost.
@@ -143,7 +143,7 @@ def claim(
     Args:
         name: Path of a grid file, or the name of a packaged grid.
         store: The store, which holds the claims of all drivers.
-        selection: Which trials run.
+        selection: Which trials of the grid run.
         take_over: Run the trials even if another driver has claimed them.
 
     Yields:
@@ -186,7 +186,7 @@ def _conflicts(
 
     Args:
         plan: The plan that this run claims.
-        store: The store.
+        store: The store with the other drivers' leases.
         claimed: Id of the run, and of its plan in the store.
         take_over: Ignore what other drivers have claimed.
 
@@ -226,8 +226,8 @@ def drive(
     """Run a claimed plan.
 
     Args:
-        claimed: The plan.
-        store: The store.
+        claimed: The claimed plan to run.
+        store: The store that the trials are written to.
         executor: Where bundles run; the caller closes it.
         watcher: Gets every event, to show progress.
         max_failures: Stop after this many failed trials; None never stops.
@@ -258,7 +258,7 @@ def compact(store: Store) -> str | None:
     A process of its own does it, so that the memory of the driver does not grow.
 
     Args:
-        store: The store.
+        store: The store whose small files are merged.
 
     Returns:
         Why the store could not be compacted (another compaction runs, or the store is

@@ -25,7 +25,7 @@ def bundle(
     """Run a bundle if its memory is free; the events of quick trials come in batches.
 
     Args:
-        job: The bundle.
+        job: The bundle of trials to run.
         request: What the bundle may use.
         free: Measures free memory; None asks the device.
         *built: How building the bundle's artifacts ended.
@@ -43,7 +43,7 @@ def bundle(
             what="crashed",
             status="cancelled",
             error_class="insufficient_memory",
-            headline=short,
+            summary=short,
         )
         yield [refused]
         return
@@ -74,7 +74,7 @@ def artifact(job: ArtifactJob) -> Iterator[Built]:
     """Build one artifact.
 
     Args:
-        job: What to build.
+        job: The artifact to build.
 
     Yields:
         How it ended, once.

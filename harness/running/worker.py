@@ -1,4 +1,4 @@
-"""Runs one bundle: fit once, compress once a ratio, evaluate, store each trial."""
+"""Runs one bundle: fit once, compress once per ratio, evaluate, store each trial."""
 
 from __future__ import annotations
 
@@ -72,10 +72,10 @@ def run(
                 yield Event(what="started", trial=trial.id)
                 yield worker.attempt(trial)
     except (StoreError, StoreFailed) as why:
-        yield Event(what="stopped", headline=str(why))
+        yield Event(what="stopped", summary=str(why))
     except _GivenUp:
         gone = "its lease is gone: another driver considered the worker dead"
-        yield Event(what="crashed", status="lost", error_class="infra", headline=gone)
+        yield Event(what="crashed", status="lost", error_class="infra", summary=gone)
 
 
 def _import_plugins(job: Job) -> None:
@@ -188,7 +188,7 @@ class _Worker:
             status="ok" if failure is None else failure.status,
             seconds=row["seconds"],
             error_class=None if failure is None else failure.error_class,
-            headline=failure.reason if failure else headline(final),
+            summary=failure.reason if failure else primary_metric(final),
             warning="" if failure else warning(final),
         )
 
@@ -222,7 +222,7 @@ def warning(found: Sequence[Measurement]) -> str:
     return ""
 
 
-def headline(found: Sequence[Measurement]) -> str:
+def primary_metric(found: Sequence[Measurement]) -> str:
     """The first measurement that ranks, as a person reads it."""
     for one in found:
         if one.goal != "none":

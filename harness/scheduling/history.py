@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from harness.core import BenchError
-from harness.planning.trial import Part, Trial
+from harness.planning.trial import PluginSpec, Trial
 from harness.scheduling.hardware import CPU, Device, known
 from harness.scheduling.interval import Interval
 from harness.scheduling.priors import guessed_params, step_seconds, tokens
@@ -166,7 +166,7 @@ class History:
             row[step] = None if value is None else (1, value, value, value)
         self.add(row)
 
-    def params(self, model: Part) -> int:
+    def params(self, model: PluginSpec) -> int:
         """Parameters of a model: measured, else estimated from its files or name."""
         for key in ((model.name, model.options), model.name):
             if key in self._params:
@@ -195,7 +195,9 @@ def step_keys(
     )
 
 
-def unit(level: int, speed: float, guess: tuple[str, Part, int | None]) -> float | None:
+def unit(
+    level: int, speed: float, guess: tuple[str, PluginSpec, int | None]
+) -> float | None:
     """The factor that makes seconds comparable at a level of detail.
 
     On equal hardware seconds are kept as they are (level 0). On other hardware they are
@@ -234,8 +236,8 @@ def peak_keys(
 
 
 @lru_cache(maxsize=4096)
-def _part(name: str, options: str) -> Part:
-    return Part(name=name, plugin=name, options=options)
+def _part(name: str, options: str) -> PluginSpec:
+    return PluginSpec(name=name, plugin=name, options=options)
 
 
 def _device_and_speed(

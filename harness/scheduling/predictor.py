@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness.planning.plan import Artifact, Bundle, CostClass
-from harness.planning.trial import Part, Trial
+from harness.planning.trial import PluginSpec, Trial
 from harness.scheduling.hardware import CPU, Device
 from harness.scheduling.history import STEPS, History, peak_keys, step_keys, unit
 from harness.scheduling.interval import Interval
@@ -146,7 +146,7 @@ class _Question:
     speed: float
     guessed: bool = False
 
-    def step(self, step: str, task: Part | None = None) -> Interval:
+    def step(self, step: str, task: PluginSpec | None = None) -> Interval:
         """Seconds of one step; ``task`` is given for ``evaluate`` only."""
         trial = self.trial
         params = self.history.params(trial.model)
@@ -170,7 +170,7 @@ class _Question:
         self.guessed = self.guessed or prior.mid > 0
         return prior
 
-    def peaks(self, task: Part) -> tuple[Interval, Interval, bool]:
+    def peaks(self, task: PluginSpec) -> tuple[Interval, Interval, bool]:
         """Peak bytes on the device and on the host, and whether they were measured."""
         trial = self.trial
         params = self.history.params(trial.model)
@@ -188,7 +188,7 @@ class _Question:
         sure = same_host and (same or self.device == CPU.name)
         return on_device + Interval(CONTEXT, CONTEXT, CONTEXT), host, sure
 
-    def _peak(self, kind: str, task: Part) -> tuple[Interval | None, bool]:
+    def _peak(self, kind: str, task: PluginSpec) -> tuple[Interval | None, bool]:
         """Bytes of the first key with an entry; whether it is of the same task."""
         trial = self.trial
         keys = peak_keys(

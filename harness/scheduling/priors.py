@@ -8,7 +8,7 @@ import re
 from functools import lru_cache
 
 from harness.planning.plan import Artifact, configured, has_fit, trained
-from harness.planning.trial import Part
+from harness.planning.trial import PluginSpec
 from harness.registry import facts, find
 from harness.scheduling.interval import Interval
 
@@ -42,7 +42,7 @@ _BATCHED = ("batch", "batch_size", "window", "length")
 
 
 @lru_cache(maxsize=4096)
-def step_seconds(step: str, method: Part, params: int, speed: float) -> Interval:
+def step_seconds(step: str, method: PluginSpec, params: int, speed: float) -> Interval:
     """Estimates the seconds of one step of a trial.
 
     Args:
@@ -86,7 +86,7 @@ def _guess(fixed: float, each: float, params: int, speed: float) -> Interval:
     return Interval(mid, mid, mid).wider(WIDE[3])
 
 
-def alive_bytes(method: Part, params: int, dtype: str) -> Interval:
+def alive_bytes(method: PluginSpec, params: int, dtype: str) -> Interval:
     """Estimates the bytes of all tensors at the peak of a bundle.
 
     Args:
@@ -110,7 +110,7 @@ def tokens(protocol: str) -> int:
 
 
 @lru_cache(maxsize=4096)
-def kind_of(method: Part) -> str:
+def kind_of(method: PluginSpec) -> str:
     """The key of ``PRIORS`` for a method: the most expensive data that it needs."""
     declared = facts(find("method", method.plugin), configured("method", method))
     if declared["ratio_of"] == "none":
@@ -122,7 +122,7 @@ def kind_of(method: Part) -> str:
 
 
 @lru_cache(maxsize=4096)
-def guessed_params(model: Part) -> int:
+def guessed_params(model: PluginSpec) -> int:
     """Parameters by the weight files, else by the name, else by the kind of model.
 
     Only the plugin knows whether a model has weight files on this machine. A plugin

@@ -65,7 +65,7 @@ class Simulated:
     a node that fails crash.
 
     Args:
-        cluster: The machines.
+        cluster: The simulated machines and their resources.
         world: Decides how long the work takes and how it ends.
         predictor: The predictor of the packing; it learns as on a real cluster.
     """
@@ -261,7 +261,7 @@ class Simulated:
             what="crashed",
             status=Status.LOST,
             error_class=ErrorClass.INFRA,
-            headline="node failed",
+            summary="node failed",
             seconds=self.time - work.since,
         )
         yield from self._end(work, [crash])

@@ -25,9 +25,9 @@ class CalibrationSpec:
 
     Args:
         text: A name of ``harness.toolkit.texts``, or the path of a file.
-        samples: Number of windows.
-        length: Tokens a window.
-        seed: Of random windows.
+        samples: Number of windows of text.
+        length: Number of tokens per window.
+        seed: Seed that draws random windows.
         sampling: The ``first`` windows side by side, or windows at ``random`` places.
         content: Identity of the text, as ``texts.fingerprint`` gives it; the plan fills
             it in, and in a grid it pins the text.
@@ -52,11 +52,11 @@ class CalibrationSpec:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """The statistics in a folder, read when asked for.
+    """The statistics in a folder, read on first use.
 
     Args:
         folder: As ``build`` filled it.
-        index: Its ``calibration.json``.
+        index: Content of the artifact's ``calibration.json``.
     """
 
     folder: Path
@@ -73,7 +73,7 @@ class Calibration:
         """The input site that a matrix reads; matrices of one site read one tensor.
 
         Args:
-            layer: Module path.
+            layer: Path of the layer's module.
 
         Returns:
             The module path of the site's first matrix.
@@ -114,8 +114,8 @@ def sample(ids: Tensor, spec: CalibrationSpec) -> Tensor:
     """Cut the windows out of a tokenised text.
 
     Args:
-        ids: Shape ``(tokens,)``.
-        spec: Which windows.
+        ids: Token ids of the text, shape ``(tokens,)``.
+        spec: Number, length and order of the windows.
 
     Returns:
         Shape ``(samples, length)``.
@@ -149,7 +149,7 @@ def build(model: Model, spec: CalibrationSpec, folder: Path) -> None:
     matrices of one block are alive, and each block's go to a file of their own.
 
     Args:
-        model: A language model.
+        model: The dense language model.
         spec: Which windows of which text.
         folder: Made if missing; filled with tokens, one file a block, and an index.
 
@@ -202,7 +202,7 @@ def open(folder: Path) -> Calibration:  # noqa: A001 - the engine's word for it
     """The calibration that ``build`` wrote into ``folder``.
 
     Args:
-        folder: Of the artifact.
+        folder: Folder of the stored artifact.
 
     Returns:
         Its reader.
@@ -266,7 +266,7 @@ def collect(modules: Mapping[str, nn.Module]) -> Iterator[Statistics]:
     """Sum up the inputs of ``modules`` while the context is open.
 
     Args:
-        modules: Name -> module.
+        modules: Module path -> linear module.
 
     Yields:
         The sums, complete once the context is left.

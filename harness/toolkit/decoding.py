@@ -51,13 +51,13 @@ def translate(
     """The best translation of each sentence.
 
     Args:
-        net: In ``eval`` mode.
-        source: Word numbers, one tensor a sentence.
-        search: How.
+        net: Translation network in ``eval`` mode.
+        source: Word numbers, one tensor per sentence.
+        search: Decoding algorithm with its options.
 
     Returns:
-        For each sentence its words, without begin and end, and whether it ended by
-        itself (False: it ran into ``max_length``).
+        For each sentence its words, without begin and end, and whether it ended with
+        the end token (False: it reached ``max_length``).
     """
     device = next(net.parameters()).device  # type: ignore[attr-defined]
     order = sorted(range(len(source)), key=lambda i: len(source[i]))

@@ -138,8 +138,8 @@ def cast(net: nn.Module, dtype: torch.dtype) -> nn.Module:
     float32 whatever the dtype of the weights.
 
     Args:
-        net: Changed in place.
-        dtype: A floating-point dtype.
+        net: Network whose weights are changed in place.
+        dtype: Floating-point type to cast to.
 
     Returns:
         The same network.

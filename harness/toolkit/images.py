@@ -89,10 +89,10 @@ class ImageData:
     """The splits of an image task.
 
     Args:
-        train: What training reads.
+        train: Images that training reads.
         validation: What decides: early stopping, thresholds, the best epoch.
-        test: What is measured.
-        classes: Number of classes.
+        test: Images that the task measures on.
+        classes: Number of classes of the labels.
     """
 
     train: Images
@@ -162,7 +162,7 @@ def flip_and_crop(images: Tensor, rng: torch.Generator) -> Tensor:
 
     Args:
         images: Normalised, shape ``(batch, channels, height, width)``.
-        rng: A CPU generator.
+        rng: Random generator on the CPU.
 
     Returns:
         New images of the same shape, each changed on its own.

@@ -77,7 +77,7 @@ def achieved(
     Args:
         ratio_of: As the method declares it.
         dense: Its roles name the matrices that a method may have treated.
-        net: The compressed network.
+        net: The compressed network to measure.
         sizes: Of the dense and of the compressed network.
 
     Returns:
@@ -102,7 +102,7 @@ def ratio_base(dense: Model) -> int:
     """The number of weights that a ratio of weights is a share of.
 
     Args:
-        dense: The dense model.
+        dense: The dense model before compression.
 
     Returns:
         For a language model, all its block weights, with a role or not. For another
@@ -147,7 +147,7 @@ def reads_roles(method: Mapping[str, Any]) -> bool:
     """Whether a method treats the modules of a language model by their roles.
 
     Args:
-        method: What it declares.
+        method: Facts that the method declares.
 
     Returns:
         True for methods that need ``linears``, and for masks over weights.
@@ -183,7 +183,7 @@ def share_of_bits(dense: Model, net: nn.Module) -> float:
 
     Args:
         dense: The dense model; only modules with a role count.
-        net: The compressed network.
+        net: The compressed network to measure.
 
     Returns:
         1 - stored bytes / dense bytes of the matrices that changed, scales and biases
@@ -267,7 +267,7 @@ def macs(model: Model) -> int:
     validation data through a method ``average_macs()``; None counts the example.
 
     Args:
-        model: The model.
+        model: Model with an example input.
 
     Returns:
         Whole multiply-adds.

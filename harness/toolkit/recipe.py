@@ -14,7 +14,7 @@ class Recipe:
     Args:
         epochs: Passes over the training data, at least 1.
         batch_size: Examples a step; the last step of an epoch may have fewer.
-        optimizer: ``sgd`` or ``adam``.
+        optimizer: Name of the optimizer: ``sgd`` or ``adam``.
         lr: Learning rate at the start (after warm-up).
         momentum: Of SGD; the first beta of Adam (0 means its usual 0.9).
         nesterov: Nesterov's momentum, for SGD.

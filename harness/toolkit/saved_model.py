@@ -113,7 +113,7 @@ def saved_bytes(net: nn.Module, *, header: bool = True) -> int:
     device.
 
     Args:
-        net: Any network.
+        net: Network whose tensors are counted.
         header: Whether to count the file's header, or the tensors alone.
 
     Returns:
@@ -145,7 +145,7 @@ def save(model: Model, origin: Mapping[str, Any], folder: Path) -> None:
         model: What to save, with its compressed network.
         origin: ``model`` (name in a grid), ``options``, ``revision`` and ``shape`` (of
             the training data, None for a pretrained model).
-        folder: Made if missing.
+        folder: Folder to write to; created if it is missing.
     """
     folder.mkdir(parents=True, exist_ok=True)
     form = _describe(model.net)
@@ -202,7 +202,7 @@ def replace(net: nn.Module, path: str, new: nn.Module) -> nn.Module:
     Args:
         net: Changed in place, unless ``path`` is empty.
         path: Dotted, as in ``named_modules``; empty for the network itself.
-        new: The module.
+        new: Module that takes the old module's path.
 
     Returns:
         ``net``, or ``new`` where the whole network is replaced.

@@ -19,8 +19,8 @@ class Buckets:
     """Training pairs in batches of similar length, which are drawn again each epoch.
 
     Args:
-        pairs: The training pairs.
-        size: Sentences per batch.
+        pairs: Pairs of source and target sentences.
+        size: Number of sentences per batch.
     """
 
     pairs: Pairs
@@ -52,11 +52,11 @@ class _Data:
 
 @dataclass(kw_only=True)
 class Translating(Objective):
-    """Negative log-likelihood a target word, in nats.
+    """Negative log-likelihood per target word, in nats.
 
     Args:
         ctx: Gives the streams that deal the batches.
-        buckets: The training batches.
+        buckets: The training pairs in batches.
         device: Where the network is.
     """
 
@@ -87,16 +87,16 @@ class Translating(Objective):
 def word_loss(
     net: nn.Module, pairs: Pairs, device: torch.device, batch: int = 128
 ) -> float:
-    """Mean negative log-likelihood a target word under teacher forcing.
+    """Mean negative log-likelihood per target word under teacher forcing.
 
     Args:
         net: A ``Seq2Seq``; its mode is put back afterwards.
-        pairs: What to predict.
+        pairs: Source sentences and the targets to predict.
         device: Where the network is.
-        batch: Sentences a forward pass.
+        batch: Sentences per forward pass.
 
     Returns:
-        Nats a word, ends of sentences included.
+        Nats per word, ends of sentences included.
     """
     was_training = net.training
     net.eval()
@@ -120,10 +120,10 @@ def train_translation(
     """Train a sequence-to-sequence network in place, and leave it in ``eval`` mode.
 
     Args:
-        net: A ``Seq2Seq``.
+        net: A ``Seq2Seq`` network, trained in place.
         recipe: How; ``batch_size`` counts sentences.
         ctx: Its ``data`` is a ``ParallelText``.
-        objective: What to minimise.
+        objective: Class of the loss to minimise.
         **options: Further fields of ``objective``.
     """
     text: ParallelText = ctx.data

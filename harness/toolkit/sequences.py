@@ -77,7 +77,7 @@ class Pairs:
 
     @property
     def target_words(self) -> int:
-        """What a model predicts: every target word, and one end a sentence."""
+        """What a model predicts: every target word, and one end per sentence."""
         return sum(len(t) for t in self.target) + len(self)
 
 

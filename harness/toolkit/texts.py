@@ -21,7 +21,7 @@ class Source:
     Args:
         dataset: Its name on the hub.
         config: Of the data set, None for the only one.
-        split: Which part.
+        split: Name of the split in the data set.
         column: Where the text stands in a row.
         join: What stands between two rows.
         files: One file of the repository, where the whole is too large.
@@ -89,7 +89,7 @@ def fingerprint(name: str) -> str:
     """The content hash of a text: two numbers over equal hashes are over equal texts.
 
     Args:
-        name: As for ``read``.
+        name: Name of the text, as in ``read``.
 
     Returns:
         ``sha256:`` and 16 hexadecimal digits.
@@ -115,8 +115,8 @@ def overlap(one: str, other: str) -> bool:
     contains both of its halves. Files are compared by content.
 
     Args:
-        one: As for ``read``.
-        other: As for ``read``.
+        one: Name of a text, as in ``read``.
+        other: Name of another text, as in ``read``.
 
     Returns:
         False also where a text cannot be read here; reading it says why.

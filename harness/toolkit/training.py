@@ -101,7 +101,7 @@ def predict(net: nn.Module, examples: Any, batch_size: int = 1000) -> Tensor:
 
     Args:
         net: A classifier; its mode is put back afterwards.
-        examples: An ``Images`` split.
+        examples: One split of the images and labels.
         batch_size: Examples a forward pass.
 
     Returns:
@@ -140,7 +140,7 @@ def train(
 
     Args:
         net: Starts from the weights it has.
-        recipe: How.
+        recipe: Optimizer, learning rate and number of epochs.
         ctx: Gives seed, device, data and checkpoint; the curve (``train_loss``,
             ``validation_accuracy`` ... with ``step`` = epoch) is recorded in it.
         objective: What to minimise; cross-entropy by default.

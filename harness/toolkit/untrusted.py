@@ -128,7 +128,7 @@ def read_form(path: Path, newest: int) -> dict[str, Any]:
     """The content of ``structure.json``, in the shape that ``structure.save`` gives it.
 
     Args:
-        path: The file.
+        path: Path of the file ``structure.json``.
         newest: The newest format that can be read.
 
     Returns:

@@ -22,7 +22,7 @@ def normals(seed: int, index: Tensor) -> Tensor:
     logarithm or a cosine would not.
 
     Args:
-        seed: Any 64-bit integer.
+        seed: Any 64-bit integer that selects the stream.
         index: Int64, any shape, at least 0.
 
     Returns:

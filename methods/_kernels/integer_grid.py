@@ -23,8 +23,8 @@ class Grid:
         scale: Shape ``(groups,)``, float32 or float64; larger than 0.
         zero: The code of the value 0, shape ``(groups,)``, whole numbers from 0 to
             ``2^bits - 1``; None if the code 0 has the value 0.
-        low: Smallest code.
-        high: Largest code.
+        low: Smallest integer code of the grid.
+        high: Largest integer code of the grid.
     """
 
     scale: Tensor
@@ -100,7 +100,7 @@ def in_groups(weight: Tensor, size: int) -> Tensor:
     """Cut rows into groups; the last group of a row is filled up with zeros.
 
     Args:
-        weight: Shape ``(out, in)``.
+        weight: Weight matrix, shape ``(out, in)``.
         size: Weights of a group.
 
     Returns:
@@ -123,7 +123,7 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     Args:
         codes: Shape ``(rows, n)``, int8 or uint8; each fits into ``bits`` bits, with or
             without a sign.
-        bits: 1 to 8.
+        bits: Bits per code, 1 to 8.
 
     Returns:
         Int8, shape ``(rows, ceil(n bits / 8))``; each row starts with a new byte.

@@ -22,7 +22,7 @@ class Initial:
     norm weights are 1, a PReLU's slope 0.25, other vectors 0.
 
     Args:
-        seed: Of the generator.
+        seed: Seed of the generator that draws the weights.
         ends: Flat index after each parameter, int64.
         scale: Standard deviation of each parameter, float32.
         base: Mean of each parameter, float32.
@@ -53,7 +53,7 @@ def initial_of(net: nn.Module, seed: int, gain: float) -> Initial:
 
     Args:
         net: Gives shapes and device.
-        seed: Any 64-bit integer.
+        seed: Any 64-bit integer that seeds the generator.
         gain: 1 is LeCun's normal distribution; the square root of 2 is He's.
 
     Returns:
@@ -169,7 +169,7 @@ class Tracked(nn.Module):
 
         Args:
             indices: Flat positions, shape ``(k,)``.
-            values: Their values, float32.
+            values: Values of the tracked weights, float32.
         """
         device = self._initial.ends.device
         self.indices = indices.to(device, self.indices.dtype)

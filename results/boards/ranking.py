@@ -153,7 +153,7 @@ def _mark(store: Store, rows: Sequence[dict[str, Any]]) -> None:
     for group in contested:
         for row, cell in group:
             marked = "like best" if cell.like_best else ""
-            row["mark"] = "best" if cell.place == 1 else marked
+            row["mark"] = "best" if cell.rank == 1 else marked
 
 
 def _cell(row: Mapping[str, Any]) -> Cell:

@@ -42,7 +42,7 @@ class Folded:
     """What a compaction did to one table.
 
     Args:
-        table: Its name.
+        table: Name of the table.
         before: Files that were read.
         rows: Rows that they held, all of which are in the new file.
     """
@@ -60,7 +60,7 @@ def compact(store: Store, at_least: int = 2) -> list[Folded]:
         at_least: Tables with fewer small files are left as they are.
 
     Returns:
-        What was folded, one entry a table that was touched.
+        What was folded, one entry per table that changed.
 
     Raises:
         StoreError: If another compaction is at work, or the disk is full; the rows
@@ -134,7 +134,7 @@ def _copy(
             some = paths[first : first + _AT_ONCE]
             if table == "trials" and not store.mixed:
                 parts.append(to.with_suffix(f".{len(parts)}"))
-                left = _write_copies(store, some, parts[-1])
+                left = _write_embedded(store, some, parts[-1])
                 rows += len(some) - len(left)
                 some = left
             if some:
@@ -152,11 +152,11 @@ def _copy(
             part.unlink(missing_ok=True)
 
 
-def _write_copies(store: Store, paths: list[str], to: Path) -> list[str]:
+def _write_embedded(store: Store, paths: list[str], to: Path) -> list[str]:
     """Write the rows of which files hold copies; the paths of the others."""
     import pyarrow.parquet as pq
 
-    lines, left = footers.copies(store.folder, paths)
+    lines, left = footers.embedded_rows(store.folder, paths)
     try:
         read = encoding.table("trials", lines)
     except StoreError:  # a damaged copy: their columns say what it was
@@ -216,7 +216,7 @@ def _finish_earlier(store: Store, table: str) -> None:
 
 
 def _delete_folded(store: Store, table: str, name: str) -> None:
-    """Delete the files that a committed compaction stands for, then their list."""
+    """Delete the files that a committed compaction replaces, then their list."""
     path = f"{table}/compacted/{name}.json"
     for folded in folded_names(table, store.folder.read(path)):
         store.folder.delete(folded)

@@ -19,7 +19,7 @@ def damage(store: Store, path: str) -> str | None:
     """Why a file cannot be read whole.
 
     Args:
-        store: The store.
+        store: Store whose files are checked.
         path: Of a Parquet file in it.
 
     Returns:

@@ -53,7 +53,7 @@ def ask(
     """Rows of one of the project's own queries, over views as they stand now.
 
     Args:
-        store: Where to read.
+        store: Store that the query reads.
         query: Trusted SQL; a person's goes through ``query``.
         parameters: Values of ``?`` and ``$n``.
         through: Views of later scripts are left out, which saves their set-up.
@@ -75,7 +75,7 @@ def connected(
     """A fresh in-memory database over one snapshot of a store; see ``connect``.
 
     Args:
-        store: The snapshot.
+        store: Snapshot of the store to read.
         through: Views of later scripts are left out.
         settings: Settings of DuckDB beside the usual ones.
 
@@ -127,7 +127,7 @@ def _create_stored(connection: Connection, store: Store, table: str) -> int:
         sources = [f"fetched.{table}"]
     elif paths:
         if table == "trials" and len(paths) > _MANY_FILES:
-            paths = _read_copies(connection, store, paths)
+            paths = _read_embedded(connection, store, paths)
             sources = ["fetched.trials"]
         if paths:
             listed = ", ".join(quoted(f"{store.folder.local}/{p}") for p in paths)
@@ -150,12 +150,12 @@ def _create_stored(connection: Connection, store: Store, table: str) -> int:
     return len(paths)
 
 
-def _read_copies(
+def _read_embedded(
     connection: Connection, store: Store, paths: Sequence[str]
 ) -> list[str]:
     """Read many one-row files into memory; the paths of the others are returned."""
     small = [path for path in paths if "/compacted/" not in path]
-    copies, left = footers.copies(store.folder, small)
+    copies, left = footers.embedded_rows(store.folder, small)
     try:
         read = encoding.table("trials", copies, exact=False)
     except StoreError:  # a damaged copy: none of them is worth a guess

@@ -17,8 +17,8 @@ def stored(store: Store, protocols: Iterable[str]) -> dict[str, Fields]:
     """The fields of some protocols.
 
     Args:
-        store: Where to read.
-        protocols: Their hashes.
+        store: Store that the protocols are read from.
+        protocols: Hashes of the protocols to look up.
 
     Returns:
         Hash -> fields, which are empty where none are stored.

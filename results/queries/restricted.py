@@ -78,7 +78,7 @@ def select(
 
     Args:
         store: The store to read.
-        sql: As for ``query``.
+        sql: SQL text of one statement, as in ``query``.
         fill: As for ``query``.
         settings: Settings of DuckDB, as ``Limits.settings`` makes them.
 

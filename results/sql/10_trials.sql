@@ -14,7 +14,7 @@ CREATE MACRO repeated_metrics(measured) AS (
                         IF x.step IS NULL AND x.metric = m.metric]) > 1] END
 );
 
--- measurements: one row a number that a trial measured.
+-- measurements: one row per number that a trial measured.
 -- step is the epoch or step of a training curve, NULL for a final number.
 CREATE VIEW measurements AS
 SELECT attempt, m.metric, m.value, m.unit, m.goal, m.stderr, m.n, m.step
@@ -24,5 +24,5 @@ WHERE isfinite(m.value);
 -- samples: one row an attempt and metric, with the per-sample values in a list.
 CREATE VIEW samples AS SELECT * FROM stored.samples;
 
--- plans: one row a trial that a run intended; a trial may stand in many plans.
+-- plans: one row per trial that a run intended; a trial may be in many plans.
 CREATE VIEW plans AS SELECT * FROM stored.plans;

@@ -1,4 +1,4 @@
--- newest: one row a trial, the attempt that counts.
+-- newest: one row per trial, the attempt that counts.
 -- The newest FINISHED attempt ('ok' or 'unsupported') where there is one, else the
 -- newest of all: a retry that was killed never hides a number that stands, and a
 -- refreshed number replaces the old one. Ties in time go to the larger attempt id.

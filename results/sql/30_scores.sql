@@ -1,4 +1,4 @@
--- scores: one row a trial and metric: the final numbers (no curves) of the newest
+-- scores: one row per trial and metric: the final numbers (no curves) of the newest
 -- attempt of each trial, where that is 'ok', with everything that says what was run.
 -- Trials that another one replaces (see stored.superseded) are left out.
 -- Numbers in the view left_out are not among them.

@@ -15,7 +15,7 @@
 -- main      whether it is the metric that its task measures first.
 -- place     ties share one.
 
--- The same JSON text for equal values, whoever wrote it; what is not JSON stays.
+-- The same JSON text for equal values, independent of the writer; text that is not JSON stays.
 CREATE MACRO canonical(written) AS (
     CASE WHEN json_valid(written) THEN json_extract(written, '$')::VARCHAR
          ELSE written END

@@ -1,4 +1,4 @@
--- times: one row a configuration of the board and a time that a task of speed measured
+-- times: one row per configuration of the leaderboard and time that a task of speed measured
 -- of it, in milliseconds: cost is 'latency' (a batch of images), 'prefill' (a token
 -- read) or 'decode' (a token written).
 -- A method's own estimate under such a name, on another task, is none of these.

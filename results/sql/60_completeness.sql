@@ -1,4 +1,4 @@
--- completeness: one row a plan: how many of its trials stand, and how many do not.
+-- completeness: one row per plan: how many of its trials are done, and how many are not.
 -- done     'ok', or 'unsupported' (also those that the plan itself ruled out)
 -- failed   the attempt that counts ended in any other way
 -- missing  never attempted

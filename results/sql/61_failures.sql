@@ -1,4 +1,4 @@
--- failures: one row a trial whose counting attempt did not end well, newest first,
+-- failures: one row per trial whose counting attempt did not end well, newest first,
 -- with how often it was tried. Unsupported trials are no failures.
 CREATE VIEW failures AS
 SELECT n.trial, n.attempt, n.status, n.error_class, n.reason, n.method,

@@ -22,8 +22,8 @@ def find(store: Store, key: str) -> Path | None:
     """The folder of an artifact, its files checked against its manifest.
 
     Args:
-        store: Where to look.
-        key: The artifact's id.
+        store: Store that may contain the artifact.
+        key: Id of the artifact to find.
 
     Returns:
         A folder to read, never to write; None where there is no such artifact or it
@@ -56,7 +56,7 @@ def make(store: Store, key: str, **facts: Any) -> Iterator[Path]:
 
     Args:
         store: Where to keep it.
-        key: The artifact's id.
+        key: Id of the artifact to make.
         **facts: JSON values for the manifest, what made it say.
 
     Yields:

@@ -52,7 +52,7 @@ def table(name: str, lines: Sequence[bytes], *, exact: bool = True) -> pa.Table:
         exact: Whether to refuse fields that the table does not have.
 
     Returns:
-        One row a line; fields that a line does not have are NULL.
+        One row per line; fields that a line does not have are NULL.
 
     Raises:
         StoreError: If a line does not fit the table's columns.

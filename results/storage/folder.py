@@ -284,8 +284,8 @@ def explained(why: OSError, uri: str) -> StoreError:
     """The operating system's reason, with what to do about it.
 
     Args:
-        why: What it raised.
-        uri: Of the store.
+        why: Error that the file system raised.
+        uri: Path or URI of the store.
 
     Returns:
         The error for a person.

@@ -19,12 +19,14 @@ _BEFORE = bytes([0x18, len(KEY)]) + KEY.encode() + b"\x18"
 _END = b"PAR1"  # of a whole Parquet file
 
 
-def copies(folder: Folder, paths: Iterable[str]) -> tuple[list[bytes], list[str]]:
-    """The copies in small files.
+def embedded_rows(
+    folder: Folder, paths: Iterable[str]
+) -> tuple[list[bytes], list[str]]:
+    """Read the embedded rows of small files.
 
     Args:
-        folder: The store's.
-        paths: Of files of the table ``trials``.
+        folder: The folder of the store.
+        paths: Paths of files of the table ``trials``.
 
     Returns:
         Lines of ``results.storage.encoding``, and the paths of the files without one,
@@ -32,7 +34,7 @@ def copies(folder: Folder, paths: Iterable[str]) -> tuple[list[bytes], list[str]
     """
     found, left = [], []
     for path in paths:
-        copy = _copy(folder.read(path) or b"")
+        copy = _embedded_row(folder.read(path) or b"")
         if copy is None:
             left.append(path)
         else:
@@ -40,8 +42,8 @@ def copies(folder: Folder, paths: Iterable[str]) -> tuple[list[bytes], list[str]
     return found, left
 
 
-def _copy(content: bytes) -> bytes | None:
-    """The copy in a file's footer, None if there is none."""
+def _embedded_row(content: bytes) -> bytes | None:
+    """Returns the embedded row of a file; None if there is none."""
     if not content.endswith(_END):
         return None
     footer = content[-8 - int.from_bytes(content[-8:-4], "little") :]

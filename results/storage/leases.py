@@ -26,7 +26,7 @@ class Lease:
         run: Id of the run that the job belongs to.
         host: Host name of the worker's machine.
         pid: Process id of the worker.
-        started_at: Seconds since 1970.
+        started_at: Start time in seconds since 1970.
         attempts: Pairs of attempt and trial ids, in the order in which they run.
         node: The cluster's id of the node; empty where there is no cluster.
     """
@@ -52,7 +52,7 @@ class Owner:
         run: Id of the driver's run.
         host: Host name of the driver's machine.
         pid: Process id of the driver.
-        started_at: Seconds since 1970.
+        started_at: Start time in seconds since 1970.
         plan: Id of the plan in the table ``plans``.
         claims: Whether the driver has not yet checked for conflicts.
     """

@@ -40,7 +40,7 @@ class Store:
     """An opened store; made by ``open_store``.
 
     Args:
-        folder: Where it lies.
+        folder: Folder that contains the store's files.
         mixed: Whether code with other columns wrote some of its files.
         warnings: What readers found and moved to quarantine; the command line prints
             them.
@@ -81,7 +81,7 @@ class Store:
 
         Args:
             rows: As in ``append``; at least one.
-            samples: As in ``append``.
+            samples: Per-sample values, as in ``append``.
 
         Raises:
             StoreError: As ``append`` does.
@@ -111,7 +111,7 @@ class Store:
     def files(self, table: str) -> list[str]:
         """Paths, relative to the store, of the files that hold a table's rows.
 
-        A compacted file stands for the small files that it was made of, also while
+        A compacted file replaces the small files that it was made of, also while
         those are being deleted; so each row is in exactly one of the listed files.
         """
         if self.snapshot is not None:
@@ -197,7 +197,7 @@ class Store:
 
 
 def folded_names(table: str, text: bytes | None) -> list[str]:
-    """The files that a compacted file stands for.
+    """Returns the files that a compacted file replaces.
 
     Args:
         table: The table that they belong to.

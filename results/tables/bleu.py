@@ -35,7 +35,7 @@ def corpus_bleu(
         statistics: The counts of ``counted``, each of shape ``(sentences,)``.
         weights: How often each sentence counts, shape ``(..., sentences)``; None for
             once.
-        order: Longest n-gram.
+        order: Length of the longest n-gram.
 
     Returns:
         BLEU in percent, shape ``(...)``.
@@ -75,9 +75,9 @@ def paired_bleu(
         ours: Counts of one system, a mapping for each of its seeds; their BLEU is
             averaged.
         theirs: Those of the other, of the same sentences in the same order.
-        order: Longest n-gram.
+        order: Length of the longest n-gram.
         draws: Number of resampled corpora.
-        seed: Of the resampling.
+        seed: Seed of the resampling generator.
 
     Returns:
         In (0, 1]; never 0, since the observed data count as one draw.

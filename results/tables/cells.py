@@ -43,15 +43,15 @@ class Cell:
         published: As printed, None where nothing is.
         measured: Mean over seeds in the table's unit, None where there is none.
         low: Lower end of the 95 % interval.
-        high: Upper end.
+        high: Upper end of the interval.
         seeds: Number of trials in the mean.
-        digits: Decimals to print.
+        digits: Number of decimals to print.
         goal: ``min`` or ``max`` is better.
         verdict: One of ``VERDICTS``, or empty where nothing is published.
         reason: Why there is no number, or which protocol fields differ.
         key: What ``verify`` needs to compute the number again.
         attempts: Behind the number, for paired tests.
-        place: 1 for the best of its column and group, 2 for the second.
+        rank: 1 for the best of its column and group, 2 for the second.
         like_best: Whether a test cannot tell it from the best.
     """
 
@@ -66,7 +66,7 @@ class Cell:
     reason: str = ""
     key: dict[str, Any] = field(default_factory=dict)
     attempts: list[str] = field(default_factory=list)
-    place: int = 0
+    rank: int = 0
     like_best: bool = False
 
     @property
@@ -111,8 +111,8 @@ def fill(
 
     Args:
         wanted: Keys as in ``published.WANTED``: model, method, ratio, task, metric ...
-        printed: The published cell.
-        scores: Rows of the store: one a trial and metric, also of failed trials.
+        printed: The number that the paper printed.
+        scores: Rows of the store: one per trial and metric, also of failed trials.
         substitutes: Model of the table -> the one that was really run.
 
     Returns:
@@ -161,7 +161,7 @@ def of_trials(group: Sequence[Mapping[str, Any]], wanted: Mapping[str, Any]) -> 
     """The cell of given trials, with nothing published beside it.
 
     Args:
-        group: Scores of one configuration, one a seed.
+        group: Scores of one configuration, one per seed.
         wanted: ``metric`` or ``column``, and ``goal``.
 
     Returns:

@@ -14,7 +14,7 @@ from results.tables import cells as make
 from results.tables import comparison
 from results.tables.cells import ABSENT, NOT_RUN, Cell
 from results.tables.paper import Row, Table, groups
-from results.tables.significance import place
+from results.tables.significance import rank_cells
 from results.text import json_reader
 from results.text.formats import DASH
 from results.text.labels import label
@@ -36,7 +36,7 @@ _SAME = (
 Score = Mapping[str, Any]
 
 
-def own_table(
+def custom_table(
     store: Store,
     *,
     rows: Sequence[str],
@@ -52,7 +52,7 @@ def own_table(
         rows: Of ``AXES``, those whose values make the rows; a method, model or task
             stands with its options, as on the leaderboard.
         cols: Those whose values make the columns.
-        metric: Which numbers.
+        metric: Name of the metric to show.
         where: An SQL condition on ``scores``; read-only, as in ``shrinkgrid sql``.
         allow_mixed: Whether one cell, or one column, may mix protocols.
 
@@ -81,7 +81,7 @@ def own_table(
         ],
     )
     table.rows.sort(key=lambda row: row.group is not None)  # stable
-    table.notes += place(store, [row.cells for row in table.rows], groups(table))
+    table.notes += rank_cells(store, [row.cells for row in table.rows], groups(table))
     return table
 
 

@@ -14,7 +14,7 @@ from results.storage.store import Store
 from results.tables import cells as make
 from results.tables.cells import DIFFERS, NO_CLAIM, PROTOCOL, Cell
 from results.tables.published import PaperTable, model_ids
-from results.tables.significance import place
+from results.tables.significance import rank_cells
 from results.text.answer import Answer
 
 _READ = """
@@ -32,7 +32,7 @@ class Row:
 
     Args:
         labels: Texts on the left, one for each of the table's ``labels``.
-        cells: One a column.
+        cells: One cell per column.
         group: Rows of one group compete; the dense row is in none.
         given: The row of the paper's file, where there is one.
     """
@@ -48,7 +48,7 @@ class Table:
     """A table to print.
 
     Args:
-        title: What it shows.
+        title: Title that says what the table shows.
         labels: Headings of the columns on the left.
         columns: Headings of the cells.
         rows: The dense row first.
@@ -85,7 +85,7 @@ def paper_table(
 
     Args:
         store: Where the numbers are.
-        paper: The table.
+        paper: The paper's table to fill.
         substitutes: Model of the table -> one of the store to show in its place.
         every_model: One of the store to show in place of every model.
         known: What ``scores`` gave for these models; read again where left out.
@@ -129,7 +129,7 @@ def paper_table(
         )
     _warn_of_dense(table)
     table.notes += [f"Source: {source}" for source in paper.sources]
-    table.notes += place(store, [row.cells for row in table.rows], groups(table))
+    table.notes += rank_cells(store, [row.cells for row in table.rows], groups(table))
     return table
 
 
@@ -143,11 +143,11 @@ def scores(store: Store, models: Iterable[str]) -> list[dict[str, Any]]:
     """What the store holds of some models, also under their other names.
 
     Args:
-        store: Where to read.
+        store: Store that contains the trials.
         models: As tables name them.
 
     Returns:
-        One row a trial and final metric; one with ``metric`` None for a trial that
+        One row per trial and final metric; one with ``metric`` None for a trial that
         has no number.
     """
     ids = {name for model in models for name in model_ids(model)}
@@ -211,10 +211,10 @@ def groups(table: Table) -> list[str | None]:
 
 
 def as_answer(table: Table) -> Answer:
-    """The table in long form, one row a cell, for CSV and JSON.
+    """The table in long form, one row per cell, for CSV and JSON.
 
     Args:
-        table: Any.
+        table: A paper's table or a custom table.
 
     Returns:
         Rows with every digit of the measured numbers.
@@ -225,7 +225,7 @@ def as_answer(table: Table) -> Answer:
     for row in table.rows:
         for heading, cell in zip(table.columns, row.cells, strict=True):
             values = (cell.published, cell.measured, cell.low, cell.high, cell.seeds)
-            marks = (cell.verdict, cell.reason, cell.place or None, cell.like_best)
+            marks = (cell.verdict, cell.reason, cell.rank or None, cell.like_best)
             key = json.dumps(cell.key) if cell.key else None
             rows.append((*row.labels, heading, *values, *marks, key))
     return Answer(columns=columns, types=("VARCHAR",) * len(columns), rows=rows)

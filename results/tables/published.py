@@ -1,4 +1,4 @@
-"""Published tables as data: one YAML file a table, each number with its source."""
+"""Published tables as data: one YAML file per table, each number with its source."""
 
 from __future__ import annotations
 

@@ -31,8 +31,8 @@ def render(table: Table, form: str) -> str:
     """The table in one of ``FORMATS``.
 
     Args:
-        table: Any.
-        form: One of ``FORMATS``.
+        table: A paper's table or a custom table.
+        form: Output format, one of ``FORMATS``.
 
     Returns:
         Text without a newline at its end.
@@ -153,9 +153,9 @@ def _html_cell(cell: Cell) -> str:
     state = cell.verdict.replace(" ", "-") or "open"
     title = ": ".join(filter(None, (cell.verdict, cell.reason)))
     shown = _h(cell.text or DASH)
-    if cell.place == 1:
+    if cell.rank == 1:
         shown = f"<b>{shown}</b>"
-    elif cell.place == 2:
+    elif cell.rank == 2:
         shown = f"<u>{shown}</u>"
     key = ""
     if cell.key:
@@ -170,7 +170,7 @@ def _html_cell(cell: Cell) -> str:
 
 def _terminal_cell(cell: Cell) -> str:
     marks = MARKS[cell.verdict] + ("†" if cell.like_best else "")
-    star = "★" if cell.place == 1 else ""
+    star = "★" if cell.rank == 1 else ""
     return f"{star}{cell.text or DASH}{marks}"
 
 
@@ -180,9 +180,9 @@ def _markdown_cell(cell: Cell, footnotes: list[str]) -> str:
         footnotes.append(markdown(cell.reason or cell.verdict))
         return f"{DASH}[^{len(footnotes)}]{published}"
     text = cell.text
-    if cell.place == 1:
+    if cell.rank == 1:
         text = f"**{text}**"
-    elif cell.place == 2:
+    elif cell.rank == 2:
         text = f"<u>{text}</u>"
     reason = f" {markdown(cell.reason)}" if cell.reason else ""
     footnotes.append(f"`shrinkgrid {json.dumps(cell.key)}`{reason}")
@@ -200,9 +200,9 @@ def _latex_cell(cell: Cell, reasons: dict[str, str]) -> tuple[str, str]:
         mark = reasons.setdefault(reason, _letters(len(reasons)))
         return f"--$^{{{mark}}}${published}", ""
     text = cell.text
-    if cell.place == 1:
+    if cell.rank == 1:
         text = rf"\textbf{{{text}}}"
-    elif cell.place == 2:
+    elif cell.rank == 2:
         text = rf"\underline{{{text}}}"
     marks = _TEX_MARKS.get(MARKS[cell.verdict], "")
     marks += r"$^{\dagger}$" if cell.like_best else ""
@@ -254,7 +254,7 @@ _TEX_LETTERS = frozenset(
 
 
 def _tex(text: str) -> str:
-    """``text`` so that LaTeX prints it as it stands; what it cannot, as ``?``.
+    """``text`` so that LaTeX prints it unchanged, with ``?`` for what it cannot print.
 
     A letter without a glyph loses its accent.
     """

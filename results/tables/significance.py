@@ -20,10 +20,10 @@ _NOTE = (
 Samples = Mapping[tuple[str, str], Sequence[float]]
 
 
-def place(
+def rank_cells(
     store: Store, rows: Sequence[Sequence[Cell]], groups: Sequence[str | None]
 ) -> list[str]:
-    """Mark the cells of each column that compete: ``place`` and ``like_best``.
+    """Mark the cells of each column that compete: ``rank`` and ``like_best``.
 
     Args:
         store: Holds the per-sample values.
@@ -55,12 +55,12 @@ def rank(store: Store, groups: Sequence[Sequence[Cell]]) -> None:
 
 
 def _rank(rivals: Sequence[Cell], samples: Samples) -> bool:
-    """Place the cells by what is printed, so that equal prints tie."""
+    """Rank the cells by what is printed, so that equal prints tie."""
     sign = 1.0 if rivals[0].goal == "max" else -1.0
     printed = [sign * float(cell.text or "nan") for cell in rivals]
     distinct = sorted(set(printed), reverse=True)
     for cell, value in zip(rivals, printed, strict=True):
-        cell.place = 1 + distinct.index(value)
+        cell.rank = 1 + distinct.index(value)
     best = rivals[printed.index(distinct[0])]
     others = [cell for cell in rivals if cell is not best]
     known = [(c, p) for c in others if (p := _p_value(best, c, samples)) is not None]
@@ -87,7 +87,7 @@ def _p_value(best: Cell, other: Cell, samples: Samples) -> float | None:
 
 
 def _values(cell: Cell, metric: str, samples: Samples) -> list[float]:
-    """One value a sample: the mean over the seeds; none where a seed lacks them.
+    """One value per sample: the mean over the seeds; none where a seed lacks them.
 
     The seeds of a method read the same samples, so that pooling them would count each
     sample several times.

@@ -19,10 +19,10 @@ class Estimate:
     """A mean with its interval.
 
     Args:
-        mean: The arithmetic mean.
+        mean: Arithmetic mean of the values.
         low: Lower end; equal to the mean where one value says nothing of the spread.
-        high: Upper end.
-        n: Number of values.
+        high: Upper end of the interval.
+        n: Number of values in the mean.
     """
 
     mean: float
@@ -35,7 +35,7 @@ def mean_interval(values: Reals, level: float = 0.95) -> Estimate:
     """Mean and Student's t interval, over seeds say.
 
     Args:
-        values: At least one.
+        values: The sample; at least one value.
         level: Probability that the interval covers the mean of normal values.
 
     Returns:
@@ -62,10 +62,10 @@ def paired_bootstrap(
     (Efron & Tibshirani 1993, An Introduction to the Bootstrap, section 16.4).
 
     Args:
-        a: Values of one system, one a sample.
+        a: Values of one system, one per sample.
         b: Values of the other, in the same order.
-        draws: Number of resamples.
-        seed: Of the resampling.
+        draws: Number of bootstrap resamples.
+        seed: Seed of the resampling generator.
 
     Returns:
         In (0, 1]; never 0, since the observed data count as one draw.
@@ -115,7 +115,7 @@ def compare(a: Reals, b: Reals) -> tuple[float, Literal["mcnemar", "bootstrap"]]
     """The paired test that fits the values, and its name.
 
     Args:
-        a: Values of one system, one a sample.
+        a: Values of one system, one per sample.
         b: Values of the other, in the same order.
 
     Returns:
@@ -175,9 +175,9 @@ def front_probability(
     Args:
         quality: Means, larger is better.
         stderr: Their standard errors; 0 or NaN for one that is not known.
-        size: Smaller is better.
-        draws: Number of draws.
-        seed: Of the draws.
+        size: Costs of the methods; smaller is better.
+        draws: Number of Monte Carlo draws.
+        seed: Seed of the random draws.
 
     Returns:
         Shares of the draws in which each point is on the front.
@@ -201,7 +201,7 @@ class Ranks:
         critical_difference: Two methods whose mean ranks differ by less are not told
             apart (Nemenyi).
         p_value: Friedman's, that all methods are equal.
-        tasks: Number of tasks.
+        tasks: Number of tasks that were ranked.
     """
 
     mean: dict[str, float]
@@ -220,8 +220,8 @@ def critical_difference(
     studentised range.
 
     Args:
-        scores: Method -> one score a task, larger is better, tasks in equal order.
-        level: Of the test.
+        scores: Method -> one score per task, larger is better, tasks in equal order.
+        level: Significance level of the test, in (0, 1).
 
     Returns:
         The ranks.

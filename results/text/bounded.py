@@ -38,8 +38,8 @@ def read_text(path: Path, most: int) -> str:
     """Returns the text of a file in UTF-8; see ``read_bytes``.
 
     Args:
-        path: As for ``read_bytes``.
-        most: As for ``read_bytes``.
+        path: Path of the file, as in ``read_bytes``.
+        most: Largest size in bytes, as in ``read_bytes``.
 
     Returns:
         The text, without a byte order mark.

@@ -32,7 +32,7 @@ class Columns:
     """Headings and rows; text columns fold where the terminal is too narrow.
 
     Args:
-        headings: One a column.
+        headings: One heading per column.
         left: Whether a column is text: on the left, and folded; numbers are neither.
         width: Of the terminal in characters; 100 in a pipe.
     """

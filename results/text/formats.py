@@ -21,7 +21,7 @@ def render(answer: Answer, form: str) -> str:
 
     Args:
         answer: What a query gave.
-        form: One of ``FORMATS``.
+        form: Output format, one of ``FORMATS``.
 
     Returns:
         The text, without a newline at its end.
@@ -52,7 +52,7 @@ def as_csv(answer: Answer, *, formulas: bool = False) -> str:
     """CSV with a header; NULL is an empty field, a list or struct is JSON.
 
     Args:
-        answer: The rows.
+        answer: The rows to write.
         formulas: Whether texts that a spreadsheet would compute stay as they are;
             else they get an apostrophe in front.
 
@@ -86,7 +86,7 @@ def as_markdown(answer: Answer) -> str:
 
 
 def markdown(text: str) -> str:
-    r"""``text`` so that Markdown shows it as it stands, on one line of a table.
+    r"""``text`` so that Markdown shows it unchanged, on one line of a table.
 
     >>> markdown("a|b_c<br>")
     'a\\|b\\_c&lt;br>'

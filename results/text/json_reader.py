@@ -10,7 +10,7 @@ def read(text: bytes | str) -> Any:
     """The value of a JSON text.
 
     Args:
-        text: Of a file.
+        text: Content of the file as text or bytes.
 
     Returns:
         Plain lists, dicts and scalars.

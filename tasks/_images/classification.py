@@ -87,7 +87,7 @@ class ImageTask:
         }
 
     def data(self) -> ImageData:
-        """The splits; read once a process.
+        """The splits; read once per process.
 
         Data that a network cannot learn from is a BenchError; see ``ImageData.check``.
 

@@ -138,7 +138,7 @@ def sources(path: Path) -> dict[str, Path]:
     """The files that say how a task of the user's own is asked and scored.
 
     Args:
-        path: Its YAML file.
+        path: Path of the task's YAML file.
 
     Returns:
         By name: the file, what it includes, the Python files in its folder (for

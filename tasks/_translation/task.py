@@ -92,7 +92,7 @@ class TranslationTask:
         }
 
     def data(self) -> ParallelText:
-        """Training and development pairs as numbers; read once a process."""
+        """Training and development pairs as numbers; read once per process."""
         return self._load()[0]
 
     def evaluate(self, model: Model) -> Iterator[Measurement]:

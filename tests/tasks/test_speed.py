@@ -7,7 +7,7 @@ from torch import nn
 
 from harness.core import BenchError, Measurement, Model, Unsupported
 from harness.planning.plan import is_exclusive
-from harness.planning.trial import Part
+from harness.planning.trial import PluginSpec
 from harness.registry import find
 from harness.running import rows
 from harness.toolkit import devices
@@ -185,7 +185,7 @@ def test_memory_prints_nothing(capfd):
 
 @pytest.mark.parametrize("name", ["prefill", "decode", "latency", "memory"])
 def test_speed_needs_the_device_alone_and_says_where_it_was_measured(name):
-    part = Part(name=name, plugin=name, protocol='{"batch":1}')
+    part = PluginSpec(name=name, plugin=name, protocol='{"batch":1}')
     assert is_exclusive(part)
     here = rows.protocol(part)
     assert here["host"] == devices.host()
@@ -194,7 +194,7 @@ def test_speed_needs_the_device_alone_and_says_where_it_was_measured(name):
 
 
 def test_a_task_of_accuracy_has_no_place():
-    part = Part(name="digits", plugin="digits", protocol="{}")
+    part = PluginSpec(name="digits", plugin="digits", protocol="{}")
     assert "host" not in rows.protocol(part)
 
 

@@ -32,7 +32,7 @@ class Head(nn.Module):
 
     Args:
         features: Channels (or units) at the exit.
-        classes: Number of classes.
+        classes: Number of classes, which is the number of logits.
         pool: Side of the average pooling in front of the linear layer, 0 for none
             (features that are vectors).
         conv: Whether a 3 x 3 convolution and a ReLU come first, on a map pooled to
@@ -200,7 +200,7 @@ def leave(
     classes)``. ``entropy``: leaves below ``threshold * log(classes)``.
 
     Args:
-        rule: See above.
+        rule: Exit rule, described above.
         logits: Of the exit, ``(batch, classes)``.
         threshold: In [0, 1]; at 0 nobody leaves, at 1 everybody.
         state: Classes not excluded so far, bool, of the shape of ``logits``.
@@ -255,7 +255,7 @@ def costs_of(net: ExitNet, model: Model) -> Costs:
 
     Args:
         net: The network with exits.
-        model: Gives one example.
+        model: Model with an example input.
 
     Returns:
         Costs by segment and head.
@@ -297,7 +297,7 @@ def with_exits(
     Args:
         model: Gives roles and example.
         net: A stack of layers; becomes part of the result.
-        classes: Number of classes.
+        classes: Number of classes, which is the number of logits.
         rule: When a sample leaves.
         pool: Side of the pooling in front of the linear heads.
         conv: Whether heads begin with a convolution.

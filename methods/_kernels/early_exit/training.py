@@ -48,9 +48,9 @@ class Trained:
     """A network with trained exits, and the thresholds to choose from.
 
     Args:
-        net: The network.
-        costs: Its MACs.
-        candidates: Of the search.
+        net: The trained network with its exits.
+        costs: MACs of each segment and head.
+        candidates: Thresholds that ``search`` found.
     """
 
     net: ExitNet
@@ -179,8 +179,8 @@ def every_logit(net: ExitNet, examples: Any) -> list[Tensor]:
     """Logits of every exit for every example.
 
     Args:
-        net: In ``eval`` mode.
-        examples: An ``Images`` split.
+        net: Network with exits, in ``eval`` mode.
+        examples: One split of the images and labels.
 
     Returns:
         For each exit and, last, the network: ``(n, classes)`` on the CPU.
@@ -206,8 +206,8 @@ def simulate(
     Args:
         rule: When a sample leaves.
         logits: Of every exit and of the network, each ``(n, classes)``.
-        labels: Shape ``(n,)``.
-        costs: Of the network.
+        labels: True classes, shape ``(n,)``.
+        costs: MACs of each segment and head.
         thresholds: One for each exit.
 
     Returns:
@@ -247,7 +247,7 @@ def search(
         rule: When a sample leaves.
         logits: Of every exit and of the network, on the validation split.
         labels: Of the validation split.
-        costs: Of the network.
+        costs: MACs of each segment and head.
 
     Returns:
         Candidates in no order.

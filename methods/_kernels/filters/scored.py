@@ -19,7 +19,7 @@ class Scored:
 
     Args:
         batches: Batches that the scores are means over.
-        batch_size: Images in each.
+        batch_size: Number of images per batch.
         finetune: Training afterwards; None for none.
     """
 

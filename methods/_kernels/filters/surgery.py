@@ -20,9 +20,9 @@ class Group:
 
     Args:
         name: Of the convolution whose filters they are.
-        conv: The convolution.
+        conv: The convolution whose filters are removed.
         norm: The batch normalisation behind it, None if there is none.
-        size: Number of filters.
+        size: Number of filters of the convolution.
     """
 
     name: str
@@ -95,7 +95,7 @@ def remove(model: Model, net: nn.Module, filters: Mapping[str, list[int]]) -> nn
     """A smaller copy of ``net``.
 
     Args:
-        model: As for ``groups``.
+        model: Model that ``groups`` accepts.
         net: Left as it is.
         filters: Name of a convolution -> the filters to take out.
 
@@ -172,7 +172,7 @@ def prune_to(
     """Remove the lowest filters until ``net`` has at most ``budget`` parameters.
 
     Args:
-        model: As for ``groups``.
+        model: Model that ``groups`` accepts.
         net: Left as it is.
         scores: Of the filters of each group; ranked over all layers together.
         budget: Parameters of the whole network.
@@ -224,9 +224,9 @@ def retrain(
     """Train a pruned network on; without a recipe, only put it in ``eval`` mode.
 
     Args:
-        net: Changed in place.
-        recipe: How, or None.
-        ctx: Of the trial.
+        net: Network to train, changed in place.
+        recipe: Training recipe; None to skip the training.
+        ctx: Context of the trial, with its data and device.
         name: Of the checkpoint and the random streams.
         epoch: Number of the first epoch on the curve.
     """
@@ -250,11 +250,11 @@ def narrow(
 
     Args:
         net: The dense network, or one that was trained to be cut; left as it is.
-        scores: As for ``prune_to``.
+        scores: Score of each filter, as in ``prune_to``.
         ratio: Share of the parameters to remove, above 0.
-        ctx: Of the trial.
-        recipe: As for ``retrain``.
-        name: As for ``retrain``.
+        ctx: Context of the trial, with its data and device.
+        recipe: Training recipe after pruning, as in ``retrain``.
+        name: Name of the checkpoint and the random streams.
 
     Returns:
         The narrower network, in ``eval`` mode.
@@ -278,9 +278,9 @@ def batches(
 
     Args:
         ctx: Gives data, device and random stream.
-        name: Of the stream.
-        count: Batches at most.
-        size: Images a batch.
+        name: Name of the random stream that shuffles.
+        count: Largest number of batches.
+        size: Number of images per batch.
 
     Yields:
         Images and labels on the device.

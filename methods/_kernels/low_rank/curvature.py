@@ -39,7 +39,7 @@ def likelihood(logits: Tensor, ids: Tensor) -> Tensor:
 
     Args:
         logits: Shape ``(1, T, V)``.
-        ids: Shape ``(1, T)``.
+        ids: Token ids, shape ``(1, T)``.
 
     Returns:
         A scalar, float32.

@@ -59,7 +59,7 @@ class Factors:
         """The two thin factors of the best approximation of ``rank``.
 
         Args:
-            rank: Directions to keep.
+            rank: Number of singular directions to keep.
             weight: The weight that was factorised, shape ``(out, in)``, any dtype.
 
         Returns:
@@ -127,7 +127,7 @@ def stacked(modules: Mapping[str, nn.Module], group: Group) -> Tensor:
     """The members' weights on top of each other, shape ``(sum of out, in)``.
 
     Args:
-        modules: Path -> module.
+        modules: Module path -> linear module.
         group: Names the members, which have one input width.
 
     Returns:
@@ -157,7 +157,7 @@ def checked_rank(
     """The rank of a group at a ratio.
 
     Args:
-        modules: Path -> module.
+        modules: Module path -> linear module.
         group: Matrices that have one input width.
         ratio: The share of weights to remove, in [0, 1).
         members: Compute the rank for this number of matrices shaped like the first
@@ -195,7 +195,7 @@ def factorize(
     problem ``G^(1/2) W^T W G^(1/2)`` is solved.
 
     Args:
-        weight: Shape ``(out, in)``.
+        weight: Weight matrix, shape ``(out, in)``.
         gram: Shape ``(in, in)``, or ``(in,)`` for a diagonal; None for the identity.
         curvature: The cost of errors at the output: with ``out <= in`` a matrix H of
             shape ``(out, out)``, else ``W^T H W`` of shape ``(in, in)``; None gives
@@ -276,8 +276,8 @@ def install(net: nn.Module, group: Group, left: Tensor, right: Tensor) -> None:
     """Replace the members by low-rank layers that share one input factor.
 
     Args:
-        net: Changed in place.
-        group: The members.
+        net: Network whose modules are replaced in place.
+        group: Matrices that share a factor.
         left: Shape ``(sum of out, rank)``, any floating dtype.
         right: Shape ``(rank, in)``, as ``left``; the layers store both in the dtype of
             the members.
@@ -318,8 +318,8 @@ def balanced(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     changes and not a digit.
 
     Args:
-        left: Shape ``(out, rank)``.
-        right: Shape ``(rank, in)``.
+        left: Left factor, shape ``(out, rank)``.
+        right: Right factor, shape ``(rank, in)``.
 
     Returns:
         Both factors, scaled.

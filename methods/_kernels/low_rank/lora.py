@@ -53,7 +53,7 @@ def recover(net: nn.Module, lora: Lora, ctx: Context) -> nn.Module:
 
     Args:
         net: A network with low-rank layers; changed in place.
-        lora: The training recipe.
+        lora: Training recipe of the low-rank adapters.
         ctx: Gives the windows and the order of the batches; records the training curve.
 
     Returns:

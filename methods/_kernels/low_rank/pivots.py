@@ -109,7 +109,7 @@ def install_pivoted(net: nn.Module, group: Group, left: Tensor, right: Tensor) -
     """Replace the members by pivoted layers with one shared projection.
 
     Args:
-        net: Changed in place.
+        net: Network whose modules are replaced in place.
         group: The members, which read the same input.
         left: Shape ``(sum of out, rank)``, any floating dtype.
         right: Shape ``(rank, in)``, as ``left``; the layers store their rows and

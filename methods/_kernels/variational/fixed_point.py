@@ -1,4 +1,4 @@
-"""Matrices stored row by row in fixed point: as many bits a row as it earns."""
+"""Matrices in fixed point, row by row; rows whose errors cost most get most bits."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class FixedPoint(nn.Module):
     from the file.
 
     Args:
-        in_features: Of the input.
-        out_features: Of the output.
+        in_features: Number of input features.
+        out_features: Number of output features.
     """
 
     weight: Tensor
@@ -64,7 +64,7 @@ class FixedPoint(nn.Module):
         """The layer nearest to these weights under a plan.
 
         Args:
-            weight: Shape ``(out, in)``.
+            weight: Weight matrix, shape ``(out, in)``.
             bias: Shape ``(out,)``; stays float32.
             plan: Of the same rows.
 
@@ -159,7 +159,7 @@ def plan(
     data did not pin down get few bits, or none.
 
     Args:
-        weights: Matrices ``(rows, columns)``.
+        weights: Matrices of shape ``(rows, columns)``.
         variances: Their posterior variances, above 0; all equal for plain rounding.
         budget: Bits for everything that is stored, headers included.
 

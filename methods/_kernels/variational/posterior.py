@@ -69,13 +69,13 @@ class Sticks(nn.Module):
 class VariationalLinear(nn.Module):
     """A linear layer whose ``weight`` is a sample in training, else the mean.
 
-    One sample a forward pass, shared by all sentences and steps, so that the GRU's
+    One sample per forward pass, shared by all sentences and steps, so that the GRU's
     fused kernel reads it like any other matrix. An output unit is a column of the
     paper's matrix.
 
     Args:
         linear: Whose weight and bias become the means.
-        prior: What is uncertain.
+        prior: Which quantities are uncertain; see ``Prior``.
         sticks: Of the matrix that this one is a part of; None without utilities.
     """
 
@@ -168,10 +168,10 @@ def make_variational(
     """Give the named matrices a posterior, in place.
 
     Args:
-        net: Changed in place.
+        net: Network whose layers are replaced in place.
         names: Linear layers ``...input.GATE`` and ``...hidden.GATE``; the two halves of
             one matrix share their sticks.
-        prior: What is uncertain.
+        prior: Which quantities are uncertain; see ``Prior``.
 
     Returns:
         The new layers, in the order of ``names``.
@@ -201,7 +201,7 @@ def total_kl(layers: list[VariationalLinear]) -> Tensor:
     divergence, which takes the sample (arXiv:2102.06143, eqs. 12-15).
 
     Args:
-        layers: From ``make_variational``.
+        layers: Layers that ``make_variational`` returned.
 
     Returns:
         A scalar, in nats.

@@ -81,7 +81,7 @@ def kl_utilities(logits: Tensor, log_prior: Tensor) -> Tensor:
     """KL(Bernoulli(q) || Bernoulli(pi)) of each utility indicator, in nats.
 
     Args:
-        logits: Of q.
+        logits: Logits of the posterior q.
         log_prior: ``ln pi``, below 0; broadcast against ``logits``.
 
     Returns:

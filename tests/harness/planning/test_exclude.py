@@ -3,12 +3,12 @@
 import pytest
 
 from harness.planning.exclude import listed, matches, wrong
-from harness.planning.trial import Part, Trial
+from harness.planning.trial import PluginSpec, Trial
 
 TRIAL = Trial(
-    method=Part(plugin="toy_drop", name="toy_drop", options="{}"),
-    model=Part(plugin="toy", name="toy", options="{}"),
-    task=Part(plugin="toy_sum", name="toy_sum", options="{}"),
+    method=PluginSpec(plugin="toy_drop", name="toy_drop", options="{}"),
+    model=PluginSpec(plugin="toy", name="toy", options="{}"),
+    task=PluginSpec(plugin="toy_sum", name="toy_sum", options="{}"),
     ratio=0.5,
     seed=1,
 )

@@ -5,11 +5,11 @@ import pytest
 from harness.planning.messages import Job, took
 from harness.planning.plan import Bundle
 from harness.planning.resources import Resources
-from harness.planning.trial import Part, Trial
+from harness.planning.trial import PluginSpec, Trial
 
 
 def trial(seed: int) -> Trial:
-    part = Part(name="toy", plugin="toy")
+    part = PluginSpec(name="toy", plugin="toy")
     return Trial(method=part, model=part, task=part, ratio=0.5, seed=seed)
 
 

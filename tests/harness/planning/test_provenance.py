@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.planning import provenance
-from harness.planning.trial import Part
+from harness.planning.trial import PluginSpec
 from harness.running import rows
 
 
@@ -139,17 +139,17 @@ def test_it_follows_the_files_beside_a_plugin_file(tmp_path, monkeypatch):
 
 
 def digest_of(method, **options):
-    part = Part(name=method, plugin=method, options=json.dumps(options))
-    task = Part(name="digits", plugin="digits")
-    model = Part(name="mlp", plugin="mlp")
+    part = PluginSpec(name=method, plugin=method, options=json.dumps(options))
+    task = PluginSpec(name="digits", plugin="digits")
+    model = PluginSpec(name="mlp", plugin="mlp")
     return rows.code_digest(part, task, model)
 
 
 def code_of(task, options):
     return rows.code_digest(
-        Part(name="dense", plugin="dense"),
-        Part(name=task, plugin=task, options=json.dumps(options)),
-        Part(name="mlp", plugin="mlp"),
+        PluginSpec(name="dense", plugin="dense"),
+        PluginSpec(name=task, plugin=task, options=json.dumps(options)),
+        PluginSpec(name="mlp", plugin="mlp"),
     )
 
 

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from harness.planning.trial import Part, Trial, digest
+from harness.planning.trial import PluginSpec, Trial, digest
 
 TRIAL = Trial(
-    method=Part(name="svd", plugin="svd"),
-    model=Part(name="mlp", plugin="mlp", revision="1"),
-    task=Part(name="digits", plugin="digits", protocol='{"split":"test"}'),
+    method=PluginSpec(name="svd", plugin="svd"),
+    model=PluginSpec(name="mlp", plugin="mlp", revision="1"),
+    task=PluginSpec(name="digits", plugin="digits", protocol='{"split":"test"}'),
     ratio=0.5,
     seed=0,
 )
@@ -25,10 +25,10 @@ def test_the_id_of_a_trial_is_the_one_under_which_stores_know_it():
 @pytest.mark.parametrize(
     "changed",
     [
-        replace(TRIAL, method=Part(name="svd", plugin="svd", version=2)),
-        replace(TRIAL, method=Part(name="svd", plugin="svd", options='{"a":1}')),
-        replace(TRIAL, model=Part(name="mlp", plugin="mlp", revision="2")),
-        replace(TRIAL, task=Part(name="digits", plugin="digits", protocol="{}")),
+        replace(TRIAL, method=PluginSpec(name="svd", plugin="svd", version=2)),
+        replace(TRIAL, method=PluginSpec(name="svd", plugin="svd", options='{"a":1}')),
+        replace(TRIAL, model=PluginSpec(name="mlp", plugin="mlp", revision="2")),
+        replace(TRIAL, task=PluginSpec(name="digits", plugin="digits", protocol="{}")),
         replace(TRIAL, ratio=0.25),
         replace(TRIAL, seed=1),
         replace(TRIAL, dtype="float16"),
@@ -40,7 +40,7 @@ def test_everything_that_changes_a_number_changes_the_id(changed):
 
 
 def test_the_plugin_behind_a_name_does_not_change_the_id():
-    renamed = Part(name="svd", plugin="other")
+    renamed = PluginSpec(name="svd", plugin="other")
     assert replace(TRIAL, method=renamed).id == TRIAL.id
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from harness.planning.messages import Job
 from harness.planning.plan import Bundle
 from harness.planning.resources import Resources
-from harness.planning.trial import Part, Trial
+from harness.planning.trial import PluginSpec, Trial
 from harness.running.steps import Steps
 from results.storage.store import open_store
 
@@ -14,9 +14,9 @@ def test_only_equal_trainings_share_a_folder_for_checkpoints(tmp_path):
     """Networks of equal shapes resume whatever lies there."""
     store = open_store(tmp_path, create=True)
     trial = Trial(
-        method=Part(name="class_exclusion", plugin="class_exclusion"),
-        model=Part(name="mlp", plugin="mlp"),
-        task=Part(name="digits", plugin="digits", options='{"limit":100}'),
+        method=PluginSpec(name="class_exclusion", plugin="class_exclusion"),
+        model=PluginSpec(name="mlp", plugin="mlp"),
+        task=PluginSpec(name="digits", plugin="digits", options='{"limit":100}'),
         ratio=0.2,
         seed=0,
     )
@@ -32,7 +32,7 @@ def test_only_equal_trainings_share_a_folder_for_checkpoints(tmp_path):
         replace(trial, dtype="float64"),
         replace(trial, task=less),
         replace(trial, calibration="{}"),
-        replace(trial, method=Part(name="magnitude", plugin="magnitude")),
+        replace(trial, method=PluginSpec(name="magnitude", plugin="magnitude")),
     ]
     assert folder(replace(trial, ratio=0.5)) == folder(trial)
     assert len({folder(one) for one in [trial, *others]}) == 6

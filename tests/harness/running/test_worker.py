@@ -11,7 +11,7 @@ from harness.planning import grid as grids
 from harness.planning import plan as plans
 from harness.planning.messages import ArtifactJob
 from harness.planning.plan import Artifact
-from harness.planning.trial import Part
+from harness.planning.trial import PluginSpec
 from harness.running.artifacts import produce
 from harness.running.driver import Driver
 from harness.running.recovery import reconcile
@@ -236,7 +236,9 @@ def test_what_a_dead_worker_was_running_becomes_lost_once_also_after_compaction(
 
 def test_an_artifact_that_nobody_will_use_is_not_begun(tmp_path, toys):
     store = open_store(tmp_path / "store", create=True)
-    artifact = Artifact(kind="dense", model=Part(name="toy", plugin="toy"), dtype="f")
+    artifact = Artifact(
+        kind="dense", model=PluginSpec(name="toy", plugin="toy"), dtype="f"
+    )
     leases.request_stop(store, "stopped")
 
     built = produce(ArtifactJob(artifact=artifact, store=store.uri, run="stopped"))

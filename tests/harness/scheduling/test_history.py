@@ -6,7 +6,7 @@ import pytest
 from finished import row, stored
 
 from harness.executors.inline import Inline
-from harness.planning.trial import Part
+from harness.planning.trial import PluginSpec
 from harness.running.driver import Driver
 from harness.scheduling.hardware import known
 from harness.scheduling.history import History, Seen, step_keys, unit
@@ -87,7 +87,7 @@ def test_each_level_of_detail_forgets_more():
 
 
 def test_seconds_are_kept_in_the_unit_of_their_level(toys):
-    part = Part(name="toy_drop", plugin="toy_drop")
+    part = PluginSpec(name="toy_drop", plugin="toy_drop")
     guess = ("load", part, 10**6)
 
     assert unit(0, 4.0, guess) == 1
@@ -95,9 +95,9 @@ def test_seconds_are_kept_in_the_unit_of_their_level(toys):
     # Multiples of the prior: 3 s, and 0.05 s for a million parameters at speed 1.
     assert unit(3, 4.0, guess) == pytest.approx(1 / (3 + 0.05 / 4))
     assert unit(3, 4.0, ("load", part, None)) is None  # of unknown size
-    dense = Part(name="dense", plugin="dense")
+    dense = PluginSpec(name="dense", plugin="dense")
     assert unit(3, 4.0, ("fit", dense, 10**6)) is None  # a prior of zero
-    gone = Part(name="removed-method", plugin="removed-method")
+    gone = PluginSpec(name="removed-method", plugin="removed-method")
     assert unit(3, 4.0, ("load", gone, 10**6)) is None
 
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from harness.planning.plan import Artifact, has_fit
-from harness.planning.trial import Part
+from harness.planning.trial import PluginSpec
 from harness.scheduling.history import History
 from harness.scheduling.interval import Interval
 from harness.scheduling.predictor import Predictor
@@ -29,12 +29,12 @@ from harness.scheduling.priors import (
 WEIGHTS = 175_000  # a model folder of 700 kB
 
 
-def hub(name: str) -> Part:
-    return Part(name=name, plugin="huggingface", options=json.dumps({"id": name}))
+def hub(name: str) -> PluginSpec:
+    return PluginSpec(name=name, plugin="huggingface", options=json.dumps({"id": name}))
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Part:
+def folder(tmp_path: Path) -> PluginSpec:
     """A model folder whose name says that it has 7 billion parameters."""
     where = tmp_path / "tiny-7b"
     where.mkdir()
@@ -61,7 +61,7 @@ def test_a_model_on_the_hub_states_its_size_by_its_name(name, params):
 
 
 def test_a_model_that_is_trained_here_is_small():
-    assert guessed_params(Part(name="mlp", plugin="mlp")) == TRAINED
+    assert guessed_params(PluginSpec(name="mlp", plugin="mlp")) == TRAINED
 
 
 def test_the_weight_files_of_a_folder_count_more_than_its_name(folder):
@@ -97,7 +97,7 @@ def test_a_folder_of_700_kb_is_not_predicted_to_need_gigabytes(folder, plan):
     ],
 )
 def test_a_step_takes_fixed_seconds_and_seconds_a_parameter(method, step, seconds):
-    part = Part(name=method, plugin=method)
+    part = PluginSpec(name=method, plugin=method)
     found = step_seconds(step, part, 2 * 10**6, 0.5)
 
     assert found.mid == pytest.approx(seconds)
@@ -108,7 +108,7 @@ def test_a_step_takes_fixed_seconds_and_seconds_a_parameter(method, step, second
 
 
 def test_a_method_that_trains_without_a_fit_trains_at_each_compression():
-    part = Part(name="dropback", plugin="dropback")
+    part = PluginSpec(name="dropback", plugin="dropback")
 
     assert kind_of(part) == "training_data"
     assert not has_fit(part)
@@ -117,7 +117,7 @@ def test_a_method_that_trains_without_a_fit_trains_at_each_compression():
 
 
 def test_an_artifact_is_a_training_or_a_load_with_one_fit():
-    model = Part(name="mlp", plugin="mlp")
+    model = PluginSpec(name="mlp", plugin="mlp")
     dense = Artifact(kind="dense", model=model, dtype="float32")
     statistics = Artifact(kind="calibration", model=model, dtype="float32")
 
@@ -126,7 +126,7 @@ def test_an_artifact_is_a_training_or_a_load_with_one_fit():
 
 
 def test_memory_at_the_peak_is_so_many_copies_of_the_weights():
-    svd = Part(name="svd", plugin="svd")
+    svd = PluginSpec(name="svd", plugin="svd")
 
     assert alive_bytes(svd, 300, "float32") == Interval(3200, 9600, 14400)
     assert alive_bytes(svd, 300, "float16").mid == 4800

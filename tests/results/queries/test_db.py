@@ -244,9 +244,9 @@ def test_of_many_small_files_the_copies_in_their_footers_are_read(
         read.extend(paths)
         return found(folder, paths)
 
-    found = db.footers.copies
+    found = db.footers.embedded_rows
     monkeypatch.setattr(db, "_MANY_FILES", many)
-    monkeypatch.setattr(db.footers, "copies", copies)
+    monkeypatch.setattr(db.footers, "embedded_rows", copies)
     for trial in "ab":
         empty.append(row(trial), [{"metric": "accuracy", "values": [1.0]}])
 

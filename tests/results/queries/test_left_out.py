@@ -106,7 +106,7 @@ def test_a_damaged_row_ends_no_reader(foreign, monkeypatch, columns):
     leaderboard.boards(answer)
     leaderboard.boards(leaderboard.together(answer), mixed=True)
     over_boards(answer, allow_unequal=True)
-    own = custom.own_table(
+    own = custom.custom_table(
         store, rows=["method"], cols=["ratio"], metric="accuracy", allow_mixed=True
     )
     paper = paper_table(store, read("hrank"), every_model="mlp")

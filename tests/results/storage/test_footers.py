@@ -53,10 +53,10 @@ def test_the_copies_say_what_the_columns_say(empty, monkeypatch):
 
 def test_every_small_file_has_its_copy_and_a_large_one_none(empty):
     _fill(empty)
-    found, left = footers.copies(empty.folder, empty.files("trials"))
+    found, left = footers.embedded_rows(empty.folder, empty.files("trials"))
     assert (len(found), left) == (12, [])
     empty.append_all([row("a"), row("b")])
-    assert len(footers.copies(empty.folder, empty.files("trials"))[1]) == 1
+    assert len(footers.embedded_rows(empty.folder, empty.files("trials"))[1]) == 1
 
 
 def test_files_without_a_copy_are_read_beside_those_with_one(empty, many):
@@ -64,7 +64,7 @@ def test_files_without_a_copy_are_read_beside_those_with_one(empty, many):
     before = _everything(empty)
     path = empty.folder.local / empty.files("trials")[4]
     pq.write_table(pq.read_table(path).replace_schema_metadata(None), path)
-    assert len(footers.copies(empty.folder, empty.files("trials"))[1]) == 1
+    assert len(footers.embedded_rows(empty.folder, empty.files("trials"))[1]) == 1
     assert _everything(empty) == before
 
 

@@ -6,7 +6,7 @@ from sacrebleu.metrics import BLEU
 from synthetic import row
 
 from results.tables.bleu import corpus_bleu, counted, paired_bleu
-from results.tables.custom import own_table
+from results.tables.custom import custom_table
 
 
 def _corpus(seed: int, n: int, error: float) -> tuple[list[str], list[str]]:
@@ -134,6 +134,6 @@ def test_a_table_tests_bleu_by_the_stored_counts(empty, error, like_best):
             )
             samples = [{"metric": m, "values": counts[m]} for m in counted("bleu4")]
             empty.append(made, samples)
-    table = own_table(empty, rows=["method"], cols=["task"], metric="bleu4")
-    second = next(r.cells[0] for r in table.rows if r.cells[0].place == 2)
+    table = custom_table(empty, rows=["method"], cols=["task"], metric="bleu4")
+    second = next(r.cells[0] for r in table.rows if r.cells[0].rank == 2)
     assert second.like_best is like_best

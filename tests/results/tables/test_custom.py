@@ -4,7 +4,7 @@ import pytest
 from synthetic import row
 
 from results.errors import StoreError
-from results.tables.custom import own_table
+from results.tables.custom import custom_table
 
 
 def _rivals(store, right_a, right_b):
@@ -13,13 +13,13 @@ def _rivals(store, right_a, right_b):
             method, method=method, measured={"accuracy": sum(right) / len(right)}
         )
         store.append(made, [{"metric": "accuracy", "values": right}])
-    table = own_table(store, rows=["method"], cols=["task"], metric="accuracy")
+    table = custom_table(store, rows=["method"], cols=["task"], metric="accuracy")
     return {r.labels[0]: r.cells[0] for r in table.rows}
 
 
 def test_best_and_second_are_placed_and_a_clear_gap_is_not_marked(empty):
     cells = _rivals(empty, [1.0] * 90 + [0.0] * 10, [1.0] * 60 + [0.0] * 40)
-    assert (cells["a"].place, cells["b"].place) == (1, 2)
+    assert (cells["a"].rank, cells["b"].rank) == (1, 2)
     assert not cells["b"].like_best  # McNemar: 30 against 0
 
 
@@ -30,7 +30,7 @@ def test_a_gap_that_chance_explains_is_marked(empty):
 
 def test_equal_numbers_tie(empty):
     cells = _rivals(empty, [1.0, 0.0], [0.0, 1.0])
-    assert (cells["a"].place, cells["b"].place) == (1, 1)
+    assert (cells["a"].rank, cells["b"].rank) == (1, 1)
 
 
 def test_an_own_table_over_mixed_protocols_is_refused_with_the_fields(empty):
@@ -40,15 +40,15 @@ def test_an_own_table_over_mixed_protocols_is_refused_with_the_fields(empty):
     with pytest.raises(
         StoreError, match=r"2 protocols.*differ in window; .*--allow-mi"
     ):
-        own_table(empty, **axes)
-    assert own_table(empty, **axes, allow_mixed=True).rows[0].cells[0].seeds == 2
+        custom_table(empty, **axes)
+    assert custom_table(empty, **axes, allow_mixed=True).rows[0].cells[0].seeds == 2
 
 
 def test_a_cell_that_would_mix_ratios_is_refused(stored):
     with pytest.raises(
         StoreError, match=r"would be a mean over ratio 0\.2, 0\.4, 0\.6"
     ):
-        own_table(stored, rows=["method"], cols=["model"], metric="accuracy")
+        custom_table(stored, rows=["method"], cols=["model"], metric="accuracy")
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_a_cell_that_would_mix_ratios_is_refused(stored):
 def test_bad_words_of_an_own_table_are_explained(stored, change, message):
     axes = {"rows": ["method"], "cols": ["task"], "metric": "accuracy"}
     with pytest.raises(StoreError, match=message):
-        own_table(stored, **(axes | change))
+        custom_table(stored, **(axes | change))
 
 
 def test_two_settings_of_a_method_are_two_rows(empty):
@@ -81,7 +81,7 @@ def test_two_settings_of_a_method_are_two_rows(empty):
     recipes = ('{"train":{"epochs":3}}', '{"train":{"epochs":9}}')
     for trial, options in zip("ab", recipes, strict=True):
         empty.append(row(trial, method="exit", method_options=options))
-    table = own_table(empty, rows=["method"], cols=["task"], metric="accuracy")
+    table = custom_table(empty, rows=["method"], cols=["task"], metric="accuracy")
     labels = [one.labels[0] for one in table.rows]
     assert labels[2:] == ["round_to_nearest bits=4", "round_to_nearest bits=8"]
     assert labels[:2] == ["exit train.epochs=3", "exit train.epochs=9"]
@@ -93,8 +93,8 @@ def test_a_cell_that_would_mix_calibrations_is_refused(empty):
         empty.append(row(f"c{samples}", calibration=f'{{"samples":{samples}}}'))
     axes = {"cols": ["task"], "metric": "accuracy"}
     with pytest.raises(StoreError, match="put calibration into --rows or --cols"):
-        own_table(empty, rows=["method"], **axes)
-    table = own_table(empty, rows=["calibration"], **axes)
+        custom_table(empty, rows=["method"], **axes)
+    table = custom_table(empty, rows=["calibration"], **axes)
     assert [one.labels for one in table.rows] == [["samples=16"], ["samples=64"]]
 
 
@@ -111,7 +111,7 @@ def test_seeds_that_read_the_same_samples_are_not_counted_twice(empty):
                 measured={"accuracy": sum(right) / 10},
             )
             empty.append(made, [{"metric": "accuracy", "values": right}])
-    table = own_table(empty, rows=["method"], cols=["task"], metric="accuracy")
+    table = custom_table(empty, rows=["method"], cols=["task"], metric="accuracy")
     cells = {one.labels[0]: one.cells[0] for one in table.rows}
     assert cells["b"].like_best
 
@@ -125,7 +125,7 @@ def test_the_dense_row_is_first_and_numbers_are_sorted_by_size(empty):
     empty.append(row("w", method="a", ratio=0.5, calibration='{"samples":16}'))
     axes = {"cols": ["task"], "metric": "accuracy"}
 
-    table = own_table(empty, rows=["ratio", "method"], **axes)
+    table = custom_table(empty, rows=["ratio", "method"], **axes)
     assert [one.labels[::-1] for one in table.rows] == [
         ["dense", "0"],
         ["svd", "0.05"],
@@ -133,9 +133,9 @@ def test_the_dense_row_is_first_and_numbers_are_sorted_by_size(empty):
         ["svd", "0.2"],
         ["a", "0.5"],
     ]
-    table = own_table(empty, rows=["method", "ratio"], **axes)
+    table = custom_table(empty, rows=["method", "ratio"], **axes)
     assert [one.labels[0] for one in table.rows] == ["dense", "a", "svd", "svd", "svd"]
     # What has no calibration comes after what has one.
     rows = ["calibration", "ratio", "method"]
-    table = own_table(empty, rows=rows, **axes, where="method != 'dense'")
+    table = custom_table(empty, rows=rows, **axes, where="method != 'dense'")
     assert [one.labels[0] != "samples=16" for one in table.rows] == [False] + 3 * [True]

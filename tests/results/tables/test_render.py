@@ -13,7 +13,7 @@ from synthetic import row
 
 from results.tables import published
 from results.tables.cells import DIFFERS, NOT_RUN, PROTOCOL, REPRODUCED, Cell
-from results.tables.custom import own_table
+from results.tables.custom import custom_table
 from results.tables.paper import Row, Table, paper_table
 from results.tables.render import FORMATS, _spans, render
 
@@ -24,7 +24,7 @@ HOSTILE = "<script>alert(1)</script> 50% of_$x$ & a|b \\input{x} ^~#{} \x1b[2J `
 def hostile(empty):
     empty.append(row("t'; DROP VIEW trials--", method=HOSTILE, task=HOSTILE))
     empty.append(row("u", method="other", task=HOSTILE, measured={"accuracy": 0.91}))
-    return own_table(empty, rows=["method"], cols=["task"], metric="accuracy")
+    return custom_table(empty, rows=["method"], cols=["task"], metric="accuracy")
 
 
 def test_a_hostile_name_is_only_text_in_html(hostile):
@@ -79,7 +79,7 @@ def test_latex_compiles(hostile, stored, tmp_path, name):
 
 def test_csv_has_every_cell_with_all_digits_and_its_key(stored):
     axes = {"rows": ["method", "ratio"], "cols": ["model"], "metric": "accuracy"}
-    text = render(own_table(stored, **axes), "csv")
+    text = render(custom_table(stored, **axes), "csv")
     first = next(csv.DictReader(io.StringIO(text)))
     assert first["method"] == "dense"
     assert float(first["measured"]) == pytest.approx(0.943333333)
@@ -102,12 +102,12 @@ def known() -> Table:
         digits=2,
         verdict=PROTOCOL,
         reason="split",
-        place=1,
+        rank=1,
         key={"trials": ["b"]},
     )
-    alike = Cell(measured=7.25, digits=2, place=2, like_best=True, key={"k": "c"})
+    alike = Cell(measured=7.25, digits=2, rank=2, like_best=True, key={"k": "c"})
     differs = Cell(
-        published="0.80", measured=0.7, digits=1, verdict=DIFFERS, place=2, key={"k": 1}
+        published="0.80", measured=0.7, digits=1, verdict=DIFFERS, rank=2, key={"k": 1}
     )
     return Table(
         title="Nets & sizes",

@@ -8,7 +8,7 @@ from synthetic import row
 from results.tables import significance
 from results.tables.bleu import counted
 from results.tables.cells import Cell
-from results.tables.significance import _counts, _p_value, _rank, _values, place
+from results.tables.significance import _counts, _p_value, _rank, _values, rank_cells
 
 HALF = 1.959964  # half a 95 % interval of a normal, in standard errors
 
@@ -25,11 +25,11 @@ def test_cells_are_placed_by_what_is_printed_and_equal_prints_tie():
     values = (0.714, 0.906, 0.9096, 0.88)  # printed 0.71, 0.91, 0.91, 0.88
     column = [cell(v) for v in values]
     assert _rank(column, {}) is False
-    assert [c.place for c in column] == [3, 1, 1, 2]
+    assert [c.rank for c in column] == [3, 1, 1, 2]
 
     perplexities = [cell(v, goal="min") for v in values]
     _rank(perplexities, {})
-    assert [c.place for c in perplexities] == [1, 3, 3, 2]
+    assert [c.rank for c in perplexities] == [1, 3, 3, 2]
 
 
 def test_only_cells_of_one_group_and_column_with_a_number_compete(empty):
@@ -37,10 +37,10 @@ def test_only_cells_of_one_group_and_column_with_a_number_compete(empty):
     left = [cell(v) for v in (0.7, 0.99, 0.8, 0.9, None)]
     right = [cell(v) for v in (0.4, 0.99, 0.3, None, 0.2)]
 
-    notes = place(empty, list(zip(left, right, strict=True)), groups)
+    notes = rank_cells(empty, list(zip(left, right, strict=True)), groups)
 
-    assert [c.place for c in left] == [2, 0, 1, 0, 0]  # b has no rival
-    assert [c.place for c in right] == [1, 0, 2, 0, 3]
+    assert [c.rank for c in left] == [2, 0, 1, 0, 0]  # b has no rival
+    assert [c.rank for c in right] == [1, 0, 2, 0, 3]
     assert notes == []
 
 
@@ -48,10 +48,10 @@ def test_a_note_explains_the_mark_exactly_where_a_cell_has_it(empty):
     near = [cell(0.90, 0.01), cell(0.89, 0.01)]
     far = [cell(0.90, 0.01), cell(0.80, 0.01)]
 
-    assert place(empty, [[c] for c in far], ["a", "a"]) == []
+    assert rank_cells(empty, [[c] for c in far], ["a", "a"]) == []
     # One column with a mark is enough, in any order.
     rows = [list(pair) for pair in zip(near, far, strict=True)]
-    (note,) = place(empty, rows, ["a", "a"])
+    (note,) = rank_cells(empty, rows, ["a", "a"])
     assert "not distinguishable from the best" in note
     assert [c.like_best for c in near] == [False, True]
     assert [c.like_best for c in far] == [False, False]
@@ -105,8 +105,8 @@ def test_stored_samples_go_before_standard_errors(empty):
 
     for second, like in (("five", True), ("six", False)):
         cells = column("best", second)
-        place(empty, [[c] for c in cells], ["a", "a"])
-        assert [(c.place, c.like_best) for c in cells] == [(1, False), (2, like)]
+        rank_cells(empty, [[c] for c in cells], ["a", "a"])
+        assert [(c.rank, c.like_best) for c in cells] == [(1, False), (2, like)]
 
 
 def test_samples_of_another_number_are_not_paired():

@@ -7,7 +7,7 @@ import pytest
 from synthetic import row
 
 from results.errors import StoreError
-from results.tables.custom import own_table
+from results.tables.custom import custom_table
 from results.tables.render import render
 from results.tables.verify import MEANS, _compute, verify
 
@@ -15,7 +15,7 @@ from results.tables.verify import MEANS, _compute, verify
 @pytest.mark.parametrize("form", ["md", "latex", "html"])
 def test_verify_finds_every_number_and_no_drift(stored, tmp_path, form):
     axes = {"rows": ["method", "ratio"], "cols": ["model"], "metric": "accuracy"}
-    table = own_table(stored, **axes)
+    table = custom_table(stored, **axes)
     file = tmp_path / "t"
     file.write_text("Some text before 12.5 and\n" + render(table, form) + "\nafter 3")
     assert verify(stored, file) == (7, [])
@@ -27,7 +27,7 @@ def test_verify_names_the_number_that_drifted(empty, tmp_path, form):
     empty.append(row("b", method="b", measured={"accuracy": 0.8}))
     axes = {"rows": ["method"], "cols": ["task"], "metric": "accuracy"}
     file = tmp_path / "t"
-    file.write_text(render(own_table(empty, **axes), form))
+    file.write_text(render(custom_table(empty, **axes), form))
     empty.append(row("a", method="a", minute=1, measured={"accuracy": 0.7}))
 
     checked, drifted = verify(empty, file)
@@ -38,7 +38,7 @@ def test_verify_names_the_number_that_drifted(empty, tmp_path, form):
 
 def test_verify_reads_a_forged_number(stored, tmp_path):
     axes = {"rows": ["method", "ratio"], "cols": ["model"], "metric": "accuracy"}
-    text = render(own_table(stored, **axes), "md")
+    text = render(custom_table(stored, **axes), "md")
     forged = text.replace("0.9433[", "0.9999[")
     assert forged != text
     (tmp_path / "t.md").write_text(forged)

@@ -23,7 +23,7 @@ def test_ranks_that_store_less_than_the_matrix_are_offered_with_their_tails():
     assert (found.size, found.cost.tolist(), found.error.tolist()) == (12, [7], [5])
 
     cheap = offer("a", (3, 4), energy, lambda out, inner, rank: 3 * rank + 3)
-    # 6, 9 and 12: as much as the matrix itself is no offer.
+    # 6, 9 and 12: a rank that costs as much as the matrix is not offered.
     assert (cheap.cost.tolist(), cheap.error.tolist()) == ([6, 9], [5, 1])
     assert cheap.cost.dtype == cheap.error.dtype == torch.float64
 
