@@ -92,6 +92,7 @@ def select(
     def read(snapshot: Store) -> Answer:
         with connected(snapshot, settings=settings) as connection:
             _require_select(connection, sql)
+            # `fill` writes into the connection, so it has to come before the lock.
             if fill is not None and _reads_comparison(connection, sql):
                 fill(connection, snapshot)
             _lock(connection, snapshot)
@@ -158,6 +159,7 @@ def _lock(connection: Connection, snapshot: Store) -> None:
         if snapshot.folder.local
     )
     paths = ", ".join(quoted(path) for path in allowed)
+    # The order matters: no setting can change after `lock_configuration`.
     connection.execute(f"SET allowed_paths = [{paths}]")
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")

@@ -101,6 +101,7 @@ def linears(model: Model, roles: Iterable[str] = LINEARS) -> dict[str, nn.Module
         raise Unsupported(
             f"{model.name} has no matrix with a role among {', '.join(sorted(wanted))}"
         )
+    # Tied weights have one parameter: its identity shows which modules share it.
     owners: dict[int, str] = {}
     for name, module in found.items():
         if not isinstance(getattr(module, "weight", None), nn.Parameter):
@@ -210,9 +211,11 @@ def factorize(
         Unsupported: If they are all zero, so that all factors are equally good.
     """
     dtype = weight.dtype if weight.dtype == torch.float64 else torch.float32
+    # The Gram form squares the singular values, so that float32 would lose the small.
     weight = weight.double()
     gram = _checked(gram, "the input", weight)
     curvature = _checked(curvature, "the gradient at the output", weight)
+    # Of the two symmetric eigenproblems, solve the one with min(out, in) rows.
     if weight.shape[0] <= weight.shape[1]:
         return _from_outputs(weight, gram, curvature, dtype)
     root, inverse = _roots(gram, weight)

@@ -89,6 +89,7 @@ class VariationalLinear(nn.Module):
         self.logits: nn.Parameter | None = None
         self.sticks = sticks
         if prior.gaussian:
+            # The inverse of softplus, so that every sigma starts at `prior.sigma`.
             start = math.log(math.expm1(prior.sigma)) / self.rate
             self.raw_sigma = nn.Parameter(torch.full_like(self.mean, start))
         if sticks is not None:
