@@ -13,6 +13,7 @@ from results.queries import left_out
 from results.queries.db import ask
 from results.storage.store import Store
 from results.tables import published
+from results.tables.cells import Cell
 from results.tables.paper import Table, models_of, paper_table, scores
 from results.text.clean import clean
 from results.text.labels import label
@@ -137,13 +138,13 @@ def _paper(table: Table, paper: published.PaperTable) -> dict[str, Any]:
     }
 
 
-def _paper_cell(cell: Any) -> dict[str, Any]:
+def _paper_cell(cell: Cell) -> dict[str, Any]:
     return {
         "published": cell.published,
         "text": cell.text,
         "verdict": cell.verdict,
         "reason": clean(cell.reason),
-        "place": cell.place,
+        "place": cell.rank,
         "like_best": cell.like_best,
         "low": rounded(cell.low),
         "high": rounded(cell.high),

@@ -76,7 +76,7 @@ def test_two_users_of_a_group_share_a_store_and_a_third_only_reads(
         assert done.returncode == 0, done.stderr
     assert "trials: 6 files -> 1, 6 rows" in folded.stdout
     rows = ask(open_store(shared / "store"), "FROM trials").rows
-    assert len(rows) == 6  # each trial once, whoever ran it
+    assert len(rows) == 6  # each trial once, no matter which user ran it
 
     for words in (("compact",), (*run, str(tmp_path / "one.yaml"))):
         refused = command(OTHER, OTHER, *words)

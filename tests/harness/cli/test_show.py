@@ -37,7 +37,7 @@ def test_a_paper_is_shown_for_the_small_twin_and_headed_as_such(run):
     assert "5.47" in out  # the published number stays beside
 
 
-def test_an_own_table_written_to_a_file_verifies(run, tmp_path):
+def test_a_custom_table_written_to_a_file_verifies(run, tmp_path):
     status, out, _ = run(*OWN, "--metric", "accuracy", "--format", "md")
     assert status == 0
     (tmp_path / "t.md").write_text(out)

@@ -33,7 +33,7 @@ def test_equal_numbers_tie(empty):
     assert (cells["a"].rank, cells["b"].rank) == (1, 1)
 
 
-def test_an_own_table_over_mixed_protocols_is_refused_with_the_fields(empty):
+def test_a_custom_table_over_mixed_protocols_is_refused_with_the_fields(empty):
     empty.append(row("a", protocol="p1", protocol_fields='{"window":512,"x":1}'))
     empty.append(row("b", protocol="p2", protocol_fields='{"window":64,"x":1}'))
     axes = {"rows": ["method"], "cols": ["task"], "metric": "accuracy"}
@@ -62,7 +62,7 @@ def test_a_cell_that_would_mix_ratios_is_refused(stored):
         ({"where": "(SELECT count(*) FROM read_text('/etc/passwd')) > 0"}, "outside"),
     ],
 )
-def test_bad_words_of_an_own_table_are_explained(stored, change, message):
+def test_bad_words_of_a_custom_table_are_explained(stored, change, message):
     axes = {"rows": ["method"], "cols": ["task"], "metric": "accuracy"}
     with pytest.raises(StoreError, match=message):
         custom_table(stored, **(axes | change))
