@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import types
 import typing
@@ -11,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Union
 
 from harness.core import BenchError
+from results.errors import suggestion
 
 
 def nearest(kind: str, name: str, known: Iterable[str]) -> str:
@@ -20,8 +20,8 @@ def nearest(kind: str, name: str, known: Iterable[str]) -> str:
     "no method called 'svdd'. Did you mean 'svd'? Known: dense, svd."
     """
     names = sorted(known)
-    near = difflib.get_close_matches(str(name), names, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    near = suggestion(str(name), names)
+    hint = f" Did you mean {near!r}?" if near else ""
     return f"no {kind} called {name!r}.{hint} Known: {', '.join(names) or 'none'}."
 
 
@@ -44,7 +44,7 @@ def build(
 
     Args:
         kind: ``method``, ``task`` or ``model``, for the messages.
-        name: The plugin's name, for the messages.
+        name: The plugin's name, for the messages; empty if ``kind`` says it all.
         plugin: Dataclass of the plugin, whose fields are the options.
         options: Option name -> value as YAML gives it.
         base: An instance of ``plugin`` that has the values of the options left out;
@@ -59,26 +59,27 @@ def build(
     known = fields(plugin)
     hints = typing.get_type_hints(plugin)
     errors: list[str] = []
+    named = f"{kind} {name!r}" if name else kind
     values = {} if base is None else {key: getattr(base, key) for key in known}
     for key, value in options.items():
         if key not in known:
-            errors.append(nearest(f"option of {kind} {name!r}", key, known))
+            errors.append(nearest(f"option of {named}", key, known))
             continue
         default = values.get(key, _default(known[key]))
         try:
             values[key] = _coerce(value, hints[key], default)
         except ValueError as why:
-            errors.append(f"option {key!r} of {kind} {name!r}: {why}")
+            errors.append(f"option {key!r} of {named}: {why}")
     for key, known_field in known.items():
         given = key in options or key in values
         if not given and _default(known_field) is dataclasses.MISSING:
-            errors.append(f"{kind} {name!r} needs the option {key!r}")
+            errors.append(f"{named} needs the option {key!r}")
     if errors:
         raise BenchError(*errors)
     try:
         return plugin(**values)
     except (ValueError, OverflowError) as why:  # its __post_init__ says what is wrong
-        raise BenchError(f"{kind} {name!r}: {why}") from why
+        raise BenchError(f"{named}: {why}") from why
 
 
 def _default(known: dataclasses.Field[Any]) -> Any:

@@ -284,7 +284,8 @@ def resolve(kind: str, name: str) -> tuple[Plugin, dict[str, Any]]:
 
     A plugin declared with ``fallback=True`` has a static method ``claim(name)`` that
     returns the options implied by a name that no module carries (a Hugging Face id, a
-    task of lm-eval), or None.
+    task of lm-eval), or None. Its attribute ``names``, if it has one, says in an error
+    which further names it claims.
 
     Args:
         kind: ``method``, ``task`` or ``model``.
@@ -298,13 +299,15 @@ def resolve(kind: str, name: str) -> tuple[Plugin, dict[str, Any]]:
     """
     try:
         return find(kind, name), {}
-    except BenchError:
+    except BenchError as why:
+        hints = []
         for plugin in discover(kind).values():
             if plugin.facts.get("fallback"):
                 options = plugin.cls.claim(name)  # type: ignore[attr-defined]
                 if options is not None:
                     return plugin, options
-        raise
+                hints += [getattr(plugin.cls, "names", "")]
+        raise BenchError(" ".join(filter(None, [str(why), *hints]))) from why
 
 
 def facts(plugin: Plugin, instance: Any) -> Mapping[str, Any]:

@@ -30,6 +30,14 @@ CASE WHEN regexp_matches(
 """
 
 
+_SUFFIXES = {
+    "duckdb": (".duckdb", ".db"),
+    "parquet": ("", ".parquet"),
+    "csv": ("", ".csv"),
+    "csv-raw": ("", ".csv"),
+}
+
+
 def export(store: Store, path: Path, form: str) -> None:
     """Write everything to one file or folder, which appears whole or not at all.
 
@@ -42,6 +50,13 @@ def export(store: Store, path: Path, form: str) -> None:
     Raises:
         StoreError: If ``path`` exists or cannot be written.
     """
+    suffixes = _SUFFIXES[form]
+    if path.suffix not in suffixes:
+        allowed = " or ".join(one or "no suffix" for one in suffixes)
+        raise StoreError(
+            f"{path}: {form} needs {allowed}, not {path.suffix!r}; a database ends in "
+            ".duckdb, and Parquet and CSV make a folder (name it without a suffix)"
+        )
     if path.exists():
         raise StoreError(f"{path} exists; name a new one, or delete it first")
     beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
@@ -50,7 +65,8 @@ def export(store: Store, path: Path, form: str) -> None:
         reading(store, lambda s: write(s, beside, form))
         beside.rename(path)
     except (OSError, duckdb.IOException) as why:
-        raise StoreError(f"{path} cannot be written: {why}") from why
+        said = getattr(why, "strerror", None) or str(why)
+        raise StoreError(f"{path} cannot be written: {said}") from why
     finally:
         if beside.is_dir():
             shutil.rmtree(beside)

@@ -88,6 +88,13 @@ class Speed:
         return self._data_task.data()
 
     @property
+    def side(self) -> int | None:
+        """Height and width of the images of ``trained_on`` in pixels, if it has any."""
+        if self.trained_on is None:
+            return None
+        return getattr(self._data_task, "side", None)
+
+    @property
     def _data_task(self) -> Any:
         return self._member.instance
 

@@ -25,6 +25,7 @@ class Digits(ImageTask):
     """Ten classes; the 360 test images are the same for every split seed."""
 
     name: ClassVar[str] = "digits"
+    side: ClassVar[int] = 8
 
     def fingerprint(self) -> str:
         """The content of the table that scikit-learn ships (UCI's test images)."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import importlib
-import io
 import os
 import sys
 import traceback
@@ -99,9 +98,10 @@ def _status(arguments: list[str] | None) -> int:
     try:
         returned: Any = cli(arguments, standalone_mode=False)
     except click.ClickException as why:
-        shown = io.StringIO()
-        why.show(shown)
-        click.echo(clean(shown.getvalue()), err=True, nl=False)
+        complain([why.format_message()])
+        ctx = getattr(why, "ctx", None)
+        if ctx is not None:
+            click.echo(f"`{ctx.command_path} --help` shows how to call it", err=True)
         return USER_ERROR
     except UserError as why:
         complain(why.errors, why.where)

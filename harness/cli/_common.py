@@ -34,6 +34,32 @@ format_option = click.option(
 )
 
 
+max_failures_option = click.option(
+    "--max-failures",
+    type=click.IntRange(min=1),
+    help="Stop after this many failures; default: never.",
+)
+
+_FAILED = [str(status) for status in RETRIES["all"] if not status.finished]
+
+
+def _retry(
+    ctx: click.Context, param: click.Parameter, given: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Check the values of --retry: statuses, or the older short names for them."""
+    del ctx, param
+    wrong = [one for one in given if one not in (*RETRIES, *_FAILED)]
+    if wrong:
+        allowed = ", ".join(["all", *_FAILED])
+        hint = ""
+        if wrong[0].endswith((".yaml", ".yml")):  # `run --retry GRID`
+            hint = "; put GRID before --retry, or write --retry=all GRID"
+        raise click.UsageError(
+            f"--retry {wrong[0]!r} is not a status of failed trials ({allowed}){hint}"
+        )
+    return given
+
+
 def grid_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The argument and options that choose trials: GRID, --only, --retry, --refresh."""
     for decorate in (
@@ -45,8 +71,12 @@ def grid_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--retry",
             multiple=True,
-            type=click.Choice(list(RETRIES)),
-            help="Also run trials with this status; may be given several times.",
+            is_flag=False,
+            flag_value="all",
+            metavar="[STATUS]",
+            callback=_retry,
+            help="Also run failed trials: all, or those with this status "
+            f"({', '.join(_FAILED)}); may be given several times.",
         ),
         click.option(
             "--only",
@@ -87,5 +117,5 @@ def select_from(
     """Build the ``Selection`` that the options of ``grid_options`` ask for."""
     from harness.running.session import Selection
 
-    statuses = (status for key in retry for status in RETRIES[key])
+    statuses = (status for key in retry for status in RETRIES.get(key, (key,)))
     return Selection(only=only, retry=tuple(statuses), refresh=refresh == "stale")

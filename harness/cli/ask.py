@@ -107,10 +107,14 @@ def sql(
 def compact(store: Store) -> None:
     """Fold the store's small files into large ones; safe beside a run."""
     from results.queries.compaction import compact as fold
+    from results.text.counts import counted
 
     done = fold(store)
     for one in done:
-        click.echo(f"{one.table}: {one.before} files -> 1, {one.rows} rows")
+        click.echo(
+            f"{one.table}: {counted(one.before, 'file')} -> 1, "
+            f"{counted(one.rows, 'row')}"
+        )
     if not done:
         click.echo("nothing to fold")
 

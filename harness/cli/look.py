@@ -33,31 +33,19 @@ def status(store: Store, grid: str | None, form: str) -> int:
 
 
 def _status_of(name: str, store: Store, form: str) -> int:
-    """The status of one grid, counted from its plan: completeness = plan - store."""
+    """Print the status of one grid."""
     from harness.cli import COMPLETE, TRIALS_FAILED
-    from harness.running import session
+    from harness.running.grid_status import grid_status
     from results.queries.db import ask as query
     from results.text.formats import render
 
-    planned = session.prepare(name, store)
-    plan = planned.plan
-    failed = {t.id for t, _ in plan.failed}
-    running = _running(store)
-    missing = {t.id for b in plan.bundles for t in b.trials}
-    counts = {
-        "done": len(plan.done),
-        "running": len(running & missing),
-        "failed": len(failed),
-        "missing": len(missing - running),
-        "unsupported": len(plan.unsupported),
-        "stale": len(planned.outdated),
-    }
+    found = grid_status(name, store)
+    failed = found.failed
     if form == "json":
-        click.echo(json.dumps({"grid": plan.grid.name, **counts}))
+        click.echo(json.dumps({"grid": found.name, **found.counts}))
         return TRIALS_FAILED if failed else COMPLETE
-    click.echo(
-        f"{plan.grid.name}: " + ", ".join(f"{n} {word}" for word, n in counts.items())
-    )
+    counted = ", ".join(f"{n} {word}" for word, n in found.counts.items())
+    click.echo(f"{found.name}: {counted}")
     if failed:
         ids = ", ".join(f"'{t}'" for t in sorted(failed))
         columns = "trial, method, model, task, ratio, status, error_class, reason"
@@ -66,22 +54,21 @@ def _status_of(name: str, store: Store, form: str) -> int:
     return TRIALS_FAILED if failed else COMPLETE
 
 
-def _running(store: Store) -> set[str]:
-    """Return the trials that living workers run, now or next."""
-    from results.storage import leases
+_LISTED = ["methods", "models", "tasks", "grids", "papers"]
 
-    return {
-        trial
-        for lease in leases.read_all(store)
-        if lease.alive() is not False
-        for _, trial in lease.attempts
-    }
+
+class _PluralChoice(click.Choice[str]):
+    """A choice of plural words that also takes the singular of each."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str:
+        plural = f"{value}s" if f"{value}s" in self.choices else value
+        return super().convert(plural, param, ctx)
 
 
 @click.command("list")
-@click.argument(
-    "what", type=click.Choice(["methods", "models", "tasks", "grids", "papers"])
-)
+@click.argument("what", type=_PluralChoice(_LISTED))
 @format_option
 def list_(what: str, form: str) -> None:
     """List the methods, models, tasks, grids or papers that there are."""

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli._common import grid_options, select_from, store_option
+from harness.cli._common import (
+    grid_options,
+    max_failures_option,
+    select_from,
+    store_option,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,9 +36,13 @@ if TYPE_CHECKING:
     help="Ray cluster: local, auto, HOST:PORT or ray://HOST:PORT; inline runs all "
     "trials in this process, without Ray.",
 )
-@click.option("--cpus", type=int, help="Processors of a local Ray; default: all.")
+@click.option(
+    "--cpus",
+    type=click.IntRange(min=1),
+    help="Processors of a local Ray; default: all.",
+)
 @click.option("--fail-fast", is_flag=True, help="Stop at the first failure.")
-@click.option("--max-failures", type=int, help="Stop after this many failures.")
+@max_failures_option
 @click.option("--quiet", is_flag=True, help="Show no progress and no leaderboard.")
 @click.option(
     "--take-over",
@@ -86,8 +98,11 @@ def _drive(
 
 
 def _finish(plan: Plan, store: Store, console: Console, outcome: Outcome | None) -> int:
+    from rich.markup import escape
+
     from harness.cli import COMPLETE, TRIALS_FAILED
     from harness.running import session
+    from results.text.counts import counted
 
     failed = len(plan.failed) + (outcome.failures if outcome else 0)
     refused = session.compact(store)
@@ -103,12 +118,22 @@ def _finish(plan: Plan, store: Store, console: Console, outcome: Outcome | None)
         )
     if failed:
         console.print(
-            f"[red]{failed} trials failed[/]: `shrinkgrid status {plan.grid.name}` "
-            "shows why; run again with --retry to repeat them"
+            f"[red]{counted(failed, 'trial')} failed[/]: `shrinkgrid status "
+            f"{escape(plan.grid.name)}{_store_words(store)}` shows why; run the same "
+            "command with --retry to repeat them",
+            highlight=False,
         )
         return TRIALS_FAILED
     stopped = outcome is not None and outcome.stopped is not None
     return TRIALS_FAILED if stopped else COMPLETE
+
+
+def _store_words(store: Store) -> str:
+    """The option that names the store in a command, empty for the default store."""
+    default = os.environ.get("SHRINKGRID_STORE") or "store"
+    if store.uri in (default, str(Path(default).resolve())):
+        return ""
+    return f" --store {shlex.quote(store.uri)}"
 
 
 def _show_leaderboard(plan: Plan, store: Store) -> None:
@@ -207,20 +232,24 @@ def summarise(planned: Planned, console: Console) -> None:
     """Print how many trials run, are done, failed, and what sharing saves."""
     from rich.markup import escape
 
+    from results.text.counts import counted
+
     made = planned.plan
     reasons = len({why for _, why in made.unsupported})
-    parts = [f"[bold]{made.trials} to run[/] in {len(made.bundles)} bundles"]
+    parts = [f"[bold]{made.trials} to run[/] in {counted(len(made.bundles), 'bundle')}"]
     if made.done:
         parts.append(f"{len(made.done)} done")
     if made.failed:
         parts.append(f"[red]{len(made.failed)} failed[/]")
     if made.unsupported:
-        parts.append(f"{len(made.unsupported)} unsupported ({reasons} reasons)")
+        parts.append(
+            f"{len(made.unsupported)} unsupported ({counted(reasons, 'reason')})"
+        )
     name = escape(made.grid.name)
     console.print(f"[bold]{name}[/]: " + ", ".join(parts), highlight=False)
     if made.trials:
         saved = [
-            f"{done} {step} instead of {alone}"
+            f"{counted(done, step.removesuffix('s'))} instead of {alone}"
             for step, (done, alone) in made.shared().items()
             if alone > done
         ]
@@ -228,8 +257,14 @@ def summarise(planned: Planned, console: Console) -> None:
             console.print(f"shared: {', '.join(saved)}", highlight=False)
     if planned.outdated:
         console.print(
-            f"[yellow]{len(planned.outdated)} finished trials were made by other code "
-            "than this[/] (--refresh stale runs them again)"
+            f"[yellow]{counted(len(planned.outdated), 'finished trial')} came from "
+            "other code than this[/] (--refresh stale runs them again)"
+        )
+    for model in made.without_dense():
+        console.print(
+            f"[yellow]no dense baseline of {escape(model)}[/]: recovery cannot be "
+            "computed unless the store has one; add `dense` to the grid's methods",
+            highlight=False,
         )
     if not made.trials and not made.failed:
         why = "every trial is finished" if made.done else "every trial is unsupported"

@@ -105,6 +105,7 @@ def verify(store: Store, file: Path) -> int:
     Exit status 1 if any number drifted or its trials are gone.
     """
     from results.tables.verify import verify as check
+    from results.text.counts import counted
 
     checked, drifted = check(store, file)
     for drift in drifted:
@@ -113,7 +114,9 @@ def verify(store: Store, file: Path) -> int:
             f"{file}:{drift.written.line}: {drift.written.printed} is written, "
             f"the store gives {given}"
         )
-    click.echo(f"{checked} numbers checked, {len(drifted)} drifted", err=True)
+    click.echo(
+        f"{counted(checked, 'number')} checked, {len(drifted)} drifted", err=True
+    )
     return 1 if drifted else 0
 
 
@@ -172,7 +175,9 @@ def plot(
 
     form = out.suffix.removeprefix(".")
     if form not in ("svg", "pdf", "png"):
-        raise StoreError(f"{out} is no .svg, .pdf or .png file")
+        raise StoreError(
+            f"--out {out} does not end in .svg, .pdf or .png, which say the format"
+        )
     rows = one_board(store, **{k: [v] for k, v in only.items() if v is not None})
     if kind == "pareto" and cost in figures.TIMES:
         rows = figures.timed(store, rows, cost, timed)
@@ -180,5 +185,5 @@ def plot(
     try:
         out.write_bytes(content)
     except OSError as why:
-        raise StoreError(f"{out} cannot be written: {why}") from why
+        raise StoreError(f"{out} cannot be written: {why.strerror}") from why
     click.echo(f"wrote {out}", err=True)

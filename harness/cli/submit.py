@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli._common import grid_options, store_option
+from harness.cli._common import grid_options, max_failures_option, store_option
 
 if TYPE_CHECKING:
     from harness.executors.job_server import Jobs, State
@@ -28,7 +28,7 @@ cluster_option = click.option(
 @store_option
 @cluster_option
 @click.option("--fail-fast", is_flag=True, help="Stop at the first failure.")
-@click.option("--max-failures", type=int, help="Stop after so many failures.")
+@max_failures_option
 @click.option("--detach", is_flag=True, help="Do not wait: print the job's id.")
 def submit(
     grid: str, store: str, cluster: str, detach: bool, **options: Any

@@ -197,7 +197,8 @@ def _reachable(address: str) -> None:
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
         raise BenchError(
-            f"address {address!r} is not one of 'local', 'auto', HOST:PORT, ray://HOST:PORT"
+            f"address {address!r} is not one of 'local', 'auto', 'inline', HOST:PORT, "
+            "ray://HOST:PORT"
         )
     try:
         with contextlib.closing(socket.create_connection((host, int(port)), 5)):

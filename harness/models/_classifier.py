@@ -50,6 +50,27 @@ class Classifier:
         """Raised by hand when the architecture changes."""
         return "1"
 
+    def refuses_task(self, task: Any) -> str | None:
+        """Why the network cannot be built for the images of a task.
+
+        Args:
+            task: The configured task; its attribute ``side``, if it has one, is the
+                height and width of its images in pixels.
+
+        Returns:
+            One sentence, or None if it can, or if only the data can tell.
+        """
+        side = getattr(task, "side", None)
+        return None if side is None else self._too_small(side, side)
+
+    def _too_small(self, height: int, width: int) -> str | None:
+        if min(height, width) >= self.smallest:
+            return None
+        return (
+            f"images of {height} x {width} are too small for "
+            f"{type(self).__name__}, which needs {self.smallest} x {self.smallest}"
+        )
+
     def build(self, shape: Mapping[str, Any], seed: int) -> Model:
         """A fresh network for images and classes of a task.
 
@@ -64,11 +85,9 @@ class Classifier:
             BenchError: If the images are too small for the architecture.
         """
         channels, height, width = shape["input"]
-        if min(height, width) < self.smallest:
-            raise BenchError(
-                f"images of {height} x {width} are too small for "
-                f"{type(self).__name__}, which needs {self.smallest} x {self.smallest}"
-            )
+        why = self._too_small(height, width)
+        if why is not None:
+            raise BenchError(why)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             net = self.layers(shape)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pickle
 import re
+import textwrap
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from harness.core import BenchError, Model
 from harness.models import _language
@@ -30,6 +31,11 @@ class HuggingFace:
         partial: ``allow`` lets methods treat a model of which they know less than
             95 % of the block weights (mixtures of experts, say); the rest stays dense.
     """
+
+    names: ClassVar[str] = (
+        "Or name any causal language model of the Hugging Face hub as OWNER/NAME, for "
+        "example huggyllama/llama-7b, or the path of a folder."
+    )
 
     id: str
     commit: str = "main"
@@ -54,9 +60,11 @@ class HuggingFace:
             The options, or None if it is neither.
 
         Raises:
-            BenchError: If it is a folder without a model.
+            BenchError: If it is a path without a folder, or a folder without a model.
         """
         bare, _, commit = name.partition("@")
+        if _is_path(bare) and not Path(bare).expanduser().exists():
+            raise BenchError(_no_folder(bare))
         if Path(bare).expanduser().is_dir() and not _is_folder(bare):
             raise BenchError(
                 f"the model folder {bare} has no config.json; name the folder that "
@@ -86,6 +94,8 @@ class HuggingFace:
         """The folder with ``config.json``: the user's, or the hub's copy here."""
         if _is_folder(self.id):
             return Path(self.id).expanduser()
+        if _is_path(self.id):
+            raise BenchError(_no_folder(self.id))
         from huggingface_hub import hf_hub_download
 
         try:
@@ -221,7 +231,8 @@ class HuggingFace:
         return self._missing(why)
 
     def _missing(self, why: Exception) -> BenchError:
-        reason = (str(why).strip() or type(why).__name__).splitlines()[0][:160]
+        first = (str(why).strip() or type(why).__name__).splitlines()[0]
+        reason = textwrap.shorten(first, 160, placeholder=" ...").rstrip(".")
         return BenchError(
             f"model {self.id!r} is not available: {reason}. It must be a causal "
             "language model of transformers, on the hub (run `shrinkgrid prepare GRID` "
@@ -231,6 +242,18 @@ class HuggingFace:
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _UNSAFE = "weights_only"  # in torch's words where a pickle holds more than tensors
+
+
+def _is_path(name: str) -> bool:
+    """Whether a name can only be a path: a hub name never begins like this."""
+    return name.startswith(("./", "../", "/", "~"))
+
+
+def _no_folder(name: str) -> str:
+    return (
+        f"no model folder {name}; name a folder that `save_pretrained` wrote, or a "
+        "model of the hub as OWNER/NAME"
+    )
 
 
 def _is_folder(name: str) -> bool:

@@ -39,6 +39,11 @@ class ConfiguredPlugin:
         asked = getattr(self.instance, "refuses", None)
         return None if asked is None else asked(method.facts)
 
+    def refuses_task(self, task: ConfiguredPlugin) -> str | None:
+        """Why this model cannot be built for a task, before any data is read."""
+        asked = getattr(self.instance, "refuses_task", None)
+        return None if asked is None else asked(task.instance)
+
 
 def configure(kind: str, item: Any) -> tuple[str, Plugin, Any]:
     """One plugin with its options, before anything is asked of its data.
@@ -58,7 +63,7 @@ def configure(kind: str, item: Any) -> tuple[str, Plugin, Any]:
     elif isinstance(item, dict) and kind == "method" and "chain" in item:
         item = {"name": "chain", **item}
     if not isinstance(item, dict) or not isinstance(item.get("name"), str):
-        raise BenchError(f"{kind} {item!r} is neither a name nor {{name: ...}}")
+        raise BenchError(_not_an_item(kind, item))
     if len(item["name"]) > MAX_NAME or not item["name"].isprintable():
         raise BenchError(
             f"{kind} {item['name'][:MAX_NAME]!r}... is not a name: up to {MAX_NAME} "
@@ -67,6 +72,27 @@ def configure(kind: str, item: Any) -> tuple[str, Plugin, Any]:
     plugin, implied = resolve(kind, item["name"])
     instance = plugin.build(implied | {k: v for k, v in item.items() if k != "name"})
     return getattr(instance, "label", None) or item["name"], plugin, instance
+
+
+def _not_an_item(kind: str, item: Any) -> str:
+    """The error for an item of a list; shows the form that was probably meant."""
+    said = f"{kind} {item!r} is neither a name nor {{name: ...}}"
+    if isinstance(item, dict) and len(item) == 1:
+        name, options = next(iter(item.items()))
+        if isinstance(options, dict) and all(map(_is_scalar, options.values())):
+            words = ", ".join(f"{k}: {_yaml(v)}" for k, v in options.items())
+            return f"{said}; write {{name: {name}, {words}}}"
+        if options is None:
+            return f"{said}; write {name}, or {{name: {name}, OPTION: VALUE}}"
+    return f"{said}; write a name, or {{name: NAME, OPTION: VALUE}}"
+
+
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, str | int | float)
+
+
+def _yaml(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def choose(

@@ -29,7 +29,7 @@ def explain(trial: str, grid: str | None, store: Store) -> Iterator[str]:
     planned = _planned(store) if grid is None else _in_grid(grid)
     ids = sorted(t for t in planned if t.startswith(trial))
     if len(ids) != 1:
-        raise BenchError(_which(trial, ids))
+        raise BenchError(_which(trial, ids, grid))
     identity, unsupported = planned[ids[0]]
     yield f"trial {ids[0]}: {_name(identity)}"
     if unsupported:
@@ -54,9 +54,14 @@ def explain(trial: str, grid: str | None, store: Store) -> Iterator[str]:
     yield from _difference(identity, store)
 
 
-def _which(trial: str, ids: list[str]) -> str:
+def _which(trial: str, ids: list[str], grid: str | None) -> str:
     if ids:
         return f"{len(ids)} trials begin with {trial!r}: {', '.join(ids[:5])} ..."
+    if grid is not None:
+        return (
+            f"no trial of {grid} begins with {trial!r}; `shrinkgrid plan {grid} "
+            "--json` prints its ids"
+        )
     return (
         f"no trial begins with {trial!r} in the store's plans; "
         "`shrinkgrid plan GRID --json` prints ids, --grid GRID looks there"

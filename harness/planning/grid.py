@@ -13,7 +13,7 @@ from typing import Any
 
 from harness.core import BenchError
 from harness.options import build, canonical, dumps, nearest
-from harness.planning import exclude, lock, resources, yaml_files
+from harness.planning import exclude, lock, resources, values, yaml_files
 from harness.planning.configured_plugin import (
     ConfiguredPlugin,
     choose,
@@ -35,6 +35,7 @@ BLOCK_KEYS = (
 )
 GRID_KEYS = ("name", "description", "blocks", "resources", *BLOCK_KEYS)
 DTYPES = ("float32", "bfloat16", "float16", "float64")
+_SUFFIXES = (".yaml", ".yml")
 MAX_TRIALS = 2_000_000  # of a grid; more is a slip of the pen, and fills the memory
 
 
@@ -117,7 +118,7 @@ def locate(name: str) -> Path:
         BenchError: If there is none; offers the nearest packaged name.
     """
     path = Path(name)
-    if path.suffix in (".yaml", ".yml") or path.exists():
+    if path.suffix in _SUFFIXES or path.exists():
         if path.is_file():
             return path
         raise BenchError(f"no grid file {name} (packaged: {', '.join(packaged())})")
@@ -148,7 +149,9 @@ def read(path: Path, *, locked: Mapping[str, str] | None = None) -> Grid:
     """
     value = yaml_files.read(path)
     if not isinstance(value, dict):
-        raise BenchError(f"{path} is not a mapping; it needs {', '.join(GRID_KEYS)}")
+        raise BenchError(
+            f"{path} is not a mapping; write models, methods, ratios and tasks"
+        )
     reader = _Reader(lock.read(path) if locked is None else locked)
     reader.unknown(value, GRID_KEYS, "")
     read_blocks = reader.blocks(value)
@@ -183,15 +186,16 @@ class _Reader:
         self.locked = locked
         self.errors: list[str] = []
         self.where = ""
+        self.written: set[str] = set()  # keys outside the blocks
         self._chosen: dict[tuple[str, str], ConfiguredPlugin | None] = {}
 
     def unknown(
         self, value: Mapping[Any, Any], known: tuple[str, ...], at: str
     ) -> None:
-        """Note every key that is none of ``known``."""
+        """Note every key that is none of ``known``; ``x-`` keys hold YAML anchors."""
         for key in value:
-            if key not in known:
-                self.errors.append(at + nearest("key", str(key), known))
+            if key not in known and not str(key).startswith("x-"):
+                self.errors.append(at + values.unknown_key(str(key), known))
 
     def blocks(self, value: Mapping[str, Any]) -> list[Block]:
         """Read every block that has no errors.
@@ -199,6 +203,7 @@ class _Reader:
         A key beside ``blocks`` is the default of every block; a block that has the key
         itself uses its own value.
         """
+        self.written = set(map(str, value))
         common = {k: v for k, v in value.items() if k in BLOCK_KEYS}
         blocks = [{}] if value.get("blocks") is None else value["blocks"]
         if not isinstance(blocks, list) or not blocks:
@@ -243,7 +248,7 @@ class _Reader:
             ),
             "dtype": self.dtype(value.get("dtype", "float32")),
         }
-        if len(self.errors) > before:
+        if len(self.errors) > before or not all((*chosen.values(), found["ratios"])):
             return None
         made = {f"{k}s": tuple(c for c in v if c) for k, v in chosen.items()}
         return Block(**made, **found)  # type: ignore[arg-type]
@@ -251,11 +256,12 @@ class _Reader:
     def items(self, block: Mapping[str, Any], key: str) -> list[Any]:
         """The list under ``key``, which must have something in it."""
         if key not in block:
-            self.errors.append(f"{self.where}missing key {key!r}")
+            if key.removesuffix("s") not in {*block, *self.written}:  # said already
+                self.errors.append(f"{self.where}missing key {key!r}")
             return []
         value = block[key]
         if not isinstance(value, list) or not value:
-            self.errors.append(f"{self.where}{key} is an empty list or no list")
+            self.errors.append(self.where + values.not_a_list(key, value))
             return []
         return value
 
@@ -282,7 +288,7 @@ class _Reader:
             return (0.0,)
         return tuple(
             float(r)
-            for r in self._numbers(block, "ratios", _bad_ratio)
+            for r in self._numbers(block, "ratios", values.bad_ratio)
             if r is not None
         )
 
@@ -290,15 +296,15 @@ class _Reader:
         """The seeds; one, 0, when none are given."""
         if "seeds" not in block:
             return (0,)
-        return tuple(int(s) for s in self._numbers(block, "seeds", _bad_seed))
+        return tuple(int(s) for s in self._numbers(block, "seeds", values.bad_seed))
 
     def _numbers(
         self, block: Mapping[str, Any], key: str, bad: Callable[[Any], str | None]
     ) -> list[Any]:
-        values = self.items(block, key)
-        wrong = [why for v in values if (why := bad(v))]
+        items = self.items(block, key)
+        wrong = [why for v in items if (why := bad(v))]
         self.errors.extend(self.where + why for why in wrong)
-        return [] if wrong else list(dict.fromkeys(values))
+        return [] if wrong else list(dict.fromkeys(items))
 
     def exclude(self, block: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
         """The rules, each a mapping whose every key must match for a trial to go."""
@@ -333,7 +339,7 @@ class _Reader:
             self.errors.append(f"{self.where}calibration {value!r} is not a mapping")
             return "{}"
         try:
-            spec = build("calibration", "block", CalibrationSpec, value)
+            spec = build("calibration", "", CalibrationSpec, value)
             if self.locked and (value or read):
                 lock.check_text(self.locked, spec.text)
             if read:
@@ -345,7 +351,8 @@ class _Reader:
         return dumps(canonical(spec))
 
     def dtype(self, value: Any) -> str:
-        """The name of a floating-point type."""
+        """The name of a floating-point type; ``fp16`` and the like are short names."""
+        value = values.full_dtype(value)
         if value not in DTYPES:
             self.errors.append(self.where + nearest("dtype", str(value), DTYPES))
         return str(value)
@@ -377,6 +384,7 @@ def _expand(block: Block) -> Iterator[Point]:
             refusal = model.refuses(method)
             for task in block.tasks:
                 why = unmet(method.plugin, model.plugin, task.plugin, method.facts)
+                why = why or model.refuses_task(task)
                 for seed in seeds:
                     for ratio in method_ratios:
                         trial = Trial(
@@ -390,19 +398,3 @@ def _expand(block: Block) -> Iterator[Point]:
                         )
                         if not any(exclude.matches(r, trial) for r in block.exclude):
                             yield Point(trial=trial, unsupported=why or refusal)
-
-
-def _bad_ratio(value: Any) -> str | None:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if number and math.isfinite(value) and 0 <= value < 1:
-        return None
-    return (
-        f"ratio {value!r} is not in [0, 1): it is the share to remove "
-        "(write 0.2 for '20%')"
-    )
-
-
-def _bad_seed(value: Any) -> str | None:
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63:
-        return None
-    return f"seed {value!r} is not a whole number from 0 up"

@@ -185,6 +185,19 @@ class Plan:
         """Every artifact that a bundle needs, by id."""
         return {a.id: a for b in self.bundles for a in b.artifacts}
 
+    def without_dense(self) -> list[str]:
+        """Models that the grid compresses without a trial of the dense model.
+
+        Recovery compares with the dense model; without its trial there is none.
+        """
+        pairs = [
+            (model.part.label, method.part.name)
+            for block in self.grid.blocks
+            for method, model in block.pairs()
+        ]
+        dense = {model for model, method in pairs if method == "dense"}
+        return list(dict.fromkeys(m for m, _ in pairs if m not in dense))
+
     def shared(self) -> dict[str, tuple[int, int]]:
         """What sharing saves: step -> (times done, times without sharing)."""
         fits = {(b.id, "fit") for b in self.bundles if has_fit(b.trials[0].method)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import Any
@@ -38,9 +38,8 @@ class Resources:
     time: float | str | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "memory", size(self.memory))
-        object.__setattr__(self, "device_memory", size(self.device_memory))
-        object.__setattr__(self, "time", duration(self.time))
+        for name, parse in _PARSED.items():
+            object.__setattr__(self, name, parse(getattr(self, name)))
         gpus = self.gpus or 0.0
         if self.cpus <= 0 or gpus < 0:
             raise ValueError("cpus must be above 0 and gpus at least 0")
@@ -109,6 +108,13 @@ def duration(value: float | str | None) -> float | None:
     if not found or float(found[1]) <= 0:
         raise ValueError(f"{value!r} is not a duration; write 90s, 30m or 2h")
     return float(found[1]) * _SECONDS[found[2] or "s"]
+
+
+_PARSED: dict[str, Callable[[Any], int | float | None]] = {
+    "memory": size,
+    "device_memory": size,
+    "time": duration,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,11 +213,28 @@ def read(value: Any) -> tuple[Rules, list[str]]:
                 errors.append(f"resources: {key} {named!r} is not a pattern of names")
         if asked is not default:
             plain = _over(default, asked)
-        try:
-            build("resource", "resources", Resources, plain)
-        except BenchError as why:
-            errors.extend(f"resources: {m}" for m in why.errors)
+        errors.extend(f"resources: {why}" for why in _wrong(plain))
     return Rules(default, tuple(rules)), list(dict.fromkeys(errors))
+
+
+def _wrong(asked: Mapping[str, Any]) -> list[str]:
+    """Every error in one mapping of resources.
+
+    The texts are parsed before the rest is built, so that an unknown key, a wrong size
+    and a wrong duration are reported together.
+    """
+    found, readable = [], dict(asked)
+    for name, parse in _PARSED.items():
+        try:
+            parse(asked.get(name))
+        except ValueError as why:
+            found.append(f"{name}: {why}")
+            del readable[name]
+    try:
+        build("resources", "", Resources, readable)
+    except BenchError as why:
+        found = why.errors + found
+    return [re.sub("^resources: ", "", one) for one in found]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from harness.core import BenchError
@@ -29,8 +29,17 @@ def matching(grid: Grid, condition: str) -> set[str]:
     rows = [plan_row(p.trial, p.unsupported) for p in grid.points()]
     found = select(rows, condition)
     if not found:
-        raise BenchError(f"--only {condition!r} selects none of {len(rows)} trials")
+        raise BenchError(
+            f"--only {condition!r} selects none of {len(rows)} trials; the grid has "
+            + "; ".join(_values(rows, key) for key in ("method", "model", "task"))
+        )
     return found
+
+
+def _values(rows: Sequence[Mapping[str, Any]], key: str) -> str:
+    found = sorted({str(row[key]) for row in rows})
+    more = f" and {len(found) - 20} more" if len(found) > 20 else ""
+    return f"{key} {', '.join(found[:20])}{more}"
 
 
 def plan_row(trial: Trial, unsupported: str | None) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from harness.running.rows import base_row
 from results.outcomes import FINISHED, ErrorClass
 from results.storage import leases
 from results.storage.store import Store, new_attempt
+from results.text.counts import counted
 
 # Error classes that show that a prediction of memory was too small.
 UNDERESTIMATED = (ErrorClass.OOM, ErrorClass.INSUFFICIENT_MEMORY)
@@ -216,7 +217,7 @@ class Driver:
             and self.outcome.failures >= self.max_failures
             and self.outcome.stopped is None
         ):
-            self.drain(f"{self.outcome.failures} trials failed")
+            self.drain(f"{counted(self.outcome.failures, 'trial')} failed")
 
     def _retry(self, job: Job) -> None:
         """Queue the trials of a bundle that are tried again as one bundle."""

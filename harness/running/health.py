@@ -15,6 +15,7 @@ from harness.core import BenchError
 from harness.planning.provenance import commit
 from harness.registry import discover
 from results.errors import NoStore, StoreError
+from results.text.counts import counted
 
 PACKAGES = ("ray", "torch", "transformers", "lm-eval", "pyarrow", "duckdb", "rich")
 LOW_DISK = 5 * 10**9
@@ -97,7 +98,7 @@ def _store(store: str) -> Check:
     except StoreError as why:
         state = "note" if isinstance(why, NoStore) else "bad"
         return Check(name="store", state=state, says="; ".join(why.errors))
-    says = f"{len(read_statuses(opened))} trials in {opened.uri}"
+    says = f"{counted(len(read_statuses(opened)), 'trial')} in {opened.uri}"
     state = "bad" if opened.warnings else "good"
     return Check(name="store", state=state, says="; ".join([says, *opened.warnings]))
 

@@ -36,7 +36,7 @@ def write(store: Store, out: Path) -> Path:
         out.mkdir(parents=True, exist_ok=True)
         file.write_text(page(store), encoding="utf-8")
     except OSError as why:
-        raise StoreError(f"{out} cannot be written: {why}") from why
+        raise StoreError(f"{out} cannot be written: {why.strerror}") from why
     return file
 
 

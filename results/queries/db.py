@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any, TypeAlias
@@ -18,6 +19,7 @@ from results.text.answer import Answer
 
 Connection: TypeAlias = duckdb.DuckDBPyConnection
 _MANY_FILES = 500
+_HINTS = ("Did you mean", "Candidate", "HINT", "Hint")  # DuckDB's suggestions
 # The columns of the views `published` and `comparison`.
 SETTINGS = {
     "autoinstall_known_extensions": "false",
@@ -214,3 +216,17 @@ def quoted(text: str) -> str:
 def first_line(why: Exception) -> str:
     """The first line of an error's text."""
     return str(why).strip().partition("\n")[0]
+
+
+def with_hints(why: Exception) -> str:
+    """An error of DuckDB with its suggestions, and where in the query it is.
+
+    DuckDB writes them below the first line; all stand on one line here.
+    """
+    first, *more = [line for line in str(why).strip().splitlines() if line.strip()]
+    hints = [line.strip() for line in more if line.strip().startswith(_HINTS)]
+    at = next((i for i, line in enumerate(more) if set(line.strip()) == {"^"}), 0)
+    if at and (found := re.match(r"LINE (\d+): ", more[at - 1])):
+        rest = more[at - 1][more[at].index("^") :].strip()
+        hints.append(f"at line {found[1]}: {rest[:60]}")
+    return " ".join([first, *(hint.rstrip() for hint in hints)])

@@ -9,7 +9,14 @@ import duckdb
 
 from results.errors import StoreError
 from results.queries import isolated
-from results.queries.db import Connection, answer_of, connected, first_line, quoted
+from results.queries.db import (
+    Connection,
+    answer_of,
+    connected,
+    first_line,
+    quoted,
+    with_hints,
+)
 from results.queries.isolated import Limits
 from results.queries.reading import reading
 from results.schema import TABLES
@@ -112,7 +119,7 @@ def select(
         ) from why
     except duckdb.Error as why:
         raise StoreError(
-            f"{first_line(why)} (`shrinkgrid sql 'show tables'` lists "
+            f"{with_hints(why)} (`shrinkgrid sql 'show tables'` lists "
             "the views, `describe VIEW` their columns)"
         ) from why
 
@@ -137,7 +144,8 @@ def _require_select(connection: Connection, sql: str) -> None:
     """Refuse everything but one SELECT, by DuckDB's own parser."""
     statements = connection.extract_statements(sql)
     if len(statements) != 1:
-        raise StoreError(f"write one SELECT statement at a time, not {len(statements)}")
+        what = f"not {len(statements)}" if statements else "the query is empty"
+        raise StoreError(f"write one SELECT statement at a time: {what}")
     try:
         kind = statements[0].type.name
     except ValueError:  # a type that DuckDB's Python client has no name for

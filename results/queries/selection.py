@@ -9,7 +9,7 @@ import duckdb
 
 from results.errors import StoreError
 from results.queries import isolated
-from results.queries.db import SETTINGS, first_line
+from results.queries.db import SETTINGS, with_hints
 from results.queries.isolated import Limits
 from results.queries.restricted import checked
 from results.storage import encoding
@@ -57,6 +57,6 @@ def _select(
         except duckdb.Error as why:
             columns = "method, model, task, ratio, seed, method_options, task_options"
             raise StoreError(
-                f"--only {condition!r}: {first_line(why)}; write a condition over "
-                f"{columns}"
+                f"--only {condition!r}: {with_hints(why)}; write a condition over "
+                f"{columns}, with texts in single quotes: method = 'svd'"
             ) from why

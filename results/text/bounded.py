@@ -28,7 +28,8 @@ def read_bytes(path: Path, most: int) -> bytes:
         with path.open("rb") as file:
             content = file.read(most + 1)
     except (OSError, ValueError) as why:
-        raise StoreError(f"{path} cannot be read: {why}") from why
+        said = getattr(why, "strerror", why)
+        raise StoreError(f"{path} cannot be read: {said}") from why
     if len(content) > most:
         raise StoreError(f"{path} has more than {most:,} bytes, which is the limit")
     return content

@@ -52,9 +52,28 @@ def read(text: bytes) -> Any:
     except UnicodeDecodeError as why:
         raise ValueError(f"it is not UTF-8 text: {why}") from why
     except yaml.YAMLError as why:
-        raise ValueError(f"it is not YAML: {' '.join(str(why).split())}") from why
+        raise ValueError(f"it is not YAML: {_position(why, decoded)}") from why
     except (RecursionError, OverflowError) as why:
         raise ValueError(f"it cannot be read as YAML: {why}") from why
+
+
+def _position(why: yaml.YAMLError, text: str) -> str:
+    """What is wrong, with its line and column, that line, and how to fix it."""
+    mark = getattr(why, "problem_mark", None)
+    if mark is None:
+        return " ".join(str(why).split())
+    problem = " ".join(str(getattr(why, "problem", None) or why).split())
+    lines = text.splitlines()
+    line = lines[mark.line] if mark.line < len(lines) else ""
+    hint = ""
+    if "\t" in line[: mark.column + 1]:
+        problem, hint = "a tab", "; indent with spaces"
+    elif "mapping values are not allowed" in problem:
+        hint = "; put a value that has a colon in quotation marks, or fix the indent"
+    elif "did not find expected" in problem:
+        hint = "; look at the indent and the brackets of this line and the one above"
+    shown = f" in {line.strip()[:80]!r}" if line.strip() else ""
+    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}{shown}{hint}"
 
 
 def _shallow(text: str) -> None:

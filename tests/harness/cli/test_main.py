@@ -57,11 +57,33 @@ def test_failed_trials_give_exit_status_3_and_a_reason(shrinkgrid, grid):
     status, _, err = shrinkgrid("run", grid, "--address", "inline")
 
     assert status == 3
-    assert "1 trials failed" in err
+    assert "1 trial failed" in err
     status, out, _ = shrinkgrid("status", grid)
     assert status == 3
     assert "4 done, 0 running, 1 failed, 0 missing" in out
     assert "broken on purpose" in " ".join(out.split())  # folded in its column
+    by_name = shrinkgrid("status", "toys")  # the store knows the grid by its name
+    assert by_name[0] == 3
+    assert "4 done, 0 running, 1 failed, 0 missing" in by_name[1]
+
+
+def test_what_a_failed_run_advises_works(shrinkgrid, grid):
+    grid.write_text(GRID.format(more=", toy_trouble"))
+    _, _, err = shrinkgrid("run", grid, "--address", "inline")
+    assert "`shrinkgrid status toys` shows why" in " ".join(err.split())
+
+    for again in (["--retry"], ["--retry", "failed"], ["--retry=all"]):
+        status, _, err = shrinkgrid("run", grid, "--address", "inline", *again)
+        assert status == 3
+        assert "1 to run in 1 bundle" in err
+    status, _, err = shrinkgrid("run", grid, "--address", "inline", "--retry", "oom")
+    assert "0 to run" in err
+
+
+def test_a_grid_without_dense_is_warned_about(shrinkgrid, grid):
+    assert "no dense baseline" not in shrinkgrid("plan", grid)[1]
+    grid.write_text(GRID.format(more="").replace("dense, ", ""))
+    assert "no dense baseline of toy" in shrinkgrid("plan", grid)[1]
 
 
 def test_status_of_a_grid_as_json(shrinkgrid, grid):
@@ -91,6 +113,14 @@ def test_only_runs_what_the_condition_picks(shrinkgrid, grid, tmp_path):
         (["run", "GRID", "--store", "GRID"], "under, a file; a store is a folder"),
         (["run", "GRID", "--store", "."], "is not a store and contains other files"),
         (["run", "GRID", "--adress", "local"], "--adress"),
+        (["run", "GRID", "--retry", "timed"], "failed, out_of_memory, timed_out"),
+        (["run", "--retry", "g.yaml"], "put GRID before --retry"),
+        (["run", "GRID", "--max-failures", "0"], "--max-failures"),
+        (["run", "GRID", "--cpus", "0"], "--cpus"),
+        (["submit", "GRID", "--max-failures", "-1"], "--max-failures"),
+        (["run", "GRID", "--only", "method = svd"], "method = 'svd'"),
+        (["run", "GRID", "--only", "method = 'x'"], "method dense, toy_drop"),
+        (["list", "meth"], "'methods'"),
         (["why", "ffff"], "no store at"),
         (["sql", "select 1"], "no store at"),
         (["leaderboard"], "no store at"),
@@ -113,11 +143,20 @@ def test_an_error_is_one_message_and_exit_status_2(shrinkgrid, grid, words, reas
         (["table", "basis_sharing_1", "--metric", "mse"], "--metric is for a table wi"),
         (["table", "--metric", "mse", "--model", "toy"], "--model is for PAPER's tab"),
         (["leaderboard", "--model", "toy", "--task", "x"], "no task in"),
+        (["status", "toyz"], "Did you mean 'toys'?"),
+        (["why", "zzz", "--grid", "GRID"], "toys.yaml --json` prints its ids"),
+        (["export", "a.xlsx"], "not '.xlsx'"),
+        (["export", "a.csv", "--format", "duckdb"], "duckdb needs .duckdb or .db"),
+        (["sql", "from leaderbord"], 'Did you mean "leaderboard"?'),
+        (["sql", "select methd from leaderboard"], 'Candidate bindings: "method"'),
+        (["sql", ""], "the query is empty"),
+        (["plot", "pareto", "--out", "x.gif"], "does not end in .svg, .pdf or .png"),
+        (["verify", "nofile"], "nofile cannot be read: No such file"),
     ],
 )
 def test_an_error_about_a_store_is_one_message(shrinkgrid, grid, words, reason):
     shrinkgrid("run", grid, "--address", "inline")
-    status, out, err = shrinkgrid(*words)
+    status, out, err = shrinkgrid(*(str(grid) if w == "GRID" else w for w in words))
 
     assert status == 2
     assert reason in err

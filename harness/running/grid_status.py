@@ -1,0 +1,91 @@
+"""How much of a grid is done, from its file, or from the plan that the store has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.planning import grid as grids
+from harness.running import session
+from results.outcomes import FINISHED, REPEATED
+from results.queries import grids as stored_grids
+from results.storage import leases
+from results.storage.store import Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GridStatus:
+    """The status of one grid.
+
+    Args:
+        name: Name of the grid.
+        counts: ``done``, ``running``, ``failed``, ``missing``, ``unsupported`` and
+            ``stale`` (done by other code than this; only known from the grid's file).
+        failed: Ids of the failed trials.
+    """
+
+    name: str
+    counts: Mapping[str, int]
+    failed: frozenset[str]
+
+
+def grid_status(name: str, store: Store) -> GridStatus:
+    """Count the trials of a grid by what the store has of them.
+
+    Args:
+        name: Path of a grid file, name of a packaged grid, or name of a grid that was
+            run into this store, whose newest plan then says what belongs to it.
+        store: The store.
+
+    Returns:
+        The status.
+
+    Raises:
+        UserError: If there is no such grid.
+    """
+    running = _running(store)
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml") or path.exists() or name in grids.packaged():
+        return _of_file(name, store, running)
+    stored = stored_grids.statuses(store, name)
+    if not stored:
+        raise stored_grids.unknown(store, name, list(grids.packaged()))
+    missing = {t for t, s in stored.items() if s is None or s in REPEATED}
+    failed = {t for t, s in stored.items() if s not in FINISHED} - missing
+    unsupported = sum(status == "unsupported" for status in stored.values())
+    counts = {
+        "done": len(stored) - len(missing) - len(failed) - unsupported,
+        "running": len(running & missing),
+        "failed": len(failed),
+        "missing": len(missing - running),
+        "unsupported": unsupported,
+        "stale": 0,
+    }
+    return GridStatus(name=name, counts=counts, failed=frozenset(failed))
+
+
+def _of_file(name: str, store: Store, running: set[str]) -> GridStatus:
+    planned = session.prepare(name, store)
+    plan = planned.plan
+    missing = {t.id for b in plan.bundles for t in b.trials}
+    failed = frozenset(t.id for t, _ in plan.failed)
+    counts = {
+        "done": len(plan.done),
+        "running": len(running & missing),
+        "failed": len(failed),
+        "missing": len(missing - running),
+        "unsupported": len(plan.unsupported),
+        "stale": len(planned.outdated),
+    }
+    return GridStatus(name=plan.grid.name, counts=counts, failed=failed)
+
+
+def _running(store: Store) -> set[str]:
+    """Return the trials that living workers run, now or next."""
+    return {
+        trial
+        for lease in leases.read_all(store)
+        if lease.alive() is not False
+        for _, trial in lease.attempts
+    }

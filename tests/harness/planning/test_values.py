@@ -1,0 +1,105 @@
+"""Wrong keys and values of a grid file, and the forms that the messages offer."""
+
+import pytest
+
+from harness.core import BenchError
+from harness.planning import grid
+from harness.planning.values import bad_ratio, not_a_list
+
+GRID = {"models": "[mlp]", "methods": "[dense]", "ratios": "[0.5]", "tasks": "[digits]"}
+
+
+def errors(tmp_path, **changed: str | None) -> list[str]:
+    lines = GRID | changed
+    path = tmp_path / "g.yaml"
+    path.write_text("".join(f"{k}: {v}\n" for k, v in lines.items() if v is not None))
+    try:
+        grid.read(path)
+    except BenchError as why:
+        return why.errors
+    return []
+
+
+@pytest.mark.parametrize(
+    ("value", "offered"),
+    [("40%", "0.4 for '40%'"), (30, "0.3 for 30 %"), ("a lot", "0.2 for '20%'")],
+)
+def test_a_wrong_ratio_gets_its_own_example(value, offered):
+    assert f"(write {offered})" in str(bad_ratio(value))
+
+
+def test_a_scalar_gets_the_list_to_write(tmp_path):
+    assert not_a_list("models", "mlp") == (
+        "models 'mlp' is not a list; write models: [mlp]"
+    )
+    assert not_a_list("tasks", {"name": "digits"}).endswith("tasks: [{name: digits}]")
+    assert "tasks is an empty list" in not_a_list("tasks", [])
+    assert errors(tmp_path, ratios="0.5") == [
+        "ratios 0.5 is not a list; write ratios: [0.5]"
+    ]
+
+
+def test_a_singular_key_is_one_error(tmp_path):
+    assert errors(tmp_path, models=None, model="[mlp]") == [
+        "no key called 'model'. Did you mean 'models'?"
+    ]
+
+
+def test_options_under_a_name_get_the_form_to_write(tmp_path):
+    (said,) = errors(tmp_path, methods="[dense, {magnitude: {scope: layer}}]")
+    assert said.endswith("write {name: magnitude, scope: layer}")
+
+
+def test_every_error_of_resources_is_reported_at_once(tmp_path):
+    said = errors(tmp_path, resources="{cpu: 1, time: 30 minutes, memory: 4 gigs}")
+    assert ["'cpu'" in one for one in said] == [True, False, False]
+    assert ["'4 gigs' is not a size" in one for one in said] == [False, True, False]
+    assert ["'30 minutes' is not" in one for one in said] == [False, False, True]
+
+
+def test_a_missing_model_folder_is_an_error_of_the_grid(tmp_path):
+    (said,) = errors(tmp_path, models="[./my-llama]", tasks="[pydoc-512]")
+    assert said.startswith("no model folder ./my-llama;")
+
+
+def test_an_unknown_model_is_told_how_to_name_one_of_the_hub(tmp_path):
+    (said,) = errors(tmp_path, models="[llama-7b]")
+    assert "OWNER/NAME" in said
+
+
+def test_images_too_small_for_a_network_are_known_when_planning(tmp_path):
+    assert errors(tmp_path, models="[lenet5, mlp]") == []
+    points = list(grid.read(tmp_path / "g.yaml").points())
+    assert [point.trial.model.name for point in points if point.unsupported] == [
+        "lenet5"
+    ]
+    assert "8 x 8 are too small" in str(points[0].unsupported)
+
+
+def test_speed_is_refused_for_images_too_small_as_well(tmp_path):
+    speed = "[{name: latency, trained_on: digits}]"
+    assert errors(tmp_path, models="[lenet5]", tasks=speed) == []
+    (point,) = grid.read(tmp_path / "g.yaml").points()
+    assert "8 x 8 are too small" in str(point.unsupported)
+
+
+def test_short_names_of_dtypes_and_keys_for_anchors_are_taken(tmp_path):
+    assert errors(tmp_path, dtype="bf16", **{"x-note": "{a: 1}"}) == []
+    (point,) = grid.read(tmp_path / "g.yaml").points()
+    assert point.trial.dtype == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: 1\n\tb: 2\n", "line 2, column 1: a tab in 'b: 2'; indent with spaces"),
+        ("a: b: c\n", "in 'a: b: c'; put a value that has a colon in quotation"),
+    ],
+)
+def test_yaml_errors_show_the_line_and_the_fix(tmp_path, text, said):
+    path = tmp_path / "g.yaml"
+    path.write_text(text)
+    with pytest.raises(BenchError) as why:
+        grid.read(path)
+    assert said in str(why.value)
+    assert "unicode string" not in str(why.value)
