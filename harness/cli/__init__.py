@@ -73,11 +73,21 @@ class _Verbs(click.Group):
 
 @click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="shrinkgrid")
-def cli() -> None:
+@click.option(
+    "--color",
+    type=click.Choice(["auto", "always", "never"]),
+    default="auto",
+    show_default=True,
+    help="Colours; auto obeys NO_COLOR and TERM=dumb.",
+)
+@click.pass_context
+def cli(ctx: click.Context, color: str) -> None:
     """Benchmark neural-network compression: a grid, a Ray cluster, SQL, the tables.
 
     GRID is a path to a YAML file or the name of a packaged grid.
     """
+    plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
+    ctx.color = {"always": True, "never": False}.get(color, False if plain else None)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -11,6 +11,8 @@ import click
 from results.outcomes import RETRIES
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from harness.running.session import Selection
 
 
@@ -87,6 +89,18 @@ def grid_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ):
         command = decorate(command)
     return command
+
+
+def console(*, stderr: bool = False, quiet: bool = False) -> Console:
+    """A console of rich that obeys ``--color``, NO_COLOR and TERM=dumb."""
+    from rich.console import Console
+
+    ctx = click.get_current_context(silent=True)
+    color = None if ctx is None else ctx.color
+    options: dict[str, Any] = {} if color is not False else {"color_system": None}
+    if color:
+        options["force_terminal"] = True
+    return Console(stderr=stderr, quiet=quiet, **options)
 
 
 def on_store(verb: Callable[..., Any]) -> Callable[..., Any]:

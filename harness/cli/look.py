@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli._common import format_option, on_store, store_option
+from harness.cli._common import console, format_option, on_store, store_option
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -139,22 +139,19 @@ def why(store: Store, trial: str, grid: str | None) -> None:
 @store_option
 def doctor(store: str) -> int:
     """Check this machine: packages, Ray, devices, disk, the store, offline data."""
-    from rich.console import Console
-
     from harness.cli import COMPLETE, USER_ERROR
     from harness.running.health import checks
 
-    console = Console()
     found = list(checks(store))
-    _print_checks(found, console)
+    _print_checks(found, console())
     return USER_ERROR if any(c.state == "bad" for c in found) else COMPLETE
 
 
-def _print_checks(found: list[Any], console: Console) -> None:
+def _print_checks(found: list[Any], out: Console) -> None:
     from rich.table import Table
 
     marks = {"good": "[green]ok[/]", "note": "[yellow]note[/]", "bad": "[red]bad[/]"}
     table = Table(box=None, show_header=False, pad_edge=False)
     for check in found:
         table.add_row(marks[check.state], f"[bold]{check.name}[/]", check.says)
-    console.print(table)
+    out.print(table)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from harness.cli import _common
 from harness.cli._common import (
     grid_options,
     max_failures_option,
@@ -54,15 +55,13 @@ def run(grid: str, store: str, quiet: bool, **options: Any) -> int:
 
     Exit status: 0 complete, 2 an error in the input, 3 some trials failed.
     """
-    from rich.console import Console
-
     from harness.running import session
     from results.storage.store import open_store
 
     opened = open_store(store, create=True)
     session.recover(opened)
     selection = select_from(*(options.pop(k) for k in ("only", "retry", "refresh")))
-    console = Console(stderr=True, quiet=quiet)
+    console = _common.console(stderr=True, quiet=quiet)
     outcome = None
     take_over = options.pop("take_over")
     with session.claim(grid, opened, selection, take_over=take_over) as claimed:
@@ -174,8 +173,6 @@ def plan(
     grid: str, store: str, as_json: bool, cluster: str | None, **options: Any
 ) -> None:
     """Show which trials of GRID would run, what they share, what is skipped and why."""
-    from rich.console import Console
-
     from harness.planning.configured_plugin import tolerate_unseen
     from harness.planning.selection import plan_row, states
     from harness.running import session
@@ -201,7 +198,7 @@ def plan(
             row = plan_row(trial, why_not)
             click.echo(json.dumps({"state": state, **row}))
         return
-    console = Console()
+    console = _common.console()
     _table(planned.plan, console)
     summarise(planned, console)
     for line in sentences(planned.plan, there, Predictor.of(opened)):

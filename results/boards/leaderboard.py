@@ -23,10 +23,15 @@ from results.text.columns import (
     Columns,
     printable,
     styled,
+    terminal_width,
 )
 from results.text.formats import DASH, number
 from results.text.labels import label, method_label
 
+_DROPPED = (9, 8, 4, 6, 3, 7)  # seeds, params, of, stderr, achieved, recovery
+# A classifier of ten classes that guesses keeps a little more than a tenth of what a
+# good one has, and a language model with such a perplexity writes noise.
+_USELESS = 0.12
 BOARD = ("model", "model_options", "task", "task_options", "metric", "protocol")
 
 
@@ -148,7 +153,7 @@ def boards(
             and each row says in what it differs.
 
     Returns:
-        Text with ANSI colours, at most 100 columns wide.
+        Text with ANSI colours, as wide as the terminal at most.
     """
     width = len(BOARD) - mixed  # the protocol is the last
 
@@ -190,7 +195,7 @@ def _heading(
     else:
         where = told_apart(protocols)[row["protocol"]]
         text = f"one of {len(protocols)} protocols: {row['protocol']} {where}"
-    folded = textwrap.wrap(printable(text), 100)
+    folded = textwrap.wrap(printable(text), min(terminal_width(), 100))
     return lines + [styled(line, YELLOW) for line in folded]
 
 
@@ -202,21 +207,26 @@ def _title(row: Mapping[str, Any]) -> str:
 def _table(rows: list[dict[str, Any]], marks: Mapping[str, str]) -> Columns:
     headings = ["", "method", "asked", "achieved", "of", rows[0]["metric"]]
     headings += ["± stderr", "recovery", "params", "seeds"]
-    table = Columns(headings=headings, left=[i in (0, 1, 4) for i in range(10)])
-    table.width = min(table.width, 100)
+    table = Columns(
+        headings=headings,
+        left=[i in (0, 1, 4) for i in range(10)],
+        dropped=_DROPPED,
+    )
     ratio = rows[0]["ratio"]
     for row in rows:
         if row["ratio"] != ratio:
             table.rule()
             ratio = row["ratio"]
         mark = marks.get(row["protocol"])
-        table.add(_cells(row, f" [{mark}]" if mark else ""), *_style(row, rows))
+        best = is_best(row, rows)
+        cells = _cells(row, f" [{mark}]" if mark else "", best=best)
+        table.add(cells, *_style(row, best=best))
     return table
 
 
-def _cells(row: Mapping[str, Any], mark: str) -> list[str]:
+def _cells(row: Mapping[str, Any], mark: str, *, best: bool) -> list[str]:
     return [
-        "★" if _is_best(row) else "",
+        "★" if best else "",
         method_label(row) + mark,
         f"{row['ratio']:g}",
         _or_dash(row["achieved"], "{:.3f}") + _partly(row),
@@ -252,16 +262,30 @@ def magnitude(value: float | None) -> str:
     return f"{value:.0f}"
 
 
-def _is_best(row: Mapping[str, Any]) -> bool:
-    return row["place"] == 1 and row["method"] != "dense"
+def is_best(row: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether a row gets a star: the first of several that is worth using.
+
+    Args:
+        row: A row of the view ``leaderboard``.
+        rows: All rows of its leaderboard.
+
+    Returns:
+        False for the dense model, without another method at the same ratio, and for a
+        recovery of at most ``_USELESS``.
+    """
+    if row["place"] != 1 or row["method"] == "dense":
+        return False
+    if row["recovery"] is not None and row["recovery"] <= _USELESS:
+        return False
+    same = [r for r in rows if r["ratio"] == row["ratio"] and r["method"] != "dense"]
+    return len(same) > 1
 
 
-def _style(row: Mapping[str, Any], rows: list[dict[str, Any]]) -> tuple[str, ...]:
-    """The dense row is set apart; the best of each ratio is bold."""
+def _style(row: Mapping[str, Any], *, best: bool) -> tuple[str, ...]:
+    """The dense row is italic; the best of each ratio is bold."""
     if row["method"] == "dense":
         return (ITALIC,)
-    contested = sum(other["ratio"] == row["ratio"] for other in rows) > 1
-    return (BOLD, GREEN) if _is_best(row) and contested else ()
+    return (BOLD, GREEN) if best else ()
 
 
 def _or_dash(value: float | None, form: str) -> str:
