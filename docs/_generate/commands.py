@@ -25,7 +25,8 @@ standard error. GRID is the path of a YAML file or the name of a packaged grid.
 | 1 | A bug in shrinkgrid (with a traceback). `verify`: a number has changed. |
 | 2 | A user error, in one message; all errors of a file at once. |
 | 3 | The run ended, but some trials failed or did not run. |
-| 130 | Interrupted by a second Ctrl-C. Finished trials are stored. |
+| 130 | Interrupted by Ctrl-C: the first lets running trials finish, the second stops \
+at once. Finished trials are stored. |
 """
 
 

@@ -44,6 +44,7 @@ _FUNCTIONS = {"list": "list_"}  # `list` is a builtin
 
 SHOWN, LONGEST = 100, 5000  # errors of one file that are shown; characters of each
 COMPLETE, INTERNAL_ERROR, USER_ERROR, TRIALS_FAILED = 0, 1, 2, 3  # exit statuses
+INTERRUPTED = 130  # as a shell reports a program that Ctrl-C ended
 
 
 class _Verbs(click.Group):
@@ -118,7 +119,7 @@ def _status(arguments: list[str] | None) -> int:
         return USER_ERROR
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted: finished trials are stored", err=True)
-        return 130
+        return INTERRUPTED
     except BrokenPipeError:  # `shrinkgrid sql ... | head`
         sys.stderr.close()
         return COMPLETE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter, deque
 from types import TracebackType
@@ -17,8 +18,8 @@ from harness.planning.messages import Event, Job
 from harness.planning.trial import Trial
 from harness.scheduling.interval import format_duration
 from results.outcomes import FINISHED, Status
+from results.text.counts import counted
 
-RECENT = 30.0  # seconds over which the rate is taken
 LINES_A_SECOND = 5.0  # of plain output; quick trials are counted together
 
 
@@ -28,16 +29,22 @@ class View:
     Args:
         total: How many trials will run.
         console: Where to write; a terminal gets the live view.
+        expected: Forecast of the seconds of the whole run; None if there is none.
     """
 
-    def __init__(self, total: int, console: Console) -> None:
+    def __init__(
+        self, total: int, console: Console, expected: float | None = None
+    ) -> None:
         self.total = total
+        self.expected = expected
         self.console = console
         self.counts: Counter[str] = Counter()
         self.live: Live | None = None
         self._running: dict[str, tuple[Trial, float]] = {}
         self._warned: set[str] = set()
-        self._ends: deque[float] = deque(maxlen=1000)
+        self._stopping = ""
+        self._took: deque[float] = deque(maxlen=20)
+        self._last: deque[Text] = deque(maxlen=3)
         self._failures: deque[Text] = deque(maxlen=3)
         self._began = time.monotonic()
         self._spoke = 0.0
@@ -53,7 +60,7 @@ class View:
         self._task = self._bar.add_task("trials", total=total, pace="")
 
     def __enter__(self) -> Self:
-        if self.console.is_terminal:
+        if self.console.is_terminal and not self.console.is_dumb_terminal:
             self.live = Live(
                 get_renderable=self._render, console=self.console, refresh_per_second=4
             )
@@ -80,9 +87,11 @@ class View:
         self._running.pop(trial.id, None)
         self._warn(trial, event.warning)
         self.counts[event.status] += 1
-        self._ends.append(time.monotonic())
+        self._took.append(event.seconds)
         if event.status not in FINISHED:
             self._failures.append(self._line(trial, event))
+        else:
+            self._last.append(self._line(trial, event))
         if self.live is None and self._speaks(always=event.status != Status.OK):
             self._speak(self._line(trial, event))
 
@@ -98,22 +107,43 @@ class View:
         """Attempts that ended."""
         return self.counts.total()
 
-    def rate(self) -> float:
-        """Trials a second of late; 0 before the first."""
-        if not self._ends:
-            return 0.0
-        since = max(self._began, time.monotonic() - RECENT)
-        recent = sum(1 for end in self._ends if end >= since)
-        return recent / max(time.monotonic() - since, 1e-3)
+    def left(self) -> float | None:
+        """Seconds until the end; None before the first result without a forecast.
+
+        The forecast counts as one trial that has ended, so that it decides at the
+        start, and the trials of this run decide soon.
+        """
+        elapsed = time.monotonic() - self._began
+        if self.expected is None:
+            each = elapsed / self.done if self.done else None
+        else:
+            each = (self.expected / max(1, self.total) + elapsed) / (1 + self.done)
+        return None if each is None else each * max(0, self.total - self.done)
 
     def pace(self) -> str:
-        """Return the rate and the remaining time in words."""
-        rate = self.rate()
-        if not rate:
+        """Return the remaining time in words."""
+        left = self.left()
+        if left is None:
             return "waiting for the first result"
-        left = format_duration(max(0, self.total - self.done) / rate)
-        each = f"{rate:.1f}/s" if rate >= 1 else f"{format_duration(1 / rate)} each"
-        return f"{each}, {left} left"
+        if self.done >= self.total:
+            return "finishing"
+        return f"about {format_duration(left)} left"
+
+    def stopping(self) -> None:
+        """Say what an interrupted run waits for; a signal handler calls this."""
+        if not self._running:
+            waits = "stopping"
+        else:
+            waits = f"stopping after {counted(len(self._running), 'running trial')}"
+            usual = sum(self._took) / len(self._took) if self._took else None
+            if usual is not None:
+                oldest = min(since for _, since in self._running.values())
+                left = max(0.0, usual - (time.monotonic() - oldest))
+                waits += f" (about {format_duration(left)})"
+        self._stopping = f"{waits}; Ctrl-C again stops now"
+        # Not through rich, whose locks the interrupted code may hold.
+        if self.live is None and not self.console.quiet:
+            os.write(2, f"{self._stopping}\n".encode())
 
     def _line(self, trial: Trial, event: Event) -> Text:
         style = Status.of(event.status).colour
@@ -145,8 +175,11 @@ class View:
         for trial, since in list(self._running.values())[:8]:
             clock = Text(format_duration(time.monotonic() - since), style="cyan")
             rows.add_row(clock, Text(str(trial), overflow="ellipsis", no_wrap=True))
-        counted = Text("  ").join(
+        counts = Text("  ").join(
             Text(f"{n} {status}", style=Status.of(status).colour)
             for status, n in sorted(self.counts.items())
         )
-        return Group(self._bar.get_renderable(), counted, rows, *self._failures)
+        lines = [*self._last, *self._failures]
+        if self._stopping:
+            lines.append(Text(self._stopping, style="bold yellow"))
+        return Group(self._bar.get_renderable(), counts, rows, *lines)

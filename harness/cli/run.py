@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from harness.running.driver import Outcome
     from harness.running.session import Claim, Planned
     from results.storage.store import Store
+
+
+_FORECAST = 5000  # trials; the forecast of a larger plan takes too long
 
 
 @click.command()
@@ -53,11 +57,13 @@ if TYPE_CHECKING:
 def run(grid: str, store: str, quiet: bool, **options: Any) -> int:
     """Run the trials of GRID that are missing; run the same command again to resume.
 
-    Exit status: 0 complete, 2 an error in the input, 3 some trials failed.
+    Exit status: 0 complete, 2 an error in the input, 3 some trials failed, 130
+    interrupted by Ctrl-C or `cancel`.
     """
     from harness.running import session
     from results.storage.store import open_store
 
+    began = time.monotonic()
     opened = open_store(store, create=True)
     session.recover(opened)
     selection = select_from(*(options.pop(k) for k in ("only", "retry", "refresh")))
@@ -70,7 +76,7 @@ def run(grid: str, store: str, quiet: bool, **options: Any) -> int:
         summarise(planned, console)
         if planned.plan.bundles:
             outcome = _drive(claimed, opened, console, options)
-    return _finish(planned.plan, opened, console, outcome)
+    return _finish(planned.plan, opened, console, outcome, began)
 
 
 def _warn(store: Store, console: Console) -> None:
@@ -88,19 +94,47 @@ def _drive(
     from harness.running import session
 
     failures = 1 if options["fail_fast"] else options["max_failures"]
+    if options["address"] != "inline":
+        local = options["address"] == "local"
+        what = "starting Ray on this machine" if local else "joining the Ray cluster"
+        console.print(f"{what} (usually 5 to 20 s)", highlight=False)
     executor = executor_for(options["address"], options["cpus"], store)
+    plan = claimed.planned.plan
     try:
-        with View(claimed.planned.plan.trials, console) as view:
+        with View(plan.trials, console, _expected(plan, store, executor)) as view:
             return session.drive(claimed, store, executor, view, max_failures=failures)
     finally:
         executor.close()
 
 
-def _finish(plan: Plan, store: Store, console: Console, outcome: Outcome | None) -> int:
+def _expected(plan: Plan, store: Store, executor: Any) -> float | None:
+    """Forecast of the seconds of a run, as ``plan`` prints it; None for a huge plan."""
+    from harness.core import BenchError
+    from harness.scheduling.forecast import ONE, forecast
+    from harness.scheduling.predictor import Predictor
+
+    if plan.trials > _FORECAST:
+        return None
+    packer = getattr(executor, "packer", None)
+    cluster = ONE if packer is None else packer.cluster
+    try:
+        return forecast(plan, cluster, Predictor.of(store)).seconds.mid
+    except BenchError:  # the executor's own check names what does not fit
+        return None
+
+
+def _finish(
+    plan: Plan,
+    store: Store,
+    console: Console,
+    outcome: Outcome | None,
+    began: float,
+) -> int:
     from rich.markup import escape
 
-    from harness.cli import COMPLETE, TRIALS_FAILED
+    from harness.cli import COMPLETE, INTERRUPTED, TRIALS_FAILED
     from harness.running import session
+    from harness.scheduling.interval import format_duration
     from results.text.counts import counted
 
     failed = len(plan.failed) + (outcome.failures if outcome else 0)
@@ -115,6 +149,17 @@ def _finish(plan: Plan, store: Store, console: Console, outcome: Outcome | None)
             f"[yellow]stopped early:[/] {outcome.stopped}; run the same command again "
             "to resume"
         )
+    if outcome is not None:
+        counts = ", ".join(f"{n} {status}" for status, n in outcome.counts.items())
+        took = format_duration(time.monotonic() - began)
+        words = _store_words(store)
+        console.print(
+            f"{counts or 'no trial ended'} in {took}; results in {escape(store.uri)}. "
+            f"Next: shrinkgrid report{words}",
+            highlight=False,
+        )
+    if outcome is not None and outcome.drained:
+        return INTERRUPTED
     if failed:
         console.print(
             f"[red]{counted(failed, 'trial')} failed[/]: `shrinkgrid status "
@@ -253,9 +298,11 @@ def summarise(planned: Planned, console: Console) -> None:
         if saved:
             console.print(f"shared: {', '.join(saved)}", highlight=False)
     if planned.outdated:
+        count = len(planned.outdated)
+        verb = "was" if count == 1 else "were"
         console.print(
-            f"[yellow]{counted(len(planned.outdated), 'finished trial')} came from "
-            "other code than this[/] (--refresh stale runs them again)"
+            f"[yellow]{counted(count, 'finished trial')} {verb} "
+            "made by other code than this[/] (--refresh stale runs them again)"
         )
     for model in made.without_dense():
         console.print(

@@ -123,12 +123,19 @@ class Driver:
         """Run all bundles of the plan; a failed trial does not stop the others."""
         self.executor.check(self.plan.bundles, self.store.uri)
         self._queue.extend(self.executor.arrange(self.plan.bundles))
-        with _DrainOnInterrupt(self.drain):
+        with _DrainOnInterrupt(self._interrupted):
             for job, events in self.executor.run(self._jobs()):
                 for event in events:
                     self._handle(job, event)
         leases.delete(self.store, f"{self.run_id}.stop")
         return self.outcome
+
+    def _interrupted(self) -> None:
+        """Drain, and let the watcher say at once what the run waits for."""
+        self.drain()
+        stopping = getattr(self.watcher, "stopping", None)
+        if stopping is not None:
+            stopping()
 
     def drain(self, why: str | None = None) -> None:
         """Start no further trial; running trials finish and are stored."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import shutil
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -282,7 +283,7 @@ def _any_published(table: Table) -> bool:
 
 def _spans(table: Table) -> Iterator[range]:
     """Columns that fit beside the labels, as many at a time as there is room for."""
-    room = Columns(headings=[], left=[]).width
+    room = shutil.get_terminal_size((100, 24))[0]
     labels = [[row.labels[i] for row in table.rows] for i in range(len(table.labels))]
     used = sum(min(24, max(map(len, column), default=0)) + _WIDTH for column in labels)
     used += 9 + _WIDTH if _any_published(table) else 0

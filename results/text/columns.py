@@ -21,7 +21,7 @@ _UNLIMITED = 1_000_000  # characters of a line in a pipe
 
 
 def terminal_width() -> int:
-    """Characters of a line: those of the terminal, or of COLUMNS; no limit in a pipe."""
+    """Characters per line, from the terminal or COLUMNS; no limit in a pipe."""
     if sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit():
         return shutil.get_terminal_size((80, 24))[0]
     return _UNLIMITED

@@ -130,7 +130,7 @@ def test_a_closed_terminal_ends_nothing_and_cancel_drains(lab):
     done = finished(store)
     assert 3 <= len(done) < 36
     assert not leases.read_all(open_store(store))
-    assert lab.type("attach", job)[0] == 3, "a drained run is not complete"
+    assert lab.type("attach", job)[0] == 130, "a drained run is not complete"
     assert "has ended already: stopped" in lab.type("cancel", job)[2]
 
     code, out, err = lab.type("submit", grid, "--store", store, "--only", "seed > 10")

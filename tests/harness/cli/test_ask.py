@@ -47,10 +47,39 @@ def test_leaderboard_puts_dense_first_and_marks_the_best(run, stored):
     assert "2/3" in out  # one trial of magnitude at 0.6 failed
 
 
-def test_leaderboard_fits_a_hundred_columns(run, stored):
+@pytest.mark.parametrize("width", [80, 120, 200])
+def test_leaderboard_fits_the_terminal_and_breaks_no_name(
+    run, stored, monkeypatch, width
+):
+    monkeypatch.setenv("COLUMNS", str(width))
     out = run("leaderboard", stored).stdout
-    assert max(map(len, out.splitlines())) <= 100
+    assert max(map(len, out.splitlines())) <= width
     assert "…" not in out  # nothing is cut off
+    assert {"dense", "svd", "magnitude"} <= set(out.split())
+    assert ("seeds" in out) == (width > 100)
+
+
+@pytest.mark.parametrize(
+    ("words", "variables", "colored"),
+    [
+        ((), {}, True),
+        ((), {"NO_COLOR": "1"}, False),
+        ((), {"TERM": "dumb"}, False),
+        (("--color", "never"), {}, False),
+        (("--color", "always"), {"NO_COLOR": "1"}, True),
+    ],
+)
+def test_colours_obey_the_terminal(
+    stored, capsys, monkeypatch, words, variables, colored
+):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    with pytest.raises(SystemExit):
+        main([*words, "leaderboard", "--store", stored.uri])
+    assert ("\x1b[" in capsys.readouterr().out) == colored
 
 
 def test_leaderboard_gives_json_and_csv(run, stored):

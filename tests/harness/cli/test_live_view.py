@@ -40,3 +40,29 @@ def test_cut_prompts_are_a_warning_and_whole_ones_are_none():
     assert warning(cut(2.0)).startswith("2 of 6 prompts are longer than the model")
     assert warning(cut(0.0)) == ""
     assert warning([Measurement(metric="acc", value=1.0)]) == ""
+
+
+def test_the_time_left_begins_with_the_forecast_and_follows_the_trials(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("harness.cli.live_view.time.monotonic", lambda: now[0])
+    view = View(4, Console(width=200), expected=40.0)
+    assert view.left() == 40.0
+    now[0] = 30.0  # the forecast said 10 s per trial, and the first took 30 s
+    view.event(None, trial("svd"), Event(what="ended", status="ok", seconds=30.0))
+    assert view.left() == 60.0
+    now[0] = 100.0  # a trial that runs for long is no reason to forget the rest
+    assert "left" in view.pace()
+    assert View(4, Console(width=200)).pace() == "waiting for the first result"
+
+
+def test_an_interrupt_is_answered_at_once_with_what_it_waits_for(monkeypatch, capfd):
+    now = [0.0]
+    monkeypatch.setattr("harness.cli.live_view.time.monotonic", lambda: now[0])
+    view = View(4, Console(width=200))
+    view.event(None, trial("svd"), Event(what="ended", status="ok", seconds=40.0))
+    view.event(None, trial("dense"), Event(what="started"))
+    now[0] = 10.0
+    view.stopping()
+    assert capfd.readouterr().err == (
+        "stopping after 1 running trial (about 30.0 s); Ctrl-C again stops now\n"
+    )

@@ -63,8 +63,9 @@ def test_times_of_two_hosts_are_not_ranked_together(empty):
     text = _shown(_hosts(empty), mixed=False)
     assert text.count("mlp on latency") == 2
     assert "one of 2 protocols: at-alpha host=alpha" in text
-    # magnitude at 12 ms on beta is second there, behind svd's 8; on alpha svd is alone.
-    assert len(re.findall(r"^★ +svd", text, re.M)) == 2
+    # magnitude at 12 ms on beta is second there, behind svd's 8; on alpha svd is alone
+    # and gets no star.
+    assert len(re.findall(r"^★ +svd", text, re.M)) == 1
 
 
 def test_told_to_mix_one_board_ranks_all_and_says_in_what_they_differ(empty):
@@ -209,7 +210,7 @@ def test_a_line_stands_between_ratios_and_the_best_of_each_is_marked(empty):
 
     # One empty line after dense and one after the two methods at 0.2, none elsewhere.
     assert [bool(words) for words in seen] == [True, False, True, True, False, True]
-    assert [words[0] for words in seen if words] == ["dense", "★", "magnitude", "★"]
+    assert [words[0] for words in seen if words] == ["dense", "★", "magnitude", "svd"]
     dense, best, second, only = (line for line in body if _plain(line).strip())
     assert dense.startswith("\x1b[3m")  # in italics
     assert best.startswith("\x1b[1;32m")  # bold and green
@@ -291,3 +292,15 @@ def test_failed_lost_and_missing_trials_count_in_their_own_row_only(empty):
         (None, "float32"): "1/2",
         (None, "bfloat16"): "1/2",
     }
+
+
+def test_no_star_without_a_rival_and_none_on_a_useless_result():
+    def made(method, ratio, place, recovery):
+        return {"method": method, "ratio": ratio, "place": place, "recovery": recovery}
+
+    best, second = made("svd", 0.2, 1, 0.9), made("magnitude", 0.2, 2, 0.5)
+    wreck, worse = made("svd", 0.5, 1, 0.1), made("magnitude", 0.5, 2, 0.05)
+    dense, alone = made("dense", 0.0, 1, 1.0), made("svd", 0.7, 1, 0.8)
+    unknown, other = made("svd", 0.8, 1, None), made("magnitude", 0.8, 2, None)
+    rows = [dense, best, second, wreck, worse, alone, unknown, other]
+    assert [row for row in rows if leaderboard.is_best(row, rows)] == [best, unknown]
