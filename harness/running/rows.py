@@ -29,7 +29,7 @@ def fault(row: Mapping[str, Any]) -> str | None:
     """Why a row does not fit the table of trials; None if it fits.
 
     Args:
-        row: Columns of ``results.schema.TRIALS``.
+        row: Values by column of ``results.schema.TRIALS``.
 
     Returns:
         The error in words.

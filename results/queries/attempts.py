@@ -17,7 +17,7 @@ class Attempt:
     Args:
         attempt: Id of the attempt.
         trial: Id of the trial that it executed.
-        status: One of ``results.schema.STATUSES``.
+        status: Status of the attempt, one of ``results.schema.STATUSES``.
         error_class: ``infra``, ``oom`` ...; None for an attempt without an error.
         code_digest: Digest of the code that ran it.
     """

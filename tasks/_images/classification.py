@@ -157,7 +157,7 @@ def classification(logits: Tensor, labels: Tensor) -> Iterator[Measurement]:
 
     Args:
         logits: Shape ``(n, classes)``; minus infinity marks an excluded class.
-        labels: Shape ``(n,)``.
+        labels: True classes, shape ``(n,)``.
 
     Yields:
         See ``ImageTask.evaluate``.

@@ -59,7 +59,7 @@ def refit_released(
             columns bring the directions to the scale of the singular values, where the
             released code solves; which directions are ignored depends on it.
         right: R, shape ``(rank, in)``; it stays as it is.
-        inputs: Shape ``(tokens, in)``.
+        inputs: Inputs of the layer, shape ``(tokens, in)``.
 
     Returns:
         Shape ``(out, rank)``, in the dtype of ``right``.
