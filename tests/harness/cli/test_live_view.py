@@ -50,7 +50,7 @@ def test_the_time_left_begins_with_the_forecast_and_follows_the_trials(monkeypat
     now[0] = 30.0  # the forecast said 10 s per trial, and the first took 30 s
     view.event(None, trial("svd"), Event(what="ended", status="ok", seconds=30.0))
     assert view.left() == 60.0
-    now[0] = 100.0  # a long trial must not hide the rest
+    now[0] = 100.0  # a long trial does not hide the time that is left
     assert "left" in view.pace()
     assert View(4, Console(width=200)).pace() == "waiting for the first result"
 
