@@ -78,3 +78,24 @@ def toys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     registry._load_external.cache_clear()
     registry.discover.cache_clear()
     return counts
+
+
+@pytest.fixture(autouse=True)
+def _no_trace_in_the_process():
+    """Fail the test that leaves the state of torch changed, not the tests after it."""
+    import torch
+
+    def state() -> tuple[object, ...]:
+        return (
+            torch.is_grad_enabled(),
+            torch.is_inference_mode_enabled(),
+            torch.get_default_dtype(),
+            torch.are_deterministic_algorithms_enabled(),
+        )
+
+    before = state()
+    yield
+    after = state()
+    torch.set_grad_enabled(before[0])  # type: ignore[arg-type]
+    torch.set_default_dtype(before[2])  # type: ignore[arg-type]
+    assert after == before, "this test changed the state of torch"

@@ -114,7 +114,7 @@ def test_a_shell_reads_the_slurm_script():
 
 
 def test_every_documented_path_authenticates_and_names_files_that_exist():
-    page = (ROOT / "docs" / "cluster.md").read_text()
+    page = (ROOT / "docs" / "how-to" / "cluster.md").read_text()
 
     named = set(re.findall(r"(?:deploy|tests/cluster)/\w+\b(?:\.\w+)?", page))
     assert {"deploy/kuberay.yaml", "deploy/slurm.sh", "deploy/Dockerfile"} <= named

@@ -24,7 +24,7 @@ MEASURED = """
 models: [toy]
 methods: [toy_drop]
 ratios: [0.5]
-tasks: [fresh_one, {name: fresh_one, threshold: 10}]
+tasks: [fresh_one, {name: fresh_one, threshold: 20}]
 """
 
 

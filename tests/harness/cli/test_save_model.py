@@ -37,7 +37,7 @@ def ran(tmp_path_factory, model):
     """A store with finished trials of one classifier and one language model."""
     folder = tmp_path_factory.mktemp("run")
     path, store = folder / "grid.yaml", folder / "store"
-    task = {"name": "text_perplexity", "text": "pydoc", "window": 32, "limit": 2}
+    task = {"name": "text_perplexity", "text": "pydoc-test", "window": 32, "limit": 2}
     block = {
         "models": [str(model)],
         "methods": ["dense", "basis_sharing"],
@@ -66,7 +66,7 @@ def test_a_saved_trial_loads_and_measures_the_same_and_generates(ran, tmp_path):
     loaded = saved_model.load(folder)
     from tasks.text_perplexity import TextPerplexity
 
-    task = TextPerplexity(text="pydoc", window=32, limit=2)
+    task = TextPerplexity(text="pydoc-test", window=32, limit=2)
     losses = {m.metric: m.value for m in task.evaluate(loaded)}
     assert losses["loss"] == row["value"]
     ids = loaded.encode("hello")[None]

@@ -124,7 +124,7 @@ def test_a_method_that_dies_or_spoils_its_process_harms_no_other(tmp_path, toys)
     ("address", "reason"),
     [
         ("127.0.0.1:1", "nothing answers at 127.0.0.1:1"),
-        ("nowhere", "is not one of 'local', 'auto', HOST:PORT"),
+        ("nowhere", "is not one of 'local', 'auto', 'inline', HOST:PORT"),
         ("127.0.0.1:99999", "99999"),
     ],
 )

@@ -23,8 +23,12 @@ def state(monkeypatch: pytest.MonkeyPatch):
     """A remembered state, restored at the end whatever the test does."""
     found = GlobalState()
     found.begin()
+    grad, threads = torch.is_grad_enabled(), torch.get_num_threads()
     yield found
     found.restore("the end")
+    # A test may begin with another state.
+    torch.set_grad_enabled(grad)
+    torch.set_num_threads(threads)
 
 
 # What says that one kind of spoiling is over.

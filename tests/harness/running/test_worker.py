@@ -190,7 +190,7 @@ def test_stop_after_the_first_failure_leaves_the_rest_missing(tmp_path, toys):
         max_failures=1,
     ).run()
 
-    assert outcome.stopped == "1 trials failed"
+    assert outcome.stopped == "1 trial failed"
     assert outcome.failures == 1
     assert sum(outcome.counts.values()) < plan.trials
     again = plans.make(grids.read(path), statuses=read_statuses(store))
