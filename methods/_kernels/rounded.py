@@ -209,7 +209,8 @@ def matrices(ctx: Context, net: nn.Module) -> dict[str, nn.Module]:
     for path, owner in ctx.model.with_net(net).modules():
         for name, module in owner.named_modules():
             plain = isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
-            if plain:
+            # All rows of a pivoted layer may be pivots: nothing is left to mix.
+            if plain and matrix(module).numel():
                 found[f"{path}.{name}" if name else path] = module
     if not found:
         raise Unsupported(

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,7 +10,8 @@ from torch import nn
 from harness.core import BenchError
 from harness.registry import discover, find
 from harness.toolkit import saved_model
-from methods._kernels.low_rank.factors import linears, matrix
+from methods._kernels.low_rank.factors import Group, linears, matrix
+from methods._kernels.low_rank.pivots import install_pivoted
 from methods._kernels.rounded import Rounded
 from methods.round_to_nearest import rounded
 
@@ -156,7 +159,6 @@ LOW_RANK = [
 @pytest.mark.parametrize("first", LOW_RANK)
 @pytest.mark.parametrize("ratio", [0.02, 0.5])
 def test_whatever_a_low_rank_method_leaves_can_be_rounded(first, ratio, tmp_path):
-    # At 0.02 some matrices keep full rank: a pivoted layer has no rows but its pivots.
     ctx = context(tiny("llama"), tmp_path)
     method = chain(first, {"name": "round_to_nearest", "bits": 8})
     alone = find("method", first).build({})
@@ -166,3 +168,24 @@ def test_whatever_a_low_rank_method_leaves_can_be_rounded(first, ratio, tmp_path
     off = (logits(net) - logits(plain)).abs().max() / logits(plain).abs().max()
     assert 0 < off < 0.1  # a step of 8 bits is 1/127 of the largest weight of a row
     assert any(isinstance(m, Rounded) for m in net.modules())
+
+
+@pytest.mark.parametrize("name", ["round_to_nearest", "gptq"])
+def test_a_layer_whose_rows_are_all_pivots_can_be_rounded(name, tmp_path):
+    # The rows of the keys are an identity, those of the queries are small: the pivots
+    # of the group are the keys' rows, and the keys' layer has no other row to mix.
+    ctx = context(tiny("llama"), tmp_path)
+    net = ctx.dense()
+    names = ("model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.k_proj")
+    query, key = (matrix(net.get_submodule(n)) for n in names)
+    left = torch.cat([1e-3 * query[:, : len(key)], torch.eye(len(key))])
+    install_pivoted(net, Group(names), left, key.detach().clone())
+    assert net.get_submodule(names[1]).mix.weight.shape[0] == 0
+    here = replace(ctx, model=ctx.model.with_net(net))
+
+    method = find("method", name).build({"bits": 8})
+    (ratio,) = method.ratios()
+    done = method.compress(None, ratio, here).eval()
+
+    off = (logits(done) - logits(net)).abs().max() / logits(net).abs().max()
+    assert 0 < off < 0.1
