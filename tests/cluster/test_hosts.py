@@ -122,7 +122,7 @@ def test_a_closed_terminal_ends_nothing_and_cancel_drains(lab):
     out, err = second.communicate(timeout=30)
 
     assert second.returncode == 130
-    assert f"{job} goes on" in err
+    assert f"{job} is still running" in err
     code, out, err = lab.type("cancel", job)
     assert code == 0, err
     assert "running trials finish" in err

@@ -75,7 +75,7 @@ def test_an_offline_process_finds_what_was_prepared_and_the_lock_names_it(grid, 
     name = lock.key("task", "text_perplexity", trial.task.options)
     assert locked[f"model {grid.parent / 'model'}"] == trial.model.revision
     assert locked[name] == trial.task.revision
-    assert locked["text pydoc"].startswith("sha256:")
+    assert locked["text pydoc-train"].startswith("sha256:")
     assert len(said.out.splitlines()) == len(locked) == 3
 
 
