@@ -1,6 +1,6 @@
 """Restores the state of this process that plugins share, after each trial.
 
-What is restored and what is not is listed in docs/isolation.md.
+What is restored and what is not is listed in docs/explanation/isolation.md.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """What identifies a file, a folder or a text: its content, hashed once and remembered.
 
-Every input of a trial that is read from a disk is identified here; ``docs/identity.md``
-lists the inputs and says what happens when one of them changes.
+Every input of a trial that is read from a disk is identified here. The page
+``docs/explanation/identity.md`` lists the inputs and says what happens when one of them
+changes.
 """
 
 from __future__ import annotations
