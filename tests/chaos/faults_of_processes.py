@@ -134,7 +134,7 @@ def device_exhausted(folder: Path) -> Outcome:
     return _troubled(folder, "oom", "out_of_memory", 0)
 
 
-@fault("a number is NaN", in_ci=True)
+@fault("a number is NaN")
 def not_a_number(folder: Path) -> Outcome:
     """The weights of a trial turn into NaN, once."""
     return _troubled(folder, "nan", "failed", 3)
@@ -157,7 +157,7 @@ def _troubled(folder: Path, how: str, status: str, ended: int) -> Outcome:
         return outcome
 
 
-@fault("two drivers started at once", in_ci=True)
+@fault("two drivers started at once")
 def two_drivers(folder: Path) -> Outcome:
     """The same line typed twice in the same moment: one runs, one says who does."""
     with scene(folder, words=INLINE) as it:

@@ -17,7 +17,7 @@ from results.queries.db import ask
 from results.storage.store import open_store
 
 
-@fault("store's disk full", in_ci=True)
+@fault("store's disk full")
 def disk_full(folder: Path) -> Outcome:
     """The file system of the store fills up; later there is room again."""
     with disk(folder) as place, scene(folder, store=f"{place}/store") as it:
@@ -48,7 +48,7 @@ def read_only(folder: Path) -> Outcome:
         return outcome
 
 
-@fault("store slow", in_ci=True)
+@fault("store slow")
 def slow(folder: Path) -> Outcome:
     """Every write takes a second."""
     with scene(folder, seconds=0.01, words=INLINE) as it:
@@ -59,7 +59,7 @@ def slow(folder: Path) -> Outcome:
         return it.outcome()
 
 
-@fault("object store answers 503", in_ci=True)
+@fault("object store answers 503")
 def unavailable(folder: Path) -> Outcome:
     """An S3 endpoint answers 503 to everything for eight seconds, then heals."""
     with _bucket(folder) as (bucket, it):
@@ -87,7 +87,7 @@ def gone(folder: Path) -> Outcome:
         return it.outcome()
 
 
-@fault("a Parquet file cut off", in_ci=True)
+@fault("a Parquet file cut off")
 def cut_off(folder: Path) -> Outcome:
     """One file of finished rows loses its second half while a grid runs."""
     with scene(folder, words=INLINE) as it:
@@ -103,7 +103,7 @@ def cut_off(folder: Path) -> Outcome:
         return it.outcome()
 
 
-@fault("an artifact corrupted", in_ci=True)
+@fault("an artifact corrupted")
 def corrupted(folder: Path) -> Outcome:
     """A bit of a trained checkpoint changes between two runs."""
     text = (
@@ -128,7 +128,7 @@ def corrupted(folder: Path) -> Outcome:
         return it.outcome()
 
 
-@fault("clocks differ", in_ci=True)
+@fault("clocks differ")
 def clocks(folder: Path) -> Outcome:
     """A run on a machine a day ahead is killed and goes on on one a day behind."""
     once = folder / "once"
