@@ -36,7 +36,7 @@ def submit(
     """Run GRID on a Ray cluster, as a job that outlives this terminal.
 
     Ships this code, the grid file with its lock, and SHRINKGRID_PLUGINS; shows the
-    log. Ctrl-C detaches. Exit status: that of the run.
+    log. Ctrl-C detaches. Exit status: that of the run; 130 after Ctrl-C or `cancel`.
     """
     from harness.planning import grid as grids
     from harness.planning.configured_plugin import tolerate_unseen
@@ -117,7 +117,7 @@ def _jobs(cluster: str) -> Jobs:
 def attach(job: str | None, cluster: str) -> int:
     """Show the log of JOB (by default the newest) until it ends.
 
-    Exit status: that of the run.
+    Exit status: that of the run; 130 after Ctrl-C or `cancel`.
     """
     jobs = _jobs(cluster)
     return _follow(jobs, job or _newest(jobs))
@@ -151,6 +151,8 @@ def cancel(job: str, cluster: str) -> int:
 
 def _follow(jobs: Jobs, job: str) -> int:
     """The log to stdout; returns the exit status of the run."""
+    from harness.cli import INTERRUPTED
+
     try:
         jobs.state(job)  # refuses a job that is not there
         ended = jobs.follow(job, lambda text: click.echo(text, nl=False))
@@ -161,16 +163,18 @@ def _follow(jobs: Jobs, job: str) -> int:
             f"log, `shrinkgrid cancel {at}` ends it",
             err=True,
         )
-        return 130
+        return INTERRUPTED
     return _status(job, ended)
 
 
 def _status(job: str, ended: State) -> int:
-    from harness.cli import COMPLETE, INTERNAL_ERROR, TRIALS_FAILED
+    from harness.cli import COMPLETE, INTERNAL_ERROR, INTERRUPTED
 
+    # Ray forgets the exit status of a job that it stopped, so say what a drained `run`
+    # says itself.
     if ended.status == "STOPPED":
         click.echo(f"{job} was cancelled; the same `submit` resumes it", err=True)
-        return TRIALS_FAILED
+        return INTERRUPTED
     if ended.exit_status is not None:
         return ended.exit_status
     if ended.status == "SUCCEEDED":

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from harness.cli import _status
+from harness.cli import submit as submit_verbs
 from harness.executors import job_server, shipping
 
 GRID = "models: [toy]\nmethods: [dense]\ntasks: [toy_sum]\n"
@@ -134,6 +135,38 @@ import harness, methods, tasks, results
 print(harness.__file__)
 main(["plan", "grid.yaml", "--store", "none", "--json"])
 """
+
+
+@pytest.mark.parametrize(
+    ("status", "of_the_run", "shown", "says"),
+    [
+        ("SUCCEEDED", 0, 0, ""),
+        ("SUCCEEDED", None, 0, ""),
+        ("FAILED", 3, 3, ""),
+        ("FAILED", 2, 2, ""),
+        ("FAILED", None, 1, "error: Ray could not run job1: no such file"),
+        # Ray stores no exit status for a job that was cancelled.
+        ("STOPPED", None, 130, "job1 was cancelled; the same `submit` resumes it"),
+    ],
+)
+def test_attach_ends_as_the_run_ended(
+    monkeypatch, capsys, status, of_the_run, shown, says
+):
+    ended = job_server.State(status=status, exit_status=of_the_run, says="no such file")
+
+    class Ended:
+        address = "http://127.0.0.1:8265"
+
+        def state(self, job: str) -> job_server.State:
+            return ended
+
+        def follow(self, job: str, show: object) -> job_server.State:
+            return ended
+
+    monkeypatch.setattr(submit_verbs, "_jobs", lambda cluster: Ended())
+
+    assert _status(["attach", "job1"]) == shown
+    assert capsys.readouterr().err.strip() == says
 
 
 class Broken:
