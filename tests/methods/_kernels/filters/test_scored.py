@@ -1,0 +1,46 @@
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import ClassVar
+
+import pytest
+import torch
+
+from methods._kernels.filters import scored, surgery
+
+
+@dataclass(frozen=True, kw_only=True)
+class Brightness(scored.Scored):
+    """Scores every filter by the sum of the labels of a batch."""
+
+    stream: ClassVar[str] = "brightness"
+
+    def score(self, net, found, images, labels):
+        assert not net.training
+        return {g.name: labels.sum() * torch.arange(g.size) for g in found}
+
+
+@pytest.mark.parametrize("fields", [{"batches": 0}, {"batch_size": 0}])
+def test_scores_over_nothing_are_refused(fields):
+    with pytest.raises(ValueError, match="both are at least 1"):
+        Brightness(**fields)
+
+
+def test_fit_is_the_mean_over_the_batches_that_there_are(monkeypatch):
+    net = torch.nn.Conv2d(1, 4, 3).train()
+    batches = [(torch.zeros(2, 1, 3, 3), torch.tensor([1, n])) for n in (1, 3, 8)]
+    asked = []
+
+    def given(ctx, stream, count, size):
+        asked.append((stream, count, size))
+        return batches
+
+    group = SimpleNamespace(name="conv", size=4)
+    monkeypatch.setattr(surgery, "groups", lambda model, net: [group])
+    monkeypatch.setattr(surgery, "batches", given)
+    ctx = SimpleNamespace(dense=lambda: net, device=torch.device("cpu"))
+
+    found = Brightness(batches=10, batch_size=7).fit(None, ctx)
+
+    assert asked == [("brightness", 10, 7)]
+    # Sums of labels 2, 4, 9: their mean is 5.
+    assert found["conv"].tolist() == [0, 5, 10, 15]
