@@ -86,7 +86,7 @@ def test_output_curvature_is_the_mean_outer_product_on_the_smaller_side(names, t
         outputs = {}
         for name in names:
             run.get_submodule(name).register_forward_hook(
-                lambda _, args, out, name=name: outputs.__setitem__(name, out)
+                lambda _, args, out, name=name, to=outputs: to.__setitem__(name, out)
             )
         loss = loss_of(run, window)
         gradients = torch.autograd.grad(loss, [outputs[n] for n in names])

@@ -1,4 +1,4 @@
-"""Matrices with a posterior: start values, moments and divergences by their formulas."""
+"""Matrices with a posterior: start values, moments, divergences by their formulas."""
 
 import math
 
