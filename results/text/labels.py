@@ -81,12 +81,17 @@ def method_label(row: Mapping[str, Any]) -> str:
 
 
 def _short_content(calibration: str) -> str:
-    """Calibration options with six digits of the content of the text.
+    """Calibration options with the text and six digits of its content as one value.
+
+    The name of the default text is left out.
 
     >>> _short_content('{"content":"sha256:0123456789abcdef","samples":8}')
-    '{"content": "012345", "samples": 8}'
+    '{"text": "012345", "samples": 8}'
+    >>> _short_content('{"content":"sha256:0123456789abcdef","text":"/data/news.txt"}')
+    '{"text": "news.txt@012345"}'
     """
     given = json_reader.mapping(calibration)
-    if "content" in given:
-        given["content"] = str(given["content"]).removeprefix("sha256:")[:6]
-    return json.dumps(given)
+    text = str(given.pop("text", "")).rpartition("/")[2]
+    digits = str(given.pop("content", "")).removeprefix("sha256:")[:6]
+    named = "@".join(part for part in (text, digits) if part)
+    return json.dumps({"text": named, **given} if named else given)

@@ -231,7 +231,7 @@ def test_the_treated_share_stands_beside_what_was_achieved(empty):
 def test_calibrations_on_texts_of_other_content_are_told_apart():
     one = {"method": "svd_llm", "method_options": "{}", "dtype": "float32"}
     one |= {"calibration": '{"content":"sha256:0123456789abcdef","samples":8}'}
-    assert method_label(one) == "svd_llm content=012345 samples=8"
+    assert method_label(one) == "svd_llm text=012345 samples=8"
 
 
 def identity(**fields):
