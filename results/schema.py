@@ -79,6 +79,7 @@ TRIALS = {
     "threads": "BIGINT",
     "node": "VARCHAR",
     "schema_version": "BIGINT",
+    "checked": "BOOLEAN",  # true: no number of the row is in the view left_out
     "measurements": "MEASUREMENT[]",
 }
 

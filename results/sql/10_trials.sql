@@ -3,9 +3,11 @@
 CREATE VIEW trials AS
 SELECT * EXCLUDE (measurements) FROM stored.trials;
 
--- The metrics of which a trial has several final numbers; empty for most trials.
-CREATE MACRO repeated_metrics(measured) AS (
-    CASE WHEN list_unique([m.metric FOR m IN measured IF m.step IS NULL])
+-- The metrics of which a trial has several final numbers; empty for most trials. The
+-- writer looked at the numbers of a checked trial, which is much faster.
+CREATE MACRO repeated_metrics(measured, checked) AS (
+    CASE WHEN checked THEN []::VARCHAR[]
+         WHEN list_unique([m.metric FOR m IN measured IF m.step IS NULL])
               = len([m.metric FOR m IN measured IF m.step IS NULL])
          THEN []::VARCHAR[]
          ELSE [m.metric FOR m IN measured

@@ -26,6 +26,8 @@ WITH finished AS (
     FROM finished GROUP BY model, model_options HAVING count(DISTINCT revision) > 1
 )
 SELECT trial FROM finished
+-- Few points have several trials: only these are sorted.
+SEMI JOIN (SELECT point FROM finished GROUP BY point HAVING count(*) > 1) USING (point)
 QUALIFY row_number() OVER (
     PARTITION BY point ORDER BY started_at DESC NULLS LAST, attempt DESC
 ) > 1

@@ -19,7 +19,8 @@ WITH final AS (
            list_filter(measurements, lambda x: x.step IS NULL AND x.metric = m.metric)
                AS same
     FROM (SELECT *, unnest(measurements) AS m
-          FROM stored.newest ANTI JOIN stored.superseded USING (trial) WHERE status = 'ok')
+          FROM stored.newest ANTI JOIN stored.superseded USING (trial)
+          WHERE status = 'ok' AND NOT coalesce(checked, false))
     WHERE m IS NOT NULL AND m.step IS NULL
 )
 SELECT * EXCLUDE (same),

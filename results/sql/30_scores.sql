@@ -8,7 +8,7 @@ SELECT * EXCLUDE (m, repeated), m.metric, m.value, m.unit, m.goal,
        m.n
 FROM (
     SELECT * EXCLUDE (measurements), unnest(measurements) AS m,
-           repeated_metrics(measurements) AS repeated
+           repeated_metrics(measurements, checked) AS repeated
     FROM stored.newest ANTI JOIN stored.superseded USING (trial) WHERE status = 'ok'
 )
 WHERE m.step IS NULL AND abs(m.value) < 1e150 AND m.metric NOT IN repeated

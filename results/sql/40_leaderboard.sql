@@ -32,7 +32,7 @@ WITH stored_once AS MATERIALIZED (  -- see results.queries.db.create_views
            hash(task, task_options, protocol, model, model_options, ratio, ratio_of,
                 method, method_options, calibration, dtype) AS configuration,
            CASE WHEN status <> 'ok' THEN identity END AS identity,
-           measurements
+           checked, measurements
     FROM stored.trials
 ), revised AS (  -- models whose weights changed, with their newest revision
     SELECT model, model_options, arg_max(revision, started_at) AS newest_revision
@@ -58,7 +58,7 @@ WITH stored_once AS MATERIALIZED (  -- see results.queries.db.create_views
            CASE WHEN m.stderr >= 0 AND m.stderr < 1e150 THEN m.stderr END AS sample_stderr
     FROM (
         SELECT * EXCLUDE (measurements), unnest(measurements) AS m,
-               repeated_metrics(measurements) AS repeated,
+               repeated_metrics(measurements, checked) AS repeated,
                generate_subscripts(measurements, 1) AS position
         FROM stored_once ANTI JOIN losers USING (attempt)
         WHERE status = 'ok'

@@ -23,6 +23,7 @@ from results.storage.folder import Folder
 from results.text import json_reader
 
 FORMAT = "format.json"
+_TOO_LARGE = 1e150  # squares of such numbers overflow
 _CHUNK = 1000  # rows of a plan that are in memory at a time
 # One row a file: dictionaries, statistics and compression cost more than they save.
 # `compact` writes large files with all three.
@@ -90,7 +91,8 @@ class Store:
             _check_finite(row)
         attempt = str(rows[0]["attempt"])
         kept = [{"attempt": attempt, **sample} for sample in samples]
-        trials = [{"schema_version": SCHEMA_VERSION, **row} for row in rows]
+        always = {"schema_version": SCHEMA_VERSION}
+        trials = [{**always, **row, "checked": _ranks(row)} for row in rows]
         if kept:
             self._write("samples", attempt, [kept])
         self._write("trials", attempt, [trials])
@@ -314,6 +316,25 @@ def _check_finite(row: Mapping[str, Any]) -> None:
                 f"{one['metric']} of trial {row.get('trial')} is {one['value']}; only "
                 "finite numbers are stored; leave missing values out"
             )
+
+
+def _ranks(row: Mapping[str, Any]) -> bool:
+    """Whether every number of a row can be ranked: see the view ``left_out``.
+
+    Readers look at each number of a row where this is not stored, as in rows of other
+    programs and of older versions; that takes most of the time of a leaderboard.
+    """
+    labels = [row.get(name) for name in ("method", "model", "task", "ratio")]
+    final = [m for m in row.get("measurements") or () if m.get("step") is None]
+    names = [one.get("metric") for one in final]
+    return (
+        None not in labels
+        and math.isfinite(row["ratio"])
+        and None not in names
+        and len(set(names)) == len(names)
+        and all(abs(one["value"]) < _TOO_LARGE for one in final)
+        and all(0 <= (one.get("stderr") or 0) < _TOO_LARGE for one in final)
+    )
 
 
 def _columns_digest() -> str:

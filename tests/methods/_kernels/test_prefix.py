@@ -18,7 +18,7 @@ def test_each_block_sees_the_compressed_blocks_before_it(tmp_path, family):
     names = sorted(linears(model))
     seen = []
 
-    for name, statistics in behind_prefix(net, ctx, names):
+    for name, statistics in behind_prefix(net, ctx, reversed(names)):
         expected = inputs_behind(ctx, net, block_of(name))[name]
         gram = expected.T @ expected / len(expected)
         torch.testing.assert_close(
@@ -33,6 +33,7 @@ def test_each_block_sees_the_compressed_blocks_before_it(tmp_path, family):
     assert sorted(seen) == names
     blocks = [block_of(name) for name in seen]
     assert blocks == sorted(blocks), "block after block"
+    assert seen == sorted(seen), "in one order, whatever the order of the names"
 
 
 def test_compressed_inputs_are_those_of_the_block_as_it_is_when_it_is_reached(tmp_path):

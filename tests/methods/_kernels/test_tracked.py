@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from harness.core import Unsupported
+from methods._kernels import tracked
 from methods._kernels.counter import normals
 from methods._kernels.tracked import Tracked, flatten, initial_of
 
@@ -67,32 +68,32 @@ def test_shared_parameters_are_refused():
 def test_only_tracked_weights_differ_from_their_initial_values_times_the_factor():
     net = Small().eval()
     initial = initial_of(net, seed=3, gain=1.0)
-    tracked = Tracked(net, seed=3, gain=1.0, factor=0.5, k=4)
+    made = Tracked(net, seed=3, gain=1.0, factor=0.5, k=4)
     places = torch.tensor([40, 0, 33, 12])
     values = torch.tensor([1.0, 2.0, 3.0, 4.0])
 
-    tracked.track(places, values)
+    made.track(places, values)
 
     expected = initial.at(torch.arange(42)) * 0.5
     expected[places] = values
     parts = dict(zip(SIZES, expected.split(list(SIZES.values())), strict=True))
     for name, value in parts.items():
         owner, _, leaf = name.rpartition(".")
-        found = getattr(tracked.net.get_submodule(owner), leaf)
+        found = getattr(made.net.get_submodule(owner), leaf)
         assert torch.equal(found.flatten(), value), name
-    assert tracked.weights()["values"].tolist() == [1, 2, 3, 4]
-    assert tracked.indices.dtype == torch.int32
+    assert made.weights()["values"].tolist() == [1, 2, 3, 4]
+    assert made.indices.dtype == torch.int32
 
 
 def test_a_file_holds_values_places_and_running_statistics_alone():
     torch.manual_seed(0)
     net = Small()
     net(torch.randn(8, 2, 4, 4))  # moves the running statistics
-    tracked = Tracked(net.eval(), seed=9, gain=1.0, factor=1.0, k=2)
-    tracked.track(torch.tensor([1, 30]), torch.tensor([0.5, -0.5]))
+    made = Tracked(net.eval(), seed=9, gain=1.0, factor=1.0, k=2)
+    made.track(torch.tensor([1, 30]), torch.tensor([0.5, -0.5]))
 
-    stored = tracked.pack()
-    fresh = Tracked.wrap(Small().eval(), **tracked.spec())
+    stored = made.pack()
+    fresh = Tracked.wrap(Small().eval(), **made.spec())
     fresh.unpack(stored)
 
     assert set(stored) == {"values", "indices"} | {
@@ -101,4 +102,15 @@ def test_a_file_holds_values_places_and_running_statistics_alone():
     images = torch.randn(5, 2, 4, 4)
     with torch.no_grad():
         # Regenerated from the same seed by the same operations: equal to the last bit.
-        assert torch.equal(fresh(images), tracked(images))
+        assert torch.equal(fresh(images), made(images))
+
+
+@pytest.mark.parametrize(
+    ("count", "kind"), [(2**31 - 1, torch.int32), (2**31, torch.int64)]
+)
+def test_places_take_four_bytes_as_long_as_they_fit(monkeypatch, count, kind):
+    monkeypatch.setattr(tracked.Initial, "__len__", lambda self: count)
+
+    made = Tracked(Small().eval(), seed=0, gain=1.0, factor=1.0, k=3)
+
+    assert made.indices.dtype == kind

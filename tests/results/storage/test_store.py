@@ -354,3 +354,39 @@ def test_a_reader_of_other_code_does_not_register_its_columns(empty, monkeypatch
     assert columns == [*json.loads(before)["columns"], "other"]
     open_store(empty.folder.local, create=True)
     assert json.loads(path.read_text())["columns"] == columns  # once is enough
+
+
+@pytest.mark.parametrize(
+    ("change", "checked"),
+    [
+        ({}, True),
+        ({"status": "failed", "measurements": None}, True),
+        ({"measurements": [{"metric": "a", "value": 1.0, "stderr": None}]}, True),
+        ({"measurements": [{"metric": "a", "value": 1e149, "stderr": 0.0}]}, True),
+        ({"measurements": [{"metric": "a", "value": -1e150}]}, False),
+        ({"measurements": [{"metric": "a", "value": 1.0, "stderr": -0.1}]}, False),
+        ({"measurements": [{"metric": "a", "value": 1.0, "stderr": 1e150}]}, False),
+        ({"measurements": [{"metric": None, "value": 1.0}]}, False),
+        ({"measurements": [{"metric": "a", "value": v} for v in (1.0, 2.0)]}, False),
+        # A curve has many numbers of one metric.
+        (
+            {
+                "measurements": [
+                    {"metric": "a", "value": 1.0, "step": step} for step in (None, 1, 2)
+                ]
+            },
+            True,
+        ),
+        ({"method": None}, False),
+        ({"ratio": None}, False),
+        ({"task": None}, False),
+        ({"model": None}, False),
+    ],
+)
+def test_a_row_says_whether_rankings_can_use_all_of_its_numbers(empty, change, checked):
+    empty.append(row("one", measured={"accuracy": 0.5}) | change)
+
+    assert ask(empty, "SELECT checked FROM trials").rows == [(checked,)]
+    # What is checked is what the view leaves out nothing of.
+    left = ask(empty, "SELECT count(*) FROM left_out").rows
+    assert (left == [(0,)]) == checked

@@ -38,6 +38,7 @@ def test_the_posterior_starts_at_the_stated_values_at_every_rate(rate):
     logits = rate * layer.logits
     assert logits.abs().max() <= 0.1
     assert logits.std() > 0.02
+    assert layer.temperature == 1
 
 
 @pytest.mark.parametrize(
