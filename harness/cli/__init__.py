@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import signal
 import sys
 import traceback
 from typing import Any
@@ -118,8 +119,12 @@ def _status(arguments: list[str] | None) -> int:
         complain(why.errors, why.where)
         return USER_ERROR
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted: finished trials are stored", err=True)
-        return INTERRUPTED
+        return _interrupted()
+    except SystemExit as ended:
+        # Ray sets a handler of SIGTERM that exits with the number of the signal.
+        if ended.code != signal.SIGTERM:
+            raise
+        return _interrupted()
     except BrokenPipeError:  # `shrinkgrid sql ... | head`
         sys.stderr.close()
         return COMPLETE
@@ -128,6 +133,11 @@ def _status(arguments: list[str] | None) -> int:
     except Exception:
         return _internal_error()
     return returned if isinstance(returned, int) else COMPLETE
+
+
+def _interrupted() -> int:
+    click.echo("interrupted: finished trials are stored", err=True)
+    return INTERRUPTED
 
 
 def _unwritten(why: UnicodeEncodeError | OSError) -> int:

@@ -39,8 +39,8 @@ METHODS += [f"{{name: toy_ends, how: {how}}}" for how in (*ENDS, *DEATHS)]
 METHODS += [f"{{name: toy_spoils, how: {how}}}" for how in SPOILS]
 RATIOS = (0.5, 0.1, 0.3, 0.7, 0.9)  # the methods above misbehave at 0.5, or always
 LIMIT = 900.0  # seconds after which a run hangs
-# 15: while Ray starts, its own handler of SIGTERM ends the process.
-ENDINGS = (0, 2, 3, 15, -signal.SIGKILL, -signal.SIGTERM)
+# 130: told to end; the signals: killed, or told to end before anything ran or twice.
+ENDINGS = (0, 2, 3, 130, -signal.SIGKILL, -signal.SIGTERM)
 FAULTS_PER_ROUND = 12  # afterwards the round may end
 ROWS = """
 SELECT trial, status, error_class, reason, (

@@ -2,12 +2,14 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from harness import cli
 from harness.cli import VERBS, _status
 from results.queries.db import ask
 from results.storage.store import open_store
@@ -339,3 +341,22 @@ def test_help_imports_nothing_heavy():
     )
 
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("ending", "status"),
+    [
+        (KeyboardInterrupt(), 130),
+        (SystemExit(int(signal.SIGTERM)), 130),  # what Ray's handler of SIGTERM raises
+    ],
+)
+def test_a_run_that_is_told_to_end_while_ray_starts_says_so(
+    monkeypatch, capsys, ending, status
+):
+    def ends(*_words, **_options):
+        raise ending
+
+    monkeypatch.setattr(cli, "cli", ends)
+
+    assert _status(["run", "grid.yaml"]) == status
+    assert capsys.readouterr().err == "interrupted: finished trials are stored\n"
