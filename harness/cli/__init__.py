@@ -118,13 +118,12 @@ def _status(arguments: list[str] | None) -> int:
     except UserError as why:
         complain(why.errors, why.where)
         return USER_ERROR
-    except (KeyboardInterrupt, click.Abort):
-        return _interrupted()
-    except SystemExit as ended:
+    except (KeyboardInterrupt, click.Abort, SystemExit) as ended:
         # Ray sets a handler of SIGTERM that exits with the number of the signal.
-        if ended.code != signal.SIGTERM:
+        if isinstance(ended, SystemExit) and ended.code != signal.SIGTERM:
             raise
-        return _interrupted()
+        click.echo("interrupted: finished trials are stored", err=True)
+        return INTERRUPTED
     except BrokenPipeError:  # `shrinkgrid sql ... | head`
         sys.stderr.close()
         return COMPLETE
@@ -133,11 +132,6 @@ def _status(arguments: list[str] | None) -> int:
     except Exception:
         return _internal_error()
     return returned if isinstance(returned, int) else COMPLETE
-
-
-def _interrupted() -> int:
-    click.echo("interrupted: finished trials are stored", err=True)
-    return INTERRUPTED
 
 
 def _unwritten(why: UnicodeEncodeError | OSError) -> int:
