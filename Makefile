@@ -20,11 +20,15 @@ quickstart: .venv/.quickstart ## Install, run a small grid on a local Ray, print
 
 install: .venv/.quickstart ## Install into .venv.
 
+# Several processes, with one thread each: threads of torch would wait for each other.
+PARALLEL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4
+
 test: .venv/.test ## Run the fast tests.
-	$(BIN)/python -m pytest
+	$(PARALLEL) --dist worksteal
 
 test-slow: .venv/.test ## Run the slow tests: a real language model, killed processes, several hosts.
-	$(BIN)/python -m pytest -m "slow or cluster" --timeout 1200
+	$(PARALLEL) --dist loadfile -m "slow and not cluster" --timeout 1200
+	$(BIN)/python -m pytest -m cluster --timeout 1200
 
 lint: .venv/.test ## Check style, types, docstrings, imports and spelling.
 	$(BIN)/ruff check .

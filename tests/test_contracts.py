@@ -21,11 +21,17 @@ from harness.toolkit.sequences import Pairs, ParallelText, Vocabulary
 
 RATIOS = (0.2, 0.5)
 # A chain is nothing without members; all others stand with their defaults.
-OPTIONS = {"chain": {"chain": ["svd", {"name": "round_to_nearest", "bits": 8}]}}
+OPTIONS = {
+    "chain": {"chain": ["svd", {"name": "round_to_nearest", "bits": 8}]},
+    # The language models here have three blocks.
+    "llm_pruner": {"keep_first": 0, "keep_last": 0},
+}
 # What "never more" is about, by what a method's ratio is a share of.
 QUANTITY = {"zeros": "nonzero", "macs": "macs", "bits": "bytes"}
 # Codes of whole bits need scales beside them, and these layers are tiny.
 SCALES = {"bits": 0.15}
+# Whole blocks leave, and the language models here have three.
+COARSE = {"shortgpt": 0.1}
 
 
 # A first exit must be cheap beside the rest, or leaving early saves nothing.
@@ -253,7 +259,8 @@ def test_the_achieved_ratio_keeps_the_budget_and_stays_near_the_requested_one(
         slack = SCALES.get(declared["ratio_of"], 0.0)
         assert found >= ratio - slack - 1e-9, f"{found} is below the budget of {ratio}"
         # Tiny layers round coarsely: one rank, one filter is a large share of them.
-        assert found <= ratio + declared["tolerance"] + 0.1
+        coarse = declared["tolerance"] + COARSE.get(name, 0.0)
+        assert found <= ratio + coarse + 0.1
 
 
 @pytest.mark.parametrize(("name", "kind"), cases())

@@ -39,7 +39,8 @@ def run(capsys) -> Callable[..., Done]:
     return typed
 
 
-def test_leaderboard_puts_dense_first_and_marks_the_best(run, stored):
+def test_leaderboard_puts_dense_first_and_marks_the_best(run, stored, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")  # all columns
     out = run("leaderboard", stored, "--model", "mlp").stdout
     lines = [line for line in out.splitlines() if "dense" in line or "svd" in line]
     assert "dense" in lines[0]

@@ -46,7 +46,7 @@ def test_samples_longer_than_a_block_come_through():
         {"measurements": 3},
         {"measurements": [{"metric": "m", "value": 1.0, "colour": "red"}]},
         {"ratio": float("nan")},
-        {"reason": object()},
+        {"reason": NotImplemented},
     ],
     ids=str,
 )
