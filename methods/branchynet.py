@@ -13,7 +13,7 @@ from methods._kernels.early_exit.training import EarlyExit
 
 @method(
     "branchynet", ratio_of="macs", needs={"training_data", "exits"}, tolerance=1.0,
-    kinds={"classifier"}, stochastic=True, version=2,
+    kinds={"classifier"}, stochastic=True, version=3,
 )  # fmt: skip
 class BranchyNet(EarlyExit):
     """Exits with a convolution of their own, trained on from the dense network by Adam.

@@ -11,7 +11,7 @@ from methods._kernels.early_exit.training import EarlyExit
 
 @method(
     "confidence_exit", ratio_of="macs", needs={"training_data", "exits"}, tolerance=1.0,
-    kinds={"classifier"}, stochastic=True, version=2,
+    kinds={"classifier"}, stochastic=True, version=3,
 )  # fmt: skip
 class ConfidenceExit(EarlyExit):
     """The same heads, weights and search as class exclusion, with softmax losses.

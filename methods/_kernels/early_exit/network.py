@@ -14,7 +14,7 @@ from harness.core import Measurement, Model, Unsupported
 from harness.toolkit import model_size
 from harness.toolkit.saved_model import layer
 
-Rule = Literal["exclusion", "confidence", "entropy"]
+Rule = Literal["exclusion", "softmax_exclusion", "confidence", "entropy"]
 
 
 class Segment(nn.Sequential):
@@ -66,8 +66,8 @@ class ExitNet(nn.Module):
         stack: The network, an ``nn.Sequential``; cut behind the children ``exits``.
         exits: Names of children of ``stack``.
         heads: For each exit, the arguments of its ``Head``.
-        rule: ``exclusion`` of classes, ``confidence`` of the best class, or
-            ``entropy`` of the prediction.
+        rule: ``exclusion`` of classes, by logistic or softmax probabilities;
+            ``confidence`` of the best class; or ``entropy`` of the prediction.
         thresholds: For each exit, between 0 (no sample leaves) and 1; see ``leave``.
         average: Mean multiply-adds of a sample of the validation split with these
             thresholds; None before they are chosen.
@@ -196,6 +196,7 @@ def leave(
 
     ``exclusion``: a class stays while its probability is above ``threshold`` times the
     highest one; the likeliest class is put back; who has one class left leaves.
+    ``softmax_exclusion``: the same with softmax instead of logistic probabilities.
     ``confidence``: leaves if the highest softmax is above ``1 - threshold * (1 - 1 /
     classes)``. ``entropy``: leaves below ``threshold * log(classes)``.
 
@@ -209,8 +210,8 @@ def leave(
         Who leaves, bool of shape ``(batch,)``, and the classes left.
     """
     classes = logits.shape[1]
-    if rule == "exclusion":
-        probability = logits.sigmoid()
+    if rule in ("exclusion", "softmax_exclusion"):
+        probability = logits.sigmoid() if rule == "exclusion" else logits.softmax(1)
         best, winner = probability.max(1, keepdim=True)
         state = state.scatter(1, winner, True) & (probability > threshold * best)
         # Where every sigmoid underflows to 0 the likeliest class still stands.

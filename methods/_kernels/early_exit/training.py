@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -22,7 +23,14 @@ from methods._kernels.early_exit.network import (
     with_exits,
 )
 
-# Accuracy that the greedy search may give away, one search each.
+Search = Literal["coordinate", "released"]
+
+# Thresholds that are tried at each exit: never, and 25 from 1e-5 to 1.
+_GRID = (0.0, *(10 ** (step / 24 * 5 - 5) for step in range(25)))
+# What a saving of all MACs is worth in accuracy, one search each.
+_WORTHS = (0.003, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+_PASSES = 4  # over the exits, of one search, if thresholds still change
+# Accuracy that the released search may give away, one search each.
 _TOLERANCES = (0.0, 0.002, 0.01, 0.03, 0.1, 0.3)
 _STEPS = tuple(step / 100 for step in range(1, 100))
 _TIMED = 100  # images, one at a time
@@ -43,6 +51,37 @@ class Candidate:
     saved: float
 
 
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """The logits of the validation split, on which thresholds are tried.
+
+    Args:
+        rule: When a sample leaves.
+        logits: Of every exit and, last, of the network, each ``(n, classes)``.
+        labels: True classes, shape ``(n,)``.
+        costs: MACs of each segment and head.
+    """
+
+    rule: Rule
+    logits: list[Tensor]
+    labels: Tensor
+    costs: Costs
+    tried: dict[tuple[float, ...], Candidate] = field(default_factory=dict)
+
+    @property
+    def exits(self) -> int:
+        """Number of exits."""
+        return len(self.logits) - 1
+
+    def run(self, thresholds: tuple[float, ...]) -> Candidate:
+        """What one threshold for each exit does."""
+        if thresholds not in self.tried:
+            self.tried[thresholds] = simulate(
+                self.rule, self.logits, self.labels, self.costs, thresholds
+            )
+        return self.tried[thresholds]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
     """A network with trained exits, and the thresholds to choose from.
@@ -50,12 +89,14 @@ class Trained:
     Args:
         net: The trained network with its exits.
         costs: MACs of each segment and head.
-        candidates: Thresholds that ``search`` found.
+        candidates: Thresholds that the search found.
+        validation: Tries other thresholds on the validation split.
     """
 
     net: ExitNet
     costs: Costs
     candidates: list[Candidate]
+    validation: Validation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,11 +110,14 @@ class EarlyExit:
         train: Joint training of network and heads.
         start: From ``scratch`` (torch's own initial weights) or the ``dense`` network.
         pool: Side of the average pooling in front of each linear head.
+        search: How thresholds are found; see ``coordinate_search`` and
+            ``released_search``.
     """
 
     train: Recipe = field(default_factory=lambda: Recipe(lr=0.02, weight_decay=5e-4))
     start: Literal["scratch", "dense"] = "scratch"
     pool: int = 1
+    search: Search = "coordinate"
 
     rule: ClassVar[Rule]
     conv: ClassVar[bool] = False
@@ -86,6 +130,10 @@ class EarlyExit:
         """
         if self.pool < 1:
             raise ValueError(f"pool is {self.pool}; it must be at least 1")
+
+    def exit_rule(self) -> Rule:
+        """When a sample leaves."""
+        return self.rule
 
     def loss_at(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The loss of one exit."""
@@ -106,16 +154,23 @@ class EarlyExit:
             if self.start == "scratch":
                 _reset(plain)
             net = with_exits(
-                model, plain, ctx.data.classes, rule=self.rule, pool=self.pool,
-                conv=self.conv,
+                model, plain, ctx.data.classes, rule=self.exit_rule(),
+                pool=self.pool, conv=self.conv,
             )  # fmt: skip
         goal = Joint(name="exits", method=self, weights=self.weights(len(net.exits)))
         train(net, self.train, ctx, objective=goal)
         costs = costs_of(net, model)
         split = ctx.data.validation
-        logits, labels = every_logit(net, split), split.labels.cpu()
-        candidates = search(self.rule, logits, labels, costs)
-        return Trained(net=net, costs=costs, candidates=candidates)
+        seen = Validation(
+            self.exit_rule(), every_logit(net, split), split.labels.cpu(), costs
+        )
+        searches = {"coordinate": coordinate_search, "released": released_search}
+        return Trained(
+            net=net,
+            costs=costs,
+            candidates=searches[self.search](seen),
+            validation=seen,
+        )
 
     def compress(self, fitted: Trained, ratio: float, ctx: Context) -> nn.Module:
         """The network with the thresholds for ``ratio``; 0 is the dense network."""
@@ -129,6 +184,8 @@ class EarlyExit:
                 f"{most:.3f} of the MACs"
             )
         chosen = max(enough, key=lambda c: (c.accuracy, -c.saved))
+        if self.search == "coordinate":
+            chosen = refined(fitted.validation, chosen, ratio)
         net = copy.deepcopy(fitted.net).eval()
         net.thresholds, net.costs = list(chosen.thresholds), fitted.costs
         net.average = round(fitted.costs.plain * (1 - chosen.saved), 6)
@@ -234,44 +291,95 @@ def simulate(
     )
 
 
-def search(
-    rule: Rule, logits: list[Tensor], labels: Tensor, costs: Costs
-) -> list[Candidate]:
-    """Thresholds worth choosing from: one for all exits, and greedy ones.
+def coordinate_search(seen: Validation) -> list[Candidate]:
+    """Thresholds along the whole trade-off between accuracy and MACs.
 
-    The greedy search is that of TUDa-HWAI/eece: exits in the order of falling cost of
-    the part in front; each threshold rises while accuracy stays above the goal, and
-    then goes back two steps. It runs once for each of several tolerances.
+    For each of several worths w, the search maximises ``accuracy + w saved``. It
+    replaces the threshold of one exit after the other by the best of 0 (nobody leaves
+    there) and 25 values from 1e-5 to 1 with equal ratios, until nothing changes. The
+    first search starts where nobody leaves, each later one where the one before ended.
 
     Args:
-        rule: When a sample leaves.
-        logits: Of every exit and of the network, on the validation split.
-        labels: Of the validation split.
-        costs: MACs of each segment and head.
+        seen: The validation split.
+
+    Returns:
+        Every candidate that was tried, in no order.
+    """
+    seen.run((1.0,) * seen.exits)  # everybody leaves at the first exit
+    here = (0.0,) * seen.exits
+    for worth in _WORTHS:
+
+        def gain(found: Candidate, worth: float = worth) -> float:
+            return found.accuracy + worth * found.saved
+
+        here = _climb(seen, here, gain).thresholds
+    return list(seen.tried.values())
+
+
+def refined(seen: Validation, start: Candidate, ratio: float) -> Candidate:
+    """The most accurate thresholds that save at least a ratio, near some that do.
+
+    Args:
+        seen: The validation split.
+        start: Saves at least ``ratio``.
+        ratio: Share of the MACs to save.
+
+    Returns:
+        A candidate that no change of a single threshold improves; of equal accuracy,
+        the one that saves the least, which is nearest to what was asked for.
+    """
+
+    def gain(found: Candidate) -> tuple[bool, float, float]:
+        return found.saved >= ratio, found.accuracy, -found.saved
+
+    return _climb(seen, start.thresholds, gain)
+
+
+def _climb(
+    seen: Validation, here: tuple[float, ...], gain: Callable[[Candidate], Any]
+) -> Candidate:
+    """Change one threshold at a time for the better until nothing does."""
+    for _ in range(_PASSES):
+        before = here
+        for place in range(seen.exits):
+            moves = [(*here[:place], step, *here[place + 1 :]) for step in _GRID]
+            here = max([here, *moves], key=lambda move: gain(seen.run(move)))
+        if here == before:
+            break
+    return seen.run(here)
+
+
+def released_search(seen: Validation) -> list[Candidate]:
+    """Thresholds as the released code of class exclusion searches them.
+
+    TUDa-HWAI/eece visits the exits in the order of falling cost of the part in front.
+    The threshold of each starts at 0.01 and rises by 0.01 while accuracy stays above
+    the goal, which is the accuracy without exits less a tolerance; then it goes back to
+    the last one above the goal. The search runs once for each of six tolerances, where
+    the released configurations have one, and the same threshold at every exit is tried
+    beside.
+
+    Args:
+        seen: The validation split.
 
     Returns:
         Candidates in no order.
     """
-    exits = len(logits) - 1
-
-    def run(thresholds: tuple[float, ...]) -> Candidate:
-        return simulate(rule, logits, labels, costs, thresholds)
-
-    found = [run((step,) * exits) for step in (*_STEPS, 1.0)]
-    base = run((0.0,) * exits).accuracy
-    places = sorted(range(exits), key=lambda place: -costs.segments[place])
+    found = [seen.run((step,) * seen.exits) for step in (*_STEPS, 1.0)]
+    base = seen.run((0.0,) * seen.exits).accuracy
+    segments = seen.costs.segments
+    places = sorted(range(seen.exits), key=lambda place: -segments[place])
     for tolerance in _TOLERANCES:
-        thresholds = [0.0] * exits
+        thresholds = [0.0] * seen.exits
         for place in places:
-            reached = 0
-            for number, step in enumerate(_STEPS, 1):
+            last = _STEPS[0]
+            for step in _STEPS:
                 thresholds[place] = step
-                if run(tuple(thresholds)).accuracy <= base - tolerance:
+                if seen.run(tuple(thresholds)).accuracy <= base - tolerance:
                     break
-                reached = number
-            back = reached if reached == len(_STEPS) else max(1, reached - 1)
-            thresholds[place] = back / 100
-        found.append(run(tuple(thresholds)))
+                last = step
+            thresholds[place] = last
+        found.append(seen.run(tuple(thresholds)))
     return found
 
 
