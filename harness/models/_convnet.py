@@ -45,6 +45,37 @@ def conv_stack(
     return stack
 
 
+def units(full: int, width: float) -> int:
+    """The number of filters or neurons at a share of the full width, at least one.
+
+    >>> units(512, 1 / 3), units(64, 1.0)
+    (171, 64)
+    """
+    return max(1, round(full * width))
+
+
+def scaled(plan: Sequence[int | str | float], width: float) -> list[int | str | float]:
+    """A plan of ``conv_stack`` with every convolution at a share of its width.
+
+    >>> scaled((128, "M", 256), 0.5)
+    [64, 'M', 128]
+    """
+    return [units(item, width) if isinstance(item, int) else item for item in plan]
+
+
+def check_width(width: float) -> None:
+    """Check the option ``width`` of a model.
+
+    Args:
+        width: Share of the full width.
+
+    Raises:
+        ValueError: If it is not positive and finite, or above 16.
+    """
+    if not 0 < width <= 16:
+        raise ValueError(f"width is {width}; it must be above 0 and at most 16")
+
+
 def averaged(
     channels: int, classes: int, *, norm: bool = False
 ) -> dict[str, nn.Module]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import nn
 
 from harness.models._classifier import Classifier, Stack
-from harness.models._convnet import conv_stack
+from harness.models._convnet import check_width, conv_stack, scaled, units
 
 ROLES = {
     r"conv\d+": "conv",
@@ -27,30 +28,43 @@ VGG19: tuple[int | str, ...] = (
 )
 
 
+@dataclass(frozen=True, kw_only=True)
 class VGG(Classifier):
     """Convolutions by ``plan`` with bias, average pooling, linear layers.
 
     The weights begin as in HWAI-TUDa/Class-Aware-Pruning: convolutions normal with
     variance ``2 / (k * k * out)``, norm weights 0.5, linear layers normal 0.01.
+
+    Args:
+        width: Share of the filters and hidden neurons of the published network.
     """
+
+    width: float = 1.0
 
     plan: ClassVar[Sequence[int | str]] = ()
     fc: ClassVar[tuple[int, ...]] = ()
     roles: ClassVar[Mapping[str, str]] = ROLES
     smallest: ClassVar[int] = 32
 
+    def __post_init__(self) -> None:
+        """Check the width."""
+        check_width(self.width)
+
     def layers(self, shape: Mapping[str, Any]) -> nn.Module:
         """The network for a task's shape; images of 32 x 32 leave one pixel."""
         channels, height, width = shape["input"]
-        stack = OrderedDict(conv_stack(self.plan, channels, bias=True))
+        stack = OrderedDict(
+            conv_stack(scaled(self.plan, self.width), channels, bias=True)
+        )
         stack["average"] = nn.AvgPool2d(2)
         stack["flatten"] = nn.Flatten()
-        features = 512 * (height // 32) * (width // 32)
-        for number, units in enumerate(self.fc, 1):
-            stack[f"fc{number}"] = nn.Linear(features, units)
-            stack[f"fc_norm{number}"] = nn.BatchNorm1d(units)
+        features = units(512, self.width) * (height // 32) * (width // 32)
+        for number, full in enumerate(self.fc, 1):
+            hidden = units(full, self.width)
+            stack[f"fc{number}"] = nn.Linear(features, hidden)
+            stack[f"fc_norm{number}"] = nn.BatchNorm1d(hidden)
             stack[f"fc_relu{number}"] = nn.ReLU()
-            features = units
+            features = hidden
         stack["head"] = nn.Linear(features, shape["classes"])
         net = Stack(stack)
         _initialise(net)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -332,6 +332,8 @@ def refined(seen: Validation, start: Candidate, ratio: float) -> Candidate:
     def gain(found: Candidate) -> tuple[bool, float, float]:
         return found.saved >= ratio, found.accuracy, -found.saved
 
+    # What was fitted serves all ratios and stays as it is.
+    seen = replace(seen, tried=dict(seen.tried))
     return _climb(seen, start.thresholds, gain)
 
 
