@@ -21,19 +21,34 @@ Reduce = Literal["sum_then_max", "max_then_sum"]
 _TIE = 1e-6  # weight of what tells equal scores apart
 
 
+class _Stop(Exception):
+    """A stop rule of the paper; the text says which one."""
+
+
 @method(
     "class_aware_pruning", ratio_of="parameters", needs={"training_data", "convs"},
-    tolerance=0.1, kinds={"classifier"}, stochastic=True,
+    tolerance=0.1, kinds={"classifier"}, stochastic=True, version=2,
 )  # fmt: skip
 class ClassAwarePruning:
     """Score, remove, retrain, and again, until the asked share of parameters is gone.
 
-    The scores are those of HWAI-TUDa/Class-Aware-Pruning; its removal loop was not
-    released, so that ``class_threshold`` and ``max_fraction`` are ours.
+    The score of a filter is the number of classes for which it matters; see
+    ``class_scores``. The scores are those of HWAI-TUDa/Class-Aware-Pruning; its removal
+    loop was not released, so that ``class_threshold`` and ``max_fraction`` are ours.
+
+    In the paper the share of parameters is an outcome: filters leave until none matters
+    for fewer classes than a threshold, or accuracy falls too far. With
+    ``until: published`` the network at that moment is the result, and the ratio of the
+    trial is only an upper limit; what was achieved stands in the column ``achieved``.
+    With ``until: ratio`` a stop before the ratio means that no network of that size
+    exists, and the trial is ``unsupported``.
 
     Args:
         train: Training with the modified cost before the first cut; None for none.
-        retrain: Training after each cut, with the plain cost; None for none.
+        retrain: Training after each cut, with the cost that ``retrain_cost`` names;
+            None for none.
+        finetune: Training after the last cut, with the plain cost; None for none.
+        retrain_cost: ``plain`` cross-entropy, or the ``modified`` cost of ``train``.
         orthogonality: Factor of the distance of each 3 x 3 convolution from
             orthogonality in the modified cost.
         l1: Factor of the L1 norm of all parameters in the modified cost.
@@ -44,20 +59,24 @@ class ClassAwarePruning:
         floor: Share of each layer's dense filters that stays. Scores of late layers
             are lower than those of early ones, and without a floor one layer can
             become so narrow that nothing passes it.
+        until: ``ratio`` or ``published``; see above.
         class_threshold: Remove only filters that matter for fewer classes; None lets
             the ratio alone decide.
         stop_accuracy: Stop when validation accuracy after retraining is below; None
-            goes on.
+            goes on. The result is then the network before the last cut.
     """
 
     train: Recipe | None = None
     retrain: Recipe | None = None
+    finetune: Recipe | None = None
+    retrain_cost: Literal["plain", "modified"] = "plain"
     orthogonality: float = 0.01
     l1: float = 1e-4
     images_per_class: int = 10
     reduce: Reduce = "sum_then_max"
     max_fraction: float = 0.1
     floor: float = 0.25
+    until: Literal["ratio", "published"] = "ratio"
     class_threshold: float | None = None
     stop_accuracy: float | None = None
 
@@ -74,35 +93,77 @@ class ClassAwarePruning:
             )
         if not 0 <= self.floor < 1:
             raise ValueError(f"floor is {self.floor}; it must be in [0, 1)")
+        stops = (self.class_threshold, self.stop_accuracy)
+        if self.until == "published" and stops == (None, None):
+            raise ValueError(
+                "until: published needs class_threshold, stop_accuracy or both, which "
+                "say when to stop"
+            )
 
     def fit(self, model: Model, ctx: Context) -> nn.Module:
         """The network trained with the modified cost, once for all ratios."""
         net = ctx.dense().to(ctx.device)
         if self.train is not None:
-            goal = Modified(
-                name="class-aware",
-                label_smoothing=self.train.label_smoothing,
-                orthogonality=self.orthogonality,
-                l1=self.l1,
+            train(
+                net,
+                self.train,
+                ctx,
+                objective=self._modified("class-aware", self.train),
             )
-            train(net, self.train, ctx, objective=goal)
         return net
 
+    def _modified(self, name: str, recipe: Recipe, epoch: int = 0) -> Modified:
+        return Modified(
+            name=name,
+            first_epoch=epoch,
+            label_smoothing=recipe.label_smoothing,
+            orthogonality=self.orthogonality,
+            l1=self.l1,
+        )
+
     def compress(self, fitted: nn.Module, ratio: float, ctx: Context) -> nn.Module:
-        """A narrower network, or ``Unsupported`` where a stop rule comes first."""
+        """A narrower network.
+
+        Args:
+            fitted: The network that ``fit`` trained; left as it is.
+            ratio: The share of the parameters to remove, or with ``until: published``
+                the largest such share, in [0, 1).
+            ctx: Gives data, device and random streams; records ``cuts``.
+
+        Returns:
+            The network.
+
+        Raises:
+            Unsupported: If a stop rule comes before the ratio, with ``until: ratio``.
+        """
         if ratio == 0:
             return ctx.dense()
         budget = surgery.budget_of(ctx.model, ratio)
         net, cuts = copy.deepcopy(fitted).eval(), 0
+        epochs = self.retrain.epochs if self.retrain else 0
         while surgery.parameters(net) > budget:
-            net = self._cut(net, budget, ctx)
-            epoch = cuts * (self.retrain.epochs if self.retrain else 0)
-            surgery.retrain(net, self.retrain, ctx, name=f"cut-{cuts}", epoch=epoch)
-            cuts += 1
-            self._stop_if_bad(net, ctx)
+            try:
+                smaller = self._cut(net, budget, ctx)
+                self._retrain(smaller, ctx, cuts)
+                self._stop_if_bad(smaller, ctx)
+            except _Stop as why:
+                if self.until == "ratio":
+                    raise Unsupported(str(why)) from None
+                break
+            net, cuts = smaller, cuts + 1
+        surgery.retrain(net, self.finetune, ctx, name="last", epoch=cuts * epochs)
         ctx.record(Measurement(metric="cuts", value=float(cuts)))
         surgery.record_widths(ctx.model, net, ctx)
         return net
+
+    def _retrain(self, net: nn.Module, ctx: Context, cuts: int) -> None:
+        name, recipe = f"cut-{cuts}", self.retrain
+        if recipe is None or self.retrain_cost == "plain":
+            epoch = cuts * recipe.epochs if recipe else 0
+            surgery.retrain(net, recipe, ctx, name=name, epoch=epoch)
+        else:
+            goal = self._modified(name, recipe, cuts * recipe.epochs)
+            train(net.eval(), recipe, ctx, objective=goal)
 
     def _cut(self, net: nn.Module, budget: int, ctx: Context) -> nn.Module:
         found = surgery.groups(ctx.model, net)
@@ -120,7 +181,7 @@ class ClassAwarePruning:
             ]
             if not below:
                 done = 1 - surgery.parameters(net) / surgery.parameters(ctx.model.net)
-                raise Unsupported(
+                raise _Stop(
                     f"after {done:.3f} of the parameters every filter matters for "
                     f"{self.class_threshold} classes; lower the ratio, or raise "
                     "class_threshold"
@@ -137,7 +198,7 @@ class ClassAwarePruning:
         right = predict(net.to(ctx.device), split).argmax(1) == split.labels.cpu()
         accuracy = right.double().mean().item()
         if accuracy < self.stop_accuracy:
-            raise Unsupported(
+            raise _Stop(
                 f"validation accuracy fell to {accuracy:.4f}, below stop_accuracy "
                 f"{self.stop_accuracy}; lower the ratio or retrain longer"
             )
@@ -166,7 +227,10 @@ def class_scores(
 
     Returns:
         By convolution, shape ``(filters,)``, float64, in [0, classes]. Equal scores
-        are ordered by the mean over positions, which has a weight of 1e-6.
+        are ordered by the mean over positions, as a share of the largest one of the
+        layer, with a weight of 1e-6. (The mean alone would rank layers by their
+        pooling: behind a 2 x 2 max-pooling at most a quarter of the positions has a
+        gradient.)
     """
     net.to(ctx.device).eval()
     convs: dict[str, nn.Module] = {g.name: g.conv for g in found}
@@ -183,7 +247,8 @@ def class_scores(
     scores = {}
     for name, total in sums.items():
         score = total.amax((1, 2)) if reduce == "sum_then_max" else tops[name]
-        scores[name] = (1 - _TIE) * score + _TIE * total.mean((1, 2))
+        mean = total.mean((1, 2))
+        scores[name] = (1 - _TIE) * score + _TIE * mean / mean.max().clamp_min(1e-30)
     return scores
 
 

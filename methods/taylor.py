@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from harness.core import Context, Model
 from harness.registry import method
 from methods._kernels.filters import surgery
 from methods._kernels.filters.activations import activations_and_gradients
@@ -19,19 +18,26 @@ On = Literal["gate", "activation", "weights"]
 
 @method(
     "taylor", ratio_of="parameters", needs={"training_data", "convs"}, tolerance=0.1,
-    kinds={"classifier"}, stochastic=True,
+    kinds={"classifier"}, stochastic=True, version=2,
 )  # fmt: skip
 class Taylor(Scored):
     """The filters whose removal changes the loss least, to first order, leave.
+
+    Both papers prune a few units, train a few minibatches, score again, and so on: at
+    the minimum of a loss the first-order scores of one moment are mostly noise. The
+    parameters leave in ``steps`` cuts, with new scores before each; ``between`` is the
+    training between two cuts, which the papers have and which is off by default. The
+    2016 paper divides the scores of each layer by their norm (``normalise: layer``).
 
     Args:
         on: ``gate``: the squared derivative by a factor behind the norm, the paper's
             best (Taylor-FO-BN of 2019); ``weights``: the squared sum of gradient times
             weight of a filter (2019); ``activation``: the absolute mean over positions
-            of activation times gradient, normalised in each layer (2016).
+            of activation times gradient (2016).
     """
 
     on: On = "gate"
+    steps: int = 10
 
     stream: ClassVar[str] = "taylor"
 
@@ -44,13 +50,6 @@ class Taylor(Scored):
     ) -> dict[str, Tensor]:
         """The scores of one batch."""
         return _READERS[self.on](net, found, images, labels)
-
-    def fit(self, model: Model, ctx: Context) -> dict[str, Tensor]:
-        """The scores of all filters; every ratio ranks the same ones."""
-        scores = super().fit(model, ctx)
-        if self.on == "activation":
-            scores = {n: s / s.norm().clamp_min(1e-30) for n, s in scores.items()}
-        return scores
 
 
 def _gates(

@@ -7,6 +7,7 @@ from torch import nn
 
 from harness.core import BenchError, Unsupported
 from harness.toolkit.training import Objective, Recipe
+from methods import class_aware_pruning
 from methods._kernels.filters import surgery
 from methods.class_aware_pruning import (
     ClassAwarePruning,
@@ -126,6 +127,73 @@ def test_class_aware_pruning_stops_below_the_wanted_accuracy():
     proud = ClassAwarePruning(stop_accuracy=0.99)
     with pytest.raises(Unsupported, match=r"fell to 0\.\d+, below stop_accuracy 0.99"):
         proud.compress(proud.fit(model, ctx), 0.5, ctx)
+
+
+def test_as_published_the_network_that_stops_is_the_result():
+    model = dense("digits_convnet")
+    ctx = context(model, Digits().data())
+    method = ClassAwarePruning(
+        until="published", class_threshold=9.0, max_fraction=0.05, floor=0.0
+    )
+
+    net = method.compress(method.fit(model, ctx), 0.9, ctx)
+
+    before, after = (surgery.parameters(one) for one in (model.net, net))
+    assert surgery.budget_of(model, 0.9) < after < before
+    # Nothing that may leave matters for fewer than nine classes.
+    scores = class_scores(
+        net, surgery.groups(model, net), ctx, images_per_class=10, reduce="sum_then_max"
+    )
+    assert all(value >= 9.0 for value, *_ in surgery.order(scores))
+
+
+def test_as_published_a_cut_that_costs_too_much_is_taken_back():
+    model = dense("digits_convnet")
+    ctx = context(model, Digits().data())
+    method = ClassAwarePruning(until="published", stop_accuracy=1.0)
+
+    net = method.compress(method.fit(model, ctx), 0.9, ctx)
+
+    assert surgery.parameters(net) == surgery.parameters(model.net)
+    assert next(m.value for m in ctx.recorded if m.metric == "cuts") == 0
+
+
+def test_as_published_needs_a_rule_that_stops():
+    with pytest.raises(ValueError, match="needs class_threshold, stop_accuracy"):
+        ClassAwarePruning(until="published")
+
+
+def test_the_last_training_and_the_modified_cost_of_the_others(monkeypatch):
+    model = dense("digits_convnet")
+    ctx = context(model, Digits().data())
+    one = Recipe(epochs=1, lr=0.05)
+    goals = []
+    for module in (class_aware_pruning, surgery):
+        monkeypatch.setattr(
+            module, "train", lambda net, recipe, ctx, objective: goals.append(objective)
+        )
+    method = ClassAwarePruning(
+        retrain=one, retrain_cost="modified", finetune=one, max_fraction=0.1
+    )
+
+    method.compress(method.fit(model, ctx), 0.4, ctx)
+
+    *cuts, last = goals
+    assert len(cuts) >= 2
+    assert [type(goal) for goal in cuts] == [Modified] * len(cuts)
+    assert [goal.first_epoch for goal in goals] == list(range(len(goals)))
+    assert type(last) is Objective
+
+
+def test_equal_scores_do_not_depend_on_pooling():
+    # The only filter that passes class 0 has the gradient at one position of four.
+    ctx = tiny()
+    found = surgery.groups(ctx.model, ctx.model.net)
+    scores = class_scores(
+        ctx.model.net, found, ctx, images_per_class=3, reduce="sum_then_max"
+    )["conv"]
+    # The tie-break of the layer's best filter has its whole weight.
+    assert scores.max() == pytest.approx(1, abs=1e-12)
 
 
 def test_class_aware_pruning_leaves_every_layer_its_floor():

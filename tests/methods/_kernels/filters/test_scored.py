@@ -37,9 +37,9 @@ def test_fit_is_the_mean_over_the_batches_that_there_are(monkeypatch):
     group = SimpleNamespace(name="conv", size=4)
     monkeypatch.setattr(surgery, "groups", lambda model, net: [group])
     monkeypatch.setattr(surgery, "batches", given)
-    ctx = SimpleNamespace(dense=lambda: net, device=torch.device("cpu"))
+    ctx = SimpleNamespace(model=None, dense=lambda: net, device=torch.device("cpu"))
 
-    found = Brightness(batches=10, batch_size=7).fit(None, ctx)
+    found = Brightness(batches=10, batch_size=7).fit(ctx.model, ctx)
 
     assert asked == [("brightness", 10, 7)]
     # Sums of labels 2, 4, 9: their mean is 5.
