@@ -6,7 +6,8 @@ import typing
 from collections.abc import Iterator
 from typing import Any
 
-from _generate.text import body, described, nested, options, table
+from _generate.text import options, table
+from harness.cli._describe import body, described, nested
 from harness.options import fields
 from harness.registry import Plugin, discover
 

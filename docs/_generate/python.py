@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import shrinkgrid
-from _generate.text import body, described, table
+from _generate.text import table
+from harness.cli._describe import body, described
 
 TEXT = """\
 # Python

@@ -15,31 +15,47 @@ import click
 from results.errors import UserError
 from results.text.clean import clean
 
-# Verb -> module, which is imported when the verb is used, or for --help.
-VERBS = {
-    "run": "run",
-    "plan": "run",
-    "submit": "submit",
-    "attach": "submit",
-    "cancel": "submit",
-    "status": "look",
-    "leaderboard": "ask",
-    "sql": "ask",
-    "table": "show",
-    "verify": "show",
-    "report": "show",
-    "serve": "serve",
-    "plot": "show",
-    "export": "ask",
-    "list": "look",
-    "why": "look",
-    "doctor": "look",
-    "prepare": "prepare",
-    "save-model": "save_model",
-    "compact": "ask",
-    "gc": "tidy",
-    "new": "new",
+# Heading of --help -> verb -> module, which is imported when the verb is used, or for
+# --help.
+GROUPS = {
+    "Run a grid": {
+        "init": "new",
+        "plan": "run",
+        "prepare": "prepare",
+        "run": "run",
+        "status": "look",
+        "why": "look",
+    },
+    "On a cluster": {
+        "submit": "submit",
+        "attach": "submit",
+        "cancel": "submit",
+        "doctor": "look",
+    },
+    "Read results": {
+        "leaderboard": "ask",
+        "show": "details",
+        "compare": "details",
+        "sql": "ask",
+        "table": "show",
+        "verify": "show",
+        "report": "show",
+        "serve": "serve",
+        "plot": "show",
+    },
+    "Take away and tidy": {
+        "save-model": "save_model",
+        "export": "ask",
+        "compact": "ask",
+        "gc": "tidy",
+    },
+    "Methods, models, tasks": {
+        "list": "look",
+        "describe": "details",
+        "new": "new",
+    },
 }
+VERBS = {verb: module for group in GROUPS.values() for verb, module in group.items()}
 
 _FUNCTIONS = {"list": "list_"}  # `list` is a builtin
 
@@ -63,6 +79,24 @@ class _Verbs(click.Group):
         )
         return command
 
+    def format_commands(
+        self, ctx: click.Context, formatter: click.HelpFormatter
+    ) -> None:
+        for heading, verbs in GROUPS.items():
+            rows = []
+            for verb in verbs:
+                command = self.get_command(ctx, verb)
+                assert command is not None
+                limit = formatter.width - 6 - max(map(len, VERBS))
+                rows.append(
+                    (
+                        verb.ljust(max(map(len, VERBS))),
+                        command.get_short_help_str(limit),
+                    )
+                )
+            with formatter.section(heading):
+                formatter.write_dl(rows)
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
@@ -84,9 +118,16 @@ class _Verbs(click.Group):
 )
 @click.pass_context
 def cli(ctx: click.Context, color: str) -> None:
-    """Benchmark neural-network compression: a grid, a Ray cluster, SQL, the tables.
+    r"""Benchmark neural-network compression: a grid, a Ray cluster, SQL, the tables.
 
     GRID is a path to a YAML file or the name of a packaged grid.
+
+    \b
+    shrinkgrid init mine.yaml        write a small grid with comments
+    shrinkgrid run mine.yaml         run it; run it again to resume
+    shrinkgrid leaderboard           compare the methods
+    shrinkgrid report                a page with every number
+    shrinkgrid VERB --help           the options of a verb
     """
     plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
     ctx.color = {"always": True, "never": False}.get(color, False if plain else None)

@@ -140,3 +140,65 @@ def folder(kind: str) -> Path:
     package = Path.cwd() / f"{kind}s"
     beside = Path.cwd() / "harness" / "registry.py"
     return package if package.is_dir() and beside.is_file() else Path.cwd()
+
+
+_GRID = """\
+# A grid: every method on every model, ratio, task and seed.
+#   shrinkgrid plan {file}         what would run, and for how long
+#   shrinkgrid run {file}          run what is missing; Ctrl-C and repeat as you like
+#   shrinkgrid leaderboard         compare; `shrinkgrid report` writes a page
+# `shrinkgrid list methods` (models, tasks) names what there is, and
+# `shrinkgrid describe svd` the options of one of them.
+name: {name}
+
+# A name, or a mapping with options. A folder or a Hugging Face id of a language model
+# is a model too: {{name: EleutherAI/pythia-160m}}.
+models:
+  - mlp
+
+# The dense model is the reference of every recovery; leave it in.
+methods:
+  - dense
+  - svd
+  - {{name: magnitude, finetune: {{epochs: 2}}}}
+  # - {{chain: [svd, {{name: round_to_nearest, bits: 8}}]}}   # several in a row
+
+# The share to remove; of what, each method says.
+ratios: [0.3, 0.6, 0.9]
+
+tasks:
+  - digits
+
+# Two seeds or more: the leaderboard's +- then covers them.
+seeds: [0, 1]
+
+# What methods for language models learn from; the default is 64 windows of 512 tokens.
+# calibration: {{samples: 32, length: 512}}
+
+# What one trial asks Ray for; the defaults are one processor and no device.
+# resources: {{cpus: 1, gpus: 0, time: 1h}}
+
+# Combinations to leave out.
+# exclude:
+#   - {{method: svd, ratio: 0.9}}
+"""
+
+
+@click.command()
+@click.argument(
+    "file", type=click.Path(path_type=Path, dir_okay=False), default="grid.yaml"
+)
+def init(file: Path) -> None:
+    """Write a small grid FILE with comments, to run and to change."""
+    from harness.core import BenchError
+
+    if file.suffix not in (".yaml", ".yml"):
+        raise BenchError(f"{file} is not a YAML file: name it {file.name}.yaml")
+    try:
+        with file.open("x", encoding="utf-8") as opened:
+            opened.write(_GRID.format(file=file, name=file.stem))
+    except FileExistsError:
+        raise BenchError(f"{file} exists; choose another name") from None
+    except OSError as why:
+        raise BenchError(f"{file} cannot be written: {why.strerror}") from why
+    click.echo(f"wrote {file}; next: shrinkgrid plan {file}")

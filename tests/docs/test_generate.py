@@ -11,9 +11,9 @@ sys.path.insert(0, str(ROOT / "docs"))
 
 import generate  # noqa: E402 (path above)
 from _generate import commands, plugins, store  # noqa: E402
-from _generate.text import default_of, described, type_of  # noqa: E402
 
 from harness.cli import VERBS  # noqa: E402
+from harness.cli._describe import default_of, described, type_of  # noqa: E402
 from harness.options import fields  # noqa: E402
 from harness.registry import discover  # noqa: E402
 from results.outcomes import ErrorClass, Status  # noqa: E402
@@ -112,14 +112,14 @@ def test_every_variable_that_the_code_reads_is_listed_and_every_listed_one_is_re
 
 
 def test_types_are_in_words():
-    assert type_of(int | None) == "integer or `null`"
+    assert type_of(int | None) == "integer or null"
     assert type_of(tuple[str, ...]) == "list of text"
 
 
 def test_a_default_is_written_as_yaml():
     svd_llm = fields(discover("method")["svd_llm"].cls)
-    assert default_of(svd_llm["lora"]) == "`null`"
-    assert default_of(svd_llm["whitening"]) == "`eigh`"
+    assert default_of(svd_llm["lora"]) == "null"
+    assert default_of(svd_llm["whitening"]) == "eigh"
 
 
 def test_the_python_page_describes_every_public_name(pages):

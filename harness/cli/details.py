@@ -1,0 +1,241 @@
+"""`show`, `compare`, `describe`: one trial, two trials, one plugin."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from harness.cli._common import on_store
+
+if TYPE_CHECKING:
+    from harness.registry import Plugin
+    from results.storage.store import Store
+
+_KINDS = ("method", "task", "model")
+_WIDTH = 79
+_LAST = 12  # lines of a traceback
+
+
+@click.command()
+@click.argument("trial")
+@on_store
+def show(store: Store, trial: str) -> None:
+    """Show all that is stored of TRIAL (an id, or its beginning).
+
+    What was run, its numbers and sizes, where it ran, its attempts, and the command
+    that runs it again.
+    """
+    from results.boards import trial_page
+    from results.queries.trial_ids import find
+    from results.text.clean import clean
+
+    wanted = find(store, trial)
+    page = trial_page.trials(store, [wanted])[wanted]
+    for line in _shown(page):
+        click.echo(clean(line))
+
+
+def _shown(page: Mapping[str, Any]) -> Iterator[str]:
+    """The lines of ``show``."""
+    from results.text.formats import number
+
+    yield f"trial {page['trial']}  {page['status']}"
+    if page["reason"]:
+        yield from _wrapped("reason", page["reason"])
+    achieved = page["achieved"]
+    got = "" if achieved is None else f", achieved {number(achieved)}"
+    yield from _wrapped("method", page["method"])
+    yield from _wrapped("model", page["model"])
+    yield from _wrapped("task", page["task"])
+    yield from _wrapped("ratio", f"{page['ratio']} of {page['ratio_of']}{got}")
+    yield from _wrapped("seed", page["seed"])
+    yield from _wrapped("grid", page["grid"])
+    if page["metrics"]:
+        yield ""
+        yield "numbers"
+        for one in page["metrics"]:
+            error = "" if one["stderr"] is None else f" ± {number(one['stderr'])}"
+            unit = "" if one["unit"] in (None, "1") else f" {one['unit']}"
+            samples = "" if one["n"] is None else f"  (n {one['n']:,})"
+            value = f"{number(one['value'])}{error}{unit}{samples}"
+            yield from _wrapped(one["metric"], value, 28)
+    sizes = {n: pair for n, pair in page["sizes"].items() if pair[1] is not None}
+    if sizes:
+        yield ""
+        yield "sizes, dense and compressed"
+        for name, (dense, compressed) in sizes.items():
+            before = "?" if dense is None else f"{dense:,}"
+            yield from _wrapped(name, f"{before} -> {compressed:,}", 28)
+    facts = {k: v for k, v in page["facts"].items() if v is not None and k != "node"}
+    yield ""
+    yield "where and how long"
+    for name, value in facts.items():
+        shown = f"{value:,}" if name.endswith("bytes") else value
+        shown = number(value) if isinstance(value, float) else shown
+        yield from _wrapped(name, shown, 28)
+    if len(page["attempts"]) > 1:
+        yield ""
+        yield "attempts"
+        for one in page["attempts"]:
+            why = f": {one['reason']}" if one["reason"] else ""
+            yield from _wrapped(str(one["started_at"]), f"{one['status']}{why}", 28)
+    if page["traceback"]:
+        yield ""
+        lines = page["traceback"].rstrip().splitlines()
+        yield f"traceback, last {min(len(lines), _LAST)} of {len(lines)} lines"
+        yield from (f"  {line}" for line in lines[-_LAST:])
+    yield ""
+    yield "to run it again"
+    yield f"  {page['command']}"
+
+
+def _wrapped(name: str, value: Any, column: int = 12) -> Iterator[str]:
+    """``name  value`` on lines that fit 80 columns."""
+    head = f"  {name} ".ljust(column)
+    text = "-" if value is None else str(value)
+    yield from textwrap.wrap(
+        text,
+        _WIDTH,
+        initial_indent=head,
+        subsequent_indent=" " * column,
+        break_long_words=False,
+        break_on_hyphens=False,
+    ) or [head.rstrip()]
+
+
+@click.command()
+@click.argument("first")
+@click.argument("second")
+@on_store
+def compare(store: Store, first: str, second: str) -> None:
+    """Compare the trials FIRST and SECOND (ids, or their beginnings).
+
+    Prints what differs in their settings and, for each metric that both measured, both
+    numbers and their difference. Where both stored a value for each sample, a paired
+    test says whether the difference can be chance: McNemar's for values 0 and 1, else a
+    bootstrap.
+    """
+    from results.boards import trial_page
+    from results.queries.trial_ids import find
+    from results.text.clean import clean
+
+    ids = [find(store, one) for one in (first, second)]
+    pages = trial_page.trials(store, ids)
+    for line in _compared(*(pages[one] for one in ids)):
+        click.echo(clean(line))
+
+
+def _compared(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[str]:
+    """The lines of ``compare``."""
+    from results.tables.statistics import compare as paired
+    from results.text.formats import number
+
+    for letter, page in (("A", a), ("B", b)):
+        named = f"{page['method']} on {page['model']}, {page['task']}"
+        about = f"{named}, ratio {page['ratio']}, seed {page['seed']}"
+        yield from _wrapped(f"{letter}  {page['trial'][:8]}", about, 16)
+    yield ""
+    yield "settings that differ"
+    differing = list(_differing(a, b))
+    for name, one, other in differing:
+        yield from _wrapped(name, f"A {one}   B {other}", 28)
+    if not differing:
+        yield "  none: these are two trials of equal settings"
+    if a["protocol_fields"] != b["protocol_fields"]:
+        yield "  the protocols differ, so the numbers do not compare"
+    numbers = [{m["metric"]: m for m in page["metrics"]} for page in (a, b)]
+    samples = [{s["metric"]: s for s in page["samples"]} for page in (a, b)]
+    both = [name for name in numbers[0] if name in numbers[1]]
+    yield ""
+    yield "numbers of both" if both else "they measured no metric in common"
+    for name in both:
+        one, other = (n[name]["value"] for n in numbers)
+        change = f"B - A {number(other - one)}"
+        line = f"A {number(one)}   B {number(other)}   {change}"
+        yield from _wrapped(name, line, 28)
+        values = [s[name]["values"] if name in s else [] for s in samples]
+        whole = all(
+            name in s and len(s[name]["values"]) == s[name]["n"] for s in samples
+        )
+        if whole and values[0] and len(values[0]) == len(values[1]):
+            p, test = paired(values[0], values[1])
+            sign = -1 if numbers[0][name]["goal"] == "min" else 1
+            pairs = list(zip(*values, strict=True))
+            wins = sum(sign * y > sign * x for x, y in pairs)
+            losses = sum(sign * y < sign * x for x, y in pairs)
+            told = "not distinguishable" if p > 0.05 else "different"
+            line = (
+                f"of {len(pairs):,} samples B is better in {wins:,}, worse in "
+                f"{losses:,}; paired {test}: p = {number(p)}, {told} at 5 %"
+            )
+            yield from _wrapped("", line, 28)
+
+
+def _differing(
+    a: Mapping[str, Any], b: Mapping[str, Any]
+) -> Iterator[tuple[str, Any, Any]]:
+    """Path and both values of each field of the identity that differs."""
+    from harness.planning.explain import flatten
+
+    flat = [
+        flatten(page["identity"] if isinstance(page["identity"], dict) else {})
+        for page in (a, b)
+    ]
+    for name in dict.fromkeys([*flat[0], *flat[1]]):
+        one, other = (part.get(name, "-") for part in flat)
+        if one != other:
+            yield name, one, other
+
+
+@click.command()
+@click.argument("words", nargs=-1, required=True, metavar="[method|task|model] NAME")
+def describe(words: tuple[str, ...]) -> None:
+    """Describe a method, a task or a model: what it does, and its options."""
+    from harness.core import BenchError
+    from harness.options import nearest
+    from harness.registry import discover
+
+    if len(words) > 2 or (len(words) == 2 and words[0] not in _KINDS):
+        raise click.UsageError("write one name, or method, task or model and a name")
+    name = words[-1]
+    kinds = words[:1] if len(words) == 2 else _KINDS
+    found = [plugins[name] for k in kinds if name in (plugins := discover(k))]
+    if not found:
+        known = [one for kind in kinds for one in discover(kind)]
+        raise BenchError(nearest(" or ".join(kinds), name, known))
+    for plugin in found:
+        for line in _described(plugin):
+            click.echo(line)
+
+
+def _described(plugin: Plugin) -> Iterator[str]:
+    """The lines of ``describe``."""
+    from harness.cli import _describe
+
+    yield f"{plugin.kind} {plugin.name}"
+    yield ""
+    yield from _describe.body(plugin.cls.__doc__).splitlines()
+    facts = {
+        "ratio of": plugin.facts.get("ratio_of"),
+        "kind": plugin.facts.get("kind"),
+        "needs": plugin.facts.get("needs"),
+        "treats": plugin.facts.get("kinds"),
+        "provides": plugin.facts.get("gives"),
+    }
+    yield ""
+    for name, value in facts.items():
+        if value:
+            listed = value if isinstance(value, str) else ", ".join(sorted(value))
+            yield from _wrapped(name, listed)
+    options = _describe.options(plugin.cls)
+    yield ""
+    yield "options" if options else "no options"
+    for one in options:
+        default = "required" if one.default is None else f"default {one.default}"
+        yield from _wrapped(one.name, f"{one.type}; {default}", 4)
+        yield from textwrap.wrap(
+            one.meaning, _WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6
+        )
