@@ -118,7 +118,7 @@ class _Verbs(click.Group):
 )
 @click.pass_context
 def cli(ctx: click.Context, color: str) -> None:
-    r"""Benchmark neural-network compression: a grid, a Ray cluster, SQL, the tables.
+    """Benchmark neural-network compression: a grid, a Ray cluster, SQL, the tables.
 
     GRID is a path to a YAML file or the name of a packaged grid.
 
@@ -128,7 +128,8 @@ def cli(ctx: click.Context, color: str) -> None:
     shrinkgrid leaderboard           compare the methods
     shrinkgrid report                a page with every number
     shrinkgrid VERB --help           the options of a verb
-    """
+    """  # noqa: D301
+    # The backspace above tells click to keep the lines as they are.
     plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
     ctx.color = {"always": True, "never": False}.get(color, False if plain else None)
 
