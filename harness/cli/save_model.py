@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,14 +26,23 @@ _FIELDS = (
 @click.command()
 @click.argument("trial")
 @click.argument("folder", type=click.Path(path_type=Path))
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["shrinkgrid", "hf"]),
+    default="shrinkgrid",
+    show_default=True,
+    help="shrinkgrid: a folder that `shrinkgrid.load_model` and grids read; hf: a "
+    "folder that transformers opens without this package.",
+)
 @store_option
-def save_model(trial: str, folder: Path, store: str) -> None:
+def save_model(trial: str, folder: Path, form: str, store: str) -> None:
     """Write the network of TRIAL (an id, or its beginning) into FOLDER.
 
     The trial's fit and compression run again, with what the store has of calibration
     and checkpoints. FOLDER gets model.safetensors, structure.json, and for language
-    models the configuration and the tokenizer.
-    `harness.toolkit.saved_model.load` reads it.
+    models the configuration and the tokenizer. With `--format hf` it is a checkpoint
+    for transformers with a model card.
     """
     from harness.toolkit import saved_model
     from results.storage.store import open_store
@@ -53,9 +63,64 @@ def save_model(trial: str, folder: Path, store: str) -> None:
         "revision": row["model_revision"],
         "shape": shape,
     }
-    saved_model.save(model, origin, folder)
+    if form == "hf":
+        from harness.toolkit import hugging_face_form
+
+        written = hugging_face_form.write(model, origin, folder, _card(shelf, row))
+        click.echo(_WRITTEN[written].format(folder=folder))
+    else:
+        saved_model.save(model, origin, folder)
     size = (folder / saved_model.WEIGHTS).stat().st_size
     click.echo(f"{folder}: {size:,} bytes of weights, trial {row['trial']}")
+
+
+_WRITTEN = {
+    "plain": "{folder}: a plain checkpoint; "
+    "AutoModelForCausalLM.from_pretrained opens it",
+    "fewer blocks": "{folder}: a plain checkpoint with fewer blocks; "
+    "AutoModelForCausalLM.from_pretrained opens it",
+    "own layers": "{folder}: a checkpoint with layers of its own; "
+    "AutoModelForCausalLM.from_pretrained opens it with trust_remote_code=True",
+}
+
+
+def _card(store: Store, row: dict[str, Any]) -> str:
+    """The model card: what was done to which model, and what was measured of it."""
+    from results.boards import trial_page
+    from results.text.formats import markdown, number
+
+    page = trial_page.trials(store, [row["trial"]])[row["trial"]]
+    base = str(row["model"])
+    lines = ["---", "library_name: transformers", "tags: [compression, shrinkgrid]"]
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", base):  # a name of the hub, not a folder
+        lines.append(f"base_model: {base}")
+    achieved = "" if page["achieved"] is None else f", achieved {page['achieved']}"
+    lines += [
+        "---",
+        "",
+        f"# {markdown(page['model'])}, compressed by {markdown(page['method'])}",
+        "",
+        f"Ratio {page['ratio']} of {page['ratio_of']}{achieved}. "
+        f"Trial `{page['trial']}`, seed {page['seed']}.",
+        "",
+        "| size | dense | compressed |",
+        "| --- | ---: | ---: |",
+    ]
+    for name, (dense, compressed) in page["sizes"].items():
+        if compressed is not None:
+            before = "" if dense is None else f"{dense:,}"
+            lines.append(f"| {name} | {before} | {compressed:,} |")
+    lines += ["", f"Measured on {markdown(page['task'])}:", ""]
+    lines += ["| metric | value | standard error | n |", "| --- | ---: | ---: | ---: |"]
+    for one in page["metrics"]:
+        error = "" if one["stderr"] is None else number(one["stderr"])
+        count = "" if one["n"] is None else f"{one['n']:,}"
+        named, value = markdown(one["metric"]), number(one["value"])
+        lines.append(f"| {named} | {value} | {error} | {count} |")
+    protocol = json.dumps(page["protocol_fields"], indent=1, ensure_ascii=False)
+    lines += ["", "The protocol:", "", "```json", protocol, "```", ""]
+    lines.append("The licence is that of the base model.")
+    return "\n".join(lines) + "\n"
 
 
 def _row(store: Store, trial: str) -> dict[str, Any]:

@@ -96,7 +96,7 @@ def layer(name: str) -> Callable[[L], L]:
 
 
 @dataclass(slots=True)
-class _Form:
+class Description:
     """What ``structure.json`` says of a network, and the tensors beside it."""
 
     layers: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -120,7 +120,7 @@ def saved_bytes(net: nn.Module, *, header: bool = True) -> int:
         Bytes.
     """
     order = list(_DTYPES)
-    tensors = _describe(net).tensors
+    tensors = describe(net).tensors
     listed: dict[str, Any] = {}
     offset = 0
     for name in sorted(tensors, key=lambda n: (-order.index(tensors[n].dtype), n)):
@@ -148,7 +148,7 @@ def save(model: Model, origin: Mapping[str, Any], folder: Path) -> None:
         folder: Folder to write to; created if it is missing.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    form = _describe(model.net)
+    form = describe(model.net)
     save_file(_owned(form.tensors), folder / WEIGHTS)
     plugin = _plugin(origin)
     if hasattr(plugin, "save_skeleton"):
@@ -214,8 +214,16 @@ def replace(net: nn.Module, path: str, new: nn.Module) -> nn.Module:
     return net
 
 
-def _describe(net: nn.Module) -> _Form:
-    form, first = _Form(), dict[int, str]()
+def describe(net: nn.Module) -> Description:
+    """Which layers stand where, which sizes modules have, and which tensors are shared.
+
+    Args:
+        net: The network.
+
+    Returns:
+        The description; its tensors are those that a file holds.
+    """
+    form, first = Description(), dict[int, str]()
     packs: dict[str, _Packs] = {}
     for path, module in net.named_modules(remove_duplicate=False):
         if id(module) in first:
@@ -235,7 +243,7 @@ def _describe(net: nn.Module) -> _Form:
     return form
 
 
-def _collect(net: nn.Module, packs: Mapping[str, _Packs], form: _Form) -> None:
+def _collect(net: nn.Module, packs: Mapping[str, _Packs], form: Description) -> None:
     """Fill ``form`` with every tensor once; the others are named as tied to it."""
     named = {
         name: value

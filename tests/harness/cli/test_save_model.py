@@ -103,3 +103,39 @@ def test_a_trial_whose_model_has_changed_is_refused(ran, model, tmp_path):
             )
     finally:
         path.write_text(before)
+
+
+def test_the_hugging_face_form_has_a_card_and_opens(ran, tmp_path):
+    trial = newest(ran, "basis_sharing")["trial"]
+    folder = tmp_path / "hf"
+
+    done = invoke(
+        "save-model", trial, str(folder), "--format", "hf", "--store", str(ran)
+    )
+
+    assert done.exit_code == 0
+    assert "opens it with trust_remote_code=True" in done.output
+    card = (folder / "README.md").read_text()
+    assert "compressed by basis" in card
+    assert f"Trial `{trial}`" in card
+    assert "| loss | " in card
+    assert '"window": 32' in card
+    net = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
+    assert sum(p.numel() for p in net.parameters()) > 0
+    assert (folder / "tokenizer.json").is_file()
+
+
+def test_a_dense_trial_becomes_a_plain_checkpoint(ran, tmp_path):
+    trial = newest(ran, "dense")["trial"]
+    folder = tmp_path / "hf"
+
+    done = invoke(
+        "save-model", trial, str(folder), "--format", "hf", "--store", str(ran)
+    )
+
+    assert done.exit_code == 0
+    assert "a plain checkpoint;" in done.output
+    # The dense network again: nothing but torch and transformers is needed.
+    assert not (folder / "modeling_compressed.py").exists()
+    net = AutoModelForCausalLM.from_pretrained(folder)
+    assert not net.training

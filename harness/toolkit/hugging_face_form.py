@@ -1,0 +1,386 @@
+"""Compressed language models as folders that transformers opens without this project.
+
+A network whose shapes are those of its architecture becomes a plain checkpoint; so
+does one that only lacks blocks, with a true number of them in its configuration. Any
+other keeps the tensors as they are stored here, beside ``modeling_compressed.py``: the
+layers' own code, and the class that puts them in place (transformers asks for
+``trust_remote_code=True``).
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import hashlib
+import inspect
+import json
+import sys
+import textwrap
+import types
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from harness.core import BenchError, Model
+from harness.toolkit import saved_model
+from harness.toolkit.roles import blocks_path
+
+MODELING = "modeling_compressed.py"
+CLASS = "CompressedForCausalLM"
+Form = Literal["plain", "fewer blocks", "own layers"]
+# What a layer needs to be measured and saved here, and nowhere else.
+_OURS = {"spec", "pack", "weights", "__getstate__"}
+
+
+def write(model: Model, origin: Mapping[str, Any], folder: Path, card: str) -> Form:
+    """Write a compressed language model for transformers.
+
+    Args:
+        model: The compressed model.
+        origin: As for ``saved_model.save``.
+        folder: An empty folder.
+        card: The model card in Markdown; the way to load the folder is added to it.
+
+    Returns:
+        Which form the folder has.
+
+    Raises:
+        BenchError: If the model is not a language model of transformers.
+    """
+    net: Any = model.net
+    base = type(net).__name__
+    if model.kind != "causal_lm" or not hasattr(_transformers(), base):
+        raise BenchError(
+            f"{model.name} is a {base}, and the Hugging Face form is for causal "
+            "language models whose class transformers has; leave --format out"
+        )
+    described = saved_model.describe(net)
+    layers = {entry["layer"] for entry in described.layers.values()}
+    if not layers and _same_shapes(net):
+        form: Form = "plain"
+        _plain(net, dict(net.state_dict()), _config(net), folder)
+    elif layers == {"dropped_block"}:
+        form = "fewer blocks"
+        _without_blocks(model, sorted(described.layers), folder)
+    else:
+        form = "own layers"
+        _own_layers(model, origin, folder)
+    if model.tokenizer is not None:
+        model.tokenizer.save_pretrained(folder)
+    (folder / "README.md").write_text(card + _how_to_load(form, folder))
+    return form
+
+
+def _transformers() -> types.ModuleType:
+    import transformers
+
+    return transformers
+
+
+def _config(net: Any) -> Any:
+    """A configuration that names the architecture and no quantised source file."""
+    config = copy.deepcopy(net.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    config.architectures = [type(net).__name__]
+    config.dtype = next(net.parameters()).dtype
+    return config
+
+
+def _same_shapes(net: Any) -> bool:
+    """Whether a fresh network of the configuration has the same tensors."""
+    with torch.device("meta"):
+        fresh = type(net)(_config(net))
+    here, there = net.state_dict(), fresh.state_dict()
+    return here.keys() == there.keys() and all(
+        here[name].shape == there[name].shape for name in here
+    )
+
+
+def _plain(net: Any, state: dict[str, Tensor], config: Any, folder: Path) -> None:
+    """Write a checkpoint of the original architecture."""
+    from transformers.initialization import no_init_weights
+
+    with no_init_weights():
+        fresh = type(net)(config).to(config.dtype)
+    fresh.load_state_dict(state)
+    fresh.generation_config = copy.deepcopy(net.generation_config)
+    fresh.save_pretrained(folder)
+
+
+def _without_blocks(model: Model, dropped: list[str], folder: Path) -> None:
+    """Write a checkpoint whose configuration has the blocks that are left."""
+    net: Any = model.net
+    path = blocks_path([*dropped, *(name for name, _ in model.modules())])
+    if path is None:
+        raise BenchError(f"{model.name} does not hold its blocks in one list")
+    total = len(net.get_submodule(path))
+    left = [n for n in range(total) if f"{path}.{n}" not in dropped]
+    number = {str(old): str(new) for new, old in enumerate(left)}
+    state = {}
+    for name, value in net.state_dict().items():
+        if name.startswith(f"{path}."):
+            old, rest = name[len(path) + 1 :].split(".", 1)
+            state[f"{path}.{number[old]}.{rest}"] = value
+        else:
+            state[name] = value
+    config = _config(net)
+    config.num_hidden_layers = len(left)
+    if getattr(config, "layer_types", None):  # which blocks have a sliding window
+        config.layer_types = [config.layer_types[n] for n in left]
+    _plain(net, state, config, folder)
+
+
+def _own_layers(model: Model, origin: Mapping[str, Any], folder: Path) -> None:
+    """Write our own form, and the code that opens it."""
+    net: Any = model.net
+    saved_model.save(model, origin, folder)
+    form = json.loads((folder / saved_model.STRUCTURE).read_text())
+    code = modeling(type(net).__name__, [type(m) for m in _layers_of(net)])
+    (folder / MODELING).write_text(code, encoding="utf-8")
+    config = _config(net)
+    config.auto_map = {"AutoModelForCausalLM": f"modeling_compressed.{CLASS}"}
+    config.architectures = [CLASS]
+    config.compression = {k: form[k] for k in ("layers", "sizes", "same", "tied")}
+    config.save_pretrained(folder)
+    (folder / saved_model.STRUCTURE).unlink()  # the configuration has it
+    net.generation_config.save_pretrained(folder)
+
+
+def _layers_of(net: nn.Module) -> list[nn.Module]:
+    return [m for m in net.modules() if "layer_name" in vars(type(m))]
+
+
+def modeling(base: str, layers: list[type]) -> str:
+    """The code of a folder: the layers, and a class that puts them in place.
+
+    Args:
+        base: Name of the architecture's class in transformers.
+        layers: The layers' classes.
+
+    Returns:
+        Python that needs torch, transformers and safetensors alone.
+
+    Raises:
+        BenchError: If a layer uses a package that such a folder cannot count on.
+    """
+    imports: dict[str, None] = {}
+    sources: dict[str, str] = {}
+    for cls in dict.fromkeys(layers):
+        _collect(cls, imports, sources)
+    text = _TEMPLATE
+    for name, value in {
+        "BASE": base,
+        "CLASS": CLASS,
+        "IMPORTS": "\n".join(sorted(imports)),
+        "LAYERS": "\n\n".join(sources.values()),
+    }.items():
+        text = text.replace(f"@{name}@", value)
+    return text
+
+
+_ALLOWED = ("torch", "typing", "collections", "warnings", "math", "dataclasses")
+
+
+def _collect(thing: Any, imports: dict[str, None], sources: dict[str, str]) -> None:
+    """Add a class or function, and before it everything that it uses."""
+    name = thing.__name__
+    if name in sources:
+        return
+    tree = ast.parse(textwrap.dedent(inspect.getsource(thing)))
+    node = tree.body[0]
+    assert isinstance(node, ast.ClassDef | ast.FunctionDef)
+    if isinstance(node, ast.ClassDef):
+        node.body = [
+            part
+            for part in node.body
+            if not (isinstance(part, ast.FunctionDef) and part.name in _OURS)
+        ]
+    home = vars(sys.modules[thing.__module__])
+    used = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)} - {name}
+    for word in sorted(used & home.keys()):
+        if word == "layer":  # the decorator; the template has its own
+            continue
+        _need(word, home[word], imports, sources)
+    sources[name] = ast.unparse(node)
+
+
+def _need(
+    word: str, value: Any, imports: dict[str, None], sources: dict[str, str]
+) -> None:
+    """Add what a name of a module stands for."""
+    if isinstance(value, types.ModuleType):
+        _check(value.__name__, word)
+        alone = value.__name__ == word
+        package, _, leaf = value.__name__.rpartition(".")
+        line = f"import {word}" if alone else f"from {package} import {leaf} as {word}"
+        imports[line.removesuffix(f" as {leaf}")] = None
+    elif isinstance(value, type | types.FunctionType | types.BuiltinFunctionType):
+        home = value.__module__ or ""
+        if home.split(".")[0] in ("methods", "harness"):
+            _collect(value, imports, sources)
+        else:
+            where = _public(word, value, home)
+            _check(where, word)
+            imports[f"from {where} import {word}"] = None
+    elif hasattr(value, "__origin__") or getattr(value, "__module__", "") == "typing":
+        imports.setdefault("from typing import Any, Literal", None)
+    else:  # a constant
+        sources.setdefault(word, f"{word} = {value!r}")
+
+
+def _public(word: str, value: Any, home: str) -> str:
+    """The module to import a thing from: torch hides where its own are."""
+    for module in ("torch", "torch.nn.functional", "torch.nn"):
+        if getattr(sys.modules[module], word, None) is value:
+            return module
+    return home
+
+
+def _check(module: str, word: str) -> None:
+    if module.split(".", maxsplit=1)[0] not in _ALLOWED:
+        raise BenchError(
+            f"a layer uses {word} of {module}, which a folder for transformers cannot "
+            "count on; leave --format out"
+        )
+
+
+def _how_to_load(form: Form, folder: Path) -> str:
+    """The last section of the model card."""
+    own = form == "own layers"
+    words = ", trust_remote_code=True" if own else ""
+    lines = [
+        "",
+        "## How to load it",
+        "",
+        "```python",
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "",
+        f'model = AutoModelForCausalLM.from_pretrained("."{words})',
+        'tokenizer = AutoTokenizer.from_pretrained(".")',
+        "```",
+        "",
+    ]
+    if own:
+        digest = hashlib.sha256((folder / MODELING).read_bytes()).hexdigest()
+        lines += [
+            f"The layers are defined in `{MODELING}`, which transformers runs only",
+            "with `trust_remote_code=True`. It needs torch, transformers and",
+            f"safetensors. Its SHA-256 is `{digest}`.",
+            "",
+        ]
+    return "\n".join(lines)
+
+
+_TEMPLATE = '''"""@BASE@ with compressed layers; written by shrinkgrid.
+
+The tensors in model.safetensors are those of the compressed layers: the file is as
+small as the network. config.json says under "compression" which layer stands where.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+@IMPORTS@
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import @BASE@
+
+LAYERS = {}
+
+
+def layer(name):
+    """Register a class under the name that config.json has for it."""
+
+    def register(cls):
+        LAYERS[name] = cls
+        return cls
+
+    return register
+
+
+@LAYERS@
+
+
+class @CLASS@(@BASE@):
+    """The network that the configuration describes."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        form = config.compression
+        places = {**form["layers"], **form["sizes"]}
+        for path in sorted(places, key=lambda p: p.count(".")):  # parents first
+            entry = places[path]
+            if "layer" in entry:
+                self.set(path, LAYERS[entry["layer"]](**entry["spec"]))
+                continue
+            old = self.get_submodule(path)
+            if any(getattr(old, k, None) != v for k, v in entry.items() if k != "bias"):
+                self.set(path, type(old)(**entry))
+            elif "bias" in entry and entry["bias"] != (old.bias is not None):
+                self.set(path, type(old)(**entry))
+        for path, first in form["same"].items():
+            self.set(path, self.get_submodule(first))
+
+    def set(self, path, module):
+        """Put a module at a dotted path."""
+        parent, _, name = path.rpartition(".")
+        setattr(self.get_submodule(parent), name, module)
+
+    def fill(self, tensors):
+        """Take the tensors of the file; shared ones are in it once."""
+        form = self.config.compression
+        tensors = {**tensors, **{n: tensors[f] for n, f in form["tied"].items()}}
+        packed = [
+            path
+            for path, module in self.named_modules()
+            if path in form["layers"] and hasattr(module, "unpack")
+        ]
+        for path in packed:
+            head = f"{path}."
+            own = {n[len(head) :]: t for n, t in tensors.items() if n.startswith(head)}
+            self.get_submodule(path).unpack(own)
+        def apart(name):
+            return not any(name.startswith(f"{path}.") for path in packed)
+        state = {n: t for n, t in tensors.items() if apart(n)}
+        for name in self.state_dict():
+            for path, first in form["same"].items():
+                if name not in state and name.startswith(f"{path}."):
+                    state[name] = tensors[first + name[len(path) :]]
+        missing, unexpected = self.load_state_dict(state, strict=False, assign=True)
+        wrong = [name for name in missing if apart(name)] + unexpected
+        if wrong:
+            raise ValueError(f"the file does not fit config.json: {wrong[:5]}")
+        for name, first in form["tied"].items():
+            if apart(name) and apart(first):
+                owner, _, leaf = name.rpartition(".")
+                source, _, value = first.rpartition(".")
+                shared = getattr(self.get_submodule(source), value)
+                setattr(self.get_submodule(owner), leaf, shared)
+
+    @classmethod
+    def from_pretrained(cls, name, *args, config=None, dtype=None, **options):
+        """Load a folder, or a repository of the hub, into host memory.
+
+        The numbers are those of the file; dtype casts the floating-point ones. Move the
+        network with .to(device) afterwards.
+        """
+        folder = Path(name)
+        if not folder.is_dir():
+            from huggingface_hub import snapshot_download
+
+            folder = Path(snapshot_download(name, revision=options.get("revision")))
+        if config is None:
+            config = cls.config_class.from_pretrained(folder)
+        net = cls(config)
+        net.fill(load_file(folder / "model.safetensors"))
+        dtype = options.get("torch_dtype") if dtype is None else dtype
+        if isinstance(dtype, torch.dtype):
+            net = net.to(dtype)
+        return net.eval()
+'''
