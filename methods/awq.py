@@ -39,12 +39,13 @@ class Awq:
     Let ``a_j = mean |x_j|`` over the calibration tokens, for input channel j. The
     matrices that read the input x are scaled by ``s_j = a_j^alpha`` (then divided by
     ``sqrt(max s min s)``), rounded, and scaled back:
-    ``W' = round(W diag(s)) diag(1/s)``. Of 20 exponents alpha from 0 to 0.95, the one with the least error
-    ``mean ||(W - W') x||^2``, summed over these matrices, is taken. Then each group of
-    weights may be clipped: of ten ranges from the whole to 0.55 of the largest weight,
-    the one with the least error of the group's own product is taken; query and key are
-    not clipped. The grid of a group is that of ``gptq``: codes from 0 to ``2^bits - 1``
-    with a scale and a zero point, or without a zero point with ``symmetric``.
+    ``W' = round(W diag(s)) diag(1/s)``. Of 20 exponents alpha from 0 to 0.95, the one
+    with the least error ``mean ||(W - W') x||^2``, summed over these matrices, is
+    taken. Then each group of weights may be clipped: of ten ranges from the whole to
+    0.55 of the largest weight, the one with the least error of the group's own product
+    is taken; query and key are not clipped. The grid of a group is that of ``gptq``:
+    codes from 0 to ``2^bits - 1`` with a scale and a zero point, or without a zero
+    point with ``symmetric``.
 
     The inputs x are those of the network before rounding. Embeddings, norms, biases and
     the head stay as they are. The method has a single ratio, the share of bits removed
@@ -52,9 +53,9 @@ class Awq:
 
     The paper is arXiv:2306.00978. It folds ``1/s`` into the norm or matrix before,
     which costs no bits but exists only where such a matrix does; here s is stored, one
-    number for each column. Its code measures the error of query, key and value at the output
-    of the attention, that of gate and up at the output of the MLP; here at the outputs
-    of the matrices themselves.
+    number for each column. Its code measures the error of query, key and value at the
+    output of the attention, that of gate and up at the output of the MLP; here at the
+    outputs of the matrices themselves.
 
     Args:
         bits: Bits per weight: 8, 4, 3 or 2.
