@@ -23,6 +23,8 @@ from results.storage.folder import Folder
 from results.text import json_reader
 
 FORMAT = "format.json"
+# The store that comes with the package: what the pages on reproductions show.
+PACKAGED = "measured"
 _TOO_LARGE = 1e150  # squares of such numbers overflow
 _CHUNK = 1000  # rows of a plan that are in memory at a time
 # One row a file: dictionaries, statistics and compression cost more than they save.
@@ -224,7 +226,8 @@ def open_store(uri: str | Path, create: bool = False) -> Store:
     """Open the store at a path or URI.
 
     Args:
-        uri: A folder, or a URI that pyarrow knows (``s3://bucket/store``).
+        uri: A folder, or a URI that pyarrow knows (``s3://bucket/store``);
+            ``measured``, if there is no such folder, is the store of the package.
         create: Whether to make it where there is none, and to write to it.
 
     Returns:
@@ -234,6 +237,13 @@ def open_store(uri: str | Path, create: bool = False) -> Store:
         StoreError: If the folder is missing or is not a store, if a newer version
             wrote it, or if ``create`` is given and it cannot be written.
     """
+    if str(uri) == PACKAGED and not Path(PACKAGED).exists():
+        if create:
+            raise StoreError(
+                f"the store {PACKAGED!r} comes with the package and is read-only; name "
+                "a folder with --store"
+            )
+        uri = Path(__file__).parents[1] / PACKAGED
     place = places.folder(uri)
     text = place.read(FORMAT)
     if text is None:

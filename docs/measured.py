@@ -1,0 +1,139 @@
+"""The packaged store `measured`, and the tables of the documentation that show it.
+
+    python docs/measured.py build STORE...   join stores into results/measured
+    python docs/measured.py tables           write the tables of the pages again
+
+The packaged store has the numbers alone: names of machines are left out, and so are
+samples beyond those that the marks of leaderboards need.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from results.boards import leaderboard
+from results.queries.compaction import compact
+from results.storage.store import open_store
+from results.text.formats import DASH, number
+from results.text.labels import method_label
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGED = ROOT / "results/measured"
+PAGES = ROOT / "docs/explanation"
+MARKED = re.compile(
+    r"(<!-- measured (?P<asked>[^>]*?) -->\n).*?(<!-- end of measured -->)", re.DOTALL
+)
+NAMELESS = ("host", "node")
+HEAD = ("ratio", "method", "metric", "achieved", "params", "bytes", "seeds")
+
+
+def build(sources: list[str]) -> None:
+    """Join stores into the packaged one."""
+    with tempfile.TemporaryDirectory() as name:
+        joined = open_store(Path(name) / "joined", create=True)
+        folder = joined.folder.local
+        assert folder is not None
+        for source in sources:
+            # Rows are in files of unique names that no one changes: copies are a union.
+            for table in ("trials", "samples", "plans"):
+                for path in open_store(source).files(table):
+                    to = folder / table / Path(path).name
+                    to.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy(Path(source) / path, to)
+        compact(joined, at_least=1)
+        for path in folder.glob("trials/compacted/*.parquet"):
+            _without_names(path)
+        shutil.rmtree(PACKAGED, ignore_errors=True)
+        for table in ("trials", "samples", "plans"):
+            to = PACKAGED / table / "compacted"
+            to.mkdir(parents=True)
+            for number_, path in enumerate(
+                sorted(folder.glob(f"{table}/compacted/*.parquet"))
+            ):
+                shutil.copy(path, to / f"{number_}.parquet")
+                (to / f"{number_}.json").write_text("[]\n")
+        shutil.copy(folder / "format.json", PACKAGED / "format.json")
+
+
+def _without_names(path: Path) -> None:
+    """Empty the columns that name machines."""
+    empty = ", ".join(f"NULL::VARCHAR AS {name}" for name in NAMELESS)
+    beside = path.with_suffix(".new")
+    duckdb.sql(
+        f"COPY (SELECT * REPLACE ({empty}) FROM read_parquet('{path}', "
+        f"hive_partitioning = false) ORDER BY trial, attempt) TO '{beside}' "
+        "(FORMAT parquet, COMPRESSION zstd)"
+    )
+    beside.replace(path)
+
+
+def table(asked: str) -> str:
+    """A Markdown table of one leaderboard.
+
+    Args:
+        asked: ``key=value`` words: model, task and metric, and ``methods``, names with
+            commas between them.
+
+    Returns:
+        The lines of the table.
+    """
+    only = dict(word.split("=", 1) for word in asked.split())
+    methods = only.pop("methods", "")
+    wanted = {"dense", *methods.split(",")} if methods else None
+    rows = leaderboard.one_board(
+        open_store(PACKAGED), **{key: [value] for key, value in only.items()}
+    )
+    head = [only.get("metric", rows[0]["metric"]) if h == "metric" else h for h in HEAD]
+    lines = [head, [":---" if h == "method" else "---:" for h in HEAD]]
+    calibrations = {row["calibration"] for row in rows} - {None}
+    for row in rows:
+        if wanted is not None and row["method"] not in wanted:
+            continue
+        error = "" if row["stderr"] is None else f" ± {number(row['stderr'])}"
+        achieved = DASH if row["achieved"] is None else f"{row['achieved']:.3f}"
+        lines.append(
+            [
+                number(row["ratio"]),
+                _named(row, told=len(calibrations) > 1).replace("_", "\\_"),
+                f"{number(row['mean'])}{error}",
+                achieved if row["method"] != "dense" else DASH,
+                f"{row['params']:,.0f}",
+                DASH if row["bytes"] is None else f"{row['bytes']:,.0f}",
+                str(row["seeds"]),
+            ]
+        )
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _named(row: dict[str, Any], *, told: bool) -> str:
+    """The label of a method, with its calibration only if others have another."""
+    return method_label(row if told else row | {"calibration": None})
+
+
+def filled(text: str) -> str:
+    """A page with each of its tables written again."""
+    return MARKED.sub(lambda m: m[1] + table(m["asked"]) + m[3], text)
+
+
+def tables() -> None:
+    """Write the tables of every page."""
+    for page in sorted(PAGES.rglob("*.md")):
+        text = page.read_text(encoding="utf-8")
+        if MARKED.search(text):
+            page.write_text(filled(text), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["build"] and len(sys.argv) > 2:
+        build(sys.argv[2:])
+    elif sys.argv[1:] == ["tables"]:
+        tables()
+    else:
+        sys.exit(__doc__)
