@@ -93,6 +93,7 @@ def test_a_table_names_methods_ratios_and_errors():
     assert head.startswith("| ratio | method | ")
     assert set(rule) <= set("|-: ")
     assert re.match(
-        r"\| 0 \| dense \| [\d.]+( ± [\d.]+)? \| \S+ \| [\d,]+ \| [\d,]+ \| \d \|", dense
+        r"\| 0 \| dense \| [\d.]+( ± [\d.]+)? \| \S+ \| [\d,]+ \| [\d,]+ \| \d \|",
+        dense,
     )
     assert rest
