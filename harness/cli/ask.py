@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,9 +13,25 @@ from harness.cli._common import format_option, on_store
 
 if TYPE_CHECKING:
     from results.storage.store import Store
+    from results.text.answer import Answer
 
 
 @click.command()
+@click.argument("grid", required=False)
+@click.option(
+    "--ratio", "ratios", type=float, multiple=True, help="Only this ratio; may repeat."
+)
+@click.option(
+    "--top",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Only the best N ranks of each ratio, beside dense.",
+)
+@click.option(
+    "--where",
+    metavar="EXPR",
+    help='Only rows for which this SQL holds: "recovery > 0.9 AND bytes < 1e8".',
+)
 @click.option("--model", multiple=True, help="Only this model; may be repeated.")
 @click.option("--task", multiple=True, help="Only this task; may be repeated.")
 @click.option(
@@ -36,37 +53,50 @@ if TYPE_CHECKING:
 @format_option
 @on_store
 def leaderboard(
-    store: Store,
-    form: str,
-    mean: bool,
-    allow_unequal: bool,
-    allow_mixed: bool,
-    **only: tuple[str, ...],
+    store: Store, grid: str | None, form: str, mean: bool, **options: Any
 ) -> None:
     """Print which method keeps how much, at which ratio: dense first, best marked.
 
-    Numbers of different protocols stand on boards of their own; for times and memory
-    the host, the device and the threads are part of the protocol.
+    With GRID, the name of a grid that was run, only its trials. Numbers of different
+    protocols stand on boards of their own; for times and memory the host, the device
+    and the threads are part of the protocol.
     """
     from results.boards import leaderboard as view
     from results.queries import protocols
     from results.text.formats import render
 
-    rows = view.read(store, **only)
-    if allow_mixed:
+    unequal, mixed = options.pop("allow_unequal"), options.pop("allow_mixed")
+    rows = _chosen(store, grid, options)
+    if mixed:
         rows = view.together(rows)
     if mean:
         from results.boards.mean_ranks import over_boards
 
-        found = over_boards(
-            rows, allow_unequal=allow_unequal, across_protocols=allow_mixed
-        )
+        found = over_boards(rows, allow_unequal=unequal, across_protocols=mixed)
         click.echo(render(found, form))
     elif form == "table":
         fields = protocols.stored(store, view.rival_protocols(rows))
-        click.echo(view.boards(rows, fields, mixed=allow_mixed))
+        click.echo(view.boards(rows, fields, mixed=mixed))
     else:
         click.echo(render(rows, form))
+
+
+def _chosen(store: Store, grid: str | None, options: dict[str, Any]) -> Answer:
+    """The rows of the leaderboard that the options of the verb choose."""
+    from results.ask import query as select
+    from results.boards import leaderboard as view
+    from results.errors import StoreError
+
+    ratios, top, where = (options.pop(name) for name in ("ratios", "top", "where"))
+    rows = view.read(store, **options)
+    if grid is not None:
+        rows = view.of_grid(store, rows, grid)
+    if where is not None:
+        kept = set(select(store, f"SELECT * FROM leaderboard WHERE ({where})").rows)
+        rows = replace(rows, rows=[row for row in rows.rows if row in kept])
+        if not rows.rows:
+            raise StoreError(f"no row of the leaderboard fits --where {where!r}")
+    return view.narrowed(rows, ratios=ratios, top=top)
 
 
 @click.command()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from itertools import groupby
 from typing import Any
 
 from results.errors import StoreError, unknown
-from results.queries import left_out
+from results.queries import grids, left_out
 from results.queries.db import ask
 from results.queries.protocols import Fields, differing, named, told_apart
 from results.storage.store import Store
@@ -32,6 +32,7 @@ _DROPPED = (9, 8, 4, 6, 3, 7)  # seeds, params, of, stderr, achieved, recovery
 # A classifier of ten classes that guesses keeps a little more than a tenth of what a
 # good one has, and a language model with such a perplexity writes noise.
 _USELESS = 0.12
+_SAME_RATIO = 1e-9
 BOARD = ("model", "model_options", "task", "task_options", "metric", "protocol")
 
 
@@ -74,6 +75,70 @@ def read(store: Store, **only: Iterable[str]) -> Answer:
         rows = [row for row in rows if row[place] in wanted]
     if not rows:
         raise StoreError("no row of the leaderboard fits all of these options")
+    return Answer(columns=answer.columns, types=answer.types, rows=rows)
+
+
+def narrowed(
+    answer: Answer, *, ratios: Collection[float] = (), top: int | None = None
+) -> Answer:
+    """The rows of some ratios, and the best of each; the dense model stays.
+
+    Args:
+        answer: Rows as ``read`` returns them.
+        ratios: The ratios to keep, as asked; none keeps all.
+        top: The number of ranks to keep at each ratio; None keeps all.
+
+    Returns:
+        The rows that are left, in their order.
+
+    Raises:
+        StoreError: If no row has one of the ratios.
+    """
+    at = {name: answer.columns.index(name) for name in ("ratio", "place", "method")}
+    known = sorted({row[at["ratio"]] for row in answer.rows})
+    for ratio in ratios:
+        if not any(abs(ratio - one) < _SAME_RATIO for one in known):
+            listed = ", ".join(f"{one:g}" for one in known)
+            raise StoreError(f"no row has the ratio {ratio:g}; there are {listed}")
+    rows = [
+        row
+        for row in answer.rows
+        if row[at["method"]] == "dense"
+        or (
+            (not ratios or any(abs(row[at["ratio"]] - r) < _SAME_RATIO for r in ratios))
+            and (top is None or row[at["place"]] <= top)
+        )
+    ]
+    return Answer(columns=answer.columns, types=answer.types, rows=rows)
+
+
+def of_grid(store: Store, answer: Answer, name: str) -> Answer:
+    """The rows with a trial of a grid.
+
+    Args:
+        store: Where the grid was run.
+        answer: Rows as ``read`` returns them.
+        name: Name of the grid.
+
+    Returns:
+        The rows, in their order.
+
+    Raises:
+        StoreError: If the grid was not run into this store.
+    """
+    keys = (
+        *("method", "method_options", "model", "model_options", "task"),
+        *("task_options", "ratio", "calibration"),
+    )
+    query = (
+        f"SELECT DISTINCT {', '.join(keys)} FROM newest WHERE trial IN "
+        "(SELECT trial FROM plans WHERE grid = ?)"
+    )
+    found = set(ask(store, query, [name]).rows)
+    if not found:
+        raise grids.unknown(store, name, [])
+    places = [answer.columns.index(key) for key in keys]
+    rows = [row for row in answer.rows if tuple(row[p] for p in places) in found]
     return Answer(columns=answer.columns, types=answer.types, rows=rows)
 
 

@@ -24,10 +24,10 @@ def unknown(store: Store, name: str, packaged: list[str]) -> StoreError:
     known = names(store)
     near = suggestion(name, [*known, *packaged])
     hint = f" Did you mean {near!r}?" if near else ""
+    more = f" Packaged: {', '.join(packaged)}. Or give the path of a grid file."
     return StoreError(
         f"no grid called {name!r}.{hint} In {store.uri}: "
-        f"{', '.join(known) or 'none'}. Packaged: {', '.join(packaged)}. Or give the "
-        "path of a grid file."
+        f"{', '.join(known) or 'none'}.{more if packaged else ''}"
     )
 
 

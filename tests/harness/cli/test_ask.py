@@ -164,3 +164,60 @@ def test_export_never_overwrites(run, stored, tmp_path):
     done = run("export", stored, str(file))
     assert done.exit_code == 2
     assert file.read_text() == "precious"
+
+
+def test_leaderboard_of_a_ratio_and_of_the_best_keeps_dense(run, stored):
+    found = json.loads(run("leaderboard", stored, "--format", "json").stdout)
+    ratio = max(row["ratio"] for row in found)
+
+    done = run(
+        "leaderboard", stored, "--ratio", str(ratio), "--top", "1", "--format", "json"
+    )
+
+    rows = json.loads(done.stdout)
+    assert {row["ratio"] for row in rows} == {0, ratio}
+    assert all(row["place"] == 1 for row in rows if row["method"] != "dense")
+    assert rows == [row for row in found if row in rows], "in the same order"
+
+
+def test_leaderboard_where_takes_sql_over_its_columns(run, stored):
+    done = run("leaderboard", stored, "--where", "recovery < 0.95", "--format", "json")
+
+    rows = json.loads(done.stdout)
+    assert rows
+    assert all(row["recovery"] < 0.95 for row in rows if row["method"] != "dense")
+
+
+def test_leaderboard_of_a_grid_has_only_its_trials(run, tmp_path):
+    store = grid(tmp_path / "store")
+    one = row("one", method="gptq", ratio=0.5, measured={"accuracy": 0.5}, grid="other")
+    store.append(one)
+    store.record_plan(
+        [
+            {"plan": "p", "grid": "other", "trial": one["trial"]}
+            | {"planned_at": one["started_at"]}
+        ]
+    )
+
+    done = run("leaderboard", store, "other", "--format", "json")
+
+    assert [row["method"] for row in json.loads(done.stdout)] == ["gptq"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--ratio", "0.123"], "no row has the ratio 0.123; there are 0, "),
+        (["--where", "recovry > 1"], 'Candidate bindings: "recovery"'),
+        (["--where", "recovery > 99"], "no row of the leaderboard fits --where"),
+        (["--where", "1); DROP TABLE x; --"], "write one SELECT statement at a time"),
+        (["nosuchgrid"], "no grid called 'nosuchgrid'"),
+        (["--top", "0"], "0 is not in the range"),
+    ],
+)
+def test_leaderboard_choices_that_choose_nothing_say_why(run, stored, words, said):
+    done = run("leaderboard", stored, *words)
+
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    assert said in done.stderr
