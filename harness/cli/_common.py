@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from harness.cli import _complete
 from results.outcomes import RETRIES
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def grid_options(command: Callable[..., Any]) -> Callable[..., Any]:
             metavar="EXPR",
             help="SQL over method, model, task, ratio, seed: \"method = 'svd'\".",
         ),
-        click.argument("grid"),
+        click.argument("grid", shell_complete=_complete.grids),
     ):
         command = decorate(command)
     return command

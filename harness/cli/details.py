@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from harness.cli import _complete
 from harness.cli._common import on_store
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ _LAST = 12  # lines of a traceback
 
 
 @click.command()
-@click.argument("trial")
+@click.argument("trial", shell_complete=_complete.trials)
 @on_store
 def show(store: Store, trial: str) -> None:
     """Show all that is stored of TRIAL (an id, or its beginning).
@@ -107,8 +108,8 @@ def _wrapped(name: str, value: Any, column: int = 12) -> Iterator[str]:
 
 
 @click.command()
-@click.argument("first")
-@click.argument("second")
+@click.argument("first", shell_complete=_complete.trials)
+@click.argument("second", shell_complete=_complete.trials)
 @on_store
 def compare(store: Store, first: str, second: str) -> None:
     """Compare the trials FIRST and SECOND (ids, or their beginnings).
@@ -191,7 +192,13 @@ def _differing(
 
 
 @click.command()
-@click.argument("words", nargs=-1, required=True, metavar="[method|task|model] NAME")
+@click.argument(
+    "words",
+    nargs=-1,
+    required=True,
+    metavar="[method|task|model] NAME",
+    shell_complete=_complete.plugins,
+)
 def describe(words: tuple[str, ...]) -> None:
     """Describe a method, a task or a model: what it does, and its options."""
     from harness.core import BenchError

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from harness.cli import _complete
 from harness.cli._common import console, format_option, on_store, store_option
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("grid", required=False)
+@click.argument("grid", required=False, shell_complete=_complete.grids)
 @on_store
 @format_option
 def status(store: Store, grid: str | None, form: str) -> int:
@@ -123,7 +124,7 @@ def _papers() -> list[dict[str, Any]]:
 
 
 @click.command()
-@click.argument("trial")
+@click.argument("trial", shell_complete=_complete.trials)
 @click.option("--grid", help="Look for the trial in this grid, not in the store.")
 @on_store
 def why(store: Store, trial: str, grid: str | None) -> None:

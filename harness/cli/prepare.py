@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import click
 
+from harness.cli import _complete
+
 
 @click.command()
-@click.argument("grid")
+@click.argument("grid", shell_complete=_complete.grids)
 @click.option(
     "--no-load",
     is_flag=True,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from harness.cli import _complete
 from harness.cli._common import store_option
 from harness.core import BenchError
 
@@ -24,7 +25,7 @@ _FIELDS = (
 
 
 @click.command()
-@click.argument("trial")
+@click.argument("trial", shell_complete=_complete.trials)
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option(
     "--format",

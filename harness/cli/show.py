@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from harness.cli import _complete
 from harness.cli._common import on_store
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ _PLOTS = ["pareto", "curves"]
 
 
 @click.command()
-@click.argument("paper", required=False)
+@click.argument("paper", required=False, shell_complete=_complete.papers)
 @click.option(
     "--format",
     "form",
