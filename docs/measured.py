@@ -78,14 +78,14 @@ def table(asked: str) -> str:
     """A Markdown table of one leaderboard.
 
     Args:
-        asked: ``key=value`` words: model, task and metric, and ``methods``, names with
-            commas between them.
+        asked: ``key=value`` words: model, task and metric; ``methods``, names with
+            commas between them; ``hide``, an option whose fields the text names.
 
     Returns:
         The lines of the table.
     """
     only = dict(word.split("=", 1) for word in asked.split())
-    methods = only.pop("methods", "")
+    methods, hidden = only.pop("methods", ""), only.pop("hide", None)
     wanted = {"dense", *methods.split(",")} if methods else None
     rows = leaderboard.one_board(
         open_store(PACKAGED), **{key: [value] for key, value in only.items()}
@@ -101,7 +101,7 @@ def table(asked: str) -> str:
         lines.append(
             [
                 number(row["ratio"]),
-                _named(row, told=len(calibrations) > 1).replace("_", "\\_"),
+                _named(row, hidden, told=len(calibrations) > 1),
                 f"{number(row['mean'])}{error}",
                 achieved if row["method"] != "dense" else DASH,
                 f"{row['params']:,.0f}",
@@ -112,9 +112,11 @@ def table(asked: str) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _named(row: dict[str, Any], *, told: bool) -> str:
+def _named(row: dict[str, Any], hidden: str | None, *, told: bool) -> str:
     """The label of a method, with its calibration only if others have another."""
-    return method_label(row if told else row | {"calibration": None})
+    words = method_label(row if told else row | {"calibration": None}).split(" ")
+    kept = [word for word in words if not hidden or not word.startswith(f"{hidden}.")]
+    return " ".join(kept).replace("_", "\\_")
 
 
 def filled(text: str) -> str:
