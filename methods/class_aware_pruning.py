@@ -37,9 +37,10 @@ class ClassAwarePruning:
     loop was not released, so that ``class_threshold`` and ``max_fraction`` are ours.
 
     In the paper the share of parameters is an outcome: filters leave until none matters
-    for fewer classes than a threshold, or accuracy falls too far. With
-    ``until: published`` the network at that moment is the result, and the ratio of the
-    trial is only an upper limit; what was achieved stands in the column ``achieved``.
+    for fewer classes than a threshold, or accuracy falls too far (here also until every
+    layer has its ``floor``). With ``until: published`` the network at that moment is
+    the result, and the ratio of the trial is only an upper limit; what was achieved
+    stands in the column ``achieved``.
     With ``until: ratio`` a stop before the ratio means that no network of that size
     exists, and the trial is ``unsupported``.
 
@@ -175,10 +176,11 @@ class ClassAwarePruning:
             for g in surgery.groups(ctx.model, ctx.model.net)
         }
         most = max(1, int(self.max_fraction * sum(g.size for g in found)))
+        ranking = surgery.order(scores, floor)
+        if not ranking and self.until == "published":
+            raise _Stop(f"every layer has its floor of {self.floor} of its filters")
         if self.class_threshold is not None:
-            below = [
-                v for v, *_ in surgery.order(scores, floor) if v < self.class_threshold
-            ]
+            below = [value for value, *_ in ranking if value < self.class_threshold]
             if not below:
                 done = 1 - surgery.parameters(net) / surgery.parameters(ctx.model.net)
                 raise _Stop(
@@ -187,6 +189,8 @@ class ClassAwarePruning:
                     "class_threshold"
                 )
             most = min(most, len(below))
+        if self.until == "published":  # a limit below all floors is met at the floors
+            budget = max(budget, _least(ctx.model, net, ranking))
         return surgery.prune_to(
             ctx.model, net, scores, budget, at_most=most, floor=floor
         )
@@ -202,6 +206,14 @@ class ClassAwarePruning:
                 f"validation accuracy fell to {accuracy:.4f}, below stop_accuracy "
                 f"{self.stop_accuracy}; lower the ratio or retrain longer"
             )
+
+
+def _least(model: Model, net: nn.Module, ranking: list[tuple[float, str, int]]) -> int:
+    """Parameters without any filter of the ranking."""
+    filters: dict[str, list[int]] = {}
+    for _, name, index in ranking:
+        filters.setdefault(name, []).append(index)
+    return surgery.parameters(surgery.remove(model, net, filters))
 
 
 def class_scores(

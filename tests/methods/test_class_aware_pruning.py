@@ -158,6 +158,20 @@ def test_as_published_a_cut_that_costs_too_much_is_taken_back():
     assert next(m.value for m in ctx.recorded if m.metric == "cuts") == 0
 
 
+def test_as_published_the_network_at_the_floor_of_every_layer_is_the_result():
+    # Ten classes: each filter is below the threshold, and only the floor stops.
+    model = dense("digits_convnet")
+    ctx = context(model, Digits().data())
+    method = ClassAwarePruning(
+        until="published", class_threshold=11.0, max_fraction=0.5, floor=0.5
+    )
+
+    net = method.compress(method.fit(model, ctx), 0.9, ctx)
+
+    sizes = {g.name: g.size for g in surgery.groups(model, net)}
+    assert sizes == {"conv1": 8, "conv2": 8, "conv3": 16, "conv4": 16}
+
+
 def test_as_published_needs_a_rule_that_stops():
     with pytest.raises(ValueError, match="needs class_threshold, stop_accuracy"):
         ClassAwarePruning(until="published")
