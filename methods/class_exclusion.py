@@ -14,7 +14,7 @@ from methods._kernels.early_exit.training import EarlyExit
 
 @method(
     "class_exclusion", ratio_of="macs", needs={"training_data", "exits"}, tolerance=1.0,
-    kinds={"classifier"}, stochastic=True, version=3,
+    kinds={"classifier"}, stochastic=True, version=4,
 )  # fmt: skip
 class ClassExclusion(EarlyExit):
     """Every exit rules classes out; a sample leaves where one class is left.

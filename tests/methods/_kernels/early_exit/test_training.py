@@ -14,7 +14,6 @@ from harness.models.mlp import MLP
 from harness.registry import find
 from harness.toolkit import model_size, saved_model
 from harness.toolkit.training import Recipe, predict
-from methods._kernels.early_exit import training
 from methods._kernels.early_exit.network import Costs, costs_of, leave, with_exits
 from methods._kernels.early_exit.training import (
     EarlyExit,
@@ -25,6 +24,7 @@ from methods._kernels.early_exit.training import (
     refined,
     released_search,
     simulate,
+    thresholds_of,
 )
 from methods.branchynet import BranchyNet
 from methods.class_exclusion import ClassExclusion
@@ -294,7 +294,7 @@ def test_the_coordinate_search_comes_close_to_all_pairs_of_thresholds(rule):
         logits, labels, costs = random_problem(seed)
         every = [
             simulate(rule, logits, labels, costs, pair)
-            for pair in itertools.product(training._GRID, repeat=2)
+            for pair in itertools.product(thresholds_of(rule), repeat=2)
         ]
         seen = Validation(rule, logits, labels, costs)
         found = coordinate_search(seen)
@@ -308,6 +308,21 @@ def test_the_coordinate_search_comes_close_to_all_pairs_of_thresholds(rule):
             assert ours.saved >= ratio
             assert start.accuracy <= ours.accuracy
             assert ours.accuracy >= best - 0.034  # two of sixty samples
+
+
+def test_logistic_heads_that_are_nearly_sure_of_several_classes_have_a_curve():
+    # The second class has 0.9 of the probability of the first one for half of the
+    # samples, 0.97 for the others: a threshold in between lets half of them leave.
+    best = torch.full((40, 1), 0.99, dtype=torch.float64)
+    second = torch.cat([0.9 * best[:20], 0.97 * best[20:]])
+    early = torch.logit(torch.cat([best, second], 1))
+    labels = torch.zeros(40).long()
+    costs = Costs([10, 90], [0])
+
+    found = coordinate_search(Validation("exclusion", [early, early], labels, costs))
+
+    saved = {round(c.saved, 3) for c in found}
+    assert {0.0, 0.45, 0.9} <= saved
 
 
 def test_an_exit_that_knows_nothing_is_switched_off():
