@@ -378,7 +378,9 @@ class @CLASS@(@BASE@):
         if config is None:
             config = cls.config_class.from_pretrained(folder)
         net = cls(config)
-        net.fill(load_file(folder / "model.safetensors"))
+        # Copies: the addresses of a file's tensors change the last digits of products.
+        stored = load_file(folder / "model.safetensors")
+        net.fill({name: value.clone() for name, value in stored.items()})
         dtype = options.get("torch_dtype") if dtype is None else dtype
         if isinstance(dtype, torch.dtype):
             net = net.to(dtype)

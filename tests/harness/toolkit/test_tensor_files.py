@@ -79,7 +79,9 @@ def test_every_reader_of_safetensors_goes_through_this_module():
         path
         for package in ("harness", "methods", "tasks", "results")
         for path in (ROOT / package).rglob("*.py")
-        if path.name != "tensor_files.py"
+        # The second one has the text of a reader that runs without this package, and
+        # copies every tensor.
+        if path.name not in ("tensor_files.py", "hugging_face_form.py")
     ]
 
     assert not [p for p in sources if READERS.search(p.read_text(encoding="utf-8"))]
