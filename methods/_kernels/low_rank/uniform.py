@@ -1,4 +1,4 @@
-"""The two steps of methods that remove the same ratio from every group."""
+"""The two steps of methods that truncate every group: decompose, and install."""
 
 from __future__ import annotations
 
@@ -60,11 +60,28 @@ def truncate_groups(
     Returns:
         The compressed network.
     """
-    net = ctx.dense()
     if ratio == 0:  # factors of equal size would still lose the tail of the spectrum
-        return net
+        return ctx.dense()
     modules = linears(ctx.model)
-    for group, factors in fitted.items():
-        rank = checked_rank(modules, group, ratio, members=full)
-        install(net, group, *factors.truncate(rank, stacked(modules, group)))
+    ranks = {g: checked_rank(modules, g, ratio, members=full) for g in fitted}
+    return truncate_to(fitted, ranks, ctx)
+
+
+def truncate_to(
+    fitted: Mapping[Group, Factors], ranks: Mapping[Group, int], ctx: Context
+) -> nn.Module:
+    """A copy of the dense network with every group at its own rank.
+
+    Args:
+        fitted: From ``factorize_groups``; not changed.
+        ranks: The rank of each group; a group that is missing stays dense.
+        ctx: Gives the dense network.
+
+    Returns:
+        The compressed network.
+    """
+    net = ctx.dense()
+    modules = linears(ctx.model)
+    for group, rank in ranks.items():
+        install(net, group, *fitted[group].truncate(rank, stacked(modules, group)))
     return net
