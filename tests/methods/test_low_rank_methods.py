@@ -30,6 +30,7 @@ METHODS = {
     "basis_sharing refitted": {"refit": "own_gram"},
     "basis_sharing updated": {"update": True},
     "basis_sharing both": {"update": True, "refit": "own_gram"},
+    "obd_llm": {"samples": 2},
     "water_filling": {"gradient_samples": 2},
     "water_filling plain": {
         "sensitivity": "output",

@@ -160,6 +160,7 @@ class OutputCurvature:
     def __init__(self, net: nn.Module, groups: Sequence[Group]) -> None:
         self.moments: dict[Group, Tensor] = {}
         self._tokens: dict[Group, int] = {}
+        self._squares: dict[Group, float] = {}
         self._pending: dict[Group, list[Tensor]] = {}
         self._net = net
         self._groups = groups
@@ -179,14 +180,30 @@ class OutputCurvature:
             for handle in handles:
                 handle.remove()
 
-    def mean(self) -> Mapping[Group, Tensor]:
+    def mean(self, damping: float = 0.0) -> Mapping[Group, Tensor]:
         """Moments per token, float64: ``(in, in)`` where out > in, else ``(out, out)``.
 
-        With g the gradient at the stacked outputs of a group, the moment is the mean of
-        ``g g^T``. With ``out > in`` it is the mean of ``W^T g g^T W`` instead: the
+        With g the gradient at the stacked outputs of a group, the moment is H, the mean
+        of ``g g^T``. With ``out > in`` it is ``W^T H W`` instead: the moment of the
         gradient at the input through this group alone.
+
+        Args:
+            damping: This share of its mean diagonal is added to the diagonal of H.
+
+        Returns:
+            Group -> moment.
         """
-        return {g: m / self._tokens[g] for g, m in self.moments.items()}
+        found = {}
+        for group, moment in self.moments.items():
+            weights = [matrix(self._net.get_submodule(n)) for n in group.names]
+            out, inner = sum(w.shape[0] for w in weights), weights[0].shape[1]
+            found[group] = moment / self._tokens[group]
+            if damping:
+                weight = torch.cat(weights).double().cpu()
+                added = weight.T @ weight if out > inner else torch.eye(out).double()
+                share = damping * self._squares[group] / (self._tokens[group] * out)
+                found[group] = found[group] + share * added
+        return found
 
     def _hook(self, group: Group, name: str) -> Callable[..., None]:
         members = [self._net.get_submodule(n) for n in group.names]
@@ -195,6 +212,8 @@ class OutputCurvature:
 
         def seen(gradient: Tensor) -> None:
             rows = gradient.reshape(-1, gradient.shape[-1]).float()  # (tokens, out)
+            squares = float(rows.double().square().sum())
+            self._squares[group] = self._squares.get(group, 0.0) + squares
             pending = self._pending.setdefault(group, [])
             pending.append(rows @ weight if tall else rows)
             if len(pending) == len(group.names):
