@@ -35,6 +35,7 @@ GROUPS = {
     "Read results": {
         "leaderboard": "ask",
         "show": "details",
+        "logs": "logs",
         "compare": "details",
         "sql": "ask",
         "table": "show",

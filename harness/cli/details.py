@@ -88,6 +88,10 @@ def _shown(page: Mapping[str, Any]) -> Iterator[str]:
         lines = page["traceback"].rstrip().splitlines()
         yield f"traceback, last {min(len(lines), _LAST)} of {len(lines)} lines"
         yield from (f"  {line}" for line in lines[-_LAST:])
+    if page["log"]:
+        yield ""
+        yield "what its process printed"
+        yield f"  shrinkgrid logs {page['trial']}"
     yield ""
     yield "to run it again"
     yield f"  {page['command']}"

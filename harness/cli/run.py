@@ -157,6 +157,7 @@ def _finish(
             f"{counts or 'no trial ended'} in {took}; results in {escape(store.uri)}. "
             f"Next: shrinkgrid report{words}",
             highlight=False,
+            soft_wrap=True,
         )
     if outcome is not None and outcome.drained:
         return INTERRUPTED
@@ -166,6 +167,7 @@ def _finish(
             f"{escape(plan.grid.name)}{_store_words(store)}` shows why; run the same "
             "command with --retry to repeat them",
             highlight=False,
+            soft_wrap=True,
         )
         return TRIALS_FAILED
     stopped = outcome is not None and outcome.stopped is not None

@@ -12,6 +12,7 @@ from harness.planning.messages import ArtifactJob, Built, Event, Job
 from harness.planning.plan import Bundle
 from harness.planning.resources import ResourceRequest
 from harness.running import tasks
+from harness.running.job_log import JobLog
 from harness.running.process import Died, Owner, Raised
 from harness.running.tasks import FreeMemory
 from results.outcomes import ErrorClass, Status
@@ -36,9 +37,10 @@ def bundle(
         The next events; ``crashed`` if the process died.
     """
     _take_place(request.gpus)
+    arguments = (job, request, free, *built)
     try:
         yield from _owner.run(
-            _code(job.bundle), tasks.bundle, job, request, free, *built
+            _code(job.bundle), tasks.bundle, *arguments, log=JobLog(job)
         )
     except Died as why:
         yield [_crashed(why, Status.LOST, ErrorClass.CRASH)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -17,18 +16,12 @@ from results.outcomes import ErrorClass
 from results.storage import temporary
 from results.storage.folder import explained
 from results.storage.store import Store
+from results.text.clean import plain
+from results.text.secrets import redact
 
 MAX_TRACEBACK = 8000  # characters; the last ones are kept
 MAX_REASON = 2000  # characters
 OUTPUT = "--- last output ---"  # heads what a trial wrote, in its traceback
-_SECRET = re.compile(
-    r"TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_KEY|CREDENTIAL", re.I
-)
-_TERMINAL = re.compile(
-    r"\x1b\[[0-?]*[ -/]*[@-~]"  # colours and cursor moves (CSI)
-    r"|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?"  # titles and links (OSC)
-    r"|\x1b.?|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
-)
 _PROBE = 8 * 2**20  # bytes that a disk with space left takes
 
 
@@ -219,12 +212,4 @@ def _class(error: BaseException) -> str:
 
 def clean(text: str) -> str:
     """Text for a row: without secrets of the environment and control characters."""
-    return _TERMINAL.sub("", redact(text))
-
-
-def redact(text: str) -> str:
-    """``text`` without the values of environment variables that hold secrets."""
-    for name, value in os.environ.items():
-        if len(value) >= 6 and _SECRET.search(name):
-            text = text.replace(value, f"<{name}>")
-    return text
+    return plain(redact(text))

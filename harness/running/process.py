@@ -27,9 +27,10 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from results.errors import StoreError
+from results.storage import logs
 
 TAIL = 4000  # characters of a dead child's last output that a row keeps
 # Third-party packages that plugins import. The template imports what a child of it
@@ -37,6 +38,7 @@ TAIL = 4000  # characters of a dead child's last output that a row keeps
 _HEAVY = ("transformers", "datasets", "lm_eval", "sklearn", "scipy", "peft", "PIL")
 _PRELOAD = "harness.running.worker", "harness.running.tasks"
 OUTPUT = "SHRINKGRID_OUTPUT"  # set in a child, whose stderr is a file
+_LOOK = 1.0  # seconds between two looks at what a child printed
 _DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 _TEMPLATE = """
 import json, sys
@@ -46,6 +48,16 @@ process.serve_template(int(sys.argv[1]))
 """
 
 Work = Callable[..., Iterator[Any]]
+
+
+class Log(Protocol):
+    """Gets what a child prints, while it works and when its work has ended."""
+
+    def look(self, printed: IO[bytes]) -> None:
+        """Called about every second with all that was printed for this work."""
+
+    def close(self, printed: IO[bytes]) -> None:
+        """Called once, at the end."""
 
 
 class Died(Exception):
@@ -99,13 +111,16 @@ class Owner:
     _log: IO[bytes] = field(default_factory=_new_log)
     _warm: set[str] = field(default_factory=set)
 
-    def run(self, key: str, work: Work, *arguments: Any) -> Iterator[Any]:
+    def run(
+        self, key: str, work: Work, *arguments: Any, log: Log | None = None
+    ) -> Iterator[Any]:
         """Run work in the child of a key.
 
         Args:
             key: Names the code that runs; work of equal keys may share a process.
             work: A generator function that the child can import.
             *arguments: Arguments of the function; must survive pickling.
+            log: Gets what the child prints.
 
         Yields:
             What the work yields.
@@ -120,6 +135,8 @@ class Owner:
         try:
             child.send_bytes(self.dumps((work, arguments)))
             while True:
+                if log is not None:
+                    self._wait(child, log)
                 what, value = child.recv()
                 if what == "yielded":
                     yield value
@@ -133,6 +150,15 @@ class Owner:
         except GeneratorExit:  # nobody wants the rest
             self.close_child()
             raise
+        finally:
+            if log is not None:
+                log.close(self._log)
+
+    def _wait(self, child: Connection, log: Log) -> None:
+        """Show the log what is printed until the child sends something."""
+        log.look(self._log)
+        while not child.poll(_LOOK):
+            log.look(self._log)
 
     def _child_of(self, key: str) -> Connection:
         if self._child is not None and key == self._key:
@@ -196,7 +222,7 @@ class Owner:
 
     def _tail(self) -> str:
         self._log.seek(0)
-        text = self._log.read().decode(errors="replace")
+        text = logs.without_marks(self._log.read().decode(errors="replace"))
         return text.partition("\n\nExtension modules:")[0][-TAIL:]
 
 
@@ -275,6 +301,18 @@ def _run(connection: Connection, work: Work, arguments: Sequence[Any]) -> Any:
     return "done", [m for m in sys.modules if m.split(".")[0] in _HEAVY]
 
 
+def begin_attempt(attempt: str, trial: str) -> None:
+    """Mark in the output of a child where an attempt begins; nothing outside a child.
+
+    Args:
+        attempt: Id of the attempt.
+        trial: Id of its trial.
+    """
+    if OUTPUT in os.environ:
+        _flush()
+        os.write(2, logs.begun(attempt, trial).encode())
+
+
 def output_size() -> int | None:
     """How much this process has written so far; None outside a child."""
     return os.fstat(2).st_size if OUTPUT in os.environ else None
@@ -291,12 +329,16 @@ def output_since(size: int | None) -> str:
     """
     if size is None:
         return ""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):  # a plugin may have replaced it
-            stream.flush()
+    _flush()
     with open("/proc/self/fd/2", "rb") as file:
         file.seek(max(size, os.fstat(2).st_size - 4 * TAIL))
         return file.read().decode(errors="replace")[-TAIL:]
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):  # a plugin may have replaced it
+            stream.flush()
 
 
 def _die_with_parent() -> None:

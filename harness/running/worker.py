@@ -134,6 +134,7 @@ class _Worker:
         device = devices.pick()
         devices.reset_peaks(device)
         started, began = datetime.now(UTC), time.perf_counter()
+        process.begin_attempt(self.job.attempts[trial.id], trial.id)
         written = process.output_size()
         row: dict[str, Any] = {}
         found: list[Measurement] = []

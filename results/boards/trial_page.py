@@ -10,13 +10,15 @@ from typing import Any
 
 from results.boards.ranking import rounded
 from results.queries.db import ask, quoted
+from results.storage import logs
 from results.storage.store import Store
 from results.text import json_reader
-from results.text.clean import clean
+from results.text.clean import as_seen, clean
 from results.text.labels import label, method_label
 
 MOST_SAMPLES = 2000  # per-sample values of a metric that the page holds
 _MOST_TRACEBACK = 20_000  # characters
+_MOST_LOG = 10_000  # characters, the last ones
 _JSON = ("identity", "protocol_fields", "versions", "calibration")
 _ATTEMPTS = """
 SELECT * FROM trials
@@ -69,6 +71,7 @@ def trials(store: Store, wanted: Sequence[str]) -> dict[str, dict[str, Any]]:
     for row in ask(store, _SIBLINGS, given, through="20_newest").dicts():
         bundles.setdefault(row.pop("bundle"), []).append(row)
     made = {}
+    names = logs.names(store)
     for trial, rows in attempts.items():
         row = next((r for r in rows if r["attempt"] in counting), rows[-1])
         page = _page(row, rows, bundles.get(row["bundle"], []))
@@ -77,8 +80,18 @@ def trials(store: Store, wanted: Sequence[str]) -> dict[str, dict[str, Any]]:
             {key: rounded_all(one[key]) for key in ("metric", "n", "values")}
             for one in samples.get(row["attempt"], [])
         ]
+        page["log"] = _log(store, rows, names)
         made[trial] = page
     return made
+
+
+def _log(
+    store: Store, attempts: Sequence[Mapping[str, Any]], names: Sequence[str]
+) -> str:
+    """The end of the log of the newest attempt that has one."""
+    tried = [(r["attempt"], r["bundle"]) for r in reversed(attempts)]
+    log = logs.of_attempts(store, [pair for pair in tried if all(pair)], names)
+    return "" if log is None else as_seen(logs.without_marks(log.text))[-_MOST_LOG:]
 
 
 def _by_attempt(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:

@@ -26,6 +26,7 @@ export async function draw({ name }) {
       h("span", { class: `status ${trial.status}` }, trial.status), trial.error_class ? ` (${trial.error_class})` : ""),
     trial.reason ? h("p", { class: "reason", role: "note" }, trial.reason) : null,
     trial.traceback ? h("details", {}, h("summary", {}, "Traceback"), h("pre", { tabindex: "0" }, trial.traceback)) : null,
+    trial.log ? h("details", {}, h("summary", {}, "What its process printed"), h("pre", { tabindex: "0" }, trial.log)) : null,
     h("section", {}, h("h2", {}, "Run it again"), h("pre", { class: "command", tabindex: "0" }, trial.command), copyButton("Copy the command", () => trial.command)),
     numbers(trial), curves(trial), sizes(trial), samples(trial),
     h("section", {}, h("h2", {}, "Settings"), tree(trial.identity ?? {}), protocol(trial)),

@@ -175,7 +175,7 @@ class Store:
         places = [root / "scratch", root / "artifacts"]
         if self.folder.local is not None:
             tables = [root / table for table in TABLES]
-            places += [root, root / "running", *tables]
+            places += [root, root / "running", root / "logs", *tables]
             places += [table / "compacted" for table in tables]
         return sum(temporary.remove_dead(place) for place in places)
 

@@ -11,6 +11,12 @@ _MOVING = "\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff"
 # Control characters (ESC, BEL, all of C1; not tab or newline), and the halves of
 # characters that Python uses for bytes which are not UTF-8.
 _HARMFUL = re.compile(f"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff{_MOVING}]")
+_TERMINAL = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]"  # colours and cursor moves (CSI)
+    r"|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?"  # titles and links (OSC)
+    r"|\x1b.?|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
+)
+_OVERWRITTEN = re.compile(r"[^\n\r]*\r+(?=[^\n\r])")
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?%?")
 
 
@@ -34,6 +40,26 @@ def _escape(found: re.Match[str]) -> str:
     if 0xDC80 <= code <= 0xDCFF:  # a byte that was not UTF-8
         code -= 0xDC00
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def plain(text: str) -> str:
+    r"""Returns what a program printed, without colours and other control characters.
+
+    >>> plain("\x1b[31mred\x1b[0m\a\n")
+    'red\n'
+    """
+    return _TERMINAL.sub("", text)
+
+
+def as_seen(text: str) -> str:
+    r"""Returns what a terminal would show of a program's output, harmless.
+
+    Of a line that was written again and again, as progress bars are, the last stays.
+
+    >>> as_seen("10%\r50%\r\x1b[32m100%\x1b[0m\r\ndone\n")
+    '100%\ndone\n'
+    """
+    return clean(plain(_OVERWRITTEN.sub("", text)))
 
 
 def is_formula(text: str) -> bool:

@@ -11,6 +11,7 @@ import pytest
 from harness.running import process
 from harness.running.process import Died, Owner, Raised
 from results.errors import StoreError
+from results.storage import logs
 
 WORK = """
 import ctypes, os, sys
@@ -36,6 +37,18 @@ def raises(ours):
 def interrupted():
     raise KeyboardInterrupt
     yield
+
+def talks():
+    from harness.running.process import begin_attempt
+    for attempt in "ab":
+        begin_attempt(attempt, attempt)
+        print("this is", attempt)
+        yield attempt
+
+def silent():
+    from harness.running.process import begin_attempt
+    begin_attempt("a", "a")
+    yield "quiet"
 
 def many():
     yield "x" * 10**6
@@ -145,3 +158,41 @@ def test_no_process_survives_its_owner(fresh, work):
 def test_output_is_read_only_in_a_child():
     assert process.output_size() is None
     assert process.output_since(None) == ""
+
+
+class _Copies:
+    """A log that keeps what it is shown."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def look(self, printed) -> None:
+        self.seen.append(logs.bounded(printed))
+
+    def close(self, printed) -> None:
+        self.seen.append(logs.bounded(printed))
+
+
+def test_a_log_gets_what_a_child_prints_and_where_attempts_begin(fresh, work):
+    log = _Copies()
+
+    assert list(fresh.run("a", work.talks, log=log)) == ["a", "b"]
+
+    parts = [logs.begun(one, one) + f"this is {one}\n" for one in "ab"]
+    assert log.seen[-1] == "".join(parts)
+
+
+def test_a_log_gets_the_last_words_of_a_child_that_dies(fresh, work):
+    log = _Copies()
+
+    with pytest.raises(Died):
+        list(fresh.run("a", work.dies, "segfault", log=log))
+
+    assert log.seen[-1].startswith("last words\n")
+    assert "toy_work.py" in log.seen[-1]
+
+
+def test_a_child_that_prints_nothing_has_no_log(fresh, work):
+    list(fresh.run("a", work.silent, log=(log := _Copies())))
+
+    assert set(log.seen) == {""}
