@@ -17,15 +17,25 @@ from harness.toolkit.saved_model import layer, replace
 
 @layer("dropped_block")
 class DroppedBlock(nn.Module):
-    """Stands where a block was and passes the hidden states on."""
+    """Stands where a block was and passes the hidden states on.
 
-    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    Args:
+        in_tuple: Whether the block gave them as the first of a tuple (BLOOM, Falcon).
+    """
+
+    def __init__(self, *, in_tuple: bool = False) -> None:
+        super().__init__()
+        self.in_tuple = in_tuple
+
+    def forward(
+        self, hidden_states: Tensor, *args: Any, **kwargs: Any
+    ) -> Tensor | tuple[Tensor]:
         """The hidden states as they came, whatever else a block is called with."""
-        return hidden_states
+        return (hidden_states,) if self.in_tuple else hidden_states
 
     def spec(self) -> dict[str, Any]:
-        """Nothing to rebuild it from."""
-        return {}
+        """Keyword arguments that rebuild it."""
+        return {"in_tuple": self.in_tuple}
 
 
 @method(
@@ -98,10 +108,10 @@ class ShortGpt:
                 f"ratio {ratio} leaves none of the {total} blocks; the highest ratio "
                 f"is {(total - 1) / total:.4f}"
             )
-        path = stream(ctx.model, ctx.calibration().tokens[:1, :2]).path
-        chosen = self._chosen(fitted, count, ctx)
-        for index in chosen:
-            replace(net, f"{path}.{index}", DroppedBlock())
+        running = stream(ctx.model, ctx.calibration().tokens[:1, :2])
+        for index in self._chosen(fitted, count, ctx):
+            block = DroppedBlock(in_tuple=running.in_tuple[index])
+            replace(net, f"{running.path}.{index}", block)
             influence = float(fitted[index])
             ctx.record(Measurement(metric="dropped", value=influence, step=index))
         return net

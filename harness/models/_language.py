@@ -108,8 +108,7 @@ def refusal(name: str, partial: str, family: str, share: float) -> str | None:
     if share == 0:
         return (
             f"model {name!r} ({family}) has no matrix whose role is known "
-            "(harness/toolkit/roles.py knows the names of LLaMA, Mistral, Qwen, OPT, "
-            "GPT-2 and Phi-3); `dense` needs no roles"
+            "(harness/toolkit/roles.py has the known names); `dense` needs no roles"
         )
     if share < LEAST_COVERAGE and partial != "allow":
         return (

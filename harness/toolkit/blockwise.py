@@ -22,6 +22,10 @@ class _Stop(Exception):
     """Ends a forward pass once enough is known."""
 
 
+# The arguments of one call of a block, beside the hidden states.
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+
 @dataclass(slots=True)
 class Stream:
     """The hidden states of all windows, before the block that is next.
@@ -29,14 +33,19 @@ class Stream:
     Args:
         blocks: The model's blocks, in order.
         path: Module path of the list of blocks.
+        in_tuple: For each block, whether it gives its states as the first of a tuple.
         states: Hidden states, batches of shape ``(windows, T, width)``.
-        calls: For each block, the other arguments that the model gives it.
+        calls: For each batch and block, the other arguments that the model gives it:
+            a mask, positions, or what depends on the tokens (ALiBi of a whole batch,
+            Gemma 4's inputs of each block, keys that several blocks share).
+        tokens: Windows, shape ``(N, L)``.
     """
 
     blocks: nn.ModuleList
     path: str
+    in_tuple: list[bool]
     states: list[Tensor]
-    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = field(repr=False)
+    calls: list[list[Call]] = field(repr=False)
     tokens: Tensor = field(repr=False)
 
     def __iter__(self) -> Iterator[tuple[str, nn.Module]]:
@@ -52,8 +61,8 @@ class Stream:
             index: Of the block, for the arguments of its call.
             block: The block itself, or a stand-in for it.
         """
-        args, kwargs = self.calls[index]
         for i, batch in enumerate(self.states):
+            args, kwargs = self.calls[i][index]
             made = block(batch, *args, **kwargs)
             self.states[i] = made[0] if isinstance(made, tuple) else made
 
@@ -73,10 +82,13 @@ class Stream:
         """
         blocks: Any = net.get_submodule(self.path)
         total, count, done = 0.0, 0, 0
-        for batch in self.states:
+        for batch, calls in zip(self.states, self.calls, strict=True):
             ids = self.tokens[done : done + len(batch)].to(batch.device)
             done += len(batch)
-            with _taking_over(blocks, index, batch):
+            with (
+                _passing(blocks[:index], self.in_tuple),
+                _given(blocks, index, batch, calls),
+            ):
                 logits = net(input_ids=ids, use_cache=False).logits[:, :-1].float()
             wanted = ids[:, 1:].flatten()
             total += float(cross_entropy(logits.flatten(0, 1), wanted, reduction="sum"))
@@ -105,66 +117,124 @@ def stream(model: Model, tokens: Tensor) -> Stream:
     if path is None or not isinstance(blocks, nn.ModuleList):
         raise Unsupported(f"{model.name} does not hold its blocks in one list")
     device = next(model.net.parameters()).device
-    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    in_tuple = _in_tuple(model.net, blocks, tokens[:1].to(device))
     states: list[Tensor] = []
+    calls: list[list[Call]] = []
+    with _passing(blocks, in_tuple):
+        for batch in torch.split(tokens, max(1, _TOKENS // tokens.shape[1])):
+            state, made = _calls(model.net, blocks, batch.to(device))
+            states.append(state)
+            calls.append([_shared(call, calls, i) for i, call in enumerate(made)])
+    return Stream(blocks, path, in_tuple, states, calls, tokens)
+
+
+def _in_tuple(net: nn.Module, blocks: nn.ModuleList, ids: Tensor) -> list[bool]:
+    """For each block, whether its output is a tuple; one window is enough to know."""
+    found: list[bool] = []
+
+    def look(_: nn.Module, args: tuple[Any, ...], made: Any) -> None:
+        found.append(isinstance(made, tuple))
+        if len(found) == len(blocks):
+            raise _Stop
+
+    handles = [block.register_forward_hook(look) for block in blocks]
+    _run(net, ids, handles)
+    return found
+
+
+def _calls(
+    net: nn.Module, blocks: nn.ModuleList, ids: Tensor
+) -> tuple[Tensor, list[Call]]:
+    """The embedded windows, and how the model calls each block on them."""
+    states: list[Tensor] = []
+    calls: list[Call] = []
 
     def learn(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        calls.append(_split(args, kwargs)[1:])
+        state, rest, named = _split(args, kwargs)
+        states.append(state.detach())
+        calls.append((rest, named))
         if len(calls) == len(blocks):
             raise _Stop
 
-    def catch(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        states.append(_split(args, kwargs)[0].detach())
-        raise _Stop
-
     handles = [b.register_forward_pre_hook(learn, with_kwargs=True) for b in blocks]
-    try:
-        # One window is enough: all have one length and no padding, so masks and
-        # positions are the same for each and are broadcast over a batch.
-        _forward(model.net, tokens[:1].to(device))
-        _remove(handles)
-        handles = [blocks[0].register_forward_pre_hook(catch, with_kwargs=True)]
-        for batch in torch.split(tokens, max(1, _TOKENS // tokens.shape[1])):
-            _forward(model.net, batch.to(device))
-    finally:  # the network is shared by all trials of a bundle
-        _remove(handles)
-    return Stream(blocks, path, states, calls, tokens)
+    _run(net, ids, handles)
+    return states[0], calls
+
+
+def _shared(call: Call, before: list[list[Call]], index: int) -> Call:
+    """The call with tensors of the first batch where they are equal, to save memory."""
+    if not before:
+        return call
+    args, kwargs = before[0][index]
+    return (
+        tuple(_one(new, old) for new, old in zip(call[0], args, strict=True)),
+        {name: _one(new, kwargs.get(name)) for name, new in call[1].items()},
+    )
+
+
+def _one(new: Any, old: Any) -> Any:
+    if isinstance(new, Tensor) and isinstance(old, Tensor) and torch.equal(new, old):
+        return old
+    if type(new) is tuple and type(old) is tuple and len(new) == len(old):
+        return tuple(_one(a, b) for a, b in zip(new, old, strict=True))
+    return new
 
 
 @contextmanager
-def _taking_over(blocks: Any, index: int, state: Tensor) -> Iterator[None]:
-    """Make blocks before ``index`` pass, and that one read ``state``."""
+def _passing(blocks: Any, in_tuple: list[bool]) -> Iterator[None]:
+    """Make blocks pass their states on unchanged while the context is open."""
 
-    def skip(state: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def whole(state: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return state
 
-    def read(
-        _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        rest, named = _split(args, kwargs)[1:]
-        return (state, *rest), named
+    def first(state: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor]:
+        return (state,)
 
-    handle = blocks[index].register_forward_pre_hook(read, with_kwargs=True)
-    for block in blocks[:index]:
-        block.forward = skip
+    named = list(zip(blocks, in_tuple, strict=False))
+    for block, tuples in named:
+        block.forward = first if tuples else whole
     try:
         yield
-    finally:
-        handle.remove()
-        for block in blocks[:index]:
+    finally:  # the network is shared by all trials of a bundle
+        for block, _ in named:
             del block.forward
 
 
-def _forward(net: nn.Module, ids: Tensor) -> None:
+@contextmanager
+def _given(blocks: Any, index: int, state: Tensor, calls: list[Call]) -> Iterator[None]:
+    """Make block ``index`` read ``state``, and it and all later ones their calls."""
+
+    def reader(number: int) -> Any:
+        def read(
+            _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+        ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+            own = state if number == index else _split(args, kwargs)[0]
+            rest, named = calls[number]
+            return (own, *rest), named
+
+        return read
+
+    handles = [
+        block.register_forward_pre_hook(reader(number), with_kwargs=True)
+        for number, block in enumerate(blocks)
+        if number >= index
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _run(net: nn.Module, ids: Tensor, handles: list[Any]) -> None:
+    """A forward pass that a hook may stop; the hooks are removed behind it."""
     try:
         net(input_ids=ids, use_cache=False)
     except _Stop:
         return
-
-
-def _remove(handles: list[Any]) -> None:
-    for handle in handles:
-        handle.remove()
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _split(

@@ -8,27 +8,32 @@ from collections.abc import Mapping
 # The towers of a multimodal network that reads images or sound have blocks of the same
 # names; a text never runs through them.
 TOWER = r"(?:.*[._])?(?:vision|visual|image|audio|speech)[\w]*\."
-# One table for the families, since their names never collide: LLaMA, Mistral, Qwen
-# (q_proj ... down_proj), OPT (out_proj, fc1, fc2), GPT-2 (fused and transposed c_*),
-# Phi-3 (fused qkv_proj, gate_up_proj).
+# One table for the families, since their names never collide: what stands behind the
+# number of a block. A new family adds its words to a line.
+_ATTENTION = r"(?:self_attn|attn(?:\.attention)?|attention|self_attention)\."
+_MLP = r"(?:mlp|ffn|feed_forward)\."
 _NAMES: Mapping[str, str] = {
-    r"(?:.*\.)?layers\.\d+\.self_attn\.q_proj": "query",
-    r"(?:.*\.)?layers\.\d+\.self_attn\.k_proj": "key",
-    r"(?:.*\.)?layers\.\d+\.self_attn\.v_proj": "value",
-    r"(?:.*\.)?layers\.\d+\.self_attn\.qkv_proj": "qkv",
-    r"(?:.*\.)?layers\.\d+\.self_attn\.(?:o|out)_proj": "output",
-    r"(?:.*\.)?layers\.\d+\.mlp\.gate_proj": "gate",
-    r"(?:.*\.)?layers\.\d+\.mlp\.(?:up|gate_up)_proj": "up",
-    r"(?:.*\.)?layers\.\d+\.mlp\.down_proj": "down",
-    r"(?:.*\.)?layers\.\d+\.fc1": "up",
-    r"(?:.*\.)?layers\.\d+\.fc2": "down",
-    r"(?:.*\.)?h\.\d+\.attn\.c_attn": "qkv",
-    r"(?:.*\.)?h\.\d+\.attn\.c_proj": "output",
-    r"(?:.*\.)?h\.\d+\.mlp\.c_fc": "up",
-    r"(?:.*\.)?h\.\d+\.mlp\.c_proj": "down",
+    _ATTENTION + r"q_proj": "query",
+    _ATTENTION + r"k_proj": "key",
+    _ATTENTION + r"v_proj": "value",
+    # In one matrix; Falcon, GPT-NeoX and BLOOM order its rows by head, not by part.
+    _ATTENTION + r"(?:qkv_proj|query_key_value|c_attn|Wqkv)": "qkv",
+    _ATTENTION + r"(?:o_proj|out_proj|c_proj|dense)": "output",
+    _MLP + r"(?:gate_proj|w1)": "gate",
+    _MLP + r"(?:up_proj|gate_up_proj|w3|fc1|fc_in|c_fc|dense_h_to_4h)": "up",
+    _MLP + r"(?:down_proj|w2|fc2|fc_out|c_proj|dense_4h_to_h)": "down",
+    r"fc1": "up",
+    r"fc2": "down",
+    # What stands in place of attention: the gated convolution of LFM2, the linear
+    # attention of Qwen3.5. Its matrices with one output a head (in_proj_a, in_proj_b)
+    # have nothing to factorise and stay dense.
+    r"conv\.in_proj|linear_attn\.in_proj_(?:qkv|qkvz)": "mixer_in",
+    r"linear_attn\.in_proj_z": "mixer_gate",
+    r"(?:conv|linear_attn)\.out_proj": "mixer_out",
 }
+_BLOCK = r"(?:.*\.)?(?:layers|h|blocks)\.\d+\."
 LANGUAGE_MODEL: Mapping[str, str] = {
-    f"(?!{TOWER}){name}": role for name, role in _NAMES.items()
+    f"(?!{TOWER}){_BLOCK}(?:{name})": role for name, role in _NAMES.items()
 }
 # Roles of matrices that y = W x + b describes; `linear` is a classifier's.
 LINEARS = (
@@ -40,6 +45,9 @@ LINEARS = (
     "gate",
     "up",
     "down",
+    "mixer_in",
+    "mixer_gate",
+    "mixer_out",
     "linear",
 )
 

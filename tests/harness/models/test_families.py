@@ -1,53 +1,24 @@
 """Dense perplexity of forty tiny families, here and by plain transformers."""
 
-import inspect
 import math
 
 import pytest
 import torch
+from families import FAMILIES, configuration, tiny, with_letters
+from tiny_llm import context
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedTokenizerFast,
 )
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from harness.models.huggingface import HuggingFace
+from harness.registry import find
+from harness.toolkit import model_size
 from tasks.text_perplexity import TextPerplexity
 
-pytestmark = pytest.mark.slow
-WINDOW, VOCABULARY = 48, 128
+WINDOW = 48
 TEXT = "the quick brown fox jumps over the lazy dog and runs " * 12
-# Families of causal language models, with the configuration keys that the common sizes
-# below do not cover. Each of them builds with the installed transformers.
-FAMILIES = {
-    "llama": {}, "mistral": {}, "qwen2": {}, "qwen3": {}, "gemma": {}, "gemma2": {},
-    "gemma3_text": {}, "phi": {}, "phi3": {}, "opt": {"ffn_dim": 40}, "gpt2": {},
-    "gpt_neox": {}, "gptj": {"rotary_dim": 4}, "gpt_bigcode": {},
-    "codegen": {"rotary_dim": 4},
-    "bloom": {}, "falcon": {}, "stablelm": {}, "starcoder2": {}, "olmo": {},
-    "olmo2": {}, "cohere": {}, "granite": {}, "glm4": {}, "smollm3": {}, "ernie4_5": {},
-    "mixtral": {"num_local_experts": 4}, "qwen2_moe": {"num_experts": 4},
-    "qwen3_moe": {"num_experts": 4}, "olmoe": {"num_experts": 4},
-    "granitemoe": {"num_local_experts": 4}, "phimoe": {"num_local_experts": 4},
-    "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": 16},
-    "mpt": {}, "persimmon": {}, "nemotron": {}, "mamba": {}, "exaone4": {},
-    "helium": {}, "biogpt": {}, "xglm": {"ffn_dim": 40},
-    "gpt_oss": {"num_local_experts": 4}, "arcee": {}, "seed_oss": {},
-    "hunyuan_v1_dense": {},
-    "apertus": {},
-    "lfm2": {},
-}  # fmt: skip
-COMMON = {
-    "vocab_size": VOCABULARY, "pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0,
-    "hidden_size": 32, "n_embd": 32, "d_model": 32, "word_embed_proj_dim": 32,
-    "intermediate_size": 40, "moe_intermediate_size": 24, "head_dim": 8, "n_inner": 40,
-    "shared_expert_intermediate_size": 24, "num_hidden_layers": 2, "n_layer": 2,
-    "n_layers": 2, "num_layers": 2, "num_attention_heads": 4, "n_head": 4, "n_heads": 4,
-    "num_heads": 4, "attention_heads": 4, "num_key_value_heads": 2, "num_kv_heads": 2,
-    "max_position_embeddings": 64, "n_positions": 64, "n_ctx": 64, "max_seq_len": 64,
-    "num_experts_per_tok": 2, "sliding_window": 16, "state_size": 4,
-}  # fmt: skip
 
 
 def tokenizer():
@@ -58,14 +29,6 @@ def tokenizer():
     backend = Tokenizer(models.WordLevel(letters, unk_token="?"))
     backend.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
     return PreTrainedTokenizerFast(tokenizer_object=backend)
-
-
-def configuration(family, changes):
-    """The family's configuration with every size that it knows made tiny."""
-    cls = CONFIG_MAPPING[family]
-    known = set(inspect.signature(cls.__init__).parameters)
-    known |= set(getattr(cls, "__annotations__", ())) | set(cls.attribute_map)
-    return cls(**{k: v for k, v in COMMON.items() if k in known} | changes)
 
 
 def reference(folder):
@@ -80,6 +43,7 @@ def reference(folder):
     return math.exp(math.fsum(losses) / len(losses))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_dense_perplexity_is_that_of_plain_transformers(family, tmp_path):
     torch.manual_seed(0)
@@ -97,4 +61,45 @@ def test_dense_perplexity_is_that_of_plain_transformers(family, tmp_path):
     task = TextPerplexity(text=str(text), window=WINDOW)
     measured = {m.metric: m.value for m in task.evaluate(model)}
 
-    assert measured["perplexity"] == pytest.approx(reference(tmp_path), rel=1e-5)
+    assert measured["perplexity"] == pytest.approx(reference(tmp_path), rel=1e-6)
+
+
+def one_each(families):
+    return [
+        pytest.param(f, marks=() if f in ("bloom", "lfm2") else pytest.mark.slow)
+        for f in families
+    ]
+
+
+@pytest.mark.parametrize(
+    "family",
+    one_each(
+        ["bloom", "falcon", "gpt_neox", "gptj", "codegen", "mpt", "phi", "gpt_neo",
+         "starcoder2", "lfm2", "qwen3_5_text", "persimmon"]
+    ),
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["svd", "basis_sharing", "wanda", "gptq"])
+def test_a_method_changes_every_matrix_of_a_family_and_none_at_ratio_0(
+    family, name, tmp_path
+):
+    model = with_letters(tiny(family))
+    ctx = context(model, tmp_path)
+    ids = torch.arange(16).mul(7).remainder(128)[None]
+    before = model.net(input_ids=ids, use_cache=False).logits
+
+    plugin = find("method", name)
+    method = plugin.build({})
+    fitted = method.fit(model, ctx) if hasattr(method, "fit") else None
+    ratio = method.ratios()[0] if name == "gptq" else 0.5
+    net = method.compress(fitted, ratio, ctx)
+    same = method.compress(fitted, 0, ctx)
+
+    sizes = (model_size.size(model), model_size.size(model.with_net(net)))
+    # What stays dense: the two vectors of linear attention. 4 bits have scales beside.
+    least = 0.7 if name == "gptq" else ratio * model_size.coverage(model)
+    assert model_size.coverage(model) > 0.95
+    assert model_size.achieved(plugin.facts["ratio_of"], model, net, sizes) >= least
+    assert net(input_ids=ids, use_cache=False).logits.isfinite().all()
+    torch.testing.assert_close(
+        same(input_ids=ids, use_cache=False).logits, before, rtol=0, atol=0
+    )

@@ -93,16 +93,18 @@ def needs(*names, ratio_of="weights"):
 
 
 def test_a_network_without_known_roles_loads_and_refuses_methods_that_read_them(folder):
-    from transformers import BloomConfig
+    from transformers import MambaConfig
 
-    small = BloomConfig(vocab_size=256, hidden_size=8, n_layer=2, n_head=2)
+    small = MambaConfig(
+        vocab_size=256, hidden_size=8, num_hidden_layers=2, state_size=4
+    )
     found = rebuild(folder, small)
 
     assert torch.isfinite(found.load().net(**found.load().example()).logits).all()
     assert found.refuses(needs(ratio_of="none")) is None
     assert found.refuses(needs(ratio_of="weights")) is None
     for method in (needs("linears"), needs(ratio_of="zeros")):
-        assert "(bloom) has no matrix whose role is known" in found.refuses(method)
+        assert "(mamba) has no matrix whose role is known" in found.refuses(method)
         assert found.refuses(method) == found.refuses_loaded(method, found.load())
 
 
