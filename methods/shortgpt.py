@@ -7,12 +7,12 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cosine_similarity
 
-from harness.core import Context, Measurement, Model, NotFinite, Unsupported
+from harness.core import Context, Measurement, Model, Unsupported
 from harness.registry import method
 from harness.toolkit.blockwise import stream
 from harness.toolkit.saved_model import layer, replace
+from methods._kernels.influence import block_influence
 
 
 @layer("dropped_block")
@@ -67,20 +67,7 @@ class ShortGpt:
 
     def fit(self, model: Model, ctx: Context) -> Tensor:
         """The influence of each block: float64, shape ``(L,)``."""
-        running = stream(model, ctx.calibration().tokens)
-        found = []
-        for index, (path, block) in enumerate(running):
-            before = [state.clone() for state in running.states]
-            running.advance(index, block)
-            total, count = 0.0, 0
-            for old, new in zip(before, running.states, strict=True):
-                likeness = cosine_similarity(old.double(), new.double(), dim=-1)
-                total += float(likeness.sum())
-                count += likeness.numel()
-            if not math.isfinite(total):
-                raise NotFinite(f"the hidden states behind {path} are not finite")
-            found.append(1 - total / count)
-        return torch.tensor(found, dtype=torch.float64)
+        return block_influence(model, ctx.calibration().tokens)
 
     def compress(self, fitted: Tensor, ratio: float, ctx: Context) -> nn.Module:
         """A network with fewer blocks.

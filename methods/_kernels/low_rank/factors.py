@@ -384,6 +384,23 @@ def _roots(gram: Tensor | None, like: Tensor) -> tuple[Tensor | None, Tensor | N
     if gram.ndim == 1:
         root = gram.clamp_min(float(gram.max()) * tiny).sqrt()
         return root, 1 / root
-    values, vectors = _spectrum(gram)
-    scale = values.clamp_min(float(values[0]) * tiny).sqrt()
+    return psd_roots(gram, tiny)
+
+
+def psd_roots(moment: Tensor, tiny: float | None = None) -> tuple[Tensor, Tensor]:
+    """The symmetric root of a second moment and its inverse.
+
+    Args:
+        moment: Symmetric without negative eigenvalues, float64, shape ``(n, n)``.
+        tiny: Eigenvalues below this share of the largest are raised to it, so that the
+            inverse exists; None for the rounding error of the matrix.
+
+    Returns:
+        ``M^(1/2)`` and ``M^(-1/2)``, each of shape ``(n, n)``.
+    """
+    if tiny is None:
+        tiny = torch.finfo(moment.dtype).eps * len(moment)
+    values, vectors = _spectrum(moment)
+    least = max(float(values[0]) * tiny, torch.finfo(moment.dtype).tiny)
+    scale = values.clamp_min(least).sqrt()
     return (vectors * scale) @ vectors.T, (vectors / scale) @ vectors.T

@@ -1,0 +1,434 @@
+"""Heads with fewer channels: what query and key, and value and output, share."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.core import Model, Unsupported
+from harness.toolkit.roles import block_of
+from harness.toolkit.saved_model import layer, replace
+from methods._kernels.low_rank.factors import balanced, check_finite, empty, psd_roots
+from methods._kernels.units import Units
+
+
+@layer("spread_outputs")
+class SpreadOutputs(nn.Module):
+    """A linear layer that computes some of its outputs; the others are zero.
+
+    Attention keeps its shape, so that every channel keeps its rotation and the network
+    needs no attention code of its own. The zeros take part in the attention and in its
+    cache, so that these become neither smaller nor faster. The positions count as
+    weights.
+
+    Args:
+        in_features: Width of the input.
+        out_features: Width of the output.
+        kept: Number of outputs that are computed.
+        bias: Whether a bias is added to these.
+    """
+
+    place: Tensor
+
+    def __init__(
+        self, in_features: int, out_features: int, *, kept: int, bias: bool
+    ) -> None:
+        super().__init__()
+        self.out_features = out_features
+        self.linear = nn.Linear(in_features, kept, bias=bias)
+        self.register_buffer("place", torch.zeros(kept, dtype=torch.int32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps ``(..., in_features)`` to ``(..., out_features)``."""
+        y: Tensor = self.linear(x)
+        wide = y.new_zeros(*y.shape[:-1], self.out_features)
+        return wide.index_copy(-1, self.place.long(), y)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The positions count as parameters: without them the layer is not defined."""
+        return {"place": self.place}
+
+    def spec(self) -> dict[str, Any]:
+        """Keyword arguments that rebuild the layer."""
+        return {
+            "in_features": self.linear.in_features,
+            "out_features": self.out_features,
+            "kept": self.linear.out_features,
+            "bias": self.linear.bias is not None,
+        }
+
+
+@layer("gathered_inputs")
+class GatheredInputs(nn.Module):
+    """A linear layer that reads some of its inputs.
+
+    Args:
+        in_features: Width of the input.
+        out_features: Width of the output.
+        kept: Number of inputs that are read.
+        bias: Whether a bias is added to the output.
+    """
+
+    place: Tensor
+
+    def __init__(
+        self, in_features: int, out_features: int, *, kept: int, bias: bool
+    ) -> None:
+        super().__init__()
+        self.in_features = in_features
+        self.linear = nn.Linear(kept, out_features, bias=bias)
+        self.register_buffer("place", torch.zeros(kept, dtype=torch.int32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps ``(..., in_features)`` to ``(..., out_features)``."""
+        y: Tensor = self.linear(x.index_select(-1, self.place))
+        return y
+
+    def weights(self) -> dict[str, Tensor]:
+        """The positions count as parameters: without them the layer is not defined."""
+        return {"place": self.place}
+
+    def spec(self) -> dict[str, Any]:
+        """Keyword arguments that rebuild the layer."""
+        return {
+            "in_features": self.in_features,
+            "out_features": self.linear.out_features,
+            "kept": self.linear.in_features,
+            "bias": self.linear.bias is not None,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The matrices of one block, and the shape of its attention.
+
+    Args:
+        path: Module path of the block.
+        names: Role -> module path: query, key, value, output, up, down, and gate where
+            the MLP has one.
+        head_dim: Channels of a head.
+        heads: Number of query heads.
+        key_heads: Number of key-value heads.
+        partner: The channel that rotary positions turn together with each channel of a
+            head, shape ``(head_dim,)``; the channel itself where nothing turns.
+    """
+
+    path: str
+    names: Mapping[str, str]
+    head_dim: int
+    heads: int
+    key_heads: int
+    partner: Tensor
+
+    @property
+    def readers(self) -> int:
+        """Query heads that read one key-value head."""
+        return self.heads // self.key_heads
+
+    @property
+    def paired(self) -> bool:
+        """Whether rotary positions turn channels in pairs."""
+        return bool((self.partner != torch.arange(self.head_dim)).any())
+
+    def neurons(self, net: nn.Module) -> Units:
+        """The neurons of the MLP, as units that can be removed."""
+        writers = tuple(self.names[r] for r in ("gate", "up") if r in self.names)
+        down = self.names["down"]
+        return Units(down, writers, _plain(net, down).in_features)
+
+
+def parts_of(model: Model) -> list[Parts]:
+    """The blocks whose heads can lose channels.
+
+    Args:
+        model: A language model with separate query, key and value matrices (LLaMA,
+            Mistral, Qwen2, OPT and others of their kind).
+
+    Returns:
+        One entry a block, in the network's order.
+
+    Raises:
+        Unsupported: If the blocks are built in another way; says how.
+    """
+    blocks: dict[int, dict[str, list[str]]] = {}
+    for name, _ in model.modules():
+        role, number = model.role(name), block_of(name)
+        if role is not None and number is not None:
+            blocks.setdefault(number, {}).setdefault(role, []).append(name)
+    if not blocks:
+        raise Unsupported(f"{model.name} has no blocks with roles")
+    return [_parts(model, found) for found in blocks.values()]
+
+
+def _parts(model: Model, found: Mapping[str, Sequence[str]]) -> Parts:
+    needed = ("query", "key", "value", "output", "up", "down")
+    for role in (*needed, *(["gate"] if "gate" in found else [])):
+        if len(found.get(role, ())) != 1:
+            raise Unsupported(
+                f"{model.name} does not have one matrix of role {role} in each block, "
+                "which a reduction of heads needs: choose a model of the LLaMA, "
+                "Mistral, Qwen2 or OPT family"
+            )
+    names = {role: paths[0] for role, paths in found.items() if len(paths) == 1}
+    widths = {role: _plain(model.net, path) for role, path in names.items()}
+    path = names["query"].rpartition(".")[0]
+    attention = model.net.get_submodule(path)
+    head_dim = int(getattr(attention, "head_dim", 0))
+    if hasattr(attention, "q_norm") or hasattr(attention, "k_norm"):
+        raise Unsupported(
+            f"the attention of {model.name} normalises each query and key over all "
+            "channels of a head, so that none can be removed without changing the rest"
+        )
+    rows = {r: widths[r].out_features for r in ("query", "key", "value")}
+    if (
+        not head_dim
+        or any(count % head_dim for count in rows.values())
+        or rows["key"] != rows["value"]
+        or rows["query"] % rows["key"]
+        or widths["output"].in_features != rows["query"]
+    ):
+        raise Unsupported(
+            f"the heads of {path} do not divide its query, key and value matrices "
+            f"({rows['query']}, {rows['key']} and {rows['value']} outputs)"
+        )
+    return Parts(
+        path=path.rpartition(".")[0],
+        names=names,
+        head_dim=head_dim,
+        heads=rows["query"] // head_dim,
+        key_heads=rows["key"] // head_dim,
+        partner=_partner(model, attention, head_dim),
+    )
+
+
+def _plain(net: nn.Module, name: str) -> nn.Linear:
+    module = net.get_submodule(name)
+    if type(module) is not nn.Linear:
+        raise Unsupported(
+            f"{name} is a {type(module).__name__}: heads are reduced in plain linear "
+            "layers alone; put this method first in the chain"
+        )
+    return module
+
+
+def _partner(model: Model, attention: nn.Module, head_dim: int) -> Tensor:
+    """Which channels a rotary embedding turns together, found by its own function."""
+    alone = torch.arange(head_dim)
+    rotary = [m for n, m in model.net.named_modules() if "rotary" in n.split(".")[-1]]
+    if not rotary:
+        return alone
+    rotate = getattr(sys.modules[type(attention).__module__], "rotate_half", None)
+    turned = 2 * len(getattr(rotary[0], "inv_freq", ()))
+    if rotate is None or turned != head_dim:
+        raise Unsupported(
+            f"the rotary positions of {model.name} turn {turned} of the {head_dim} "
+            "channels of a head in a way that is not known, so that channels cannot be "
+            "removed in pairs"
+        )
+    found: Tensor = rotate(torch.arange(1.0, head_dim + 1)).abs().long() - 1
+    return found
+
+
+def pair_scores(parts: Parts, query: Tensor, key: Tensor) -> Tensor:
+    """How much each channel adds to the attention scores, summed over its pair.
+
+    Channel i of a query head and of its key head is a matrix of rank one in their
+    product, with the squared norm ``E[q_i^2] E[k_i^2]`` if queries and keys of two
+    positions are taken as independent. CR decomposition keeps the largest (MoDeGPT,
+    arXiv:2408.09632).
+
+    Args:
+        parts: The block.
+        query: ``E[q^2]`` of every output, shape ``(heads * head_dim,)``.
+        key: ``E[k^2]``, shape ``(key_heads * head_dim,)``.
+
+    Returns:
+        Squared scores, shape ``(key_heads, head_dim)``, equal for both channels of a
+        pair; those of the query heads that read one key head are summed.
+    """
+    q = query.double().view(parts.key_heads, parts.readers, parts.head_dim)
+    k = key.double().view(parts.key_heads, parts.head_dim)
+    scores = q.sum(1) * k
+    return scores + scores[:, parts.partner] if parts.paired else scores
+
+
+def best_channels(parts: Parts, scores: Tensor, count: int) -> Tensor:
+    """The channels of highest score of each key head, pairs complete.
+
+    Args:
+        parts: The block.
+        scores: From ``pair_scores``.
+        count: Number of channels of a head; even if channels turn in pairs.
+
+    Returns:
+        Indices within a head, in order, shape ``(key_heads, count)``.
+    """
+    first = torch.minimum(parts.partner, torch.arange(parts.head_dim))
+    # Both channels of a pair have one score: sorted by the lower index, they stay
+    # neighbours.
+    keys = sorted_by_score(scores, first)
+    return keys[:, :count].sort(1).values
+
+
+def sorted_by_score(scores: Tensor, first: Tensor) -> Tensor:
+    """Channels from the highest score down; equal first channels stay together.
+
+    >>> sorted_by_score(torch.tensor([[1.0, 5, 1, 5]]), torch.tensor([0, 1, 0, 1]))
+    tensor([[1, 3, 0, 2]])
+    """
+    by_pair = first.argsort(stable=True)
+    order = (-scores[:, by_pair]).argsort(dim=1, stable=True)
+    return by_pair[order]
+
+
+@torch.no_grad()
+def keep_query_key(net: nn.Module, parts: Parts, channels: Tensor) -> None:
+    """Leave only some channels of each query and key head, in place.
+
+    Args:
+        net: The network.
+        parts: The block.
+        channels: Indices within a head, shape ``(key_heads, count)``.
+    """
+    starts = torch.arange(parts.key_heads) * parts.head_dim
+    key = (starts[:, None] + channels).flatten()
+    wide = channels.repeat_interleave(parts.readers, 0)
+    starts = torch.arange(parts.heads) * parts.head_dim
+    query = (starts[:, None] + wide).flatten()
+    for role, rows in (("query", query), ("key", key)):
+        old = _plain(net, parts.names[role])
+        where = rows.to(old.weight.device)
+        bias = None if old.bias is None else old.bias[where]
+        _spread(net, parts.names[role], old.weight[where], bias, rows)
+
+
+def _spread(
+    net: nn.Module, name: str, weight: Tensor, bias: Tensor | None, place: Tensor
+) -> None:
+    old = _plain(net, name)
+    made = empty(
+        SpreadOutputs,
+        old.weight,
+        in_features=old.in_features,
+        out_features=old.out_features,
+        kept=len(place),
+        bias=bias is not None,
+    )
+    made.linear.weight.copy_(weight)
+    if bias is not None:
+        made.linear.bias.copy_(bias)
+    made.place.copy_(place)
+    replace(net, name, made)
+
+
+@dataclass(frozen=True, slots=True)
+class ValueOutput:
+    """The best directions of value and output, for each key-value head.
+
+    Args:
+        value: Rows that compute the directions, strongest first, shape
+            ``(key_heads, head_dim, hidden)``, float64.
+        output: Columns that read them, shape
+            ``(key_heads, readers * hidden, head_dim)``: the query heads that read one
+            value, on top of each other.
+        energy: The squared error that dropping each direction adds, shape
+            ``(key_heads, head_dim)``.
+    """
+
+    value: Tensor
+    output: Tensor
+    energy: Tensor
+
+
+def value_output(net: nn.Module, parts: Parts, gram: Tensor) -> ValueOutput:
+    """The joint SVD of value and output matrices under the inputs of the value.
+
+    For a value head V of shape ``(head_dim, hidden)`` that the output blocks
+    ``O_1 ... O_g`` of its g query heads read, the first r directions minimise
+    ``sum_j ||O_j (V - V') G^(1/2)||^2`` over all matrices V' of rank r. With
+    ``M = V G V^T``, ``N = sum_j O_j^T O_j`` and ``M^(1/2) N M^(1/2) = P L P^T`` they
+    are ``P^T M^(-1/2) V``, read by ``O_j M^(1/2) P``, and L are the errors. That is the
+    SVD of ``[O_1; ...; O_g] V G^(1/2)``, with matrices of the width of a head alone.
+
+    Args:
+        net: The dense network.
+        parts: The block.
+        gram: G, the second moment of the inputs of the value matrix.
+
+    Returns:
+        The directions.
+
+    Raises:
+        NotFinite: If a weight or G is not finite.
+    """
+    value = _plain(net, parts.names["value"]).weight.detach().double()
+    output = _plain(net, parts.names["output"]).weight.detach().double()
+    check_finite(value, f"the weight of {parts.names['value']}")
+    check_finite(output, f"the weight of {parts.names['output']}")
+    check_finite(gram, f"the statistics of the input of {parts.names['value']}")
+    gram = gram.double().to(value.device)
+    wide, size, found = parts.readers * parts.head_dim, parts.head_dim, []
+    for head in range(parts.key_heads):
+        v = value[head * size : (head + 1) * size]
+        blocks = output[:, head * wide : (head + 1) * wide].split(size, 1)
+        stacked = torch.cat(blocks)  # (readers * hidden, head_dim)
+        root, inverse = psd_roots(v @ gram @ v.T)
+        inner = root @ (stacked.T @ stacked) @ root
+        energy, vectors = torch.linalg.eigh((inner + inner.T) / 2)
+        p = vectors.flip(1)
+        left, right = balanced(stacked @ root @ p, p.T @ inverse @ v)
+        found.append((right, left, energy.flip(0).clamp_min(0)))
+    return ValueOutput(*(torch.stack(tensors) for tensors in zip(*found, strict=True)))
+
+
+@torch.no_grad()
+def keep_value_output(
+    net: nn.Module, parts: Parts, found: ValueOutput, rank: int
+) -> None:
+    """Leave the first directions of every value head, in place.
+
+    The bias of the value reaches the output unchanged, since attention weights sum to
+    one: it becomes part of the bias of the output, exactly.
+
+    Args:
+        net: The network.
+        parts: The block.
+        found: From ``value_output``.
+        rank: Number of directions of each head.
+    """
+    value, output = (_plain(net, parts.names[r]) for r in ("value", "output"))
+    bias = None if output.bias is None else output.bias.double()
+    if value.bias is not None:
+        wide = value.bias.view(parts.key_heads, 1, parts.head_dim)
+        each = wide.expand(-1, parts.readers, -1).flatten().double()
+        passed = output.weight.double() @ each
+        bias = passed if bias is None else bias + passed
+    starts = torch.arange(parts.key_heads) * parts.head_dim
+    place = (starts[:, None] + torch.arange(rank)).flatten()
+    _spread(net, parts.names["value"], found.value[:, :rank].flatten(0, 1), None, place)
+    hidden = output.out_features
+    columns = found.output[:, :, :rank].reshape(
+        parts.key_heads, parts.readers, hidden, rank
+    )
+    weight = columns.permute(2, 0, 1, 3).reshape(hidden, -1)
+    starts = torch.arange(parts.heads) * parts.head_dim
+    place = (starts[:, None] + torch.arange(rank)).flatten()
+    made = empty(
+        GatheredInputs,
+        output.weight,
+        in_features=output.in_features,
+        out_features=hidden,
+        kept=len(place),
+        bias=bias is not None,
+    )
+    check_finite(weight.to(output.weight.dtype), f"a factor of {parts.names['output']}")
+    made.linear.weight.copy_(weight)
+    if bias is not None:
+        made.linear.bias.copy_(bias)
+    made.place.copy_(place)
+    replace(net, parts.names["output"], made)

@@ -1,0 +1,280 @@
+"""MoDeGPT: fewer neurons, and heads with fewer channels (arXiv:2408.09632)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.core import Context, Model, Unsupported
+from harness.registry import method
+from methods._kernels import heads
+from methods._kernels.influence import block_influence
+from methods._kernels.low_rank.factors import check_finite, matrix
+from methods._kernels.low_rank.refit import refit
+from methods._kernels.units import narrow
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """What one block keeps first.
+
+    Args:
+        influence: One minus the mean cosine of the hidden states before and behind it.
+        channels: Squared scores of the channels of query and key, shape
+            ``(key_heads, head_dim)``.
+        values: The directions of value and output.
+        leverage: Ridge leverage scores of the neurons, shape ``(neurons,)``.
+    """
+
+    influence: float
+    channels: Tensor
+    values: heads.ValueOutput
+    leverage: Tensor
+
+
+@method(
+    "modegpt",
+    ratio_of="weights",
+    needs={"linears", "calibration"},
+    kinds={"causal_lm"},
+    tolerance=0.05,
+)
+class MoDeGpt:
+    """Decomposes pairs of matrices together, so that the width between them shrinks.
+
+    Each block has three pairs, and with calibration inputs x each has its own
+    decomposition, in closed form:
+
+    - up (and gate) with down, by Nystrom: with ``C = mean(z z^T)`` over the inputs z of
+      the down projection D, the neurons J with the highest ridge leverage scores
+      ``[C (C + ridge I)^-1]_ii`` stay, and ``D_J = D C_:J C_JJ^-1``, which is the least
+      squares fit of the outputs of D;
+    - query with key, by CR: of each head the channels i stay with the largest
+      ``E[q_i^2] E[k_i^2]``, in pairs where rotary positions turn two together;
+    - value with output, by SVD: the directions of their product that keep its output
+      on x best.
+
+    Block l removes the share ``phi_l = L ratio softmax(-s / temperature)_l``, with L
+    blocks and s_l the influence of the block (one minus the mean cosine of the hidden
+    states before and behind it): a block that changes little loses more. Nothing is
+    trained. By default the temperature is 0.15, a block loses at most 0.8 (the others
+    lose the rest), and the ridge is 0.01.
+
+    The paper is arXiv:2408.09632, whose code was not released. The defaults are those
+    of an unofficial implementation (cbacary/MoDeGPT at 2a76ae8). Differences from it:
+    with grouped-query attention, value and output are decomposed together over all
+    query heads of a group, where it decomposes the value alone; the neurons take up
+    what the rounding to whole channels leaves of a block's budget; the bias of a value
+    becomes part of the bias of the output, which is exact.
+
+    The MLP becomes narrower dense matrices. The matrices of the attention become
+    smaller too, with zeros in the place of the removed channels: they still take part
+    in the attention and in its cache.
+
+    Args:
+        temperature: How evenly the blocks are compressed; a high one gives all the
+            same ratio.
+        most: The largest share that a block loses, in (0, 1).
+        ridge: Added to the diagonal of C for the scores, in the unit of ``z^2``.
+    """
+
+    temperature: float = 0.15
+    most: float = 0.8
+    ridge: float = 0.01
+
+    def __post_init__(self) -> None:
+        """Check the options.
+
+        Raises:
+            ValueError: If one is out of its range.
+        """
+        if self.temperature <= 0 or self.ridge <= 0:
+            raise ValueError(
+                f"temperature {self.temperature} and ridge {self.ridge}: give numbers "
+                "above 0"
+            )
+        if not 0 < self.most < 1:
+            raise ValueError(f"most {self.most} is not between 0 and 1")
+
+    def fit(self, model: Model, ctx: Context) -> list[Block]:
+        """Scores and directions of every block, in the network's order."""
+        parts, calibration = heads.parts_of(model), ctx.calibration()
+        squares = {p.names[role]: Squares() for p in parts for role in ("query", "key")}
+        handles = [
+            model.net.get_submodule(name).register_forward_hook(sums.add)
+            for name, sums in squares.items()
+        ]
+        try:
+            influence = block_influence(model, calibration.tokens)
+        finally:  # the network is shared by all trials of a bundle
+            for handle in handles:
+                handle.remove()
+        found = []
+        for one, score in zip(parts, influence.tolist(), strict=True):
+            query, key = (squares[one.names[r]].mean() for r in ("query", "key"))
+            gram = calibration.gram(one.names["value"])
+            inner = calibration.gram(one.names["down"]).double()
+            check_finite(inner, f"the statistics of the input of {one.names['down']}")
+            values = heads.value_output(model.net, one, gram)
+            channels = heads.pair_scores(one, query, key)
+            found.append(Block(score, channels, values, leverage(inner, self.ridge)))
+        return found
+
+    def compress(self, fitted: list[Block], ratio: float, ctx: Context) -> nn.Module:
+        """A network with narrower matrices.
+
+        Args:
+            fitted: What ``fit`` returned.
+            ratio: The share of the block weights to remove, in [0, 1).
+            ctx: Gives the dense network.
+
+        Returns:
+            The network.
+
+        Raises:
+            Unsupported: If the ratio leaves a block without a neuron, or is beyond
+                ``most``.
+        """
+        net = ctx.dense()
+        if ratio == 0:
+            return net
+        influence = torch.tensor([b.influence for b in fitted], dtype=torch.float64)
+        shares = removed(influence, ratio, self.temperature, self.most)
+        down: Callable[[str], Tensor] = ctx.calibration().gram
+        for one, block, share in zip(
+            heads.parts_of(ctx.model), fitted, shares, strict=True
+        ):
+            before = stored(net, one)
+            weights = sum(matrix(net.get_submodule(n)).numel() for n in names(one))
+            _attention(net, one, block, share)
+            budget = int(before - share * weights)
+            _neurons(net, one, block.leverage, budget, down)
+        return net
+
+
+def removed(influence: Tensor, ratio: float, temperature: float, most: float) -> Any:
+    """The share that each block loses, with a given mean.
+
+    Args:
+        influence: Of each block, shape ``(L,)``.
+        ratio: The mean of the shares.
+        temperature: Of the softmax over the negative influences.
+        most: No share is above it; the other blocks lose what is missing.
+
+    Returns:
+        L numbers.
+
+    Raises:
+        Unsupported: If the mean is above ``most``.
+
+    >>> [round(s, 3) for s in removed(torch.tensor([0.0, 0.0, 9.0]), 0.4, 1.0, 0.5)]
+    [0.5, 0.5, 0.2]
+    """
+    if ratio > most:
+        raise Unsupported(
+            f"ratio {ratio} is above {most}, the most that a block may lose: lower the "
+            "ratio or raise the option `most`"
+        )
+    weights = (-influence.double() / temperature).softmax(0)
+    shares, free = torch.zeros_like(weights), torch.ones_like(weights, dtype=torch.bool)
+    left = ratio * len(weights)
+    while bool(free.any()):
+        # Weights of free blocks may all round to zero, and then count as equal.
+        part = weights[free].clamp_min(torch.finfo(torch.float64).tiny)
+        shares[free] = left * part / part.sum()
+        over = free & (shares > most)
+        if not bool(over.any()):
+            break
+        shares[over] = most
+        left -= most * int(over.sum())
+        free &= ~over
+    return shares.tolist()
+
+
+def leverage(moment: Tensor, ridge: float) -> Tensor:
+    """Ridge leverage scores: the diagonal of ``C (C + ridge I)^-1``.
+
+    >>> leverage(torch.diag(torch.tensor([3.0, 1.0])), 1.0).tolist()
+    [0.75, 0.5]
+    """
+    added = moment + ridge * torch.eye(len(moment), dtype=moment.dtype)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(added))
+    return 1 - ridge * inverse.diagonal()
+
+
+def names(parts: heads.Parts) -> list[str]:
+    """The matrices of a block that the method treats."""
+    return list(parts.names.values())
+
+
+def stored(net: nn.Module, parts: heads.Parts) -> int:
+    """The numbers in the matrices of a block, with biases and positions."""
+    modules = [net.get_submodule(name) for name in names(parts)]
+    tensors = [t for m in modules for t in (*m.parameters(), *m.buffers())]
+    return sum(t.numel() for t in tensors)
+
+
+def _attention(net: nn.Module, parts: heads.Parts, block: Block, share: float) -> None:
+    step = 2 if parts.paired else 1
+    width = int((1 - share) * parts.head_dim + 1e-9)
+    channels = max(step, width // step * step)
+    if channels < parts.head_dim:
+        kept = heads.best_channels(parts, block.channels, channels)
+        heads.keep_query_key(net, parts, kept)
+    if width < parts.head_dim:
+        heads.keep_value_output(net, parts, block.values, max(1, width))
+
+
+def _neurons(
+    net: nn.Module,
+    parts: heads.Parts,
+    scores: Tensor,
+    budget: int,
+    gram: Callable[[str], Tensor],
+) -> None:
+    """Keep as many neurons as the budget of the block allows, and refit what reads."""
+    units = parts.neurons(net)
+    writers = [net.get_submodule(name) for name in units.writers]
+    each = sum(p.numel() for w in writers for p in w.parameters()) // units.count
+    reader: Any = net.get_submodule(units.reader)
+    each += reader.out_features
+    rest = stored(net, parts) - each * units.count
+    count = min(units.count, (budget - rest) // each)
+    if count < 1:
+        raise Unsupported(
+            f"the ratio leaves no neuron in {parts.path}: lower it, or raise "
+            "`temperature` for blocks of more equal size"
+        )
+    if count == units.count:
+        return
+    kept = scores.topk(count).indices.sort().values
+    weight = matrix(reader)
+    select = torch.eye(units.count, dtype=torch.float64)[kept]
+    fitted = refit(weight, select.to(weight.device), gram(units.reader))
+    narrow(net, units, kept)
+    check_finite(fitted.to(weight.dtype), f"the weight of {units.reader}")
+    with torch.no_grad():
+        net.get_submodule(units.reader).weight.copy_(fitted)  # type: ignore[operator]
+
+
+class Squares:
+    """The mean square of each output of a module, in float64."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.total: Tensor | float = 0.0
+
+    def add(self, _module: nn.Module, _args: Any, out: Tensor) -> None:
+        """A forward hook."""
+        rows = out.detach().flatten(0, -2).double()
+        self.count += len(rows)
+        self.total = self.total + rows.square().sum(0)
+
+    def mean(self) -> Tensor:
+        """Shape ``(out,)``, in host memory."""
+        assert isinstance(self.total, Tensor)
+        return (self.total / self.count).cpu()

@@ -1,0 +1,149 @@
+import copy
+
+import pytest
+import torch
+from tiny_llm import context, logits, tiny
+from transformers import AutoModelForCausalLM
+from transformers.models.qwen3 import Qwen3Config
+
+from harness.core import Unsupported
+from harness.models import _language
+from methods._kernels import heads
+
+FAMILIES = ("llama", "mistral", "qwen2", "opt")
+
+
+def parts(model, index=1):
+    return heads.parts_of(model)[index]
+
+
+def test_rotary_positions_turn_channel_i_with_the_channel_half_a_head_on():
+    llama, opt = parts(tiny("llama")), parts(tiny("opt"))
+
+    assert llama.partner.tolist() == [3, 4, 5, 0, 1, 2]
+    assert llama.paired
+    assert (llama.heads, llama.key_heads, llama.readers) == (4, 2, 2)
+    assert opt.partner.tolist() == [0, 1, 2, 3, 4, 5]
+    assert not opt.paired
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_leaving_channels_out_equals_zeroing_them(family):
+    # Second implementation: rows and biases become zero, and no shape changes.
+    model = tiny(family)
+    one = parts(model)
+    channels = torch.tensor([[0, 1, 3, 4]] * one.key_heads)
+    gone = [2, 5]
+    zeroed, reduced = copy.deepcopy(model.net), copy.deepcopy(model.net)
+    for role in ("query", "key"):
+        module = zeroed.get_submodule(one.names[role])
+        for row in range(module.out_features):
+            if row % 6 in gone:
+                module.weight.data[row] = 0
+                if module.bias is not None:
+                    module.bias.data[row] = 0
+
+    heads.keep_query_key(reduced, one, channels)
+
+    torch.testing.assert_close(logits(reduced), logits(zeroed))
+    before = sum(p.numel() for p in model.net.parameters())
+    assert sum(p.numel() for p in reduced.parameters()) < before
+
+
+def test_each_head_keeps_channels_of_its_own():
+    model = tiny("llama")
+    one = parts(model)
+    net = copy.deepcopy(model.net)
+
+    heads.keep_query_key(net, one, torch.tensor([[0, 3], [1, 4]]))
+
+    query = net.get_submodule(one.names["query"])
+    # Two query heads of width 6 read each of the two key heads.
+    assert query.place.tolist() == [0, 3, 6, 9, 13, 16, 19, 22]
+    assert net.get_submodule(one.names["key"]).place.tolist() == [0, 3, 7, 10]
+
+
+def test_the_scores_agree_with_plain_loops():
+    one = parts(tiny("llama"))
+    rng = torch.Generator().manual_seed(0)
+    query, key = torch.rand(24, generator=rng), torch.rand(12, generator=rng)
+
+    found = heads.pair_scores(one, query, key)
+
+    for head in range(2):
+        for i in range(6):
+            total = 0.0
+            for channel in (i, (i + 3) % 6):
+                for reader in range(2):
+                    q = float(query[(head * 2 + reader) * 6 + channel])
+                    total += q * float(key[head * 6 + channel])
+            assert float(found[head, i]) == pytest.approx(total)
+
+
+def test_the_best_pairs_stay_whole():
+    one = parts(tiny("llama"))
+    scores = torch.tensor([[1.0, 5, 3, 1, 5, 3], [9.0, 2, 2, 9, 2, 2]])
+
+    assert heads.best_channels(one, scores, 4).tolist() == [[1, 2, 4, 5], [0, 1, 3, 4]]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_all_directions_of_value_and_output_change_nothing(family, tmp_path):
+    # Biases of the value as well: attention weights sum to one.
+    model = tiny(family)
+    ctx = context(model, tmp_path)
+    net, one = copy.deepcopy(model.net), parts(model)
+    gram = ctx.calibration().gram(one.names["value"])
+
+    heads.keep_value_output(net, one, heads.value_output(net, one, gram), 6)
+
+    torch.testing.assert_close(logits(net), logits(model.net), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["llama", "opt"])
+def test_the_directions_are_those_of_the_full_svd_of_the_product(family, tmp_path):
+    model = tiny(family)
+    ctx = context(model, tmp_path)
+    one = parts(model)
+    gram = ctx.calibration().gram(one.names["value"]).double()
+
+    found = heads.value_output(model.net, one, gram)
+
+    values, vectors = torch.linalg.eigh(gram)
+    root = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+    v = model.net.get_submodule(one.names["value"]).weight.detach().double()
+    o = model.net.get_submodule(one.names["output"]).weight.detach().double()
+    for head in range(one.key_heads):
+        first = head * one.readers
+        blocks = [
+            o[:, (first + j) * 6 : (first + j + 1) * 6] for j in range(one.readers)
+        ]
+        product = torch.cat([b @ v[head * 6 : head * 6 + 6] for b in blocks])
+        sigma = torch.linalg.svdvals(product @ root)
+        torch.testing.assert_close(found.energy[head], sigma[:6] ** 2)
+        kept = found.output[head][:, :4] @ found.value[head][:4]
+        error = float(((product - kept) @ root).square().sum())
+        assert error == pytest.approx(float((sigma[4:] ** 2).sum()), rel=1e-6)
+
+
+def test_a_fused_projection_is_refused_with_a_reason():
+    with pytest.raises(Unsupported, match="does not have one matrix of role query"):
+        heads.parts_of(tiny("gpt2"))
+
+
+def test_normalised_queries_are_refused_with_a_reason():
+    small = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 1}
+    attention = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 6}
+    config = Qwen3Config(vocab_size=64, **small, **attention)
+    net = AutoModelForCausalLM.from_config(config)
+
+    with pytest.raises(Unsupported, match="normalises each query and key"):
+        heads.parts_of(_language.wrap("tiny-qwen3", net, tokenizer=None))
+
+
+def test_a_network_that_is_compressed_already_is_refused_with_a_reason():
+    model = tiny("llama")
+    heads.keep_query_key(model.net, parts(model), torch.tensor([[0, 3], [1, 4]]))
+
+    with pytest.raises(Unsupported, match="put this method first in the chain"):
+        heads.parts_of(model)
