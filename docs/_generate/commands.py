@@ -9,13 +9,14 @@ from typing import Any
 import click
 
 from _generate.text import table
-from harness.cli import VERBS, cli
+from harness.cli import COMMANDS, cli
 
 TEXT = """\
 # Commands
 
-`shrinkgrid VERB`. Rows go to standard output; progress, warnings and errors go to
-standard error. GRID is the path of a YAML file or the name of a packaged grid.
+`shrinkgrid help COMMAND` prints what stands here. Rows go to standard output; progress,
+warnings and errors go to standard error. GRID is the path of a YAML file or the name of
+a packaged grid.
 
 ## Exit status
 
@@ -34,24 +35,24 @@ def page(examples: Mapping[str, Any]) -> str:
     """The whole page.
 
     Args:
-        examples: Verb -> ``{line: ..., shows: ...}``, a list.
+        examples: Command -> ``{line: ..., shows: ...}``, a list.
     """
     lines = [TEXT]
-    for name in VERBS:
-        lines += _verb(name, examples.get(name, []))
+    for name in COMMANDS:
+        lines += _section(name, examples.get(name, []))
     return "\n".join(lines)
 
 
 def commands() -> Iterator[tuple[str, click.Command]]:
-    """Every verb with its command."""
+    """The name of every command, and the command."""
     context = click.Context(cli)
-    for name in VERBS:
+    for name in COMMANDS:
         command = cli.get_command(context, name)
         assert command is not None
         yield name, command
 
 
-def _verb(name: str, examples: list[Mapping[str, str]]) -> Iterator[str]:
+def _section(name: str, examples: list[Mapping[str, str]]) -> Iterator[str]:
     command = dict(commands())[name]
     context = click.Context(command, info_name=name)
     usage = " ".join(command.collect_usage_pieces(context))

@@ -1,4 +1,4 @@
-"""The command line `shrinkgrid VERB`; each module of this package has some verbs."""
+"""The command line; each module of this package has some commands."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import click
 from results.errors import UserError
 from results.text.clean import clean
 
-# Heading of --help -> verb -> module, which is imported when the verb is used, or for
-# --help.
+# Heading of --help -> command -> module, which is imported when the command is used,
+# or for --help.
 GROUPS = {
     "Run a grid": {
         "init": "new",
@@ -54,27 +54,28 @@ GROUPS = {
         "list": "look",
         "describe": "details",
         "new": "new",
+        "help": "help_text",
     },
 }
-VERBS = {verb: module for group in GROUPS.values() for verb, module in group.items()}
+COMMANDS = {name: module for group in GROUPS.values() for name, module in group.items()}
 
-_FUNCTIONS = {"list": "list_"}  # `list` is a builtin
+_FUNCTIONS = {"list": "list_", "help": "help_"}  # both are builtins
 
 SHOWN, LONGEST = 100, 5000  # errors of one file that are shown; characters of each
 COMPLETE, INTERNAL_ERROR, USER_ERROR, TRIALS_FAILED = 0, 1, 2, 3  # exit statuses
 INTERRUPTED = 130  # as a shell reports a program that Ctrl-C ended
 
 
-class _Verbs(click.Group):
-    """Imports a verb by its name, so that `--help` imports no plugin and no torch."""
+class _Commands(click.Group):
+    """Imports a command by its name, so that `--help` imports no plugin, no torch."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(VERBS)
+        return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in VERBS:
+        if name not in COMMANDS:
             return None
-        module = importlib.import_module(f"harness.cli.{VERBS[name]}")
+        module = importlib.import_module(f"harness.cli.{COMMANDS[name]}")
         command: click.Command = getattr(
             module, _FUNCTIONS.get(name, name.replace("-", "_"))
         )
@@ -83,32 +84,28 @@ class _Verbs(click.Group):
     def format_commands(
         self, ctx: click.Context, formatter: click.HelpFormatter
     ) -> None:
-        for heading, verbs in GROUPS.items():
+        longest = max(map(len, COMMANDS))
+        for heading, names in GROUPS.items():
             rows = []
-            for verb in verbs:
-                command = self.get_command(ctx, verb)
+            for name in names:
+                command = self.get_command(ctx, name)
                 assert command is not None
-                limit = formatter.width - 6 - max(map(len, VERBS))
-                rows.append(
-                    (
-                        verb.ljust(max(map(len, VERBS))),
-                        command.get_short_help_str(limit),
-                    )
-                )
+                limit = formatter.width - 6 - longest
+                rows.append((name.ljust(longest), command.get_short_help_str(limit)))
             with formatter.section(heading):
                 formatter.write_dl(rows)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in VERBS:
+        if args and args[0] not in COMMANDS:
             from harness.options import nearest
 
-            raise click.UsageError(nearest("verb", args[0], VERBS))
+            raise click.UsageError(nearest("command", args[0], COMMANDS))
         return super().resolve_command(ctx, args)
 
 
-@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="shrinkgrid")
 @click.option(
     "--color",
@@ -128,7 +125,7 @@ def cli(ctx: click.Context, color: str) -> None:
     shrinkgrid run mine.yaml         run it; run it again to resume
     shrinkgrid leaderboard           compare the methods
     shrinkgrid report                a page with every number
-    shrinkgrid VERB --help           the options of a verb
+    shrinkgrid help COMMAND          the options of a command
     """  # noqa: D301
     # The backspace above tells click to keep the lines as they are.
     plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"

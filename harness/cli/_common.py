@@ -1,4 +1,4 @@
-"""Options that several verbs share."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -104,21 +104,21 @@ def console(*, stderr: bool = False, quiet: bool = False) -> Console:
     return Console(stderr=stderr, quiet=quiet, **options)
 
 
-def on_store(verb: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a verb the option ``--store``, and pass it the opened store.
+def on_store(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the option ``--store``, and pass it the opened store.
 
     Warnings about unreadable files are printed to stderr at the end.
     """
 
     @store_option
-    @functools.wraps(verb)
+    @functools.wraps(command)
     def opened(store: str, **arguments: Any) -> Any:
         from results.storage.store import open_store
         from results.text.clean import clean
 
         found = open_store(store)
         try:
-            return verb(found, **arguments)
+            return command(found, **arguments)
         finally:
             for warning in found.warnings:
                 click.echo(f"warning: {clean(warning)}", err=True)

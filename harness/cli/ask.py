@@ -1,4 +1,4 @@
-"""Verbs that ask the store: leaderboard, sql, compact, export."""
+"""Commands that ask the store: leaderboard, sql, compact, export."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ if TYPE_CHECKING:
 def leaderboard(
     store: Store, grid: str | None, form: str, mean: bool, **options: Any
 ) -> None:
-    """Print which method keeps how much, at which ratio: dense first, best marked.
+    """Print which method keeps how much, at which ratio.
 
-    With GRID, the name of a grid that was run, only its trials. Numbers of different
-    protocols stand on boards of their own; for times and memory the host, the device
-    and the threads are part of the protocol.
+    Dense is first, and the best rows are marked. With GRID, the name of a grid that was
+    run, only its trials. Numbers of different protocols stand on boards of their own;
+    for times and memory the host, the device and the threads are part of the protocol.
     """
     from results.boards import leaderboard as view
     from results.queries import protocols
@@ -82,7 +82,7 @@ def leaderboard(
 
 
 def _chosen(store: Store, grid: str | None, options: dict[str, Any]) -> Answer:
-    """The rows of the leaderboard that the options of the verb choose."""
+    """The rows of the leaderboard that the options choose."""
     from results.ask import query as select
     from results.boards import leaderboard as view
     from results.errors import StoreError
@@ -135,7 +135,7 @@ def sql(
 @click.command()
 @on_store
 def compact(store: Store) -> None:
-    """Fold the store's small files into large ones; safe beside a run."""
+    """Merge the store's small files; safe while a run is active."""
     from results.queries.compaction import compact as fold
     from results.text.counts import counted
 
@@ -159,7 +159,7 @@ def compact(store: Store) -> None:
 )
 @on_store
 def export(store: Store, file: Path, form: str | None) -> None:
-    """Copy the store to FILE: a database with all views, or a folder of tables.
+    """Copy the store to FILE: a database, or a folder of tables.
 
     A .duckdb file opens in the plain duckdb client; parquet and csv make a folder
     with one file a view.

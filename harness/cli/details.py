@@ -24,7 +24,7 @@ _LAST = 12  # lines of a traceback
 @click.argument("trial", shell_complete=_complete.trials)
 @on_store
 def show(store: Store, trial: str) -> None:
-    """Show all that is stored of TRIAL (an id, or its beginning).
+    """Show all that is stored of TRIAL (an id, or its start).
 
     What was run, its numbers and sizes, where it ran, its attempts, and the command
     that runs it again.
@@ -116,7 +116,7 @@ def _wrapped(name: str, value: Any, column: int = 12) -> Iterator[str]:
 @click.argument("second", shell_complete=_complete.trials)
 @on_store
 def compare(store: Store, first: str, second: str) -> None:
-    """Compare the trials FIRST and SECOND (ids, or their beginnings).
+    """Compare the trials FIRST and SECOND (ids, or their starts).
 
     Prints what differs in their settings and, for each metric that both measured, both
     numbers and their difference. Where both stored a value for each sample, a paired
@@ -204,7 +204,7 @@ def _differing(
     shell_complete=_complete.plugins,
 )
 def describe(words: tuple[str, ...]) -> None:
-    """Describe a method, a task or a model: what it does, and its options."""
+    """Describe a method, task or model, and its options."""
     from harness.core import BenchError
     from harness.options import nearest
     from harness.registry import discover

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 @on_store
 @format_option
 def status(store: Store, grid: str | None, form: str) -> int:
-    """Show what is done, running, failed and missing, for GRID or for every grid."""
+    """Show what is done, running, failed and missing.
+
+    With GRID, of that grid; without it, of every grid of the store.
+    """
     from harness.cli import COMPLETE
     from results.text.formats import render
 
@@ -72,7 +75,7 @@ class _PluralChoice(click.Choice[str]):
 @click.argument("what", type=_PluralChoice(_LISTED))
 @format_option
 def list_(what: str, form: str) -> None:
-    """List the methods, models, tasks, grids or papers that there are."""
+    """List the methods, models, tasks, grids or papers."""
     from results.text.answer import Answer
     from results.text.formats import render
 
@@ -128,7 +131,7 @@ def _papers() -> list[dict[str, Any]]:
 @click.option("--grid", help="Look for the trial in this grid, not in the store.")
 @on_store
 def why(store: Store, trial: str, grid: str | None) -> None:
-    """Say why TRIAL (an id, or its beginning) will run or will not."""
+    """Say why TRIAL (an id, or its start) will run or will not."""
     from harness.planning.explain import explain
     from results.text.clean import clean
 
@@ -139,7 +142,7 @@ def why(store: Store, trial: str, grid: str | None) -> None:
 @click.command()
 @store_option
 def doctor(store: str) -> int:
-    """Check this machine: packages, Ray, devices, disk, the store, offline data."""
+    """Check this machine: packages, Ray, devices, disk, data."""
     from harness.cli import COMPLETE, USER_ERROR
     from harness.running.health import checks
 

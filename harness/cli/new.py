@@ -103,7 +103,7 @@ _TEMPLATES = {"method": _METHOD, "task": _TASK}
 @click.argument("kind", type=click.Choice(sorted(_TEMPLATES)))
 @click.argument("name")
 def new(kind: str, name: str) -> None:
-    """Write the file of a new method or task NAME, which works as it is.
+    """Write the file of a new method or task, which works as it is.
 
     In a checkout the file goes to methods/ or tasks/. Elsewhere it goes to the current
     folder, and the variable SHRINKGRID_PLUGINS must name it.

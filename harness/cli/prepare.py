@@ -15,7 +15,7 @@ from harness.cli import _complete
     help="Look for the files of models only, where their weights do not fit.",
 )
 def prepare(grid: str, no_load: bool) -> None:
-    """Fetch every model and data set of GRID, prove it offline, write GRID.lock.
+    """Download what GRID needs, check it offline, write GRID.lock.
 
     The lock lies beside the grid, or in the current folder for a packaged one. While it
     is there, `plan` and `run` refuse data of another revision.

@@ -55,18 +55,25 @@ _FORECAST = 5000  # trials; the forecast of a larger plan takes too long
     help="Run even if a driver on another machine has claimed the trials.",
 )
 def run(grid: str, store: str, quiet: bool, **options: Any) -> int:
-    """Run the trials of GRID that are missing; run the same command again to resume.
+    """Run the missing trials of GRID; run it again to resume.
 
     Exit status: 0 complete, 2 an error in the input, 3 some trials failed, 130
     interrupted by Ctrl-C or `cancel`.
     """
+    from harness.executors.address import check_address
     from harness.running import session
+    from results.errors import NoStore
     from results.storage.store import open_store
 
     began = time.monotonic()
+    check_address(options["address"])
+    selection = select_from(*(options.pop(k) for k in ("only", "retry", "refresh")))
+    try:
+        open_store(store)
+    except NoStore:
+        session.prepare(grid, None, selection)  # an error in the grid makes no store
     opened = open_store(store, create=True)
     session.recover(opened)
-    selection = select_from(*(options.pop(k) for k in ("only", "retry", "refresh")))
     console = _common.console(stderr=True, quiet=quiet)
     outcome = None
     take_over = options.pop("take_over")
@@ -219,7 +226,10 @@ def _show_leaderboard(plan: Plan, store: Store) -> None:
 def plan(
     grid: str, store: str, as_json: bool, cluster: str | None, **options: Any
 ) -> None:
-    """Show which trials of GRID would run, what they share, what is skipped and why."""
+    """Show which trials of GRID would run, and how long it takes.
+
+    Also what they share, what is skipped, and why.
+    """
     from harness.planning.configured_plugin import tolerate_unseen
     from harness.planning.selection import plan_row, states
     from harness.running import session

@@ -38,7 +38,9 @@ _FIELDS = (
 )
 @store_option
 def save_model(trial: str, folder: Path, form: str, store: str) -> None:
-    """Write the network of TRIAL (an id, or its beginning) into FOLDER.
+    """Write the network of TRIAL into FOLDER.
+
+    TRIAL is the id of a finished trial, or its start.
 
     The trial's fit and compression run again, with what the store has of calibration
     and checkpoints. FOLDER gets model.safetensors, structure.json, and for language

@@ -1,4 +1,4 @@
-"""The verb that shows a store in a browser while grids run: serve."""
+"""`serve`: shows a store in a browser while grids run."""
 
 from __future__ import annotations
 

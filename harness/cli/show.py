@@ -1,4 +1,4 @@
-"""Verbs that show results: table, verify, report, plot."""
+"""Commands that show results: table, verify, report, plot."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _PLOTS = ["pareto", "curves"]
 @click.option("--allow-mixed", is_flag=True, help="Let a column mix protocols.")
 @on_store
 def table(store: Store, paper: str | None, form: str, **options: Any) -> None:
-    """Print the table PAPER, its published numbers beside the measured ones.
+    """Print a table of PAPER, published beside measured numbers.
 
     PAPER is a name that `shrinkgrid list papers` gives, or a YAML file of that kind.
     Without it, --rows, --cols and --metric make a table of your own.
@@ -101,7 +101,7 @@ def _pairs(given: tuple[str, ...]) -> dict[str, str]:
 @click.argument("file", type=click.Path(path_type=Path))
 @on_store
 def verify(store: Store, file: Path) -> int:
-    """Check the numbers of the written table FILE against the store.
+    """Check the numbers of a written table FILE against the store.
 
     Exit status 1 if any number drifted or its trials are gone.
     """
@@ -131,9 +131,10 @@ def verify(store: Store, file: Path) -> int:
 )
 @on_store
 def report(store: Store, out: Path) -> None:
-    """Write one page of the store: leaderboards, charts, trials and failures.
+    """Write the store as one web page: boards, charts, trials.
 
-    The page is one file that needs no network.
+    Leaderboards, charts, papers, trials and failures are in one file that needs no
+    network.
     """
     from results.boards.report import write
 
@@ -169,7 +170,10 @@ def plot(
     out: Path,
     **only: str | None,
 ) -> None:
-    """Draw a figure of one model and task: pareto, or curves of recovery by ratio."""
+    """Draw a figure of one model and task: pareto or curves.
+
+    Curves show the recovery by ratio; pareto shows the metric by the --cost.
+    """
     from results.boards import figures
     from results.boards.leaderboard import one_board
     from results.errors import StoreError

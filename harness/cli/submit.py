@@ -33,7 +33,7 @@ cluster_option = click.option(
 def submit(
     grid: str, store: str, cluster: str, detach: bool, **options: Any
 ) -> int | None:
-    """Run GRID on a Ray cluster, as a job that outlives this terminal.
+    """Run GRID on a cluster, as a job that outlives this terminal.
 
     Ships this code, the grid file with its lock, and SHRINKGRID_PLUGINS; shows the
     log. Ctrl-C detaches. Exit status: that of the run; 130 after Ctrl-C or `cancel`.
@@ -136,7 +136,7 @@ def _newest(jobs: Jobs) -> str:
 @click.argument("job")
 @cluster_option
 def cancel(job: str, cluster: str) -> int:
-    """End JOB after its running trials; the same `submit` resumes it."""
+    """End JOB after its running trials; `submit` resumes it."""
     from harness.cli import COMPLETE
 
     jobs = _jobs(cluster)

@@ -1,4 +1,4 @@
-"""`gc`: the only verb that deletes, and only when told twice."""
+"""`gc`: deletes what is not needed, and only when told twice."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 @click.option("--artifacts", is_flag=True, help="Checkpoints and statistics too.")
 @click.option("--apply", is_flag=True, help="Delete; without it only list.")
 def gc(store: str, artifacts: bool, apply: bool) -> None:
-    """List what can be had again and is not needed; delete it with --apply.
+    """List files that can be regenerated; --apply deletes them.
 
-    That is: checkpoints of trainings, half-written folders, damaged files. Rows are
+    These are checkpoints of trainings, half-written folders, damaged files. Rows are
     never touched.
     """
     import shutil

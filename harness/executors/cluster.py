@@ -20,6 +20,7 @@ from ray._private import ray_constants
 
 from harness.core import BenchError
 from harness.executors import shipping
+from harness.executors.address import check_address
 from harness.executors.job_server import first_line
 from harness.executors.private_files import (
     claim_session,
@@ -194,12 +195,8 @@ def _reachable(address: str) -> None:
     """Raise an error at once where Ray would retry for a minute."""
     if address == "auto":
         return
+    check_address(address)
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdigit():
-        raise BenchError(
-            f"address {address!r} is not one of 'local', 'auto', 'inline', HOST:PORT, "
-            "ray://HOST:PORT"
-        )
     try:
         with contextlib.closing(socket.create_connection((host, int(port)), 5)):
             return

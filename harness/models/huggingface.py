@@ -232,7 +232,8 @@ class HuggingFace:
 
     def _missing(self, why: Exception) -> BenchError:
         first = (str(why).strip() or type(why).__name__).splitlines()[0]
-        reason = textwrap.shorten(first, 160, placeholder=" ...").rstrip(".")
+        sentence = first.split(". ")[0].rstrip(".")
+        reason = textwrap.shorten(sentence, 160, placeholder=" ...")
         return BenchError(
             f"model {self.id!r} is not available: {reason}. It must be a causal "
             "language model of transformers, on the hub (run `shrinkgrid prepare GRID` "

@@ -35,8 +35,8 @@ def prepare(
         The lock.
 
     Raises:
-        BenchError: With everything that cannot be had, or that an offline process does
-            not find.
+        BenchError: With everything that is not available, or that an offline process
+            does not find.
     """
     errors = []
     for what, fetch in _needs(path):

@@ -72,7 +72,7 @@ def read(name: str) -> str:
         The whole text.
 
     Raises:
-        BenchError: If there is no such text, or it cannot be had here.
+        BenchError: If there is no such text, or it is not available here.
     """
     if name in PYDOC:
         return _pydoc(name)
@@ -167,8 +167,8 @@ def _rows(name: str, source: Source, cache_dir: str | None) -> Any:
     except (OSError, ValueError, RuntimeError) as why:
         which = f"{source.dataset} {source.config or source.files}"
         raise BenchError(
-            f"text {name!r} cannot be had: {which} is neither in the Hugging Face "
-            f"cache nor within reach ({str(why).splitlines()[0][:120]}). Run "
+            f"text {name!r} is not available: {which} is neither in the Hugging Face "
+            f"cache nor reachable ({str(why).splitlines()[0][:120]}). Run "
             "`shrinkgrid prepare GRID` where there is a network, or set "
             "HF_DATASETS_CACHE to a copy of a cache"
         ) from why

@@ -32,6 +32,11 @@ def write(store: Store, out: Path) -> Path:
         StoreError: If the store has no trial, or the folder cannot be written.
     """
     file = out / "index.html"
+    if out.exists() and not out.is_dir():
+        raise StoreError(
+            f"{out} is a file, and the report is written into a folder; name a folder "
+            "with --out"
+        )
     try:
         out.mkdir(parents=True, exist_ok=True)
         file.write_text(page(store), encoding="utf-8")

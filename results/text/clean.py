@@ -69,10 +69,10 @@ def is_formula(text: str) -> bool:
 
     >>> [is_formula(t) for t in ("=1+1", "+a", "-a", "@x", " =1", "\uff1d1")]
     [True, True, True, True, True, True]
-    >>> [is_formula(t) for t in ("-1.5", "+1.5e3", "a=1", "")]
-    [False, False, False, False]
+    >>> [is_formula(t) for t in ("-1.5", "+1.5e3", "a=1", "", "-")]
+    [False, False, False, False, False]
     """
-    if _NUMBER.fullmatch(text):
+    if _NUMBER.fullmatch(text) or text == "-":
         return False
     # Spreadsheets skip blanks and take full-width characters for the plain ones.
     first = unicodedata.normalize("NFKC", text.lstrip()[:1])

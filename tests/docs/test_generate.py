@@ -12,7 +12,7 @@ sys.path.insert(0, str(ROOT / "docs"))
 import generate  # noqa: E402 (path above)
 from _generate import commands, plugins, store  # noqa: E402
 
-from harness.cli import VERBS  # noqa: E402
+from harness.cli import COMMANDS  # noqa: E402
 from harness.cli._describe import default_of, described, type_of  # noqa: E402
 from harness.options import fields  # noqa: E402
 from harness.registry import discover  # noqa: E402
@@ -25,7 +25,7 @@ def pages():
 
 
 def test_every_command_is_listed_with_an_example():
-    assert set(generate.said("commands")) == set(VERBS)
+    assert set(generate.said("commands")) == set(COMMANDS)
 
 
 def test_every_option_of_every_command_has_a_help_text():
@@ -49,7 +49,7 @@ def test_a_command_shows_choices_default_and_metavar(pages):
 def test_every_command_states_its_exit_status(pages):
     sections = pages["commands.md"].split("\n## ")[2:]
 
-    assert len(sections) == len(VERBS)
+    assert len(sections) == len(COMMANDS)
     assert not [x.splitlines()[0] for x in sections if "xit status" not in x]
 
 

@@ -1,4 +1,4 @@
-"""The verbs that ask the store, as a user types them."""
+"""The commands that ask the store, as a user types them."""
 
 import io
 import json
@@ -28,7 +28,7 @@ class Done:
 
 @pytest.fixture
 def run(capsys) -> Callable[..., Done]:
-    """Type a verb: what it prints, and the exit status."""
+    """Type a command: what it prints, and the exit status."""
 
     def typed(verb: str, store: Store, *words: str) -> Done:
         capsys.readouterr()

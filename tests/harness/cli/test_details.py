@@ -152,12 +152,27 @@ def test_init_where_no_grid_can_be_is_one_sentence(type_, file, said):
 
 
 def test_help_lists_every_verb_once_under_a_heading(type_):
-    from harness.cli import GROUPS, VERBS
+    from harness.cli import COMMANDS, GROUPS
 
     status, out, _ = type_("--help")
 
     assert status == 0
-    for verb in VERBS:
+    for verb in COMMANDS:
         assert len(re.findall(rf"^  {verb} ", out, re.M)) == 1, verb
     assert all(f"{heading}:" in out for heading in GROUPS)
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_help_of_a_command_is_that_of_its_option(type_):
+    assert type_("help", "show") == type_("show", "--help")
+    assert type_("help") == type_("--help")
+    status, _, err = type_("help", "lst")
+    assert status == 2
+    assert "no command called 'lst'. Did you mean 'list'?" in err
+
+
+def test_no_line_of_the_help_is_cut_at_80_columns(type_):
+    _, out, _ = type_("help")
+
+    assert "..." not in out.partition("\n\n")[2]
     assert max(map(len, out.splitlines())) <= 80

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from harness import cli
-from harness.cli import VERBS, _status
+from harness.cli import COMMANDS, _status
 from results.queries.db import ask
 from results.storage.store import open_store
 
@@ -31,7 +31,7 @@ def grid(tmp_path: Path, toys: Path) -> Path:
 
 @pytest.fixture
 def shrinkgrid(tmp_path: Path, monkeypatch, capsys):
-    """Run a verb here; returns its exit status, stdout and stderr."""
+    """Run a command here; returns its exit status, stdout and stderr."""
     monkeypatch.setenv("SHRINKGRID_STORE", str(tmp_path / "store"))
     monkeypatch.chdir(tmp_path)
 
@@ -52,6 +52,32 @@ def test_run_ends_with_the_leaderboard_and_again_has_nothing_to_do(shrinkgrid, g
     status, _, err = shrinkgrid("run", grid, "--address", "inline")
     assert status == 0
     assert "nothing to run" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--address", "inlin"], "address 'inlin' is not one of 'local', 'auto'"),
+        (["--only", "method = 'no'"], "selects none of 3 trials"),
+        (["--retry", "no"], "--retry 'no' is not a status"),
+    ],
+)
+def test_an_error_in_the_words_makes_no_store(shrinkgrid, grid, tmp_path, words, said):
+    status, _, err = shrinkgrid("run", grid, *words)
+
+    assert status == 2
+    assert said in err
+    assert not (tmp_path / "store").exists()
+
+
+def test_an_error_in_the_grid_makes_no_store(shrinkgrid, grid, tmp_path):
+    grid.write_text(GRID.format(more=", nothing"))
+
+    status, _, err = shrinkgrid("run", grid, "--address", "inline")
+
+    assert status == 2
+    assert "no method called 'nothing'" in err
+    assert not (tmp_path / "store").exists()
 
 
 def test_failed_trials_give_exit_status_3_and_a_reason(shrinkgrid, grid):
@@ -311,7 +337,7 @@ def test_doctor_says_what_this_machine_has(shrinkgrid):
         assert word in out
 
 
-@pytest.mark.parametrize("verb", sorted(VERBS))
+@pytest.mark.parametrize("verb", sorted(COMMANDS))
 def test_every_verb_has_help(shrinkgrid, verb):
     status, out, _ = shrinkgrid(verb, "--help")
 

@@ -1,4 +1,4 @@
-"""The verbs that show results, as a user types them."""
+"""The commands that show results, as a user types them."""
 
 from collections.abc import Callable
 
@@ -16,7 +16,7 @@ def stored(tmp_path_factory) -> Store:
 
 @pytest.fixture
 def run(capsys, stored) -> Callable[..., tuple[int, str, str]]:
-    """Type a verb: the exit status, and what it prints."""
+    """Type a command: the exit status, and what it prints."""
 
     def typed(*words: str) -> tuple[int, str, str]:
         capsys.readouterr()
@@ -79,3 +79,12 @@ def test_a_figure_is_written(run, tmp_path, form):
 def test_a_report_is_written(run, tmp_path):
     assert run("report", "--out", str(tmp_path / "r"))[0] == 0
     assert "<title>shrinkgrid</title>" in (tmp_path / "r" / "index.html").read_text()
+
+
+def test_a_report_onto_a_file_says_that_out_is_a_folder(run, tmp_path):
+    (tmp_path / "page.html").write_text("")
+
+    status, _, err = run("report", "--out", str(tmp_path / "page.html"))
+
+    assert status == 2
+    assert "is a file, and the report is written into a folder" in err
