@@ -63,8 +63,27 @@ def _retry(
     return given
 
 
+def _changes(
+    ctx: click.Context, param: click.Parameter, given: tuple[str, ...]
+) -> dict[str, Any]:
+    """Read the values of --set, which are YAML."""
+    from results.text import yaml_reader
+
+    del ctx, param
+    found = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not key or not equals:
+            raise click.UsageError(f"--set {text!r} is not KEY=VALUE")
+        try:
+            found[key.strip()] = yaml_reader.read(value.encode())
+        except ValueError as why:
+            raise click.UsageError(f"--set {text!r}: {why}") from why
+    return found
+
+
 def grid_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The argument and options that choose trials: GRID, --only, --retry, --refresh."""
+    """The argument and options that choose trials: GRID, --only, --set and others."""
     for decorate in (
         click.option(
             "--refresh",
@@ -80,6 +99,15 @@ def grid_options(command: Callable[..., Any]) -> Callable[..., Any]:
             callback=_retry,
             help="Also run failed trials: all, or those with this status "
             f"({', '.join(_FAILED)}); may be given several times.",
+        ),
+        click.option(
+            "--set",
+            "changed",
+            multiple=True,
+            metavar="KEY=VALUE",
+            callback=_changes,
+            help="Another value for a key of GRID, written as in the file: "
+            "ratios=[0.2,0.4]; may be repeated.",
         ),
         click.option(
             "--only",
@@ -127,10 +155,18 @@ def on_store(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def select_from(
-    only: str | None, retry: tuple[str, ...], refresh: str | None
+    only: str | None,
+    retry: tuple[str, ...],
+    refresh: str | None,
+    changed: dict[str, Any],
 ) -> Selection:
     """Build the ``Selection`` that the options of ``grid_options`` ask for."""
     from harness.running.session import Selection
 
     statuses = (status for key in retry for status in RETRIES.get(key, (key,)))
-    return Selection(only=only, retry=tuple(statuses), refresh=refresh == "stale")
+    return Selection(
+        only=only,
+        retry=tuple(statuses),
+        refresh=refresh == "stale",
+        changed=changed,
+    )

@@ -32,6 +32,12 @@ if TYPE_CHECKING:
     metavar="EXPR",
     help='Only rows for which this SQL holds: "recovery > 0.9 AND bytes < 1e8".',
 )
+@click.option(
+    "--sort",
+    metavar="COLUMN",
+    help="Order by this column of the view: bytes, or --sort=-recovery for the largest "
+    "first.",
+)
 @click.option("--model", multiple=True, help="Only this model; may be repeated.")
 @click.option("--task", multiple=True, help="Only this task; may be repeated.")
 @click.option(
@@ -65,10 +71,13 @@ def leaderboard(
     from results.queries import protocols
     from results.text.formats import render
 
+    order = options.pop("sort")
     unequal, mixed = options.pop("allow_unequal"), options.pop("allow_mixed")
     rows = _chosen(store, grid, options)
     if mixed:
         rows = view.together(rows)
+    if order is not None:
+        rows = view.sorted_by(rows, order)
     if mean:
         from results.boards.mean_ranks import over_boards
 
@@ -76,7 +85,7 @@ def leaderboard(
         click.echo(render(found, form))
     elif form == "table":
         fields = protocols.stored(store, view.rival_protocols(rows))
-        click.echo(view.boards(rows, fields, mixed=mixed))
+        click.echo(view.boards(rows, fields, mixed=mixed, ruled=order is None))
     else:
         click.echo(render(rows, form))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,13 +20,37 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("grid", required=False, shell_complete=_complete.grids)
+@click.option(
+    "--watch",
+    is_flag=False,
+    flag_value="5",
+    type=click.FloatRange(min=0.5),
+    metavar="[SECONDS]",
+    help="Show it again every 5 seconds, or every SECONDS, until Ctrl-C.",
+)
 @on_store
 @format_option
-def status(store: Store, grid: str | None, form: str) -> int:
+def status(store: Store, grid: str | None, form: str, watch: float | None) -> int:
     """Show what is done, running, failed and missing.
 
     With GRID, of that grid; without it, of every grid of the store.
     """
+    from harness.cli import COMPLETE
+
+    if watch is None:
+        return _status(grid, store, form)
+    try:
+        while True:
+            click.clear()  # does nothing where the output is not a terminal
+            click.echo(f"{datetime.now():%H:%M:%S}  Ctrl-C ends this")
+            _status(grid, store, form)
+            time.sleep(watch)
+    except KeyboardInterrupt:
+        return COMPLETE
+
+
+def _status(grid: str | None, store: Store, form: str) -> int:
+    """Print the status of one grid, or of all."""
     from harness.cli import COMPLETE
     from results.text.formats import render
 

@@ -67,7 +67,8 @@ def run(grid: str, store: str, quiet: bool, **options: Any) -> int:
 
     began = time.monotonic()
     check_address(options["address"])
-    selection = select_from(*(options.pop(k) for k in ("only", "retry", "refresh")))
+    chosen = ("only", "retry", "refresh", "changed")
+    selection = select_from(**{key: options.pop(key) for key in chosen})
     try:
         open_store(store)
     except NoStore:

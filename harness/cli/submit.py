@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from pathlib import Path
@@ -44,7 +45,7 @@ def submit(
     _for_all_machines(store)
     path = grids.locate(grid)
     with tolerate_unseen():  # models and data need be on the cluster alone
-        grids.read(path)
+        grids.read(path, changed=options["changed"])
     packaged = path in grids.packaged().values()
     words = ["run", grid if packaged else path.name, "--store", store]
     words += ["--address", "auto", *_options(options)]
@@ -89,7 +90,10 @@ def _options(options: dict[str, Any]) -> list[str]:
     words: list[str] = []
     for name, value in options.items():
         flag = f"--{name.replace('_', '-')}"
-        if value is True:
+        if name == "changed":
+            pairs = (f"{key}={json.dumps(one)}" for key, one in value.items())
+            words += [word for pair in pairs for word in ("--set", pair)]
+        elif value is True:
             words.append(flag)
         elif isinstance(value, tuple):
             words += [word for one in value for word in (flag, one)]

@@ -134,12 +134,18 @@ def packaged() -> dict[str, Path]:
     return {p.stem: p for p in sorted(folder.glob("*.yaml"))}
 
 
-def read(path: Path, *, locked: Mapping[str, str] | None = None) -> Grid:
+def read(
+    path: Path,
+    *,
+    locked: Mapping[str, str] | None = None,
+    changed: Mapping[str, Any] | None = None,
+) -> Grid:
     """Read a grid file.
 
     Args:
         path: A YAML file; see ``docs/how-to/grid.md`` for its keys.
         locked: Revisions to hold to, by ``lock.key``; None reads the lock beside.
+        changed: Keys with values that replace those of the file, in every block.
 
     Returns:
         The grid, every name resolved and every option checked.
@@ -152,6 +158,7 @@ def read(path: Path, *, locked: Mapping[str, str] | None = None) -> Grid:
         raise BenchError(
             f"{path} is not a mapping; write models, methods, ratios and tasks"
         )
+    value = _with_changes(value, changed or {})
     reader = _Reader(lock.read(path) if locked is None else locked)
     reader.unknown(value, GRID_KEYS, "")
     read_blocks = reader.blocks(value)
@@ -177,6 +184,22 @@ def read(path: Path, *, locked: Mapping[str, str] | None = None) -> Grid:
         blocks=tuple(read_blocks),
         resources=rules,
     )
+
+
+def _with_changes(
+    value: Mapping[Any, Any], changed: Mapping[str, Any]
+) -> dict[Any, Any]:
+    """A grid with other values; what a block says of these keys is left out."""
+    made = {**value, **changed}
+    blocks = value.get("blocks")
+    if isinstance(blocks, list) and "blocks" not in changed:
+        made["blocks"] = [
+            {k: v for k, v in block.items() if k not in changed}
+            if isinstance(block, dict)
+            else block
+            for block in blocks
+        ]
+    return made
 
 
 class _Reader:

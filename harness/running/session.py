@@ -6,7 +6,7 @@ import contextlib
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -37,11 +37,13 @@ class Selection:
         only: SQL condition on the trials; None selects all of them.
         retry: Statuses of failed trials that run again.
         refresh: Whether finished trials run again if their code has changed.
+        changed: Keys of the grid file with values that replace those of the file.
     """
 
     only: str | None = None
     retry: tuple[str, ...] = ()
     refresh: bool = False
+    changed: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +86,7 @@ def prepare(
         The plan.
     """
     selected = selection or Selection()
-    grid = grids.read(grids.locate(name))
+    grid = grids.read(grids.locate(name), changed=selected.changed)
     attempts = {} if store is None else read_attempts(store)
     statuses = statuses_of(attempts)
     outdated = _outdated(grid, attempts, statuses)

@@ -112,6 +112,30 @@ def narrowed(
     return Answer(columns=answer.columns, types=answer.types, rows=rows)
 
 
+def sorted_by(answer: Answer, column: str) -> Answer:
+    """The rows in the order of a column, the dense model first.
+
+    Args:
+        answer: Rows as ``read`` returns them.
+        column: Name of the column, the smallest first; after a ``-`` the largest first.
+
+    Returns:
+        The rows; those without a value of the column are last.
+
+    Raises:
+        StoreError: If there is no such column.
+    """
+    name = column.removeprefix("-")
+    if name not in answer.columns:
+        raise unknown("column of the leaderboard", name, answer.columns)
+    at, method = answer.columns.index(name), answer.columns.index("method")
+    known = [row for row in answer.rows if row[at] is not None]
+    known.sort(key=lambda row: row[at], reverse=column.startswith("-"))
+    rows = known + [row for row in answer.rows if row[at] is None]
+    rows.sort(key=lambda row: row[method] != "dense")
+    return Answer(columns=answer.columns, types=answer.types, rows=rows)
+
+
 def of_grid(store: Store, answer: Answer, name: str) -> Answer:
     """The rows with a trial of a grid.
 
@@ -208,6 +232,7 @@ def boards(
     protocols: Mapping[str, Fields] | None = None,
     *,
     mixed: bool = False,
+    ruled: bool = True,
 ) -> str:
     """One heading and one table for each model, task, metric and protocol.
 
@@ -216,6 +241,7 @@ def boards(
         protocols: Hash -> fields of those in it, to say in what they differ.
         mixed: Whether all protocols of a task stand on one board; the board says so,
             and each row says in what it differs.
+        ruled: Whether a space parts the ratios; not in an order of another kind.
 
     Returns:
         Text with ANSI colours, as wide as the terminal at most.
@@ -237,7 +263,7 @@ def boards(
         own = known[_board(first)[:-1]]
         apart = told_apart(own) if len(own) > 1 else {}
         parts.append("\n".join(_heading(first, own, mixed=mixed)))
-        parts[-1] += f"\n{_table(listed, apart if mixed else {})}"
+        parts[-1] += f"\n{_table(listed, apart if mixed else {}, ruled=ruled)}"
     return "\n\n".join(parts)
 
 
@@ -269,7 +295,9 @@ def _title(row: Mapping[str, Any]) -> str:
     return f"{model} on {label(row['task'], row['task_options'])}"
 
 
-def _table(rows: list[dict[str, Any]], marks: Mapping[str, str]) -> Columns:
+def _table(
+    rows: list[dict[str, Any]], marks: Mapping[str, str], *, ruled: bool
+) -> Columns:
     headings = ["", "method", "asked", "achieved", "of", rows[0]["metric"]]
     headings += ["± stderr", "recovery", "params", "seeds"]
     table = Columns(
@@ -279,7 +307,7 @@ def _table(rows: list[dict[str, Any]], marks: Mapping[str, str]) -> Columns:
     )
     ratio = rows[0]["ratio"]
     for row in rows:
-        if row["ratio"] != ratio:
+        if ruled and row["ratio"] != ratio:
             table.rule()
             ratio = row["ratio"]
         mark = marks.get(row["protocol"])

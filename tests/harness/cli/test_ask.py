@@ -224,3 +224,16 @@ def test_leaderboard_choices_that_choose_nothing_say_why(run, stored, words, sai
     assert done.exit_code == 2
     assert done.stdout == ""
     assert said in done.stderr
+
+
+def test_leaderboard_is_sorted_by_a_column_with_dense_first(run, stored):
+    words = ("--format", "json", "--sort=-mean")
+    rows = json.loads(run("leaderboard", stored, *words).stdout)
+
+    dense = [row for row in rows if row["method"] == "dense"]
+    others = [row["mean"] for row in rows if row["method"] != "dense"]
+    assert rows[: len(dense)] == dense
+    assert others == sorted(others, reverse=True)
+    wrong = run("leaderboard", stored, "--sort", "byte")
+    assert wrong.exit_code == 2
+    assert "Did you mean 'bytes'?" in wrong.stderr

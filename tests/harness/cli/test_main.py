@@ -386,3 +386,53 @@ def test_a_run_that_is_told_to_end_while_ray_starts_says_so(
 
     assert _status(["run", "grid.yaml"]) == status
     assert capsys.readouterr().err == "interrupted: finished trials are stored\n"
+
+
+def test_set_replaces_keys_of_the_grid_and_of_its_blocks(shrinkgrid, grid):
+    text = grid.read_text()
+    grid.write_text(f"{text}blocks: [{{seeds: [3]}}, {{ratios: [0.1]}}]\n")
+
+    words = ("--set", "ratios=[0.7]", "--set", "seeds=[1]", "--json")
+    status, out, _ = shrinkgrid("plan", grid, *words)
+
+    trials = [json.loads(line) for line in out.splitlines()]
+    assert status == 0
+    assert {t["ratio"] for t in trials} == {0.0, 0.7}
+    assert {t["seed"] for t in trials} <= {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("ratios", "--set 'ratios' is not KEY=VALUE"),
+        ("ratios=[", "--set 'ratios=[': "),
+        ("ratio=[0.2]", "no key called 'ratio'. Did you mean 'ratios'?"),
+        ("ratios=0.2", "ratios 0.2 is not a list"),
+    ],
+)
+def test_a_wrong_set_is_told(shrinkgrid, grid, text, said):
+    status, _, err = shrinkgrid("plan", grid, "--set", text)
+
+    assert status == 2
+    assert said in err
+
+
+def test_status_is_shown_again_until_ctrl_c(shrinkgrid, grid, monkeypatch):
+    from harness.cli import look
+
+    shrinkgrid("run", grid, "--address", "inline", "--only", "ratio < 0.3", "--quiet")
+    waits = []
+
+    def sleep(seconds):
+        waits.append(seconds)
+        if len(waits) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(look.time, "sleep", sleep)
+
+    status, out, _ = shrinkgrid("status", grid, "--watch", "2")
+
+    assert status == 0
+    assert waits == [2.0] * 3
+    assert out.count("toys: 2 done") == 3
+    assert out.count("Ctrl-C ends this") == 3

@@ -215,6 +215,7 @@ def test_options_of_run_travel_with_the_job():
             "refresh": None,
             "fail_fast": True,
             "max_failures": 3,
+            "changed": {"ratios": [0.2], "name": "mine"},
         }
     )
 
@@ -228,4 +229,8 @@ def test_options_of_run_travel_with_the_job():
         "--fail-fast",
         "--max-failures",
         "3",
+        "--set",
+        "ratios=[0.2]",
+        "--set",
+        'name="mine"',
     ]
