@@ -24,6 +24,7 @@ RATIO_OF = (
     "weights",  # of the compressed matrices
     "tracked_weights",
     "parameters",
+    "width",  # of the residual stream
     "zeros",  # a masked weight still counts as a parameter
     "macs",
     "bits",

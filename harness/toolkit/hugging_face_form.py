@@ -317,7 +317,12 @@ class @CLASS@(@BASE@):
         for path in sorted(places, key=lambda p: p.count(".")):  # parents first
             entry = places[path]
             if "layer" in entry:
-                self.set(path, LAYERS[entry["layer"]](**entry["spec"]))
+                make = LAYERS[entry["layer"]]
+                if hasattr(make, "wrap"):  # around the module that stands there
+                    old = self.get_submodule(path)
+                    self.set(path, make.wrap(old, **entry["spec"]))
+                else:
+                    self.set(path, make(**entry["spec"]))
                 continue
             old = self.get_submodule(path)
             if any(getattr(old, k, None) != v for k, v in entry.items() if k != "bias"):

@@ -77,6 +77,7 @@ export function plural(n, one, many = `${one}s`) {
 
 const OF = {
   weights: "weights", tracked_weights: "tracked weights", parameters: "parameters",
+  width: "width of the hidden states",
   zeros: "weights, as zeros", macs: "MACs", bits: "bits", none: "",
 };
 

@@ -25,6 +25,7 @@ CASES = {
     "water_filling": ({}, 0.3, "llama", "own layers"),
     "flap": ({}, 0.3, "llama", "own layers"),
     "modegpt": ({}, 0.3, "llama", "own layers"),
+    "slicegpt": ({}, 0.3, "llama", "own layers"),
     "awq": ({"bits": 4, "group_size": 8}, 0.875, "llama", "own layers"),
     "gptq": (
         {"bits": 4, "group_size": 8, "act_order": True},
