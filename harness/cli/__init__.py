@@ -54,6 +54,7 @@ GROUPS = {
         "list": "look",
         "describe": "details",
         "new": "new",
+        "schema": "schema",
         "help": "help_text",
     },
 }

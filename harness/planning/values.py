@@ -11,7 +11,7 @@ import yaml
 
 from harness.options import nearest
 
-_SHORT_DTYPES = {
+SHORT_DTYPES = {
     "fp32": "float32",
     "bf16": "bfloat16",
     "fp16": "float16",
@@ -21,7 +21,7 @@ _SHORT_DTYPES = {
 
 def full_dtype(value: Any) -> Any:
     """The full name of a floating-point type; any other value as it is."""
-    return _SHORT_DTYPES.get(value, value) if isinstance(value, str) else value
+    return SHORT_DTYPES.get(value, value) if isinstance(value, str) else value
 
 
 def unknown_key(key: str, known: Sequence[str]) -> str:
