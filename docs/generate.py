@@ -16,7 +16,15 @@ import yaml
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-from _generate import commands, environment, outcomes, plugins, python, store  # noqa: E402 (path above)
+from _generate import (  # noqa: E402 (path above)
+    commands,
+    environment,
+    families,
+    outcomes,
+    plugins,
+    python,
+    store,
+)
 
 FOLDER = HERE / "reference"
 
@@ -31,6 +39,7 @@ def pages() -> dict[str, str]:
     return {
         "commands.md": commands.page(said("commands")),
         "environment.md": environment.page(said("environment")),
+        "families.md": families.page(),
         "methods.md": plugins.page("method"),
         "models.md": plugins.page("model"),
         "tasks.md": plugins.page("task"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
@@ -84,16 +84,20 @@ def _status_of(name: str, store: Store, form: str) -> int:
     return TRIALS_FAILED if failed else COMPLETE
 
 
-_LISTED = ["methods", "models", "tasks", "grids", "papers"]
+_LISTED = ["methods", "models", "tasks", "grids", "papers", "families"]
+_NAMED = 2  # matrices that stay dense; the reference page names all
 
 
 class _PluralChoice(click.Choice[str]):
     """A choice of plural words that also takes the singular of each."""
 
+    singular: ClassVar[dict[str, str]] = {"family": "families"}
+
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> str:
-        plural = f"{value}s" if f"{value}s" in self.choices else value
+        plural = self.singular.get(str(value), f"{value}s")
+        plural = plural if plural in self.choices else value
         return super().convert(plural, param, ctx)
 
 
@@ -101,11 +105,18 @@ class _PluralChoice(click.Choice[str]):
 @click.argument("what", type=_PluralChoice(_LISTED))
 @format_option
 def list_(what: str, form: str) -> None:
-    """List the methods, models, tasks, grids or papers."""
+    """List the methods, models, tasks, grids, papers or families.
+
+    A family is an architecture of language models in transformers. Methods treat it
+    where at least 95 % of the weights of its blocks are in matrices of a known role
+    (coverage); the other matrices stay dense. `partial: allow` on the line of a
+    model makes methods treat a family "in part".
+    """
     from results.text.answer import Answer
     from results.text.formats import render
 
-    rows = {"grids": _grids, "papers": _papers}.get(what, lambda: _plugins(what[:-1]))()
+    own = {"grids": _grids, "papers": _papers, "families": _families}
+    rows = own.get(what, lambda: _plugins(what[:-1]))()
     columns = tuple(rows[0]) if rows else ()
     values = [tuple(row.values()) for row in rows]
     answer = Answer(columns=columns, types=("VARCHAR",) * len(columns), rows=values)
@@ -143,6 +154,24 @@ def _grids() -> list[dict[str, Any]]:
     for name, path in packaged().items():
         about = yaml_files.read(path).get("description", "")
         rows.append({"grid": name, "what": " ".join(str(about).split())})
+    return rows
+
+
+def _families() -> list[dict[str, Any]]:
+    from harness.models import _families
+
+    rows = []
+    for one in _families.known():
+        more = len(one.dense) - _NAMED
+        names = [*one.dense[:_NAMED], *([f"{more} more"] if more > 0 else [])]
+        rows.append(
+            {
+                "family": one.family,
+                "coverage": f"{one.coverage:.1%}",
+                "treated": one.treated,
+                "stays_dense": ", ".join(names) or "-",
+            }
+        )
     return rows
 
 

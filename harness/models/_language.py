@@ -108,7 +108,8 @@ def refusal(name: str, partial: str, family: str, share: float) -> str | None:
     if share == 0:
         return (
             f"model {name!r} ({family}) has no matrix whose role is known "
-            "(harness/toolkit/roles.py has the known names); `dense` needs no roles"
+            "(`shrinkgrid list families` says what methods treat); `dense` needs no "
+            "roles"
         )
     if share < LEAST_COVERAGE and partial != "allow":
         return (

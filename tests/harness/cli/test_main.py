@@ -345,7 +345,9 @@ def test_every_verb_has_help(shrinkgrid, verb):
     assert "Usage:" in out
 
 
-@pytest.mark.parametrize("what", ["methods", "models", "tasks", "grids", "papers"])
+@pytest.mark.parametrize(
+    "what", ["methods", "models", "tasks", "grids", "papers", "families", "family"]
+)
 def test_list_shows_every_name(shrinkgrid, what):
     status, out, _ = shrinkgrid("list", what, "--format", "json")
 

@@ -1,4 +1,4 @@
-"""Dense perplexity of forty tiny families, here and by plain transformers."""
+"""Families of language models: their roles, and their numbers in plain transformers."""
 
 import math
 
@@ -12,6 +12,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from harness.models import _families
 from harness.models.huggingface import HuggingFace
 from harness.registry import find
 from harness.toolkit import model_size
@@ -103,3 +104,35 @@ def test_a_method_changes_every_matrix_of_a_family_and_none_at_ratio_0(
     torch.testing.assert_close(
         same(input_ids=ids, use_cache=False).logits, before, rtol=0, atol=0
     )
+
+
+@pytest.mark.parametrize("family", ["llama", "bloom", "falcon", "lfm2", "mixtral"])
+def test_the_table_of_families_has_what_a_default_network_has(family):
+    listed = {one.family: one for one in _families.known()}
+
+    assert _families.look(family, {}) == listed[family]
+
+
+@pytest.mark.slow
+def test_the_table_of_families_has_every_family_of_transformers():
+    found = dict(_families.walk(_families.settings()))
+    failed = {name for name, what in found.items() if isinstance(what, Exception)}
+
+    assert failed == set(_families.skipped())
+    assert _families.known() == [
+        what for name, what in found.items() if name not in failed
+    ]
+
+
+def test_coverage_by_hand():
+    # A block of Mixtral: 4,096 x (4,096 + 1,024 + 1,024 + 4,096) of attention, eight
+    # experts of 3 x 4,096 x 14,336, and a router of 8 x 4,096.
+    attention, experts = 4096 * 10240, 8 * 3 * 4096 * 14336
+    listed = {one.family: one for one in _families.known()}
+
+    share = attention / (attention + experts + 8 * 4096)
+    assert listed["mixtral"].coverage == pytest.approx(share, abs=1e-4)
+    assert listed["mixtral"].dense == ("mlp.experts", "mlp.gate")
+    assert [listed[n].treated for n in ("llama", "mixtral", "mamba")] == [
+        "yes", "in part", "no",
+    ]  # fmt: skip
