@@ -137,8 +137,15 @@ class Context:
     recorded: list[Measurement] = field(default_factory=list)
 
     def dense(self) -> nn.Module:
-        """A fresh copy of the dense network, yours to change."""
-        return copy.deepcopy(self.model.net)
+        """A fresh copy of the dense network, yours to change.
+
+        Returns:
+            A copy in memory, or in files where the network itself is in files (see
+            ``harness.toolkit.host_memory``).
+        """
+        host = getattr(self.model.net, "host_memory", None)
+        copied: nn.Module = (host.copy if host else copy.deepcopy)(self.model.net)
+        return copied
 
     def stream(self, name: str) -> torch.Generator:
         """A random stream for one purpose: same seed and name, same numbers.

@@ -20,6 +20,7 @@ from methods._kernels.low_rank.factors import (
     Factors,
     Group,
     factorize_group,
+    kept,
     linears,
 )
 from methods._kernels.low_rank.uniform import truncate_groups
@@ -93,11 +94,14 @@ class ObdLlm:
                 pass
         moments = curvature.mean(self.damping)
         return {
-            group: factorize_group(
-                modules,
-                group,
-                damped(calibration.gram(group.names[0]), self.damping),
-                moments[group],
+            group: kept(
+                model,
+                factorize_group(
+                    modules,
+                    group,
+                    damped(calibration.gram(group.names[0]), self.damping),
+                    moments[group],
+                ),
             )
             for group in groups
         }

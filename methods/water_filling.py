@@ -22,6 +22,7 @@ from methods._kernels.low_rank.factors import (
     Group,
     factorize_group,
     install,
+    kept,
     linears,
     matrix,
     stacked,
@@ -135,6 +136,7 @@ class WaterFilling:
             weight = stacked(modules, group)
             gram = calibration.gram(group.names[0])
             made = factorize_group(modules, group, gram, curvature.get(group))
+            made = kept(model, made)
             if not curvature:
                 made = replace(made, energy=made.energy / made.energy.sum())
             factors[group], shapes[group] = made, (weight.shape[0], weight.shape[1])

@@ -78,6 +78,7 @@ TRIALS = {
     "device": "VARCHAR",
     "threads": "BIGINT",
     "node": "VARCHAR",
+    "placement": "VARCHAR",  # device | blockwise
     "schema_version": "BIGINT",
     "checked": "BOOLEAN",  # true: no number of the row is in the view left_out
     "measurements": "MEASUREMENT[]",

@@ -12,9 +12,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from harness.core import BenchError, Measurement, Model, NotFinite, Unsupported
-from harness.toolkit import texts
+from harness.toolkit import host_memory, texts
+from harness.toolkit.blockwise import stream
 
 Tail = Literal["dropped", "equal_weight"]
+_TOKENS = 2**16  # whose hidden states are alive where a network runs block by block
 _ROWS = 512  # of logits that are turned to float32 at a time
 
 
@@ -84,7 +86,7 @@ class WindowPerplexity:
                 f"text {self.text} has {len(ids)} tokens, fewer than one window of "
                 f"{self.window}: take a longer text or a smaller window"
             )
-        yield from _measurements([window_loss(model, w) for w in cut])
+        yield from _measurements(window_losses(model, cut))
 
 
 def windows(
@@ -112,6 +114,42 @@ def windows(
     return cut[:limit]
 
 
+def window_losses(model: Model, cut: list[Tensor]) -> list[float]:
+    """The loss of each window, as ``window_loss`` gives it.
+
+    A network whose weights are in files runs block by block: each block reads many
+    windows before the next block, so that its weights are read once for all of them.
+
+    Args:
+        model: A causal language model.
+        cut: Windows as ``windows`` cuts them; the last one may be shorter.
+
+    Returns:
+        Nats a token, one number for each window.
+    """
+    at_once = max(1, _TOKENS // len(cut[0]))
+    if host_memory.of(model.net) is None:
+        return [window_loss(model, w) for w in cut]
+    losses: list[float] = []
+    for first in range(0, len(cut), at_once):
+        some = cut[first : first + at_once]
+        whole = [w for w in some if len(w) == len(cut[0])]
+        losses += _blockwise(model, torch.stack(whole)) if whole else []
+        losses += [window_loss(model, w) for w in some[len(whole) :]]
+    return losses
+
+
+def _blockwise(model: Model, tokens: Tensor) -> list[float]:
+    running = stream(model, tokens)
+    for index, (_, block) in enumerate(running):
+        running.advance(index, block)
+    return [
+        _loss(model, rows[:-1], window[1:])
+        for ids, logits in running.logits(model.net, len(running.blocks))
+        for window, rows in zip(ids, logits, strict=True)
+    ]
+
+
 @torch.inference_mode()
 def window_loss(model: Model, window: Tensor) -> float:
     """Mean cross-entropy over the predictions of one window, in float32.
@@ -129,15 +167,20 @@ def window_loss(model: Model, window: Tensor) -> float:
     device = next(model.net.parameters()).device
     ids = window.to(device)
     logits = model.net(input_ids=ids[None], use_cache=False).logits[0, :-1]  # (T-1, V)
+    return _loss(model, logits, ids[1:])
+
+
+def _loss(model: Model, logits: Tensor, targets: Tensor) -> float:
     parts = [
         cross_entropy(rows.float(), target, reduction="none").double().sum()
         for rows, target in zip(
-            torch.split(logits, _ROWS), torch.split(ids[1:], _ROWS), strict=True
+            torch.split(logits, _ROWS), torch.split(targets, _ROWS), strict=True
         )
     ]
-    loss = float(torch.stack(parts).sum()) / (len(ids) - 1)
+    loss = float(torch.stack(parts).sum()) / len(targets)
     if not math.isfinite(loss):
-        raise NotFinite(f"the loss of {model.name} is {loss} on a window of {len(ids)}")
+        length = len(targets) + 1
+        raise NotFinite(f"the loss of {model.name} is {loss} on a window of {length}")
     return loss
 
 

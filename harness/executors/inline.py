@@ -47,7 +47,12 @@ class Inline:
             artifact = next(a for a in job.bundle.artifacts if a.id == key)
             self._state.begin()
             self._built[key] = artifacts.produce(
-                ArtifactJob(artifact=artifact, store=job.store, run=job.run)
+                ArtifactJob(
+                    artifact=artifact,
+                    store=job.store,
+                    run=job.run,
+                    placement=job.bundle.resources.placement,
+                )
             )
             self._state.restore(artifact.model)
         return self._built[key]

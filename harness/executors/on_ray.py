@@ -185,6 +185,7 @@ class OnRay:
                 artifact=artifact,
                 store=job.store,
                 cpus=job.bundle.resources.cpus,
+                placement=job.bundle.resources.placement,
                 run=job.run,
             )
             options = _options(replace(request, cpus=work.cpus), self._bad_nodes())

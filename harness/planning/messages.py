@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness.planning.plan import Artifact, Bundle
+from harness.planning.resources import Placement
 from harness.planning.trial import Trial
 
 
@@ -47,12 +48,21 @@ class Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArtifactJob:
-    """An artifact to build; ``run`` is the run that asks for it, if one does."""
+    """An artifact to build.
+
+    Args:
+        artifact: What to build.
+        store: Path or URI of the store.
+        cpus: Processor threads.
+        run: Id of the run that asks for it, if one does.
+        placement: Where the weights of the model are; see ``Resources``.
+    """
 
     artifact: Artifact
     store: str
     cpus: float = 1.0
     run: str = ""
+    placement: Placement = "auto"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

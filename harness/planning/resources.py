@@ -6,11 +6,12 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from typing import Any
+from typing import Any, Literal
 
 from harness.core import BenchError
 from harness.options import build, nearest
 
+Placement = Literal["device", "blockwise", "auto"]
 _BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _BYTES |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 _NUMBER = r"\d+(?:\.\d*)?|\.\d+"
@@ -29,6 +30,10 @@ class Resources:
             prediction; without ``gpus`` it becomes a share of a device.
         memory: Host memory in bytes (``4GB`` in a grid); None is as predicted.
         time: Limit of one trial in seconds (``30m`` in a grid); None sets none.
+        placement: Where the weights of the network and of its compressed copies are:
+            in memory of the ``device``, or ``blockwise`` in files of which the system
+            holds in memory what the running block needs. ``auto`` decides by their size
+            and the free memory. It changes a number by rounding at most.
     """
 
     cpus: float = 1.0
@@ -36,6 +41,7 @@ class Resources:
     device_memory: int | str | None = None
     memory: int | str | None = None
     time: float | str | None = None
+    placement: Placement = "auto"
 
     def __post_init__(self) -> None:
         for name, parse in _PARSED.items():

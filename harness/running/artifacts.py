@@ -20,6 +20,7 @@ from harness.core import BenchError, Context, Model, Unsupported
 from harness.options import build
 from harness.planning.messages import ArtifactJob, Built
 from harness.planning.plan import Artifact, configured
+from harness.planning.resources import Placement
 from harness.planning.trial import PluginSpec, Trial
 from harness.registry import facts, find
 from harness.running.failures import (
@@ -31,7 +32,7 @@ from harness.running.failures import (
     classify,
     store_io,
 )
-from harness.toolkit import devices, model_size
+from harness.toolkit import devices, host_memory, model_size
 from harness.toolkit.tensor_files import read_tensors
 from results.storage import artifacts as shelf
 from results.storage.leases import stop_requested
@@ -62,7 +63,7 @@ def produce(job: ArtifactJob) -> Built:
         return Built(artifact=artifact.id, error=why, error_class="infra")
     failure = None
     try:
-        failure = _build(artifact, store)
+        failure = _build(job, store)
     except StoreFailed as error:
         raise error.why from None
     seconds = time.perf_counter() - began
@@ -77,13 +78,14 @@ def produce(job: ArtifactJob) -> Built:
     )
 
 
-def _build(artifact: Artifact, store: Store) -> Failure | None:
+def _build(job: ArtifactJob, store: Store) -> Failure | None:
     """Build into the store; the failure if the builder or a plugin failed."""
     failed: Failure | None = None
+    artifact = job.artifact
     try:
         with store_io(), shelf.make(store, artifact.id, about=str(artifact)) as folder:
             try:
-                _BUILDERS[artifact.kind](artifact, folder, store)
+                _BUILDERS[artifact.kind](job, folder, store)
             except (StoreFailed, Interrupted):
                 raise
             except BaseException as error:  # becomes a row of every trial that needs it
@@ -96,7 +98,11 @@ def _build(artifact: Artifact, store: Store) -> Failure | None:
 
 
 def load_model(
-    part: PluginSpec, dtype: str, store: Store, dense: Artifact | None
+    part: PluginSpec,
+    dtype: str,
+    store: Store,
+    dense: Artifact | None,
+    placement: Placement = "auto",
 ) -> Model:
     """The dense model of a trial, on this process's device.
 
@@ -105,6 +111,8 @@ def load_model(
         dtype: Floating-point type of the weights.
         store: Where a trained checkpoint lies.
         dense: The checkpoint's artifact, None for a pretrained model.
+        placement: Where the weights are; a checkpoint trained here is small and always
+            on the device.
 
     Returns:
         The model, in ``eval`` mode.
@@ -124,6 +132,7 @@ def load_model(
                 f"model {part.name} is {here} on this node, and {part.revision} in the "
                 "plan: copy the planned files to every node, or run the command again"
             )
+        _place(model.net, getattr(torch, dtype), placement, store)
     else:
         with store_io():
             folder = shelf.find(store, dense.id)
@@ -134,6 +143,25 @@ def load_model(
         _fill(model.net, folder / "model.safetensors", dense)
     devices.cast(model.net, getattr(torch, dtype)).to(devices.pick()).eval()
     return replace(model, name=part.name)
+
+
+def _place(
+    net: nn.Module, dtype: torch.dtype, placement: Placement, store: Store
+) -> None:
+    """Keep a network in files below the store, if it was asked for or is too large."""
+    weights = sum(p.numel() for p in net.parameters()) * dtype.itemsize
+    on_device, on_host, _ = devices.free()
+    if on_device is not None:  # files are mapped for the processor only
+        if placement == "blockwise":
+            raise BenchError(
+                "placement: blockwise runs on processors only: write `gpus: 0` beside "
+                "it under `resources`, or leave placement out"
+            )
+        return
+    if host_memory.chosen(placement, weights, on_host) == "blockwise":
+        with store_io():
+            folder = store.scratch("host-memory")
+        host_memory.hold(net, host_memory.HostMemory(folder), dtype)
 
 
 def _fill(net: nn.Module, path: Path, dense: Artifact) -> None:
@@ -240,7 +268,8 @@ def _task(artifact: Artifact) -> PluginSpec:
     return artifact.task
 
 
-def _build_dense(artifact: Artifact, folder: Path, store: Store) -> None:
+def _build_dense(job: ArtifactJob, folder: Path, store: Store) -> None:
+    artifact = job.artifact
     family = configured("model", artifact.model)
     data = task_data(_task(artifact))
     seed_everything(artifact.seed, "dense")
@@ -262,16 +291,19 @@ def _build_dense(artifact: Artifact, folder: Path, store: Store) -> None:
     save_file(state, folder / "model.safetensors")
 
 
-def _build_calibration(artifact: Artifact, folder: Path, store: Store) -> None:
+def _build_calibration(job: ArtifactJob, folder: Path, store: Store) -> None:
     from harness.toolkit import calibration as statistics
 
+    artifact = job.artifact
     spec = build(
         "calibration",
         "block",
         statistics.CalibrationSpec,
         json.loads(artifact.calibration or "{}"),
     )
-    model = load_model(artifact.model, artifact.dtype, store, None)
+    model = load_model(
+        artifact.model, artifact.dtype, store, None, placement=job.placement
+    )
     statistics.build(model, spec, folder)
 
 

@@ -35,7 +35,7 @@ from harness.running.failures import (
     store_io,
 )
 from harness.running.seal import Seal
-from harness.toolkit import devices, model_size
+from harness.toolkit import devices, host_memory, model_size
 from results.storage.store import Store
 
 
@@ -101,6 +101,7 @@ class Steps:
             self.broken = classify(error)
             raise Failed(self.broken) from None
         row["fit_seconds"] = self.fit_seconds
+        row["placement"] = self._placement()
         row |= rows.dense_columns(self.dense)
         made = self.compressed(trial)
         row["compress_seconds"] = made.seconds
@@ -127,7 +128,11 @@ class Steps:
                         built.error_class or "bug",
                     )
             self.model = load_model(
-                trial.model, trial.dtype, self.store, self._artifact("dense")
+                trial.model,
+                trial.dtype,
+                self.store,
+                self._artifact("dense"),
+                placement=self.job.bundle.resources.placement,
             )
             self.coverage = refuse_partial(trial, self.model)
             self.dense = model_size.size(self.model)
@@ -138,6 +143,11 @@ class Steps:
             self._fit(method, trial)
         self.shared = Seal.of(dense=self.model.net, fitted=self.fitted)
         self.is_fitted = True
+
+    def _placement(self) -> str:
+        assert self.model is not None
+        held = host_memory.of(self.model.net) is not None
+        return "blockwise" if held else "device"
 
     def _fit(self, method: Any, trial: Trial) -> None:
         assert self.model is not None

@@ -67,6 +67,30 @@ class Stream:
             self.states[i] = made[0] if isinstance(made, tuple) else made
 
     @torch.no_grad()
+    def logits(self, net: nn.Module, index: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The outputs of a whole network that takes over at block ``index``.
+
+        Args:
+            net: Of the same architecture; its blocks before ``index`` do not run.
+            index: Of the block that reads the states; the number of blocks for what
+                follows the last one.
+
+        Yields:
+            For each batch, token ids of shape ``(windows, T)`` and logits of shape
+            ``(windows, T, V)``.
+        """
+        blocks: Any = net.get_submodule(self.path)
+        done = 0
+        for batch, calls in zip(self.states, self.calls, strict=True):
+            ids = self.tokens[done : done + len(batch)].to(batch.device)
+            done += len(batch)
+            with (
+                _passing(blocks[:index], self.in_tuple),
+                _given(blocks, index, batch, calls),
+            ):
+                yield ids, net(input_ids=ids, use_cache=False).logits
+
+    @torch.no_grad()
     def loss(self, net: nn.Module, index: int) -> float:
         """The mean loss of a whole network that takes over at block ``index``.
 
@@ -80,22 +104,33 @@ class Stream:
         Raises:
             NotFinite: If it is NaN or infinite.
         """
-        blocks: Any = net.get_submodule(self.path)
-        total, count, done = 0.0, 0, 0
-        for batch, calls in zip(self.states, self.calls, strict=True):
-            ids = self.tokens[done : done + len(batch)].to(batch.device)
-            done += len(batch)
-            with (
-                _passing(blocks[:index], self.in_tuple),
-                _given(blocks, index, batch, calls),
-            ):
-                logits = net(input_ids=ids, use_cache=False).logits[:, :-1].float()
-            wanted = ids[:, 1:].flatten()
-            total += float(cross_entropy(logits.flatten(0, 1), wanted, reduction="sum"))
+        total, count = 0.0, 0
+        for ids, logits in self.logits(net, index):
+            rows, wanted = logits[:, :-1].float().flatten(0, 1), ids[:, 1:].flatten()
+            total += float(cross_entropy(rows, wanted, reduction="sum"))
             count += len(wanted)
         if not math.isfinite(total):
             raise NotFinite(f"the loss from block {index} on is {total}")
         return total / count
+
+
+def blocks_of(model: Model) -> tuple[str, nn.ModuleList]:
+    """The blocks of a language model.
+
+    Args:
+        model: A causal language model.
+
+    Returns:
+        Module path of the list of blocks, and the list.
+
+    Raises:
+        Unsupported: If its blocks are not in one list.
+    """
+    path = blocks_path([name for name, _ in model.modules(*LANGUAGE_MODEL.values())])
+    blocks: Any = model.net.get_submodule(path) if path else None
+    if path is None or not isinstance(blocks, nn.ModuleList):
+        raise Unsupported(f"{model.name} does not hold its blocks in one list")
+    return path, blocks
 
 
 @torch.no_grad()
@@ -112,10 +147,7 @@ def stream(model: Model, tokens: Tensor) -> Stream:
     Raises:
         Unsupported: If the model has no list of blocks.
     """
-    path = blocks_path([name for name, _ in model.modules(*LANGUAGE_MODEL.values())])
-    blocks: Any = model.net.get_submodule(path) if path else None
-    if path is None or not isinstance(blocks, nn.ModuleList):
-        raise Unsupported(f"{model.name} does not hold its blocks in one list")
+    path, blocks = blocks_of(model)
     device = next(model.net.parameters()).device
     in_tuple = _in_tuple(model.net, blocks, tokens[:1].to(device))
     states: list[Tensor] = []
@@ -202,7 +234,10 @@ def _passing(blocks: Any, in_tuple: list[bool]) -> Iterator[None]:
 
 @contextmanager
 def _given(blocks: Any, index: int, state: Tensor, calls: list[Call]) -> Iterator[None]:
-    """Make block ``index`` read ``state``, and it and all later ones their calls."""
+    """Make block ``index`` read ``state``, and it and all later ones their calls.
+
+    Where ``index`` is the number of blocks, what follows the last one reads ``state``.
+    """
 
     def reader(number: int) -> Any:
         def read(
@@ -214,11 +249,16 @@ def _given(blocks: Any, index: int, state: Tensor, calls: list[Call]) -> Iterato
 
         return read
 
+    def give(_: nn.Module, args: tuple[Any, ...], made: Any) -> Any:
+        return (state,) if isinstance(made, tuple) else state
+
     handles = [
         block.register_forward_pre_hook(reader(number), with_kwargs=True)
         for number, block in enumerate(blocks)
         if number >= index
     ]
+    if index == len(blocks):
+        handles = [blocks[-1].register_forward_hook(give)]
     try:
         yield
     finally:

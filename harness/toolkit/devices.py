@@ -15,6 +15,7 @@ import threadpoolctl
 import torch
 from torch import nn
 
+from harness.toolkit import host_memory
 from results.storage.leases import NODE
 
 ONLY = "SHRINKGRID_DEVICE"  # ``cpu`` in a worker that was given no device
@@ -149,6 +150,9 @@ def cast(net: nn.Module, dtype: torch.dtype) -> nn.Module:
         for module in net.modules()
         for name in module._non_persistent_buffers_set
     ]
+    host = host_memory.of(net)
+    if host is not None:  # the converted weights go to files one by one
+        host_memory.hold(net, host, dtype)
     net.to(dtype)
     for module, name, value in computed:
         module._buffers[name] = value

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from harness.core import BenchError, Model
 from harness.registry import discover, resolve
+from harness.toolkit import host_memory
 from harness.toolkit.tensor_files import read_tensors
 from harness.toolkit.untrusted import BROKEN, MAX_REASON, Budget, read_form
 
@@ -209,6 +210,7 @@ def replace(net: nn.Module, path: str, new: nn.Module) -> nn.Module:
     """
     if not path:
         return new
+    host_memory.settle(net, new)
     parent, _, name = path.rpartition(".")
     setattr(net.get_submodule(parent), name, new)
     return net

@@ -43,7 +43,17 @@ FROM newest AS o WHERE bundle IN
 ORDER BY o.bundle, o.ratio, o.task, o.seed LIMIT 5000
 """
 _FACTS = (
-    *("host", "device", "threads", "dtype", "node", "commit", "dirty", "code_digest"),
+    *(
+        "host",
+        "device",
+        "threads",
+        "dtype",
+        "placement",
+        "node",
+        "commit",
+        "dirty",
+        "code_digest",
+    ),
     *("started_at", "seconds", "fit_seconds", "compress_seconds", "evaluate_seconds"),
     *("peak_memory_bytes", "peak_device_bytes"),
 )

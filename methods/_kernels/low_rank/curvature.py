@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
 
 from harness.core import Context, NotFinite
+from harness.toolkit.blockwise import blocks_of
 from harness.toolkit.devices import cast
+from harness.toolkit.host_memory import keep, of
 from methods._kernels.low_rank.factors import Group, matrix
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -30,8 +34,20 @@ def differentiable(ctx: Context) -> nn.Module:
         A network for ``backward``; float32 or bfloat16 as the dense network.
     """
     net = ctx.dense()
+    if of(net) is not None:
+        _recompute(blocks_of(ctx.model.with_net(net))[1])
     half = next(net.parameters()).dtype == torch.float16
     return cast(net, torch.float32) if half else net
+
+
+def _recompute(blocks: nn.ModuleList) -> None:
+    """Let blocks keep their inputs alone and run again in the backward pass.
+
+    The activations of one block are then alive at a time, for one more forward pass.
+    The gradients are the same. It stays so: ``blocks`` belong to a private copy.
+    """
+    for block in blocks:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 
 def likelihood(logits: Tensor, ids: Tensor) -> Tensor:
@@ -185,7 +201,8 @@ class OutputCurvature:
 
         With g the gradient at the stacked outputs of a group, the moment is H, the mean
         of ``g g^T``. With ``out > in`` it is ``W^T H W`` instead: the moment of the
-        gradient at the input through this group alone.
+        gradient at the input through this group alone. The sums are used up: a second
+        call returns nothing.
 
         Args:
             damping: This share of its mean diagonal is added to the diagonal of H.
@@ -193,29 +210,30 @@ class OutputCurvature:
         Returns:
             Group -> moment.
         """
-        found = {}
-        for group, moment in self.moments.items():
+        means, self.moments = self.moments, {}
+        for group, moment in means.items():
             weights = [matrix(self._net.get_submodule(n)) for n in group.names]
             out, inner = sum(w.shape[0] for w in weights), weights[0].shape[1]
-            found[group] = moment / self._tokens[group]
+            moment.div_(self._tokens[group])  # in place: all may exceed the memory
             if damping:
                 weight = torch.cat(weights).double().cpu()
                 added = weight.T @ weight if out > inner else torch.eye(out).double()
                 share = damping * self._squares[group] / (self._tokens[group] * out)
-                found[group] = found[group] + share * added
-        return found
+                moment.add_(added, alpha=share)
+        return means
 
     def _hook(self, group: Group, name: str) -> Callable[..., None]:
         members = [self._net.get_submodule(n) for n in group.names]
         tall = sum(matrix(m).shape[0] for m in members) > matrix(members[0]).shape[1]
-        weight = matrix(self._net.get_submodule(name)).float()
+        weight = matrix(self._net.get_submodule(name))
 
         def seen(gradient: Tensor) -> None:
             rows = gradient.reshape(-1, gradient.shape[-1]).float()  # (tokens, out)
             squares = float(rows.double().square().sum())
             self._squares[group] = self._squares.get(group, 0.0) + squares
             pending = self._pending.setdefault(group, [])
-            pending.append(rows @ weight if tall else rows)
+            # Converted here: float32 copies of all matrices would exceed a GPU.
+            pending.append(rows @ weight.float() if tall else rows)
             if len(pending) == len(group.names):
                 del self._pending[group]
                 # Wide groups have one member or several that are few rows each.
@@ -232,5 +250,5 @@ class OutputCurvature:
         if group in self.moments:
             self.moments[group] += moment
         else:
-            self.moments[group] = moment
+            self.moments[group] = keep(self._net, moment)
         self._tokens[group] = self._tokens.get(group, 0) + len(rows)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from harness.core import Model, NotFinite, Unsupported
+from harness.toolkit.host_memory import keep
 from harness.toolkit.roles import LINEARS
-from harness.toolkit.saved_model import replace
+from harness.toolkit.saved_model import replace as put
 from methods._kernels.low_rank.layers import LowRank, Projection
 from methods._kernels.low_rank.ranks import rank_for
 
@@ -248,6 +249,24 @@ def factorize_group(
         raise type(why)(f"{group.label}: {why}") from why
 
 
+def kept(model: Model, factors: Factors) -> Factors:
+    """The factors, in files where the network is: those of all matrices are as large.
+
+    Args:
+        model: The model whose matrix was factorised.
+        factors: From ``factorize``.
+
+    Returns:
+        Equal factors.
+    """
+    right = factors.right
+    return replace(
+        factors,
+        left=keep(model.net, factors.left),
+        right=None if right is None else keep(model.net, right),
+    )
+
+
 def _checked(metric: Tensor | None, what: str, like: Tensor) -> Tensor | None:
     if metric is None:
         return None
@@ -310,7 +329,7 @@ def install(net: nn.Module, group: Group, left: Tensor, right: Tensor) -> None:
         _set(thin.left.weight, part)
         if bias is not None:
             _set(thin.left.bias, bias)
-        replace(net, name, thin)
+        put(net, name, thin)
 
 
 def balanced(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:

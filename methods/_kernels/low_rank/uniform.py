@@ -13,6 +13,7 @@ from methods._kernels.low_rank.factors import (
     checked_rank,
     factorize_group,
     install,
+    kept,
     linears,
     stacked,
 )
@@ -37,7 +38,8 @@ def factorize_groups(
     modules = linears(model)
     fitted = {}
     for group in groups:
-        fitted[group] = factorize_group(modules, group, gram(group))
+        made = factorize_group(modules, group, gram(group))
+        fitted[group] = kept(model, made)
     return fitted
 
 

@@ -1,0 +1,99 @@
+"""A grid with `placement: blockwise`: the column, and numbers equal to `device`."""
+
+from functools import partial
+
+import pytest
+import tiny_llm
+import torch
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from harness.core import BenchError
+from harness.executors.inline import Inline
+from harness.planning import grid as grids
+from harness.planning import plan as plans
+from harness.running import artifacts
+from harness.running.driver import Driver
+from harness.toolkit import devices, host_memory
+from results.queries.db import ask
+from results.storage.store import open_store
+
+GRID = """
+models: [%s]
+methods: [dense, wanda, svd_llm]
+ratios: [0.4]
+tasks: [{name: text_perplexity, text: pydoc-test, window: 32, limit: 4}]
+calibration: {samples: 8, length: 32}
+dtype: %s
+resources: {gpus: 0, placement: %s}
+"""
+
+
+class Quiet:
+    """A watcher that shows nothing."""
+
+    def event(self, job, trial, event) -> None:
+        """Nothing."""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    letters = {chr(i): i for i in range(97, 123)} | {"?": 0}
+    backend = Tokenizer(models.WordLevel(letters, unk_token="?"))
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    place = tmp_path / "model"
+    tiny_llm.tiny("llama").net.save_pretrained(place)
+    PreTrainedTokenizerFast(tokenizer_object=backend).save_pretrained(place)
+    return place
+
+
+@pytest.mark.parametrize(
+    "dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)]
+)
+def test_both_placements_store_equal_numbers(folder, tmp_path, monkeypatch, dtype):
+    smaller = partial(host_memory.HostMemory, smallest=256)
+    monkeypatch.setattr(host_memory, "HostMemory", smaller)
+    found = {}
+    for placement in ("device", "blockwise"):
+        path = tmp_path / f"{placement}.yaml"
+        path.write_text(GRID % (folder, dtype, placement))
+        store = open_store(tmp_path / placement, create=True)
+        plan = plans.make(grids.read(path))
+        Driver(plan=plan, store=store, executor=Inline(), watcher=Quiet()).run()
+        rows = ask(store, "SELECT method, status, placement, params FROM trials")
+        assert {(r[1], r[2]) for r in rows.rows} == {("ok", placement)}, rows.rows
+        numbers = ask(
+            store,
+            "SELECT method, value FROM trials JOIN measurements USING (attempt) "
+            "WHERE metric = 'perplexity'",
+        )
+        found[placement] = dict(numbers.rows)
+        files = list(store.here("scratch").rglob("*.tensor"))
+        assert not files, "the files of tensors have no name"
+
+    assert len(found["device"]) == 3
+    rounding = 1e-5 if dtype == "float32" else 1e-2
+    assert found["blockwise"] == pytest.approx(found["device"], rel=rounding)
+
+
+def test_blockwise_is_refused_on_a_gpu(tmp_path, monkeypatch):
+    monkeypatch.setattr(devices, "free", lambda: (10**9, 10**9, 0))
+    store = open_store(tmp_path / "store", create=True)
+
+    with pytest.raises(BenchError, match=r"runs on processors only: write `gpus: 0`"):
+        artifacts._place(torch.nn.Linear(2, 2), torch.float32, "blockwise", store)
+
+
+def test_a_network_that_is_too_large_for_the_memory_is_placed_in_files(
+    tmp_path, monkeypatch
+):
+    store = open_store(tmp_path / "store", create=True)
+    net = torch.nn.Linear(1000, 1000)  # 4 MB
+
+    monkeypatch.setattr(devices, "free", lambda: (None, 3 * 10**9, 0))
+    artifacts._place(net, torch.float32, "auto", store)
+    assert host_memory.of(net) is None
+
+    monkeypatch.setattr(devices, "free", lambda: (None, 2 * 10**9, 0))
+    artifacts._place(net, torch.float32, "auto", store)
+    assert host_memory.of(net) is not None
