@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +10,9 @@ from torch import Tensor, nn
 
 from harness.core import Context, Model, Unsupported
 from harness.registry import method
-from methods._kernels import heads
+from methods._kernels import heads, reduced
 from methods._kernels.influence import block_influence
-from methods._kernels.low_rank.factors import check_finite, matrix
-from methods._kernels.low_rank.refit import refit
-from methods._kernels.units import narrow
+from methods._kernels.low_rank.factors import check_finite
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,19 +100,11 @@ class MoDeGpt:
     def fit(self, model: Model, ctx: Context) -> list[Block]:
         """Scores and directions of every block, in the network's order."""
         parts, calibration = heads.parts_of(model), ctx.calibration()
-        squares = {p.names[role]: Squares() for p in parts for role in ("query", "key")}
-        handles = [
-            model.net.get_submodule(name).register_forward_hook(sums.add)
-            for name, sums in squares.items()
-        ]
-        try:
+        with reduced.watched(model, parts) as moments:
             influence = block_influence(model, calibration.tokens)
-        finally:  # the network is shared by all trials of a bundle
-            for handle in handles:
-                handle.remove()
         found = []
         for one, score in zip(parts, influence.tolist(), strict=True):
-            query, key = (squares[one.names[r]].mean() for r in ("query", "key"))
+            query, key = (moments[one.names[r]].squares() for r in ("query", "key"))
             gram = calibration.gram(one.names["value"])
             inner = calibration.gram(one.names["down"]).double()
             check_finite(inner, f"the statistics of the input of {one.names['down']}")
@@ -144,15 +133,14 @@ class MoDeGpt:
             return net
         influence = torch.tensor([b.influence for b in fitted], dtype=torch.float64)
         shares = removed(influence, ratio, self.temperature, self.most)
-        down: Callable[[str], Tensor] = ctx.calibration().gram
+        calibration = ctx.calibration()
         for one, block, share in zip(
             heads.parts_of(ctx.model), fitted, shares, strict=True
         ):
-            before = stored(net, one)
-            weights = sum(matrix(net.get_submodule(n)).numel() for n in names(one))
+            budget = int(reduced.stored(net, one) - share * reduced.weights(net, one))
             _attention(net, one, block, share)
-            budget = int(before - share * weights)
-            _neurons(net, one, block.leverage, budget, down)
+            gram = calibration.gram(one.names["down"])
+            reduced.keep_neurons(net, one, block.leverage, budget, gram)
         return net
 
 
@@ -206,18 +194,6 @@ def leverage(moment: Tensor, ridge: float) -> Tensor:
     return 1 - ridge * inverse.diagonal()
 
 
-def names(parts: heads.Parts) -> list[str]:
-    """The matrices of a block that the method treats."""
-    return list(parts.names.values())
-
-
-def stored(net: nn.Module, parts: heads.Parts) -> int:
-    """The numbers in the matrices of a block, with biases and positions."""
-    modules = [net.get_submodule(name) for name in names(parts)]
-    tensors = [t for m in modules for t in (*m.parameters(), *m.buffers())]
-    return sum(t.numel() for t in tensors)
-
-
 def _attention(net: nn.Module, parts: heads.Parts, block: Block, share: float) -> None:
     step = 2 if parts.paired else 1
     width = int((1 - share) * parts.head_dim + 1e-9)
@@ -227,54 +203,3 @@ def _attention(net: nn.Module, parts: heads.Parts, block: Block, share: float) -
         heads.keep_query_key(net, parts, kept)
     if width < parts.head_dim:
         heads.keep_value_output(net, parts, block.values, max(1, width))
-
-
-def _neurons(
-    net: nn.Module,
-    parts: heads.Parts,
-    scores: Tensor,
-    budget: int,
-    gram: Callable[[str], Tensor],
-) -> None:
-    """Keep as many neurons as the budget of the block allows, and refit what reads."""
-    units = parts.neurons(net)
-    writers = [net.get_submodule(name) for name in units.writers]
-    each = sum(p.numel() for w in writers for p in w.parameters()) // units.count
-    reader: Any = net.get_submodule(units.reader)
-    each += reader.out_features
-    rest = stored(net, parts) - each * units.count
-    count = min(units.count, (budget - rest) // each)
-    if count < 1:
-        raise Unsupported(
-            f"the ratio leaves no neuron in {parts.path}: lower it, or raise "
-            "`temperature` for blocks of more equal size"
-        )
-    if count == units.count:
-        return
-    kept = scores.topk(count).indices.sort().values
-    weight = matrix(reader)
-    select = torch.eye(units.count, dtype=torch.float64)[kept]
-    fitted = refit(weight, select.to(weight.device), gram(units.reader))
-    narrow(net, units, kept)
-    check_finite(fitted.to(weight.dtype), f"the weight of {units.reader}")
-    with torch.no_grad():
-        net.get_submodule(units.reader).weight.copy_(fitted)  # type: ignore[operator]
-
-
-class Squares:
-    """The mean square of each output of a module, in float64."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.total: Tensor | float = 0.0
-
-    def add(self, _module: nn.Module, _args: Any, out: Tensor) -> None:
-        """A forward hook."""
-        rows = out.detach().flatten(0, -2).double()
-        self.count += len(rows)
-        self.total = self.total + rows.square().sum(0)
-
-    def mean(self) -> Tensor:
-        """Shape ``(out,)``, in host memory."""
-        assert isinstance(self.total, Tensor)
-        return (self.total / self.count).cpu()

@@ -5,102 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from harness.core import Model, Unsupported
 from harness.toolkit.roles import block_of
-from harness.toolkit.saved_model import layer, replace
+from harness.toolkit.saved_model import replace
+from methods._kernels.head_layers import GatheredInputs, SpreadOutputs
 from methods._kernels.low_rank.factors import balanced, check_finite, empty, psd_roots
 from methods._kernels.units import Units
-
-
-@layer("spread_outputs")
-class SpreadOutputs(nn.Module):
-    """A linear layer that computes some of its outputs; the others are zero.
-
-    Attention keeps its shape, so that every channel keeps its rotation and the network
-    needs no attention code of its own. The zeros take part in the attention and in its
-    cache, so that these become neither smaller nor faster. The positions count as
-    weights.
-
-    Args:
-        in_features: Width of the input.
-        out_features: Width of the output.
-        kept: Number of outputs that are computed.
-        bias: Whether a bias is added to these.
-    """
-
-    place: Tensor
-
-    def __init__(
-        self, in_features: int, out_features: int, *, kept: int, bias: bool
-    ) -> None:
-        super().__init__()
-        self.out_features = out_features
-        self.linear = nn.Linear(in_features, kept, bias=bias)
-        self.register_buffer("place", torch.zeros(kept, dtype=torch.int32))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps ``(..., in_features)`` to ``(..., out_features)``."""
-        y: Tensor = self.linear(x)
-        wide = y.new_zeros(*y.shape[:-1], self.out_features)
-        return wide.index_copy(-1, self.place.long(), y)
-
-    def weights(self) -> dict[str, Tensor]:
-        """The positions count as parameters: without them the layer is not defined."""
-        return {"place": self.place}
-
-    def spec(self) -> dict[str, Any]:
-        """Keyword arguments that rebuild the layer."""
-        return {
-            "in_features": self.linear.in_features,
-            "out_features": self.out_features,
-            "kept": self.linear.out_features,
-            "bias": self.linear.bias is not None,
-        }
-
-
-@layer("gathered_inputs")
-class GatheredInputs(nn.Module):
-    """A linear layer that reads some of its inputs.
-
-    Args:
-        in_features: Width of the input.
-        out_features: Width of the output.
-        kept: Number of inputs that are read.
-        bias: Whether a bias is added to the output.
-    """
-
-    place: Tensor
-
-    def __init__(
-        self, in_features: int, out_features: int, *, kept: int, bias: bool
-    ) -> None:
-        super().__init__()
-        self.in_features = in_features
-        self.linear = nn.Linear(kept, out_features, bias=bias)
-        self.register_buffer("place", torch.zeros(kept, dtype=torch.int32))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps ``(..., in_features)`` to ``(..., out_features)``."""
-        y: Tensor = self.linear(x.index_select(-1, self.place))
-        return y
-
-    def weights(self) -> dict[str, Tensor]:
-        """The positions count as parameters: without them the layer is not defined."""
-        return {"place": self.place}
-
-    def spec(self) -> dict[str, Any]:
-        """Keyword arguments that rebuild the layer."""
-        return {
-            "in_features": self.in_features,
-            "out_features": self.linear.out_features,
-            "kept": self.linear.in_features,
-            "bias": self.linear.bias is not None,
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,6 +219,31 @@ def keep_query_key(net: nn.Module, parts: Parts, channels: Tensor) -> None:
         where = rows.to(old.weight.device)
         bias = None if old.bias is None else old.bias[where]
         _spread(net, parts.names[role], old.weight[where], bias, rows)
+
+
+@torch.no_grad()
+def turn_query_key(
+    net: nn.Module, parts: Parts, query_map: Tensor, key_map: Tensor
+) -> None:
+    """Map each query and key head to fewer channels, in place.
+
+    Args:
+        net: The network, without rotary positions.
+        parts: The block.
+        query_map: One map for each query head, ``(heads, rank, head_dim)``, float64.
+        key_map: One map for each key head.
+    """
+    for role, maps in (("query", query_map), ("key", key_map)):
+        old = _plain(net, parts.names[role])
+        turn = maps.to(old.weight.device)
+        wide = old.weight.double().view(len(maps), parts.head_dim, -1)
+        bias = None
+        if old.bias is not None:
+            each = old.bias.double().view(len(maps), parts.head_dim, 1)
+            bias = (turn @ each).flatten()
+        starts = torch.arange(len(maps)) * parts.head_dim
+        place = (starts[:, None] + torch.arange(maps.shape[1])).flatten()
+        _spread(net, parts.names[role], (turn @ wide).flatten(0, 1), bias, place)
 
 
 def _spread(

@@ -1,0 +1,164 @@
+"""A3: narrower heads and MLPs for the least error of scores and outputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from harness.core import Context, Model
+from harness.registry import method
+from harness.toolkit.blockwise import stream
+from methods._kernels import heads, reduced
+from methods._kernels.low_rank.factors import check_finite, matrix, psd_roots
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """What one block keeps first.
+
+    Args:
+        query: Second moments of its queries, shape ``(heads, head_dim, head_dim)``.
+        key: Those of its keys.
+        values: The directions of value and output.
+        neurons: Scores of the neurons, shape ``(neurons,)``.
+    """
+
+    query: Tensor
+    key: Tensor
+    values: heads.ValueOutput
+    neurons: Tensor
+
+
+@method(
+    "a3",
+    ratio_of="weights",
+    needs={"linears", "calibration"},
+    kinds={"causal_lm"},
+    tolerance=0.05,
+)
+class A3:
+    """Shrinks the width inside attention and MLP, for the least error of their results.
+
+    Each block has three parts, and each loses the share ``ratio`` of its inner width in
+    closed form, with calibration inputs x:
+
+    - query and key, for the scores ``q^T k`` before the softmax: with
+      ``M_q = mean(q q^T)`` and ``M_k = mean(k k^T)`` of a head and the SVD
+      ``M_q^(1/2) M_k^(1/2) = U S V^T``, the best scores of width r are
+      ``q'^T k'`` with ``q' = S_r^(1/2) U_r^T M_q^(-1/2) q`` and
+      ``k' = S_r^(1/2) V_r^T M_k^(-1/2) k``. Rotary positions turn channels in pairs
+      between the two, and several query heads may share a key: then whole channels are
+      kept instead, those of the largest ``mean(q_i^2) mean(k_i^2)``, in pairs;
+    - value and output: the SVD of their product under the inputs of the value, over all
+      query heads that share a value;
+    - MLP: the neurons i with the largest ``mean(z_i^2) ||D_:i||^2``, for inputs z of
+      the down projection D.
+
+    Nothing is trained, and all blocks lose the same share. The neurons take up what the
+    rounding to whole channels leaves of a block's budget.
+
+    The paper is arXiv:2505.12942. This is a reconstruction from its abstract and from
+    the description of the released code (DeepWok/a3): that queries and keys with rotary
+    positions or in groups lose whole channels, and that grouped values are decomposed
+    together, is from there; the code itself was not available to compare with. Scores
+    of queries and keys at different positions count as independent. ``refit`` is ours.
+
+    The matrices of the attention become smaller, with zeros in the place of removed
+    channels: they still take part in the attention and in its cache, which the paper
+    makes smaller too.
+
+    Args:
+        refit: Whether the down projection is fitted by least squares to the neurons
+            that stay, as in ``modegpt``.
+    """
+
+    refit: bool = False
+
+    def fit(self, model: Model, ctx: Context) -> list[Block]:
+        """Moments, scores and directions of every block, in the network's order."""
+        parts, calibration = heads.parts_of(model), ctx.calibration()
+        running = stream(model, calibration.tokens)
+        with reduced.watched(model, parts) as moments:
+            for index, (_, block) in enumerate(running):
+                running.advance(index, block)
+        found = []
+        for one in parts:
+            query, key = (moments[one.names[r]].mean() for r in ("query", "key"))
+            check_finite(query, f"the outputs of {one.names['query']}")
+            check_finite(key, f"the outputs of {one.names['key']}")
+            values = heads.value_output(
+                model.net, one, calibration.gram(one.names["value"])
+            )
+            energy = calibration.gram(one.names["down"]).double().diagonal()
+            down = matrix(model.net.get_submodule(one.names["down"])).double().cpu()
+            neurons = energy * down.square().sum(0)
+            check_finite(neurons, f"the scores of the neurons of {one.path}")
+            found.append(Block(query, key, values, neurons))
+        return found
+
+    def compress(self, fitted: list[Block], ratio: float, ctx: Context) -> nn.Module:
+        """A network with narrower matrices.
+
+        Args:
+            fitted: What ``fit`` returned.
+            ratio: The share of the block weights to remove, in [0, 1).
+            ctx: Gives the dense network.
+
+        Returns:
+            The network.
+
+        Raises:
+            Unsupported: If the ratio leaves a block without a neuron.
+        """
+        net = ctx.dense()
+        if ratio == 0:
+            return net
+        calibration = ctx.calibration()
+        for one, block in zip(heads.parts_of(ctx.model), fitted, strict=True):
+            budget = int(reduced.stored(net, one) - ratio * reduced.weights(net, one))
+            width = int((1 - ratio) * one.head_dim + 1e-9)
+            if one.paired or one.readers > 1:  # channels of a head are not mixed
+                scores = heads.pair_scores(
+                    one,
+                    block.query.diagonal(dim1=1, dim2=2).flatten(),
+                    block.key.diagonal(dim1=1, dim2=2).flatten(),
+                )
+                step = 2 if one.paired else 1
+                count = max(step, width // step * step)
+                if count < one.head_dim:
+                    kept = heads.best_channels(one, scores, count)
+                    heads.keep_query_key(net, one, kept)
+            elif width < one.head_dim:
+                maps = score_maps(block.query, block.key, max(1, width))
+                heads.turn_query_key(net, one, *maps)
+            if width < one.head_dim:
+                heads.keep_value_output(net, one, block.values, max(1, width))
+            gram = calibration.gram(one.names["down"]) if self.refit else None
+            reduced.keep_neurons(net, one, block.neurons, budget, gram)
+        return net
+
+
+def score_maps(query: Tensor, key: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """The maps of queries and keys to ``rank`` channels with the closest scores.
+
+    They minimise ``mean((q^T k - q'^T k')^2)`` over independent q and k: the squared
+    Frobenius norm of ``M_q^(1/2) (I - A^T B) M_k^(1/2)``, with q' = A q and k' = B k.
+
+    Args:
+        query: Second moments of the queries, ``(heads, head_dim, head_dim)``, float64.
+        key: Those of the keys.
+        rank: Number of channels that are left.
+
+    Returns:
+        A and B, each ``(heads, rank, head_dim)``.
+    """
+    maps: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for q, k in zip(query, key, strict=True):
+        (root_q, inverse_q), (root_k, inverse_k) = map(psd_roots, (q, k))
+        left, values, right = torch.linalg.svd(root_q @ root_k)
+        scale = values[:rank].sqrt()[:, None]
+        maps[0].append(scale * left[:, :rank].T @ inverse_q)
+        maps[1].append(scale * right[:rank] @ inverse_k)
+    return torch.stack(maps[0]), torch.stack(maps[1])
