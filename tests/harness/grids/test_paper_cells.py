@@ -15,6 +15,10 @@ from results.tables.cells import _fits, _is_trial
 # Tables whose paper has a packaged grid at full size.
 GRIDS = {f"basis_sharing_{i}": ("basis_sharing",) for i in range(1, 9)}
 GRIDS |= {f"svd_llm_{i}": ("svd_llm", "basis_sharing") for i in range(1, 5)}
+GRIDS |= {f"d_rank_{i}": ("d_rank",) for i in range(2, 5)}
+GRIDS |= {f"svd_llm_v2_{i}": ("svd_llm_v2",) for i in range(2, 4)}
+GRIDS |= {"lowrankarena": ("lowrankarena",)}
+GRIDS |= dict.fromkeys(("slicegpt_1", "slicegpt_a2"), ("slicegpt",))
 GRIDS |= {"sb_gru_1": ("phoenix2014t",)}
 
 

@@ -18,6 +18,15 @@ TRIALS = {
     # 4 models x 2 tasks x (dense + 5 methods x 3 ratios)
     "svd_llm": 4 * 2 * (1 + 5 * 3),
     "svd_llm_small": 1 + 6 * 2,
+    # 7 models x (dense + 2:4, whose ratio is fixed + 4 ratios)
+    "slicegpt": 7 * (1 + 1 + 4),
+    # 4 models x 8 tasks x (dense + 4 methods)
+    "svd_llm_v2": 4 * 8 * (1 + 4),
+    # 10 tasks x (dense + 4 ratios), 9 tasks x (dense + 5 methods), and 5 methods at 2
+    # ratios, of which 2 at 0.2 are planned already
+    "d_rank": 10 * (1 + 4) + 9 * (1 + 5) + 5 * 2 - 2,
+    # 10 tasks x (2 models x (dense + 4 methods x 2 ratios) + dense + 3 methods x 2)
+    "lowrankarena": 10 * (2 * (1 + 4 * 2) + 1 + 3 * 2),
     # 6 tasks x (dense + 5 methods x 2 ratios)
     "joint_rank_k": 6 * (1 + 5 * 2),
     "joint_rank_k_small": 1 + 6 * 2,
