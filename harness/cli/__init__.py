@@ -23,6 +23,7 @@ GROUPS = {
         "plan": "run",
         "prepare": "prepare",
         "run": "run",
+        "rerun": "rerun",
         "status": "look",
         "why": "look",
     },
@@ -48,6 +49,7 @@ GROUPS = {
         "save-model": "save_model",
         "export": "ask",
         "compact": "ask",
+        "rm": "rm",
         "gc": "tidy",
     },
     "Methods, models, tasks": {

@@ -43,6 +43,27 @@ max_failures_option = click.option(
     help="Stop after this many failures; default: never.",
 )
 
+
+def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say where trials run: --address and --cpus."""
+    for decorate in (
+        click.option(
+            "--cpus",
+            type=click.IntRange(min=1),
+            help="Processors of a local Ray; default: all.",
+        ),
+        click.option(
+            "--address",
+            default="local",
+            show_default=True,
+            help="Ray cluster: local, auto, HOST:PORT or ray://HOST:PORT; inline runs "
+            "all trials in this process, without Ray.",
+        ),
+    ):
+        command = decorate(command)
+    return command
+
+
 _FAILED = [str(status) for status in RETRIES["all"] if not status.finished]
 
 

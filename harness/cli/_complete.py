@@ -50,6 +50,18 @@ def plugins(ctx: click.Context, param: click.Parameter, typed: str) -> list[str]
     return sorted({name for name in found if name.startswith(typed)})
 
 
+def stored_grids(ctx: click.Context, param: click.Parameter, typed: str) -> list[str]:
+    """Grids that were run into the store that the command line names."""
+    del param
+    store = ctx.params.get("store") or os.environ.get("SHRINKGRID_STORE") or "store"
+    with contextlib.suppress(Exception):
+        from results.queries.grids import names
+        from results.storage.store import open_store
+
+        return [name for name in names(open_store(store)) if name.startswith(typed)]
+    return []
+
+
 def trials(ctx: click.Context, param: click.Parameter, typed: str) -> list[str]:
     """Ids of trials in the store that the command line names."""
     del param

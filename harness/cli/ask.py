@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from harness.cli import _complete
 from harness.cli._common import format_option, on_store
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("grid", required=False)
+@click.argument("grid", required=False, shell_complete=_complete.stored_grids)
 @click.option(
     "--ratio", "ratios", type=float, multiple=True, help="Only this ratio; may repeat."
 )

@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from harness.cli import _common
 from harness.cli._common import (
     grid_options,
     max_failures_option,
+    run_options,
     select_from,
     store_option,
 )
@@ -34,18 +36,7 @@ _FORECAST = 5000  # trials; the forecast of a larger plan takes too long
 @click.command()
 @grid_options
 @store_option
-@click.option(
-    "--address",
-    default="local",
-    show_default=True,
-    help="Ray cluster: local, auto, HOST:PORT or ray://HOST:PORT; inline runs all "
-    "trials in this process, without Ray.",
-)
-@click.option(
-    "--cpus",
-    type=click.IntRange(min=1),
-    help="Processors of a local Ray; default: all.",
-)
+@run_options
 @click.option("--fail-fast", is_flag=True, help="Stop at the first failure.")
 @max_failures_option
 @click.option("--quiet", is_flag=True, help="Show no progress and no leaderboard.")
@@ -83,7 +74,8 @@ def run(grid: str, store: str, quiet: bool, **options: Any) -> int:
         planned = claimed.planned
         summarise(planned, console)
         if planned.plan.bundles:
-            outcome = _drive(claimed, opened, console, options)
+            failures = 1 if options["fail_fast"] else options["max_failures"]
+            outcome = drive(claimed, opened, console, options, failures)
     return _finish(planned.plan, opened, console, outcome, began)
 
 
@@ -94,14 +86,29 @@ def _warn(store: Store, console: Console) -> None:
         console.print(f"[yellow]warning:[/] {escape(warning)}")
 
 
-def _drive(
-    claimed: Claim, store: Store, console: Console, options: dict[str, Any]
+def drive(
+    claimed: Claim,
+    store: Store,
+    console: Console,
+    options: Mapping[str, Any],
+    max_failures: int | None = None,
 ) -> Outcome:
+    """Run a claimed plan, and show its progress.
+
+    Args:
+        claimed: The plan.
+        store: Where the trials are stored.
+        console: Shows the progress.
+        options: The values of ``run_options``.
+        max_failures: Stop after so many failed trials; None never stops.
+
+    Returns:
+        How the run ended.
+    """
     from harness.cli.live_view import View
     from harness.executors.choice import executor_for
     from harness.running import session
 
-    failures = 1 if options["fail_fast"] else options["max_failures"]
     if options["address"] != "inline":
         local = options["address"] == "local"
         what = "starting Ray on this machine" if local else "joining the Ray cluster"
@@ -110,7 +117,9 @@ def _drive(
     plan = claimed.planned.plan
     try:
         with View(plan.trials, console, _expected(plan, store, executor)) as view:
-            return session.drive(claimed, store, executor, view, max_failures=failures)
+            return session.drive(
+                claimed, store, executor, view, max_failures=max_failures
+            )
     finally:
         executor.close()
 

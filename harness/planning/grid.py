@@ -155,10 +155,9 @@ def read(
     """
     value = yaml_files.read(path)
     if not isinstance(value, dict):
-        raise BenchError(
-            f"{path} is not a mapping; write models, methods, ratios and tasks"
-        )
-    value = _with_changes(value, changed or {})
+        known = "models, methods, ratios and tasks"
+        raise BenchError(f"{path} is not a mapping; write {known}")
+    value = values.with_changes(value, changed or {})
     reader = _Reader(lock.read(path) if locked is None else locked)
     reader.unknown(value, GRID_KEYS, "")
     read_blocks = reader.blocks(value)
@@ -170,12 +169,9 @@ def read(
     name = value.get("name", path.stem)
     if not isinstance(name, str) or not name:
         reader.errors.append(f"name {name!r} is not a text")
-    trials = sum(block.size for block in read_blocks)
-    if trials > MAX_TRIALS:
-        reader.errors.append(
-            f"the product has {trials} trials, and {MAX_TRIALS} are allowed: cut it "
-            "into several grids, which may share a store"
-        )
+    reader.errors += values.too_many(
+        sum(block.size for block in read_blocks), MAX_TRIALS
+    )
     if reader.errors:
         raise BenchError(*dict.fromkeys(reader.errors), where=str(path))
     return Grid(
@@ -184,22 +180,6 @@ def read(
         blocks=tuple(read_blocks),
         resources=rules,
     )
-
-
-def _with_changes(
-    value: Mapping[Any, Any], changed: Mapping[str, Any]
-) -> dict[Any, Any]:
-    """A grid with other values; what a block says of these keys is left out."""
-    made = {**value, **changed}
-    blocks = value.get("blocks")
-    if isinstance(blocks, list) and "blocks" not in changed:
-        made["blocks"] = [
-            {k: v for k, v in block.items() if k not in changed}
-            if isinstance(block, dict)
-            else block
-            for block in blocks
-        ]
-    return made
 
 
 class _Reader:
@@ -309,11 +289,8 @@ class _Reader:
         """The ratios; none are needed when every method fixes its own."""
         if optional and "ratios" not in block:
             return (0.0,)
-        return tuple(
-            float(r)
-            for r in self._numbers(block, "ratios", values.bad_ratio)
-            if r is not None
-        )
+        found = self._numbers(block, "ratios", values.bad_ratio)
+        return tuple(float(ratio) for ratio in found if ratio is not None)
 
     def seeds(self, block: Mapping[str, Any]) -> tuple[int, ...]:
         """The seeds; one, 0, when none are given."""
@@ -333,9 +310,8 @@ class _Reader:
         """The rules, each a mapping whose every key must match for a trial to go."""
         rules = block.get("exclude", [])
         if not isinstance(rules, list) or not all(isinstance(r, dict) for r in rules):
-            self.errors.append(
-                f"{self.where}exclude is a list like [{{method: svd, ratio: 0.5}}]"
-            )
+            wanted = "a list like [{method: svd, ratio: 0.5}]"
+            self.errors.append(f"{self.where}exclude is {wanted}")
             return ()
         for rule in rules:
             self.unknown(rule, exclude.KEYS, f"{self.where}exclude: ")

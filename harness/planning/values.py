@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -74,3 +74,37 @@ def bad_seed(value: Any) -> str | None:
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63:
         return None
     return f"seed {value!r} is not a whole number from 0 up"
+
+
+def too_many(trials: int, most: int) -> list[str]:
+    """The error for a product with more than ``most`` trials, if it has more."""
+    if trials <= most:
+        return []
+    return [
+        f"the product has {trials} trials, and {most} are allowed: cut it into several "
+        "grids, which may share a store"
+    ]
+
+
+def with_changes(
+    value: Mapping[Any, Any], changed: Mapping[str, Any]
+) -> dict[Any, Any]:
+    """Return a grid with other values for some keys.
+
+    Args:
+        value: The content of the file.
+        changed: Key -> value that replaces the file's, in every block.
+
+    Returns:
+        The content; what a block says of these keys is left out.
+    """
+    made = {**value, **changed}
+    blocks = value.get("blocks")
+    if isinstance(blocks, list) and "blocks" not in changed:
+        made["blocks"] = [
+            {k: v for k, v in block.items() if k not in changed}
+            if isinstance(block, dict)
+            else block
+            for block in blocks
+        ]
+    return made

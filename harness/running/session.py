@@ -37,12 +37,14 @@ class Selection:
         only: SQL condition on the trials; None selects all of them.
         retry: Statuses of failed trials that run again.
         refresh: Whether finished trials run again if their code has changed.
+        again: Whether all trials that ``only`` selects run, also finished ones.
         changed: Keys of the grid file with values that replace those of the file.
     """
 
     only: str | None = None
     retry: tuple[str, ...] = ()
     refresh: bool = False
+    again: bool = False
     changed: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -90,12 +92,14 @@ def prepare(
     attempts = {} if store is None else read_attempts(store)
     statuses = statuses_of(attempts)
     outdated = _outdated(grid, attempts, statuses)
+    only = None if selected.only is None else matching(grid, selected.only)
+    again = set(outdated) if selected.refresh else set()
     plan = plans.make(
         grid,
         statuses=statuses,
-        only=None if selected.only is None else matching(grid, selected.only),
+        only=only,
         retry=selected.retry,
-        again=outdated if selected.refresh else (),
+        again=again | (only or set()) if selected.again else again,
     )
     return Planned(plan=plan, outdated=outdated)
 

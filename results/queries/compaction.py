@@ -67,7 +67,7 @@ def compact(store: Store, at_least: int = 2) -> list[Folded]:
             are then where they were.
     """
     try:
-        with _alone(store):
+        with alone(store):
             return _compact_tables(store, at_least)
     except OSError as why:  # another user's store, say
         raise explained(why, store.uri) from why
@@ -76,7 +76,7 @@ def compact(store: Store, at_least: int = 2) -> list[Folded]:
 def _compact_tables(store: Store, at_least: int) -> list[Folded]:
     done = []
     for table in TABLES:
-        _finish_earlier(store, table)
+        finish_earlier(store, table)
         folded = reading(store, partial(_fold, table=table, at_least=at_least))
         if folded is not None:
             done.append(folded)
@@ -103,7 +103,7 @@ def _fold(store: Store, *, table: str, at_least: int) -> Folded | None:
                     f"compacting {table} read {rows} rows, wrote {written}"
                 )
             store.folder.write(f"{target}.json", json.dumps(small).encode())
-            _publish(store, beside, f"{target}.parquet")
+            publish(store, beside, f"{target}.parquet")
         except (duckdb.IOException, OSError) as why:
             if "space" in str(why):
                 raise StoreError(
@@ -113,7 +113,7 @@ def _fold(store: Store, *, table: str, at_least: int) -> Folded | None:
             raise
         finally:
             beside.unlink(missing_ok=True)
-    _delete_folded(store, table, name)
+    delete_folded(store, table, name)
     return Folded(table=table, before=len(small), rows=rows)
 
 
@@ -140,11 +140,11 @@ def _copy(
             if some:
                 parts.append(to.with_suffix(f".{len(parts)}"))
                 rows += _rows(connection, store, some)
-                _write(connection, _listed(store, some), parts[-1], mixed=store.mixed)
+                _write(connection, listed(store, some), parts[-1], mixed=store.mixed)
         if len(parts) == 1:
             parts.pop().rename(to)
             return rows
-        every = _listed(None, [str(part) for part in parts])
+        every = listed(None, [str(part) for part in parts])
         _write(connection, every, to, mixed=store.mixed)
         return rows
     finally:
@@ -182,21 +182,36 @@ def _rows(
 ) -> int:
     total = 0
     for first in range(0, len(paths), _AT_ONCE):
-        listed = _listed(store, paths[first : first + _AT_ONCE])
+        some = listed(store, paths[first : first + _AT_ONCE])
         found = connection.execute(
-            f"SELECT count(*) FROM read_parquet({listed}, hive_partitioning = false)"
+            f"SELECT count(*) FROM read_parquet({some}, hive_partitioning = false)"
         )
         total += int((found.fetchone() or (0,))[0])
     return total
 
 
-def _listed(store: Store | None, paths: list[str]) -> str:
+def listed(store: Store | None, paths: list[str]) -> str:
+    """The list of files that ``read_parquet`` takes.
+
+    Args:
+        store: The store that the paths are relative to; None for whole paths.
+        paths: The files.
+
+    Returns:
+        SQL.
+    """
     base = f"{store.folder.local}/" if store else ""
     return "[" + ", ".join(quoted(base + path) for path in paths) + "]"
 
 
-def _publish(store: Store, beside: Path, target: str) -> None:
-    """The commit: the file appears whole under its name, durable."""
+def publish(store: Store, beside: Path, target: str) -> None:
+    """The commit: the file appears whole under its name, durable.
+
+    Args:
+        store: A store in a folder.
+        beside: The written file, on the same disk.
+        target: Its path in the store.
+    """
     assert store.folder.local is not None
     with beside.open("rb+") as file:
         os.fsync(file.fileno())
@@ -204,19 +219,30 @@ def _publish(store: Store, beside: Path, target: str) -> None:
     fsync_folder((store.folder.local / target).parent)  # before anything is deleted
 
 
-def _finish_earlier(store: Store, table: str) -> None:
-    """Go on where a killed compaction stopped."""
+def finish_earlier(store: Store, table: str) -> None:
+    """Go on where a killed compaction stopped.
+
+    Args:
+        store: Where it stopped.
+        table: The table that it worked on.
+    """
     names = store.folder.names(f"{table}/compacted")
     for name in names:
         if name.endswith(".json"):
             if f"{name[:-5]}.parquet" in names:
-                _delete_folded(store, table, name[:-5])
+                delete_folded(store, table, name[:-5])
             else:
                 store.folder.delete(f"{table}/compacted/{name}")
 
 
-def _delete_folded(store: Store, table: str, name: str) -> None:
-    """Delete the files that a committed compaction replaces, then their list."""
+def delete_folded(store: Store, table: str, name: str) -> None:
+    """Delete the files that a committed compaction replaces, then their list.
+
+    Args:
+        store: Where it works.
+        table: The table that it worked on.
+        name: Of the compacted file, without its suffix.
+    """
     path = f"{table}/compacted/{name}.json"
     for folded in folded_names(table, store.folder.read(path)):
         store.folder.delete(folded)
@@ -224,14 +250,24 @@ def _delete_folded(store: Store, table: str, name: str) -> None:
 
 
 @contextlib.contextmanager
-def _alone(store: Store) -> Iterator[None]:
-    """One compaction at a time; the lock dies with its process."""
+def alone(store: Store) -> Iterator[None]:
+    """One compaction at a time; the lock dies with its process.
+
+    Args:
+        store: A store in a folder.
+
+    Yields:
+        Nothing, while the lock is held.
+
+    Raises:
+        StoreError: If another compaction is at work, or the store is in a bucket.
+    """
     import fcntl
 
     if store.folder.local is None:
         raise StoreError(
-            f"compact works on a folder, and the store is {store.uri}; "
-            "copy it to a disk, compact, and copy it back"
+            f"this works on a folder, and the store is {store.uri}; "
+            "copy it to a disk, run the command there, and copy it back"
         )
     with (store.here("scratch") / "compact.lock").open("w") as lock:
         try:

@@ -90,7 +90,7 @@ def test_a_damaged_file_is_moved_to_quarantine_and_not_folded(empty):
 
 def test_two_compactions_at_once_are_refused(empty):
     _fill(empty, 3)
-    with compaction._alone(empty), pytest.raises(StoreError, match="another compac"):
+    with compaction.alone(empty), pytest.raises(StoreError, match="another compac"):
         compact(empty)
     assert compact(empty)
 
@@ -112,7 +112,7 @@ def test_a_full_disk_is_named_and_other_errors_are_not_called_one(
     def fails(*_):
         raise error
 
-    monkeypatch.setattr(compaction, "_publish", fails)
+    monkeypatch.setattr(compaction, "publish", fails)
     with pytest.raises(raised, match=said) as caught:
         compact(empty)
 
@@ -124,7 +124,7 @@ class _Killed(BaseException):
     """Stands for a kill at one exact step."""
 
 
-@pytest.mark.parametrize("step", ["_copy", "_publish", "_delete_folded"])
+@pytest.mark.parametrize("step", ["_copy", "publish", "delete_folded"])
 def test_a_compaction_that_dies_at_any_step_loses_nothing(empty, monkeypatch, step):
     _fill(empty, 12)
     wanted = {f"t{i:04d}" for i in range(12)}
@@ -215,7 +215,7 @@ def test_killed_compactions_beside_a_writer_lose_and_double_nothing(empty):
     assert empty.warnings == []
 
 
-@pytest.mark.parametrize("step", ["_alone", "_delete_folded", "_publish"])
+@pytest.mark.parametrize("step", ["alone", "delete_folded", "publish"])
 def test_a_store_that_another_user_owns_is_one_message(empty, monkeypatch, step):
     _fill(empty, 3)
 

@@ -1,0 +1,137 @@
+"""What is removed is gone with its samples and logs; every other row stays."""
+
+import os
+
+import pytest
+from synthetic import NOON, row
+
+from results.errors import StoreError
+from results.queries import compaction, removal
+from results.queries.compaction import compact
+from results.queries.db import ask
+from results.storage import logs
+from results.storage.store import Store
+
+TABLES = ("trials", "samples", "plans")
+
+
+def _fill(store: Store) -> None:
+    for grid, trials in (("one", "abc"), ("two", "cd")):
+        planned = [
+            {"plan": f"plan-{grid}", "planned_at": NOON, "grid": grid, "trial": t}
+            for t in trials
+        ]
+        store.record_plan(planned)
+    for minute, trial in enumerate("aabcd"):
+        made = row(trial, minute=minute, bundle=f"bundle{trial}")
+        store.append(made, [{"metric": "accuracy", "values": [1.0]}])
+        logs.write(store, f"bundle{trial}", f"run-{made['attempt']}", "printed\n")
+
+
+def _rows(store: Store) -> dict[str, list[tuple]]:
+    return {
+        table: sorted(ask(store, f"FROM stored.{table}").rows, key=repr)
+        for table in TABLES
+    }
+
+
+def _trials(store: Store, table: str = "trials") -> list[str]:
+    return [t for (t,) in ask(store, f"SELECT trial FROM {table} ORDER BY 1").rows]
+
+
+@pytest.mark.parametrize("compacted", [False, True])
+def test_all_attempts_go_with_samples_and_logs_and_nothing_else(empty, compacted):
+    _fill(empty)
+    if compacted:
+        compact(empty)
+    before = _rows(empty)
+
+    removal.remove(empty, {"a", "c"})
+
+    after = _rows(empty)
+    assert _trials(empty) == ["b", "d"]
+    assert after["plans"] == before["plans"]
+    for table in ("trials", "samples"):
+        assert all(one in before[table] for one in after[table])
+        assert len(after[table]) == 2
+    assert {name.partition("-")[0] for name in logs.names(empty)} == {
+        "bundleb",
+        "bundled",
+    }
+
+
+def test_a_grid_goes_without_the_trials_of_other_grids(empty):
+    _fill(empty)
+
+    own, shared = removal.trials_of(empty, "one")
+    removal.remove(empty, own, "one")
+
+    assert (own, shared) == ({"a", "b"}, {"c"})
+    assert _trials(empty) == ["c", "d"]
+    assert _trials(empty, "plans") == ["c", "d"]
+
+
+def test_a_store_from_which_everything_went_can_be_used_again(empty):
+    _fill(empty)
+    removal.remove(empty, set("abcd"))
+
+    assert _trials(empty) == []
+    empty.append(row("e"))
+    assert _trials(empty) == ["e"]
+    compact(empty)
+    assert _trials(empty) == ["e"]
+
+
+def test_nothing_of_the_kind_changes_no_file(empty):
+    _fill(empty)
+    before = {table: empty.files(table) for table in TABLES}
+
+    removal.remove(empty, {"other"})
+
+    assert {table: empty.files(table) for table in TABLES} == before
+
+
+def test_a_removal_that_is_killed_before_its_commit_removes_nothing(empty, monkeypatch):
+    _fill(empty)
+    before = _rows(empty)
+
+    def killed(*given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(compaction, "publish", killed)
+    with pytest.raises(KeyboardInterrupt):
+        removal.remove(empty, {"a"})
+    monkeypatch.undo()
+
+    assert _rows(empty) == before
+    removal.remove(empty, {"a"})
+    assert _trials(empty) == ["b", "c", "d"]
+    assert not [n for n in os.listdir(empty.folder.local / "scratch") if "parq" in n]
+
+
+def test_a_removal_that_is_killed_after_its_commit_is_finished_later(
+    empty, monkeypatch
+):
+    _fill(empty)
+
+    def killed(*given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(compaction, "delete_folded", killed)
+    with pytest.raises(KeyboardInterrupt):
+        removal.remove(empty, {"a"})
+    monkeypatch.undo()
+
+    assert _trials(empty) == ["b", "c", "d"]
+    compact(empty)
+    assert _trials(empty) == ["b", "c", "d"]
+
+
+def test_two_do_not_change_a_store_at_once(empty):
+    _fill(empty)
+
+    with (
+        compaction.alone(empty),
+        pytest.raises(StoreError, match="another compaction"),
+    ):
+        removal.remove(empty, {"a"})
