@@ -61,10 +61,10 @@ class MoDeGpt:
     trained. By default the temperature is 0.15, a block loses at most 0.8 (the others
     lose the rest), and the ridge is 0.01.
 
-    The paper is arXiv:2408.09632, whose code was not released. The defaults are those
-    of an unofficial implementation (cbacary/MoDeGPT at 2a76ae8). Differences from it:
-    with grouped-query attention, value and output are decomposed together over all
-    query heads of a group, where it decomposes the value alone; the neurons take up
+    The paper is arXiv:2408.09632. No code of its authors is known; the defaults are
+    those of an independent implementation (cbacary/MoDeGPT at 2a76ae8). Differences
+    from it: with grouped-query attention, value and output are decomposed together over
+    all query heads of a group, where it decomposes the value alone; the neurons take up
     what the rounding to whole channels leaves of a block's budget; the bias of a value
     becomes part of the bias of the output, which is exact.
 

@@ -48,10 +48,11 @@ class ObdLlm:
     and the gradients are those of the next tokens of the calibration text, over all
     windows. The gradients of a float16 network are computed in float32.
 
-    No code was released. The damping is that of the paper (arXiv:2604.00821); which
-    labels its gradients have was not available, and ``labels: model``, which gives the
-    Fisher information, is an option. The damped moments are factored by their
-    eigenvectors, which gives the same product as Cholesky factors do.
+    The paper is arXiv:2604.00821, of which no code is known. The damping is that of the
+    paper, read from descriptions of it; they do not say which labels its gradients
+    have, and ``labels: model``, which gives the Fisher information, is an option. The
+    damped moments are factored by their eigenvectors, which gives the same product as
+    Cholesky factors do.
 
     ``water_filling`` has the same two-sided whitening. It spends one budget for the
     network by this error, joins matrices of one input and stores factors pivoted; with

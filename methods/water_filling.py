@@ -96,7 +96,10 @@ class WaterFilling:
     global; and factors are stored pivoted. The gradients of a float16 network are
     computed in float32.
 
-    This combination is this project's own; there is no released code to compare with.
+    The two-sided whitening is also that of OBD-LLM (arXiv:2604.00821, here
+    ``obd_llm``), which gives every matrix the same ratio. The joined matrices, the one
+    budget and the pivoted factors with it are this project's own combination; there is
+    no released code to compare with.
 
     Args:
         join: Matrices of a block that share their input factor: ``qkv`` (query, key and
