@@ -61,10 +61,25 @@ class Stream:
             index: Of the block, for the arguments of its call.
             block: The block itself, or a stand-in for it.
         """
-        for i, batch in enumerate(self.states):
-            args, kwargs = self.calls[i][index]
-            made = block(batch, *args, **kwargs)
-            self.states[i] = made[0] if isinstance(made, tuple) else made
+        for i in range(len(self.states)):
+            self.states[i] = self.output(index, block, i)
+
+    @torch.no_grad()
+    def output(self, index: int, block: nn.Module, batch: int = 0) -> Tensor:
+        """What a block makes of the states of a batch, which stay as they are.
+
+        Args:
+            index: Of the block, for the arguments of its call.
+            block: The block itself, or a stand-in for it.
+            batch: Number of the batch.
+
+        Returns:
+            Shape ``(windows, T, width)``.
+        """
+        args, kwargs = self.calls[batch][index]
+        made = block(self.states[batch], *args, **kwargs)
+        states: Tensor = made[0] if isinstance(made, tuple) else made
+        return states
 
     @torch.no_grad()
     def logits(self, net: nn.Module, index: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -1,16 +1,15 @@
 """Compressed language models as folders that transformers opens without this project.
 
 A network whose shapes are those of its architecture becomes a plain checkpoint; so
-does one that only lacks blocks, with a true number of them in its configuration. Any
-other keeps the tensors as they are stored here, beside ``modeling_compressed.py``: the
-layers' own code, and the class that puts them in place (transformers asks for
-``trust_remote_code=True``).
+does one that only lacks blocks, with a true number of them in its configuration, if the
+architecture then computes the same. Any other keeps the tensors as they are stored
+here, beside ``modeling_compressed.py``: the layers' own code, and the class that puts
+them in place (transformers asks for ``trust_remote_code=True``).
 """
 
 from __future__ import annotations
 
 import ast
-import copy
 import hashlib
 import inspect
 import json
@@ -21,12 +20,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from harness.core import BenchError, Model
-from harness.toolkit import saved_model
-from harness.toolkit.roles import blocks_path
+from harness.toolkit import plain_checkpoint, saved_model
 
 MODELING = "modeling_compressed.py"
 CLASS = "CompressedForCausalLM"
@@ -59,12 +56,13 @@ def write(model: Model, origin: Mapping[str, Any], folder: Path, card: str) -> F
         )
     described = saved_model.describe(net)
     layers = {entry["layer"] for entry in described.layers.values()}
-    if not layers and _same_shapes(net):
+    if not layers and plain_checkpoint.has_its_shapes(net):
         form: Form = "plain"
-        _plain(net, dict(net.state_dict()), _config(net), folder)
-    elif layers == {"dropped_block"}:
+        plain_checkpoint.write(net, folder)
+    elif layers == {"dropped_block"} and plain_checkpoint.write_without(
+        model, sorted(described.layers), folder
+    ):
         form = "fewer blocks"
-        _without_blocks(model, sorted(described.layers), folder)
     else:
         form = "own layers"
         _own_layers(model, origin, folder)
@@ -80,60 +78,6 @@ def _transformers() -> types.ModuleType:
     return transformers
 
 
-def _config(net: Any) -> Any:
-    """A configuration that names the architecture and no quantised source file."""
-    config = copy.deepcopy(net.config)
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    config.architectures = [type(net).__name__]
-    config.dtype = next(net.parameters()).dtype
-    return config
-
-
-def _same_shapes(net: Any) -> bool:
-    """Whether a fresh network of the configuration has the same tensors."""
-    with torch.device("meta"):
-        fresh = type(net)(_config(net))
-    here, there = net.state_dict(), fresh.state_dict()
-    return here.keys() == there.keys() and all(
-        here[name].shape == there[name].shape for name in here
-    )
-
-
-def _plain(net: Any, state: dict[str, Tensor], config: Any, folder: Path) -> None:
-    """Write a checkpoint of the original architecture."""
-    from transformers.initialization import no_init_weights
-
-    with no_init_weights():
-        fresh = type(net)(config).to(config.dtype)
-    fresh.load_state_dict(state)
-    fresh.generation_config = copy.deepcopy(net.generation_config)
-    fresh.save_pretrained(folder)
-
-
-def _without_blocks(model: Model, dropped: list[str], folder: Path) -> None:
-    """Write a checkpoint whose configuration has the blocks that are left."""
-    net: Any = model.net
-    path = blocks_path([*dropped, *(name for name, _ in model.modules())])
-    if path is None:
-        raise BenchError(f"{model.name} does not hold its blocks in one list")
-    total = len(net.get_submodule(path))
-    left = [n for n in range(total) if f"{path}.{n}" not in dropped]
-    number = {str(old): str(new) for new, old in enumerate(left)}
-    state = {}
-    for name, value in net.state_dict().items():
-        if name.startswith(f"{path}."):
-            old, rest = name[len(path) + 1 :].split(".", 1)
-            state[f"{path}.{number[old]}.{rest}"] = value
-        else:
-            state[name] = value
-    config = _config(net)
-    config.num_hidden_layers = len(left)
-    if getattr(config, "layer_types", None):  # which blocks have a sliding window
-        config.layer_types = [config.layer_types[n] for n in left]
-    _plain(net, state, config, folder)
-
-
 def _own_layers(model: Model, origin: Mapping[str, Any], folder: Path) -> None:
     """Write our own form, and the code that opens it."""
     net: Any = model.net
@@ -141,7 +85,7 @@ def _own_layers(model: Model, origin: Mapping[str, Any], folder: Path) -> None:
     form = json.loads((folder / saved_model.STRUCTURE).read_text())
     code = modeling(type(net).__name__, [type(m) for m in _layers_of(net)])
     (folder / MODELING).write_text(code, encoding="utf-8")
-    config = _config(net)
+    config = plain_checkpoint.configuration(net)
     config.auto_map = {"AutoModelForCausalLM": f"modeling_compressed.{CLASS}"}
     config.architectures = [CLASS]
     config.compression = {k: form[k] for k in ("layers", "sizes", "same", "tied")}

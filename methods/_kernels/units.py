@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from harness.core import Model, Unsupported
+from harness.toolkit.blockwise import Stream, stream
 from harness.toolkit.model_size import ratio_base
 from harness.toolkit.roles import block_of
 from harness.toolkit.saved_model import replace
+
+_TRIED = 8  # tokens of the trial that a unit can leave
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +67,7 @@ def units_of(model: Model) -> list[Units]:
     Args:
         model: A language model with separate query, key and value matrices, whose
             attention takes the number of its heads from their shapes (LLaMA, Mistral,
-            Qwen and others of their kind).
+            Qwen, Gemma, Phi and others of their kind). The MLP may have no gate.
 
     Returns:
         Two entries a block, in the network's order.
@@ -81,12 +85,78 @@ def units_of(model: Model) -> list[Units]:
         raise Unsupported(f"{model.name} has no blocks with roles")
     found = []
     for parts in blocks.values():
+        gate = ("gate",) if "gate" in parts else ()
         for reader, writers in (
             ("output", ("query", "key", "value")),
-            ("down", ("gate", "up")),
+            ("down", (*gate, "up")),
         ):
             found.append(_units(model, parts, reader, writers))
+    _check(model, found)
     return found
+
+
+@torch.no_grad()
+def _check(model: Model, found: Sequence[Units]) -> None:
+    """Remove a unit of each shape on trial: the block must do as if its input were 0.
+
+    Names do not tell what else depends on the number of units: norms over all heads
+    (OLMo 2), heads that work in pairs (DiffLlama), gates by head.
+    """
+    running = stream(model, model.example()["input_ids"][:, :_TRIED])
+    running.states = [_exact(state) for state in running.states]
+    running.calls = [_exact(calls) for calls in running.calls]
+    tried: set[Any] = set()
+    for index, (path, own) in enumerate(running):
+        block = deepcopy(own).float()
+        for one in found:
+            names = (one.reader, *one.writers)
+            shape = tuple(_linear(model.net, name).weight.shape for name in names)
+            inside = one.reader.startswith(f"{path}.")
+            if one.count == 1 or not inside or shape in tried:
+                continue
+            tried.add(shape)
+            if not _leaves_alone(running, index, block, _within(one, f"{path}.")):
+                raise Unsupported(
+                    f"a unit of {one.reader} cannot leave {model.name}: other parts "
+                    "of its block depend on the number of units, so that structured "
+                    "pruning would change what the network computes; choose a model "
+                    "of the LLaMA, Mistral or Qwen family"
+                )
+        running.advance(index, block)
+
+
+def _exact(value: Any) -> Any:
+    """Tensors as float32, also those inside of an argument."""
+    if isinstance(value, Tensor):
+        return value.float() if value.is_floating_point() else value
+    if type(value) in (tuple, list):
+        return type(value)(_exact(part) for part in value)
+    if type(value) is dict:
+        return {name: _exact(part) for name, part in value.items()}
+    return value
+
+
+def _within(one: Units, prefix: str) -> Units:
+    """The same units, with paths that begin in their block."""
+    cut = len(prefix)
+    return Units(one.reader[cut:], tuple(n[cut:] for n in one.writers), one.count)
+
+
+def _leaves_alone(running: Stream, index: int, block: nn.Module, one: Units) -> bool:
+    """Whether a block without its first unit computes what it does with zeros there."""
+    whole = running.output(index, block)
+    zeroed, narrowed = deepcopy(block), deepcopy(block)
+    columns = channels_of(torch.tensor([0]), one.channels(zeroed))
+    _linear(zeroed, one.reader).weight[:, columns] = 0
+    narrow(narrowed, one, torch.arange(1, one.count))
+    expected = running.output(index, zeroed)
+    try:
+        gap = running.output(index, narrowed) - expected
+    except (RuntimeError, ValueError):  # the shapes do not fit any more
+        return False
+    # Rounding is a small part of what the unit does, or of the last digits.
+    digits = torch.finfo(expected.dtype).eps * expected.norm()
+    return bool(gap.norm() <= 0.1 * (whole - expected).norm() + 10 * digits)
 
 
 def _units(

@@ -1,3 +1,4 @@
+import families
 import pytest
 import torch
 from tiny_llm import logits, tiny
@@ -44,6 +45,49 @@ def test_removing_a_unit_equals_zeroing_what_it_reads(which):
     lost = size(model).params - size(model.with_net(narrowed)).params
     biases = 2 * 6 + 6 + 6 if which == 0 else 0
     assert lost == one.weights(model.net) + biases
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("mistral", {"sliding_window": 8}),
+        ("gemma2", {}),  # its scores are capped, and every second window is short
+        ("gemma3_text", {}),  # norms of query and key by head
+        ("phi", {}),  # attention and MLP side by side, no gate
+        ("starcoder2", {}),
+    ],
+)
+def test_a_unit_of_each_kind_can_leave_the_blocks_of_a_family(family, changes):
+    model = families.tiny(family, **changes)
+    zeroed, narrowed = (families.tiny(family, **changes).net for _ in range(2))
+    for one in units_of(model):
+        columns = channels_of(torch.tensor([0]), one.channels(model.net))
+        zeroed.get_submodule(one.reader).weight.data[:, columns] = 0
+        narrow(narrowed, one, torch.arange(1, one.count))
+
+    ids = torch.arange(24).mul(7).remainder(128)[None]
+    with torch.inference_mode():
+        found, expected = (n(ids, use_cache=False).logits for n in (narrowed, zeroed))
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "family",
+    [
+        "olmo2",  # one norm over all heads
+        "bitnet",  # a norm behind the heads
+        "diffllama",  # heads work in pairs
+        "doge",  # a gate by head
+    ],
+)
+def test_units_that_other_parts_depend_on_cannot_leave(family, dtype):
+    sizes = {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 4}
+    model = families.tiny(family, **sizes)
+    model.net.to(dtype)
+
+    with pytest.raises(Unsupported, match="other parts of its block depend"):
+        units_of(model)
 
 
 def test_a_bias_is_added_to_that_of_the_reader():
