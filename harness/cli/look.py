@@ -56,9 +56,10 @@ def _status(grid: str | None, store: Store, form: str) -> int:
 
     if grid is not None:
         return _status_of(grid, store, form)
-    from results.queries.db import ask as query
+    from harness.running.grid_status import running_trials
+    from results.queries.grids import overview
 
-    click.echo(render(query(store, "FROM completeness"), form))
+    click.echo(render(overview(store, running_trials(store)), form))
     return COMPLETE
 
 

@@ -44,7 +44,7 @@ def grid_status(name: str, store: Store) -> GridStatus:
     Raises:
         UserError: If there is no such grid.
     """
-    running = _running(store)
+    running = running_trials(store)
     path = Path(name)
     if path.suffix in (".yaml", ".yml") or path.exists() or name in grids.packaged():
         return _of_file(name, store, running)
@@ -81,8 +81,8 @@ def _of_file(name: str, store: Store, running: set[str]) -> GridStatus:
     return GridStatus(name=plan.grid.name, counts=counts, failed=failed)
 
 
-def _running(store: Store) -> set[str]:
-    """Return the trials that living workers run, now or next."""
+def running_trials(store: Store) -> set[str]:
+    """The trials that living workers run, now or next."""
     return {
         trial
         for lease in leases.read_all(store)

@@ -276,8 +276,15 @@ def _heading(
 ) -> list[str]:
     """What the board is of; two numbers compare only where the protocols agree."""
     arrow = "higher is better" if row["goal"] == "max" else "lower is better"
-    ranked = styled(printable(f"{row['metric']}, {arrow}"), DIM)
-    lines = [f"{styled(printable(_title(row)), BOLD, CYAN)}  {ranked}"]
+    words = printable(f"{row['metric']}, {arrow}")
+    ranked = styled(words, DIM)
+    title = printable(_title(row))
+    folded = textwrap.wrap(title, terminal_width(), break_on_hyphens=False)
+    lines = [styled(line, BOLD, CYAN) for line in folded]
+    if len(folded[-1]) + 2 + len(words) <= terminal_width():
+        lines[-1] += f"  {ranked}"
+    else:
+        lines.append(ranked)
     if len(protocols) < 2:
         return lines
     if mixed:
@@ -286,8 +293,8 @@ def _heading(
     else:
         where = told_apart(protocols)[row["protocol"]]
         text = f"one of {len(protocols)} protocols: {row['protocol']} {where}"
-    folded = textwrap.wrap(printable(text), min(terminal_width(), 100))
-    return lines + [styled(line, YELLOW) for line in folded]
+    more = textwrap.wrap(printable(text), min(terminal_width(), 100))
+    return lines + [styled(line, YELLOW) for line in more]
 
 
 def _title(row: Mapping[str, Any]) -> str:

@@ -2,15 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from results.errors import StoreError, suggestion
 from results.queries.db import ask
 from results.storage.store import Store
+from results.text.answer import Answer
 
 # Trials of the newest plan of a grid.
 NEWEST_PLAN = """
 SELECT * FROM plans
 WHERE plan = (SELECT arg_max(plan, planned_at) FROM plans WHERE grid = ?)
 """
+
+
+# One row a grid: its newest plan, with the trials that run now ($1).
+_OVERVIEW = """
+WITH p AS (
+  SELECT * FROM plans SEMI JOIN
+    (SELECT arg_max(plan, planned_at) AS plan FROM plans GROUP BY grid) USING (plan)
+), t AS (
+  SELECT p.*, n.status, p.trial IN (SELECT unnest($1::VARCHAR[])) AS runs
+  FROM p LEFT JOIN newest AS n USING (trial)
+)
+SELECT grid, strftime(max(planned_at), '%Y-%m-%d %H:%M') AS planned_at,
+       count(*) AS trials,
+       count(*) FILTER (unsupported IS NULL AND status = 'ok') AS done,
+       count(*) FILTER (unsupported IS NULL AND status IS NULL AND runs) AS running,
+       count(*) FILTER (unsupported IS NULL
+                        AND status NOT IN ('ok', 'unsupported')) AS failed,
+       count(*) FILTER (unsupported IS NULL AND status IS NULL AND NOT runs) AS missing,
+       count(*) FILTER (unsupported IS NOT NULL
+                        OR status = 'unsupported') AS unsupported
+FROM t GROUP BY grid ORDER BY max(planned_at) DESC, grid
+"""
+
+
+def overview(store: Store, running: Collection[str] = ()) -> Answer:
+    """How complete each grid of a store is, by its newest plan.
+
+    Args:
+        store: Where the grids were run.
+        running: Ids of the trials that run now.
+
+    Returns:
+        One row a grid, the newest first: ``grid``, ``planned_at`` (UTC), ``trials``,
+        ``done``, ``running``, ``failed``, ``missing`` and ``unsupported``.
+    """
+    return ask(store, _OVERVIEW, [sorted(running)])
 
 
 def names(store: Store) -> list[str]:

@@ -134,7 +134,7 @@ def test_only_runs_what_the_condition_picks(shrinkgrid, grid, tmp_path):
     [
         (["run", "quikstart"], "Did you mean 'quickstart'?"),
         (["run", "missing.yaml"], "no grid file missing.yaml"),
-        (["rum"], "Did you mean 'run'?"),
+        (["runn"], "Did you mean 'run'?"),
         (["run", "GRID", "--only", "ratio < 0"], "selects none of 3 trials"),
         (["run", "GRID", "--only", "raito < 0"], "write a condition over"),
         (["run", "GRID", "--only", "1; drop table plan"], "--only"),

@@ -1,0 +1,74 @@
+"""What fits a terminal: no line is too long, no name is broken, at three widths."""
+
+import re
+
+import pytest
+from synthetic import NOON, grid, row
+
+from harness.cli import _status
+
+WIDTHS = [80, 120, 200]
+LONG = '{"recipe":{"batch_size":32,"epochs":8,"keep":"best","schedule":"linear"}}'
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    made = grid(tmp_path_factory.mktemp("terminal") / "store")
+    for method in ("dense", "class_aware_pruning"):
+        ratio = 0.0 if method == "dense" else 0.5
+        one = row(f"{len(method):016x}", method=method, ratio=ratio, model_options=LONG)
+        made.append(one | {"grid": "another"})
+    made.record_plan(
+        [
+            {"plan": f"p{n}", "planned_at": NOON, "grid": "another", "trial": trial}
+            for n, trial in enumerate((f"{5:016x}", "nothing"))
+        ]
+    )
+    return made
+
+
+@pytest.fixture
+def type_(store, monkeypatch, capsys):
+    def types(width, *words):
+        monkeypatch.setenv("COLUMNS", str(width))
+        capsys.readouterr()
+        status = _status([*words, "--store", store.uri])
+        return status, capsys.readouterr().out
+
+    return types
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize(
+    ("words", "whole"),
+    [
+        (("status",), ["synthetic", "another", "unsupported"]),
+        (("leaderboard",), ["class_aware_pruning", "recipe.schedule=linear"]),
+        (("show", f"{19:016x}"), ["class_aware_pruning", "recipe.schedule=linear"]),
+        (("sql", "SELECT method, model, task, ratio FROM newest"), ["smollm2-135m"]),
+        (("rm", "--grid", "synthetic"), ["smollm2-135m-magnitude-0.2-0"]),
+    ],
+    ids=lambda one: one[0] if isinstance(one, tuple) else "",
+)
+def test_every_line_fits_and_every_name_is_whole(type_, width, words, whole):
+    status, out = type_(width, *words)
+
+    plain = re.sub(r"\x1b\[[\d;]*m", "", out)
+    assert status == 0
+    assert max(map(len, plain.splitlines())) <= width
+    for name in whole:
+        assert name in plain
+
+
+def test_status_looks_like_this_at_80_columns(type_):
+    _, out = type_(80, "status")
+
+    heading, rule, *rows = re.sub(r"\x1b\[[\d;]*m", "", out).splitlines()
+    columns = "grid planned_at trials done running failed missing unsupported"
+    assert heading.split() == columns.split()
+    assert rule == "─" * 80
+    assert [one.split() for one in rows] == [
+        ["another", "2026-01-01", "12:00", "1", "1", "0", "0", "0", "0"],
+        # 21 trials on mlp, 7 on the language model, one of them failed; one never ran
+        ["synthetic", "2026-01-01", "12:00", "29", "27", "0", "1", "1", "0"],
+    ]
