@@ -153,6 +153,11 @@ def _folded(model: Model, net: nn.Module, path: str) -> Folded:
     except LookupError as why:
         raise Unsupported(f"{why}, so that {model.name} cannot be sliced") from why
     norms = [getattr(block, name) for name in names]
+    if any(getattr(norm, "weight", None) is None for norm in norms):
+        raise Unsupported(
+            f"the norms of {model.name} have no weights, so that their kind is not "
+            "known: choose a model of the LLaMA, Mistral, Qwen2 or OPT family"
+        )
     centred = all(isinstance(norm, nn.LayerNorm) for norm in norms)
     for name, norm, (reads, write) in zip(names, norms, halves, strict=True):
         for reader in reads:

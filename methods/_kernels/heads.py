@@ -98,6 +98,7 @@ def _parts(model: Model, found: Mapping[str, Sequence[str]]) -> Parts:
             f"the attention of {model.name} normalises each query and key over all "
             "channels of a head, so that none can be removed without changing the rest"
         )
+    _refuse_others(model, names, path.rpartition(".")[0])
     rows = {r: widths[r].out_features for r in ("query", "key", "value")}
     if (
         not head_dim
@@ -118,6 +119,26 @@ def _parts(model: Model, found: Mapping[str, Sequence[str]]) -> Parts:
         key_heads=rows["key"] // head_dim,
         partner=_partner(model, attention, head_dim),
     )
+
+
+def _refuse_others(model: Model, names: Mapping[str, str], block: str) -> None:
+    """Refuse an attention or MLP that computes more than its matrices say.
+
+    A norm behind the heads (BitNet) or a mixture of two heads (DiffLlama) stands
+    between the matrices that are reduced together.
+    """
+    for role in ("output", "down"):
+        owner = names[role].rpartition(".")[0]
+        if owner == block:  # OPT has the MLP's matrices in the block itself
+            continue
+        for name, _ in model.net.get_submodule(owner).named_parameters():
+            whole = f"{owner}.{name}"
+            if not any(whole.startswith(f"{path}.") for path in names.values()):
+                raise Unsupported(
+                    f"{owner} of {model.name} has {name} beside its matrices, so that "
+                    "these cannot be reduced in pairs: choose a model of the LLaMA, "
+                    "Mistral, Qwen2 or OPT family"
+                )
 
 
 def _plain(net: nn.Module, name: str) -> nn.Linear:

@@ -121,8 +121,11 @@ def norms_of(block: nn.Module) -> tuple[str, str]:
         Two names.
 
     Raises:
-        LookupError: If the block has none that are known.
+        LookupError: If the block has none that are known, or calls its attention by
+            another name.
     """
+    if not hasattr(block, "self_attn"):
+        raise LookupError(f"a {type(block).__name__} has no attention of a known name")
     known = (
         ("input_layernorm", "post_attention_layernorm"),
         ("self_attn_layer_norm", "final_layer_norm"),  # OPT

@@ -1,5 +1,7 @@
+import families
 import pytest
 import torch
+from families import with_letters
 from tiny_llm import context, logits, tiny
 from transformers import AutoModelForCausalLM
 from transformers.models.gemma import GemmaConfig
@@ -168,12 +170,14 @@ def gemma():
     ("model", "reason"),
     [
         (lambda: tiny("gpt2"), "not built of plain linear layers"),
+        (lambda: with_letters(families.tiny("bloom")), "attention of a known name"),
+        (lambda: with_letters(families.tiny("olmo")), "have no weights"),
         # Its norms multiply by one plus their weight.
         (gemma, "cannot be rotated"),
         # Its norms stand behind the attention and the MLP.
         (lambda: tiny("opt", do_layer_norm_before=False), "cannot be rotated"),
     ],
-    ids=["fused", "other norms", "norms behind"],
+    ids=["fused", "other names", "no weights", "other norms", "norms behind"],
 )
 def test_blocks_of_another_kind_are_refused_with_a_reason(model, reason, tmp_path):
     ctx = context(model(), tmp_path)

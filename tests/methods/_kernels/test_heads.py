@@ -1,5 +1,6 @@
 import copy
 
+import families
 import pytest
 import torch
 from tiny_llm import context, logits, tiny
@@ -139,6 +140,15 @@ def test_normalised_queries_are_refused_with_a_reason():
 
     with pytest.raises(Unsupported, match="normalises each query and key"):
         heads.parts_of(_language.wrap("tiny-qwen3", net, tokenizer=None))
+
+
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [("bitnet", "attn_sub_norm.weight"), ("diffllama", "lambda_q1")],
+)
+def test_what_stands_between_two_matrices_is_refused_by_name(family, name):
+    with pytest.raises(Unsupported, match=f"has {name} beside its matrices"):
+        heads.parts_of(families.tiny(family))
 
 
 def test_a_network_that_is_compressed_already_is_refused_with_a_reason():
