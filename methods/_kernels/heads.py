@@ -292,7 +292,8 @@ class ValueOutput:
 
     Args:
         value: Rows that compute the directions, strongest first, shape
-            ``(key_heads, head_dim, hidden)``, float64.
+            ``(key_heads, head_dim, hidden)``; float32, or float64 for float64 weights,
+            in host memory: those of all blocks are as large as their matrices.
         output: Columns that read them, shape
             ``(key_heads, readers * hidden, head_dim)``: the query heads that read one
             value, on top of each other.
@@ -326,7 +327,9 @@ def value_output(net: nn.Module, parts: Parts, gram: Tensor) -> ValueOutput:
     Raises:
         NotFinite: If a weight or G is not finite.
     """
-    value = _plain(net, parts.names["value"]).weight.detach().double()
+    plain = _plain(net, parts.names["value"]).weight.detach()
+    dtype = plain.dtype if plain.dtype == torch.float64 else torch.float32
+    value = plain.double()
     output = _plain(net, parts.names["output"]).weight.detach().double()
     check_finite(value, f"the weight of {parts.names['value']}")
     check_finite(output, f"the weight of {parts.names['output']}")
@@ -342,7 +345,8 @@ def value_output(net: nn.Module, parts: Parts, gram: Tensor) -> ValueOutput:
         energy, vectors = torch.linalg.eigh((inner + inner.T) / 2)
         p = vectors.flip(1)
         left, right = balanced(stacked @ root @ p, p.T @ inverse @ v)
-        found.append((right, left, energy.flip(0).clamp_min(0)))
+        strongest = energy.flip(0).clamp_min(0).cpu()
+        found.append((right.to(dtype).cpu(), left.to(dtype).cpu(), strongest))
     return ValueOutput(*(torch.stack(tensors) for tensors in zip(*found, strict=True)))
 
 

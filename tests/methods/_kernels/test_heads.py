@@ -122,9 +122,9 @@ def test_the_directions_are_those_of_the_full_svd_of_the_product(family, tmp_pat
         product = torch.cat([b @ v[head * 6 : head * 6 + 6] for b in blocks])
         sigma = torch.linalg.svdvals(product @ root)
         torch.testing.assert_close(found.energy[head], sigma[:6] ** 2)
-        kept = found.output[head][:, :4] @ found.value[head][:4]
+        kept = (found.output[head][:, :4] @ found.value[head][:4]).double()
         error = float(((product - kept) @ root).square().sum())
-        assert error == pytest.approx(float((sigma[4:] ** 2).sum()), rel=1e-6)
+        assert error == pytest.approx(float((sigma[4:] ** 2).sum()), rel=1e-4)
 
 
 def test_a_fused_projection_is_refused_with_a_reason():
