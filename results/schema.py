@@ -78,6 +78,8 @@ TRIALS = {
     "device": "VARCHAR",
     "threads": "BIGINT",
     "node": "VARCHAR",
+    "accelerator": "VARCHAR",  # JSON: CUDA, cuDNN, driver, devices; NULL on a CPU
+    "precision": "VARCHAR",  # JSON: TF32 and deterministic switches; NULL on a CPU
     "placement": "VARCHAR",  # device | blockwise
     "schema_version": "BIGINT",
     "checked": "BOOLEAN",  # true: no number of the row is in the view left_out

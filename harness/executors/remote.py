@@ -38,10 +38,15 @@ def bundle(
     """
     _take_place(request.gpus)
     arguments = (job, request, free, *built)
+    poisoned = False
     try:
-        yield from _owner.run(
+        for events in _owner.run(
             _code(job.bundle), tasks.bundle, *arguments, log=JobLog(job)
-        )
+        ):
+            poisoned = poisoned or any(event.poisoned for event in events)
+            yield events
+        if poisoned:
+            _owner.close_child()
     except Died as why:
         yield [_crashed(why, Status.LOST, ErrorClass.CRASH)]
     except Raised as why:

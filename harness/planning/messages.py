@@ -94,6 +94,7 @@ class Event:
         warning: What a reader of its numbers has to know: prompts that were cut.
         node: Ray's id of the node that it ran on, where a crash has to say so.
         details: The last output of a worker that died, with its last frames.
+        poisoned: Whether CUDA can no longer be used in the worker's process.
         numbers: What the trial took, for the predictor; of trials that ended well.
     """
 
@@ -108,6 +109,7 @@ class Event:
     node: str = ""
     details: str = ""
     numbers: Mapping[str, float] = field(default_factory=dict)
+    poisoned: bool = False
 
 
 # Columns of a row that a prediction of the next trial reads.

@@ -109,7 +109,13 @@ def base_row(job: Job, trial: Trial) -> dict[str, Any]:
         "device": devices.name(devices.pick()),
         "threads": devices.threads(),
         "node": devices.node(),
+        "accelerator": _json(devices.accelerator()),
+        "precision": _json(devices.precision()),
     }
+
+
+def _json(value: Mapping[str, Any] | None) -> str | None:
+    return None if value is None else dumps(value)
 
 
 def protocol(task: PluginSpec) -> dict[str, Any]:

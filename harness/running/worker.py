@@ -70,7 +70,13 @@ def run(
                 if given:
                     yield Event(what="returned", trials=given)
                 yield Event(what="started", trial=trial.id)
-                yield worker.attempt(trial)
+                event = worker.attempt(trial)
+                yield event
+                if event.poisoned and steps.broken is None and left:
+                    # A new process can run them; here each would fail as this one.
+                    rest = tuple(t.id for t in left)
+                    left.clear()
+                    yield Event(what="returned", trials=rest)
     except (StoreError, StoreFailed) as why:
         yield Event(what="stopped", summary=str(why))
     except _GivenUp:
@@ -149,7 +155,8 @@ class _Worker:
         except BaseException as error:  # every other end of a trial is a row
             check_space(error, self.store)
             failure = with_output(classify(error), process.output_since(written))
-            devices.release(device)
+            with contextlib.suppress(RuntimeError):  # CUDA may be unusable now
+                devices.release(device)
         self.state.restore(trial.method, trial.model, trial.task)
         row |= {
             "started_at": started,
@@ -190,6 +197,7 @@ class _Worker:
             seconds=row["seconds"],
             error_class=None if failure is None else failure.error_class,
             summary=failure.reason if failure else primary_metric(final),
+            poisoned=failure is not None and devices.poisoned(failure.reason),
             warning="" if failure else warning(final),
         )
 

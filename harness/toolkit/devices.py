@@ -20,6 +20,30 @@ from results.storage.leases import NODE
 
 ONLY = "SHRINKGRID_DEVICE"  # ``cpu`` in a worker that was given no device
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+# What torch and CUDA's libraries write when memory is short. The libraries report their
+# own failed allocations by their status alone.
+_NO_MEMORY = (
+    "can't allocate memory",
+    "out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUSOLVER_STATUS_ALLOC_FAILED",
+    "CUSPARSE_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+# Errors after which no call of CUDA succeeds in the same process (the descriptions of
+# cudaError in NVIDIA's runtime API say so one by one).
+_STICKY = (
+    "an illegal memory access was encountered",
+    "device-side assert triggered",
+    "unspecified launch failure",
+    "misaligned address",
+    "an illegal instruction was encountered",
+    "hardware stack error",
+    "operation not supported on global/shared address space",
+    "invalid program counter",
+    "the launch timed out and was terminated",
+    "uncorrectable ECC error encountered",
+)
 _GIVEN = f"SHRINKGRID_THREADS_{os.getpid()}"  # set once in this process; not inherited
 
 
@@ -171,6 +195,57 @@ def out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     said = str(error)
-    return isinstance(error, RuntimeError) and (
-        "can't allocate memory" in said or "out of memory" in said
-    )
+    return isinstance(error, RuntimeError) and any(text in said for text in _NO_MEMORY)
+
+
+def poisoned(reason: str) -> bool:
+    """Whether an error ends all use of CUDA in the process that raised it.
+
+    CUDA reports such an error again at every later call.
+
+    Args:
+        reason: Text of the error.
+
+    Returns:
+        True for the errors that CUDA calls sticky.
+    """
+    return "CUDA" in reason and any(text in reason for text in _STICKY)
+
+
+@cache
+def accelerator() -> dict[str, object] | None:
+    """What of CUDA can change a number or its speed, beside the device's name.
+
+    Returns:
+        Versions of CUDA and cuDNN (as torch was built with and loaded), the driver's,
+        the number of visible devices and their names, the compute capability; None on
+        a processor.
+    """
+    if pick().type != "cuda":
+        return None
+    return {
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "driver": _driver(),
+        "devices": [name for name, _ in installed()],
+        "capability": ".".join(map(str, torch.cuda.get_device_capability())),
+    }
+
+
+def precision() -> dict[str, object] | None:
+    """The switches of torch that trade digits for speed; None on a processor."""
+    if pick().type != "cuda":
+        return None
+    return {
+        "matmul": torch.get_float32_matmul_precision(),
+        "cudnn_tf32": torch.backends.cudnn.allow_tf32,
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+    }
+
+
+def _driver() -> str | None:
+    with contextlib.suppress(OSError, IndexError):
+        first = Path("/proc/driver/nvidia/version").read_text().splitlines()[0]
+        return first.partition("Kernel Module")[2].split()[0]
+    return None

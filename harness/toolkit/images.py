@@ -30,6 +30,7 @@ class Images:
         mean: Of each channel, as a share of 255.
         std: Of each channel, as a share of 255.
         augment: Changes a normalised training batch; None leaves it.
+        device: Where batches go, from wherever the pixels are; None leaves them there.
     """
 
     pixels: Tensor
@@ -37,6 +38,7 @@ class Images:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     augment: Augment | None = None
+    device: torch.device | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -54,10 +56,11 @@ class Images:
             Float32 images of shape ``(batch, channels, height, width)``, and labels.
         """
         index = index.to(self.pixels.device)
-        images = self._normalised(self.pixels.index_select(0, index))
+        pixels = self.pixels.index_select(0, index).to(self.device)
+        images = self._normalised(pixels)
         if rng is not None and self.augment is not None:
             images = self.augment(images, rng)
-        return images, self.labels.index_select(0, index)
+        return images, self.labels.index_select(0, index).to(self.device)
 
     def _normalised(self, pixels: Tensor) -> Tensor:
         if pixels.is_floating_point():
@@ -67,9 +70,16 @@ class Images:
         return images.div_(255 * images.new_tensor(self.std).view(shape))
 
     def to(self, device: torch.device) -> Images:
-        """The same images, on ``device`` and normalised if they are few enough."""
+        """The same images, on ``device`` and normalised if they are few enough.
+
+        Args:
+            device: Where batches go in any case.
+
+        Returns:
+            The images; more than 4 GiB of pixels stay where they are.
+        """
         if self.pixels.numel() > _ON_DEVICE_BYTES:
-            return self
+            return replace(self, device=device)
         pixels = self.pixels.to(device)
         if 4 * pixels.numel() <= _NORMALISED_BYTES:
             pixels = self._normalised(pixels)

@@ -257,6 +257,12 @@ class _Counter(TorchDispatchMode):
         return out
 
 
+def _as(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """An input where the weights are; images also in their dtype, tokens as whole."""
+    both = value.is_floating_point() and like.is_floating_point()
+    return value.to(like.device, like.dtype if both else value.dtype)
+
+
 @torch.no_grad()
 def macs(model: Model) -> int:
     """Multiply-adds of one forward pass of ``model.example()``.
@@ -276,9 +282,9 @@ def macs(model: Model) -> int:
     average = None if own is None else own()
     if average is not None:
         return int(average)
-    device = next((p.device for p in model.net.parameters()), torch.device("cpu"))
+    like = next(model.net.parameters(), torch.zeros(()))
     example = {
-        k: v.to(device) if isinstance(v, torch.Tensor) else v
+        k: _as(v, like) if isinstance(v, torch.Tensor) else v
         for k, v in model.example().items()
     }
     counter = _Counter()

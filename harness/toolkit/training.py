@@ -36,6 +36,22 @@ class Examples(Sized, Protocol):
         """The examples at ``index``; ``rng`` draws augmentation, None for none."""
 
 
+def half_precision(*, own_rule: bool) -> torch.dtype | None:
+    """The type that a mixed-precision training computes in on this GPU.
+
+    Args:
+        own_rule: Whether the objective applies its gradients by a rule of its own.
+
+    Returns:
+        bfloat16 where the GPU computes in it (V100 and T4 only emulate it). Elsewhere
+        float16, whose gradients are scaled by an optimizer step that a rule of its own
+        would not go through; then None, for float32.
+    """
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.bfloat16
+    return None if own_rule else torch.float16
+
+
 @dataclass(kw_only=True)
 class Objective:
     """What is minimised, and what happens around a step; cross-entropy by default.
@@ -191,11 +207,8 @@ class _Training:
         self.pending: list[tuple[int, Tensor]] = []
         self.saved_at = time.monotonic()
         mixed = recipe.mixed_precision and self.device.type == "cuda"
-        self.half = (
-            (torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16)
-            if mixed
-            else None
-        )
+        own_rule = type(goal).step is not Objective.step
+        self.half = half_precision(own_rule=own_rule) if mixed else None
         self.scaler = torch.amp.GradScaler(
             self.device.type, enabled=self.half is torch.float16
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -31,17 +32,20 @@ def whitened(
         A function from groups to float64 matrices of shape ``(in, in)``.
     """
 
-    def gram(group: Group) -> Tensor:
-        sites = [calibration.site_of(name) for name in group.names]
-        distinct = dict.fromkeys(sites)
+    @lru_cache(maxsize=1)  # query, key and value follow each other and read one site
+    def summed(distinct: tuple[str, ...]) -> Tensor:
         total = sum(
             (calibration.gram(site).double() for site in distinct), torch.tensor(0.0)
         )
-        check_finite(total, f"the Gram matrix of {group.label}")
+        check_finite(total, f"the Gram matrix of {distinct[0]}")
         if whitening == "eigh":
             return total
         tokens = calibration.tokens.numel()
         return raised(total * tokens, jitter)
+
+    def gram(group: Group) -> Tensor:
+        sites = tuple(dict.fromkeys(calibration.site_of(name) for name in group.names))
+        return summed(sites)
 
     return gram
 

@@ -15,6 +15,7 @@ from harness.planning.trial import PluginSpec
 from harness.running.artifacts import produce
 from harness.running.driver import Driver
 from harness.running.recovery import reconcile
+from harness.running.steps import Steps
 from results.queries.attempts import read_statuses
 from results.queries.compaction import compact
 from results.queries.db import ask
@@ -245,3 +246,28 @@ def test_an_artifact_that_nobody_will_use_is_not_begun(tmp_path, toys):
 
     assert built.error == "not begun: the run was asked to stop"
     assert built.error_class == "infra"
+
+
+def test_trials_behind_an_error_that_spoils_cuda_run_in_a_new_process(run, monkeypatch):
+    seen = []
+    compress = Steps.compressed
+
+    def spoilt(self, trial):
+        seen.append((id(self), trial.ratio))
+        if trial.ratio == 0.25:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        return compress(self, trial)
+
+    monkeypatch.setattr(Steps, "compressed", spoilt)
+
+    store, _, outcome = run("toy_drop", task="toy_sum")
+
+    rows = ask(store, "SELECT ratio, status, error_class FROM trials ORDER BY ratio")
+    assert rows.rows == [
+        (0.25, "failed", "bug"),
+        (0.5, "ok", None),
+        (0.75, "ok", None),
+    ]
+    assert outcome.counts == {"failed": 1, "ok": 2}
+    first, *others = [steps for steps, _ in seen]
+    assert first not in others, "a new job runs the rest"

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from harness.core import BenchError
+from harness.toolkit import images as image_data
 from harness.toolkit.images import ImageData, Images, flip_and_crop, shift
 
 
@@ -89,3 +90,14 @@ def test_a_class_without_training_images_is_named():
 def test_a_split_without_images_is_named():
     with pytest.raises(BenchError, match="split train has no images"):
         data(split([0]).take(torch.tensor([], dtype=torch.long))).check("toy")
+
+
+def test_batches_go_to_the_device_also_where_all_pixels_stay_on_the_host(monkeypatch):
+    monkeypatch.setattr(image_data, "_ON_DEVICE_BYTES", 0)
+
+    there = split([0, 1]).to(torch.device("meta"))  # a device without memory
+    images, labels = there.batch(torch.tensor([1]))
+
+    assert there.pixels.device.type == "cpu"
+    assert images.device.type == labels.device.type == "meta"
+    assert images.shape == (1, 1, 4, 4)

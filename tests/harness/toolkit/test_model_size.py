@@ -216,3 +216,17 @@ def test_macs_are_the_same_on_a_gpu():
 
     assert here > 0
     assert model_size.macs(model) == here
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_macs_of_a_network_that_reads_images_do_not_depend_on_its_dtype(dtype):
+    model = Model(
+        name="conv",
+        net=torch.nn.Conv2d(3, 4, 3).to(dtype),
+        kind="classifier",
+        roles={},
+        example=lambda: {"input": torch.zeros(1, 3, 8, 8)},
+    )
+
+    # 36 places x 4 filters x 27 weights.
+    assert model_size.macs(model) == 36 * 4 * 27
