@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from harness.core import Context, Measurement, Model, Unsupported
 from harness.registry import method
 from harness.toolkit.blockwise import stream
+from harness.toolkit.host_memory import settle
 from harness.toolkit.roles import block_of
 from harness.toolkit.saved_model import replace
 from methods._kernels.low_rank.factors import check_finite, empty
@@ -271,6 +272,7 @@ def _slice(
             before.mlp_shortcut.copy_(last.T @ first)
             _rotate_outputs(net, blocks[index - 1].writers[1], first)
         last = _slice_block(net, running, index, folded, made, first)
+        settle(net, made)  # its shortcut is new
         before = made
     assert before is not None
     before.mlp_shortcut.copy_(last.T)
