@@ -20,6 +20,7 @@ import duckdb
 
 from results.boards import leaderboard
 from results.queries.compaction import compact
+from results.schema import TABLES, ddl
 from results.storage.store import open_store
 from results.text.formats import DASH, number
 from results.text.labels import method_label
@@ -38,6 +39,7 @@ def build(sources: list[str]) -> None:
     """Join stores into the packaged one."""
     with tempfile.TemporaryDirectory() as name:
         joined = open_store(Path(name) / "joined", create=True)
+        joined.mixed = True  # sources of older code lack columns
         folder = joined.folder.local
         assert folder is not None
         for source in sources:
@@ -48,8 +50,9 @@ def build(sources: list[str]) -> None:
                     to.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copy(Path(source) / path, to)
         compact(joined, at_least=1)
-        for path in folder.glob("trials/compacted/*.parquet"):
-            _without_names(path)
+        for table in ("trials", "samples", "plans"):
+            for path in folder.glob(f"{table}/compacted/*.parquet"):
+                _rewrite(path, table)
         shutil.rmtree(PACKAGED, ignore_errors=True)
         for table in ("trials", "samples", "plans"):
             to = PACKAGED / table / "compacted"
@@ -62,15 +65,20 @@ def build(sources: list[str]) -> None:
         shutil.copy(folder / "format.json", PACKAGED / "format.json")
 
 
-def _without_names(path: Path) -> None:
-    """Empty the columns that name machines."""
-    empty = ", ".join(f"NULL::VARCHAR AS {name}" for name in NAMELESS)
+def _rewrite(path: Path, table: str) -> None:
+    """Give a file all columns of today, and empty those that name machines."""
+    named = [name for name in NAMELESS if name in TABLES[table]]
+    empty = ", ".join(f"NULL::VARCHAR AS {name}" for name in named)
+    replaced = f"REPLACE ({empty})" if named else ""
+    first = ", ".join(name for name in ("trial", "attempt") if name in TABLES[table])
     beside = path.with_suffix(".new")
-    duckdb.sql(
-        f"COPY (SELECT * REPLACE ({empty}) FROM read_parquet('{path}', "
-        f"hive_partitioning = false) ORDER BY trial, attempt) TO '{beside}' "
-        "(FORMAT parquet, COMPRESSION zstd)"
-    )
+    with duckdb.connect() as connection:
+        connection.execute(f"CREATE TABLE today ({ddl(table)})")
+        connection.execute(
+            f"COPY (SELECT * {replaced} FROM (FROM today UNION ALL BY NAME FROM "
+            f"read_parquet('{path}', hive_partitioning = false)) ORDER BY {first}) "
+            f"TO '{beside}' (FORMAT parquet, COMPRESSION zstd)"
+        )
     beside.replace(path)
 
 

@@ -53,6 +53,8 @@ class Measurement:
         n: Number of samples that ``value`` is computed from.
         values: The per-sample values, for paired tests; stored apart in ``samples``.
         step: Epoch or step of a training curve; None for a final number.
+        chance: What guessing gives: the best constant answer of a classifier, the size
+            of the vocabulary for a perplexity. None where it is not known.
     """
 
     metric: str
@@ -63,6 +65,25 @@ class Measurement:
     n: int | None = None
     values: Sequence[float] | None = None
     step: int | None = None
+    chance: float | None = None
+
+
+@dataclass(slots=True)
+class Trained:
+    """What the trainings of one step of a trial have read.
+
+    Args:
+        epochs: Passes over the training data, of all trainings together.
+        samples: Training examples read, each as often as it was read.
+    """
+
+    epochs: int = 0
+    samples: int = 0
+
+    def add(self, epochs: int, samples: int) -> None:
+        """Count one training; one that was resumed counts from its beginning."""
+        self.epochs += epochs
+        self.samples += samples
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +146,8 @@ class Context:
         scratch: A folder that outlives a killed attempt, for training checkpoints.
         calibrate: Gives the calibration data of the trial; see ``calibration``.
         checkpoint_key: Prefix of checkpoint names, so that ratios do not mix.
+        recorded: What the method measured itself.
+        trained: What its trainings have read; a training adds to it.
     """
 
     model: Model
@@ -135,6 +158,7 @@ class Context:
     calibrate: Callable[[], Calibration] | None = None
     checkpoint_key: str = "fit"
     recorded: list[Measurement] = field(default_factory=list)
+    trained: Trained = field(default_factory=Trained)
 
     def dense(self) -> nn.Module:
         """A fresh copy of the dense network, yours to change.

@@ -66,6 +66,9 @@ TRIALS = {
     "macs": "BIGINT",
     "achieved_ratio": "DOUBLE",  # in the method's own ratio_of
     "coverage": "DOUBLE",  # share of the block weights that the method treats
+    "trained_epochs": "BIGINT",  # by the method; the dense model's own do not count
+    "trained_samples": "BIGINT",
+    "chance": "DOUBLE",  # what guessing gives in the primary metric, NULL if unknown
     "achieved_params": "DOUBLE",  # 1 - params / params_dense
     "achieved_bytes": "DOUBLE",
     "achieved_macs": "DOUBLE",

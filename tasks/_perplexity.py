@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from harness.core import BenchError, Measurement, Model, NotFinite, Unsupported
-from harness.toolkit import host_memory, texts
+from harness.toolkit import host_memory, text_part, texts
 from harness.toolkit.blockwise import stream
 
 Tail = Literal["dropped", "equal_weight"]
@@ -86,7 +86,7 @@ class WindowPerplexity:
                 f"text {self.text} has {len(ids)} tokens, fewer than one window of "
                 f"{self.window}: take a longer text or a smaller window"
             )
-        yield from _measurements(window_losses(model, cut))
+        yield from _measurements(window_losses(model, cut), _vocabulary(model))
 
 
 def windows(
@@ -184,7 +184,15 @@ def _loss(model: Model, logits: Tensor, targets: Tensor) -> float:
     return loss
 
 
-def _measurements(losses: list[float]) -> Iterator[Measurement]:
+def _vocabulary(model: Model) -> int | None:
+    """The number of tokens to choose from; None if the network does not say it."""
+    try:
+        return text_part.vocabulary(model.net)
+    except AttributeError:
+        return None
+
+
+def _measurements(losses: list[float], vocabulary: int | None) -> Iterator[Measurement]:
     """Windows count equally: each full window has the same number of predictions."""
     count = len(losses)
     mean = math.fsum(losses) / count
@@ -197,6 +205,7 @@ def _measurements(losses: list[float]) -> Iterator[Measurement]:
         goal="min",
         stderr=None if stderr is None else value * stderr,  # first order
         n=count,
+        chance=None if vocabulary is None else float(vocabulary),  # all as likely
     )
     yield Measurement(
         metric="loss",
@@ -206,4 +215,5 @@ def _measurements(losses: list[float]) -> Iterator[Measurement]:
         stderr=stderr,
         n=count,
         values=losses,
+        chance=None if vocabulary is None else math.log(vocabulary),
     )

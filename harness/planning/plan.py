@@ -15,6 +15,7 @@ from harness.planning.resources import Resources
 from harness.planning.trial import PluginSpec, Trial, digest
 from harness.registry import find
 from results.outcomes import FINISHED, REPEATED
+from results.text.labels import with_calibration
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +53,8 @@ class Artifact:
                 f"dense {self.model.label}, trained on the data of {self.task.label}, "
                 f"seed {self.seed}"
             )
-        return f"calibration of {self.model.label} on {self.calibration}"
+        name = f"calibration of {self.model.label}"
+        return with_calibration(name, self.calibration or "{}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -104,6 +104,7 @@ def _one(one: Any, errors: _Errors) -> Any:
         stderr=stderr,
         n=_optional(_whole, one.n, f"n of {name}", errors),
         step=_optional(_whole, one.step, f"the step of {name}", errors),
+        chance=_optional(_number, one.chance, f"the chance level of {name}", errors),
         values=_optional(_samples, one.values, name, errors),
     )
 

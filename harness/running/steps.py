@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from harness.core import Context, Measurement, Model
+from harness.core import Context, Measurement, Model, Trained
 from harness.planning.messages import Built, Job
 from harness.planning.plan import Artifact, configured, trained, training_key
 from harness.planning.trial import Trial, digest
@@ -48,6 +48,7 @@ class _Compressed:
     size: model_size.Size
     seconds: float
     recorded: tuple[Measurement, ...]
+    trained: Trained
 
 
 @dataclass(slots=True, kw_only=True)
@@ -65,6 +66,7 @@ class Steps:
     is_fitted: bool = False
     fit_seconds: float = 0.0
     fit_recorded: tuple[Measurement, ...] = ()
+    fit_trained: Trained = field(default_factory=Trained)
     shared: Seal | None = None  # of the dense network and the fitted object
     current: _Compressed | None = None
     scratch: Path | None = None
@@ -105,6 +107,8 @@ class Steps:
         row |= rows.dense_columns(self.dense)
         made = self.compressed(trial)
         row["compress_seconds"] = made.seconds
+        row["trained_epochs"] = self.fit_trained.epochs + made.trained.epochs
+        row["trained_samples"] = self.fit_trained.samples + made.trained.samples
         row |= measurements.columns(
             {
                 **rows.size_columns(made.size, self.dense),
@@ -159,6 +163,7 @@ class Steps:
         devices.synchronize(ctx.device)
         self.fit_seconds = time.perf_counter() - began
         self.fit_recorded = tuple(measurements.checked(ctx.recorded))
+        self.fit_trained = ctx.trained
         self._refuse_damage(dense, f"fit of {trial.method.name}")
 
     def _refuse_damage(self, seal: Seal | None, step: str) -> None:
@@ -250,6 +255,7 @@ class Steps:
             size=model_size.size(self.model.with_net(net)),
             seconds=seconds,
             recorded=tuple(measurements.checked(ctx.recorded)),
+            trained=ctx.trained,
         )
 
     def _achieved(self, trial: Trial, made: _Compressed) -> float | None:

@@ -189,16 +189,15 @@ class _Worker:
             failure = Failure(status="failed", error_class="bug", reason=fault)
             row = {k: row[k] for k in ("started_at", "seconds")}
             self._append(trial, row, (), failure)
-        final = [m for m in found if m.step is None]
         return Event(
             what="ended",
             trial=trial.id,
             status="ok" if failure is None else failure.status,
             seconds=row["seconds"],
             error_class=None if failure is None else failure.error_class,
-            summary=failure.reason if failure else primary_metric(final),
+            summary=failure.reason if failure else summary(found),
             poisoned=failure is not None and devices.poisoned(failure.reason),
-            warning="" if failure else warning(final),
+            warning="" if failure else warning(found),
         )
 
     def _append(
@@ -212,6 +211,8 @@ class _Worker:
         if failure is not None:
             row |= asdict(failure)
         row["measurements"] = [rows.stored(m) for m in found]
+        primary = primary_metric(found)
+        row["chance"] = None if primary is None else primary.chance
         samples = [
             {"attempt": row["attempt"], "metric": m.metric, "values": m.values}
             for m in found
@@ -231,9 +232,12 @@ def warning(found: Sequence[Measurement]) -> str:
     return ""
 
 
-def primary_metric(found: Sequence[Measurement]) -> str:
-    """The first measurement that ranks, as a person reads it."""
-    for one in found:
-        if one.goal != "none":
-            return f"{one.metric} {one.value:.4g}"
-    return ""
+def primary_metric(found: Sequence[Measurement]) -> Measurement | None:
+    """The first final measurement that ranks."""
+    return next((m for m in found if m.step is None and m.goal != "none"), None)
+
+
+def summary(found: Sequence[Measurement]) -> str:
+    """The primary metric as a person reads it; empty if nothing ranks."""
+    one = primary_metric(found)
+    return "" if one is None else f"{one.metric} {one.value:.4g}"

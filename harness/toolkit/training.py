@@ -186,6 +186,7 @@ class _Progress:
     epoch: int = 0
     step: int = 0  # within the epoch
     steps: int = 0  # since the start
+    samples: int = 0  # since the start
     loss_sum: float = 0.0
     best: float = -math.inf
     best_epoch: int = -1
@@ -221,6 +222,7 @@ class _Training:
             self.net.load_state_dict(self.best_net)
         self.net.eval()
         self.ctx.record(*(Measurement(**point) for point in self.at.curve))
+        self.ctx.trained.add(self.at.epoch, self.at.samples)
 
     def _out_of_patience(self) -> bool:
         patience = self.recipe.patience
@@ -242,10 +244,10 @@ class _Training:
             rate = self.recipe.rate(at.epoch + step / count)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-            self._step(
-                examples.batch(order[step * size : (step + 1) * size], self.noise)
-            )
+            index = order[step * size : (step + 1) * size]
+            self._step(examples.batch(index, self.noise))
             at.step = step + 1
+            at.samples += len(index)
             self._save(now=False)
         self._check()
         self._end_epoch(count)

@@ -28,7 +28,8 @@ from results.text.columns import (
 from results.text.formats import DASH, number
 from results.text.labels import label, method_label
 
-_DROPPED = (9, 8, 4, 6, 3, 7)  # seeds, params, of, stderr, achieved, recovery
+# trained, seeds, params, of, stderr, achieved, recovery
+_DROPPED = (10, 9, 8, 4, 6, 3, 7)
 # A classifier of ten classes that guesses keeps a little more than a tenth of what a
 # good one has, and a language model with such a perplexity writes noise.
 _USELESS = 0.12
@@ -306,11 +307,13 @@ def _table(
     rows: list[dict[str, Any]], marks: Mapping[str, str], *, ruled: bool
 ) -> Columns:
     headings = ["", "method", "asked", "achieved", "of", rows[0]["metric"]]
-    headings += ["± stderr", "recovery", "params", "seeds"]
+    headings += ["± stderr", "recovery", "params", "seeds", "epochs"]
+    if not any(row.get("trained_epochs") for row in rows):
+        headings.pop()  # nothing trained
     table = Columns(
         headings=headings,
-        left=[i in (0, 1, 4) for i in range(10)],
-        dropped=_DROPPED,
+        left=[i in (0, 1, 4) for i in range(len(headings))],
+        dropped=[i for i in _DROPPED if i < len(headings)],
     )
     ratio = rows[0]["ratio"]
     for row in rows:
@@ -320,7 +323,7 @@ def _table(
         mark = marks.get(row["protocol"])
         best = is_best(row, rows)
         cells = _cells(row, f" [{mark}]" if mark else "", best=best)
-        table.add(cells, *_style(row, best=best))
+        table.add(cells[: len(headings)], *_style(row, best=best))
     return table
 
 
@@ -333,9 +336,10 @@ def _cells(row: Mapping[str, Any], mark: str, *, best: bool) -> list[str]:
         _OF.get(row["ratio_of"], row["ratio_of"] or ""),
         number(row["mean"]),
         _or_dash(row["stderr"], "{:.2g}"),
-        _or_dash(row["recovery"], "{:.1%}"),
+        "at chance" if row.get("at_chance") else _or_dash(row["recovery"], "{:.1%}"),
         magnitude(row["params"]),
         f"{row['ok']}/{row['planned']}",
+        _or_dash(row.get("trained_epochs"), "{:g}"),
     ]
 
 
@@ -370,10 +374,12 @@ def is_best(row: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> bool:
         rows: All rows of its leaderboard.
 
     Returns:
-        False for the dense model, without another method at the same ratio, and for a
-        recovery of at most ``_USELESS``.
+        False for the dense model, without another method at the same ratio, for what
+        is not better than guessing, and for a recovery of at most ``_USELESS``.
     """
     if row["place"] != 1 or row["method"] == "dense":
+        return False
+    if row.get("at_chance"):
         return False
     if row["recovery"] is not None and row["recovery"] <= _USELESS:
         return False

@@ -45,6 +45,9 @@ SHOWN = (
     "recovery",
     "dense",
     "coverage",
+    "at_chance",
+    "trained_epochs",
+    "trained_samples",
     "params",
     "params_nonzero",
     "bytes",
@@ -141,7 +144,8 @@ def _times(store: Store) -> dict[tuple[Any, ...], dict[str, float]]:
 def _mark(store: Store, rows: Sequence[dict[str, Any]]) -> None:
     """Set ``mark``: ``best`` of its ratio, or ``like best`` if a test sees no gap.
 
-    The dense model and methods without a rival at their ratio get no mark.
+    The dense model, methods without a rival at their ratio and results that are no
+    better than guessing get no mark.
     """
     rivals: dict[tuple[Any, ...], list[tuple[dict[str, Any], Cell]]] = {}
     for row in rows:
@@ -154,6 +158,8 @@ def _mark(store: Store, rows: Sequence[dict[str, Any]]) -> None:
         for row, cell in group:
             marked = "like best" if cell.like_best else ""
             row["mark"] = "best" if cell.rank == 1 else marked
+            if row["at_chance"]:
+                row["mark"] = ""
 
 
 def _cell(row: Mapping[str, Any]) -> Cell:

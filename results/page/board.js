@@ -24,11 +24,13 @@ function columns(board) {
     ["latency", "Latency", "Milliseconds per batch of images, measured", (r) => format.seconds(r.latency / 1000), null, false],
     ["prefill", "Prefill", "Milliseconds per token read, measured", (r) => format.seconds(r.prefill / 1000), null, false],
     ["decode", "Decode", "Milliseconds per token written, measured", (r) => format.seconds(r.decode / 1000), null, false],
+    ["trained_samples", "Trained on", "Training examples that the method read, each as often as it was read; those of the dense model do not count", trained, null, false],
     ["coverage", "Treated", "Share of the block weights that the method treats", (r) => format.share(r.coverage), null, true],
     ["seeds", "Seeds", "Trials in the mean, of those planned; each links to its trial", seeds, null, true],
   ];
-  // A column without any number says nothing; full coverage is not worth one.
-  const has = (name) => board.rows.some((row) => row[name] !== null && row[name] !== undefined && (name !== "coverage" || row[name] < 1));
+  // A column without any number says nothing; full coverage and no training are not worth one.
+  const says = { coverage: (v) => v < 1, trained_samples: (v) => v > 0 };
+  const has = (name) => board.rows.some((row) => row[name] !== null && row[name] !== undefined && (says[name]?.(row[name]) ?? true));
   return list.filter(([name]) => has(name)).map(([name, heading, meaning, show, , up]) => ({ name, heading, meaning, show, up }));
 }
 
@@ -43,7 +45,13 @@ function value(row) {
   return h("span", { title: row.stderr_over ? `± standard error ${covers[row.stderr_over]}` : "no error is known" }, text, error);
 }
 
+function trained(row) {
+  if (!row.trained_samples) return row.trained_samples === 0 ? "0" : format.DASH;
+  return h("span", { title: `${format.count(row.trained_epochs)} epochs` }, format.count(row.trained_samples));
+}
+
 function recovery(row) {
+  if (row.at_chance) return h("b", { title: "No better than guessing by two standard errors" }, "at chance");
   if (row.recovery === null) return format.DASH;
   const width = `${Math.max(0, Math.min(1, row.recovery)) * 100}%`;
   return h("span", { class: "bar" }, h("i", { style: `width:${width}`, "aria-hidden": "true" }), format.share(row.recovery));

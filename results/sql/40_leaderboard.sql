@@ -10,6 +10,8 @@
 --           same options, calibration and dtype.
 -- coverage  share of the block weights that the method treats, NULL where it reads no
 --           roles; the rest of the blocks stays dense.
+-- at_chance whether a primary metric is not better than guessing by more than two
+--           standard errors; NULL where the level of guessing is not known.
 -- Only the model's newest revision counts (see stored.superseded), and of two trials
 -- that differ in nothing but the version of a plugin, the newer.
 -- main      whether it is the metric that its task measures first.
@@ -26,7 +28,8 @@ WITH stored_once AS MATERIALIZED (  -- see results.queries.db.create_views
     SELECT attempt, trial, status, started_at, method, method_options, model,
            model_options, task, task_options, protocol, ratio, ratio_of, calibration,
            dtype, achieved_ratio, achieved_params, params, params_nonzero, bytes, macs,
-           seconds, coverage, seed, coalesce(model_revision, '') AS revision,
+           seconds, coverage, trained_epochs, trained_samples, chance, seed,
+           coalesce(model_revision, '') AS revision,
            -- Grouping by a hash of the keys takes a third of the time of the keys; of
            -- a million groups, two share one with a probability of 3 in 10^8.
            hash(task, task_options, protocol, model, model_options, ratio, ratio_of,
@@ -100,6 +103,9 @@ WITH stored_once AS MATERIALIZED (  -- see results.queries.db.create_views
            avg(achieved_ratio)       AS achieved,
            avg(achieved_params)      AS achieved_params,
            avg(coverage)             AS coverage,
+           avg(trained_epochs)       AS trained_epochs,
+           avg(trained_samples)      AS trained_samples,
+           avg(chance)               AS chance,
            avg(params)               AS params,
            avg(params_nonzero)       AS params_nonzero,
            avg(bytes)                AS bytes,
@@ -139,11 +145,14 @@ SELECT g.task, g.task_options, g.protocol, g.metric, g.unit, g.goal,
             ELSE g.sample_stderr END AS stderr,
        CASE WHEN g.seeds > 1 THEN 'seeds'
             WHEN g.sample_stderr IS NOT NULL THEN 'samples' END AS stderr_over,
+       CASE WHEN NOT main THEN NULL
+            WHEN g.goal = 'max' THEN g.mean - 2 * coalesce(stderr, 0) <= g.chance
+            ELSE g.mean + 2 * coalesce(stderr, 0) >= g.chance END AS at_chance,
        g.seeds, d.dense,
        CASE g.goal WHEN 'max' THEN g.mean / nullif(d.dense, 0)
                    ELSE d.dense / nullif(g.mean, 0) END AS recovery,
        g.achieved, g.achieved_params, g.params, g.params_nonzero, g.bytes, g.macs,
-       g.seconds, g.coverage, g.seeds AS ok,
+       g.seconds, g.coverage, g.trained_epochs, g.trained_samples, g.seeds AS ok,
        g.seeds + coalesce(m.trials, 0) AS planned,
        rank() OVER (
            PARTITION BY g.task, g.task_options, g.protocol, g.metric, g.model,

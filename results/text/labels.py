@@ -74,10 +74,26 @@ def method_label(row: Mapping[str, Any]) -> str:
     """
     name = label(row["method"], row["method_options"])
     if row["calibration"]:
-        name = label(name, _short_content(row["calibration"]))
+        name = with_calibration(name, row["calibration"])
     if row["dtype"] not in (None, "float32"):
         name = f"{name} {row['dtype']}"
     return name
+
+
+def with_calibration(name: str, calibration: str) -> str:
+    """Write the options of a calibration behind a name.
+
+    Args:
+        name: What was calibrated.
+        calibration: The stored options, as JSON.
+
+    Returns:
+        The name, the text with six digits of the hash of its content, and the rest.
+
+    >>> with_calibration("svd_llm", '{"content":"sha256:0123456789abcdef","samples":8}')
+    'svd_llm text=012345 samples=8'
+    """
+    return label(name, _short_content(calibration))
 
 
 def _short_content(calibration: str) -> str:

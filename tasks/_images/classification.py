@@ -163,7 +163,9 @@ def classification(logits: Tensor, labels: Tensor) -> Iterator[Measurement]:
         See ``ImageTask.evaluate``.
     """
     right = (logits.argmax(1) == labels).double()
-    yield _mean("accuracy", right, "max", keep=True)
+    # The best constant answer: the most frequent class of the test split.
+    constant = labels.bincount().max().item() / len(labels)
+    yield replace(_mean("accuracy", right, "max", keep=True), chance=constant)
     # An excluded class has no rank among the others, and no finite loss.
     whole = not logits.isinf().any()
     if whole and logits.shape[1] > 5:

@@ -9,7 +9,14 @@ import math
 import os
 import random
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import (
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -141,7 +148,12 @@ def measure(task: ZeroShot, model: Model) -> list[Measurement]:
     asked = {name: made.instances for name, made in loaded.tasks.items()}
     counts = in_memory.truncated(lm.cut, asked)
     name = task.task()[0]
-    return [*_measurements(name, results), *_truncated(name, counts)]
+    choosing = {
+        one
+        for one, made in loaded.tasks.items()
+        if made.OUTPUT_TYPE == "multiple_choice"
+    }
+    return [*_measurements(name, results, choosing), *_truncated(name, counts)]
 
 
 def _truncated(
@@ -170,8 +182,22 @@ def _once(task: Any) -> None:
     task.build_all_requests = build_or_empty
 
 
-def _measurements(root: str, results: Mapping[str, Any]) -> Iterator[Measurement]:
-    """lm-eval's results, group first; a member's metrics are called ``task/metric``."""
+def _measurements(
+    root: str, results: Mapping[str, Any], choosing: Collection[str]
+) -> Iterator[Measurement]:
+    """lm-eval's results, group first; a member's metrics are called ``task/metric``.
+
+    Args:
+        root: The task or group that was asked for.
+        results: What ``simple_evaluate`` returned.
+        choosing: Names of the tasks that choose one of several answers.
+
+    Yields:
+        One measurement for each metric and filter of each task.
+
+    Raises:
+        NotFinite: If a number is not finite.
+    """
     for name, found in results["results"].items():
         goals = results["higher_is_better"].get(name) or {}
         samples = results["samples"].get(name, [])
@@ -192,7 +218,21 @@ def _measurements(root: str, results: Mapping[str, Any]) -> Iterator[Measurement
                 stderr=float(stderr) if known else None,  # lm-eval gives N/A or NaN
                 n=found.get("sample_len"),
                 values=_values(samples, metric, chosen),
+                chance=_chance(samples, metric) if name in choosing else None,
             )
+
+
+def _chance(samples: Sequence[Mapping[str, Any]], metric: str) -> float | None:
+    """The mean share of right answers if each answer is as likely.
+
+    Only of the two accuracies of multiple choice. With ``acc_mutual_info`` lm-eval asks
+    for each answer twice, so that the number of its requests is not that of answers.
+    """
+    if metric not in ("acc", "acc_norm") or not samples:
+        return None
+    if any("acc_mutual_info" in one for one in samples):
+        return None
+    return math.fsum(1 / len(one["resps"]) for one in samples) / len(samples)
 
 
 def _goal(higher_is_better: bool | None) -> Goal:

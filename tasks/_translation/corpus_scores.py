@@ -45,6 +45,7 @@ def corpus_scores(
             stderr=float(spread.std(ddof=1)),
             n=n,
             values=values,
+            chance=0.0,
         )
     columns = bleu_statistics(hypotheses, references)
     for metric, column in columns.items():
@@ -108,6 +109,7 @@ def _corpus_score(
         goal="max",
         stderr=float(np.std(spread, ddof=1)),
         n=len(references),
+        chance=0.0,
     )
 
 

@@ -102,6 +102,9 @@ def test_a_constant_answer_is_right_as_often_as_its_class_occurs():
     share = (labels == 3).float().mean().item()
     assert points["accuracy"].value == pytest.approx(share)
     assert points["accuracy"].values == (labels == 3).double().tolist()
+    # No constant answer is right more often than the most frequent class.
+    most = max((labels == c).double().mean().item() for c in range(10))
+    assert points["accuracy"].chance == pytest.approx(most)
     assert points["accuracy_class_3"].value == 1
     assert points["accuracy_class_4"].value == 0
     # loss: log(9 + e) - [class is 3]

@@ -51,6 +51,15 @@ def test_a_uniform_guess_over_fifty_tokens_has_perplexity_fifty(tmp_path):
     assert found["perplexity"].value == pytest.approx(VOCABULARY)
     assert found["perplexity"].stderr == pytest.approx(0, abs=1e-6)
     assert found["loss"].n == 9
+    assert found["perplexity"].chance is None  # the network does not say its vocabulary
+
+
+def test_a_guess_is_the_level_of_chance(tmp_path):
+    model = language_model([0.0] * VOCABULARY)
+    model.net.get_input_embeddings = lambda: nn.Embedding(VOCABULARY, 1)
+    found = measured(model, "0123" * 9, tmp_path, window=4)
+    assert found["perplexity"].chance == VOCABULARY
+    assert found["loss"].chance == pytest.approx(found["loss"].value)
 
 
 # p(0) = 3/4 and p(1) = 1/4. The text 0000 11 in windows of four: the full window

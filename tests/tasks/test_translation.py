@@ -110,6 +110,12 @@ def test_two_systems_are_compared_by_paired_bootstrap_from_what_is_stored():
     assert wins / 200 > 0.95
 
 
+def test_a_system_that_writes_nothing_is_at_the_level_of_guessing():
+    found = scores([""] * 3, ["a b c d"] * 3)
+    ranked = [m for m in found.values() if m.goal == "max"]
+    assert [(m.value, m.chance) for m in ranked] == [(0, 0)] * len(ranked)
+
+
 def test_a_mean_has_its_textbook_error():
     values = scores(*random_corpus(1))["rouge_l"]
     textbook = np.std(values.values, ddof=1) / np.sqrt(60)

@@ -116,6 +116,10 @@ def test_accuracies_are_those_of_hand_worked_likelihoods(task):
     assert found["acc"].value == pytest.approx(2 / 3)
     assert found["acc"].goal == "max"
     assert found["acc"].n == 3
+    shares = [1 / len(d["choices"]) for d in DOCUMENTS]
+    assert found["acc"].chance == pytest.approx(sum(shares) / 3)
+    assert found["acc_norm"].chance == found["acc"].chance
+    assert found["truncated_prompts"].chance is None
     # The sample deviation of 1, 0, 1 is sqrt(1/3); its mean's error is that / sqrt(3).
     assert found["acc"].stderr == pytest.approx(1 / 3)
 

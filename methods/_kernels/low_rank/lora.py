@@ -86,6 +86,7 @@ def _train(net: Any, lora: Lora, ctx: Context, stage: int) -> None:
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1.0, (step + 1) / max(1, lora.warmup))
     )
+    ctx.trained.add(lora.epochs, lora.epochs * len(tokens))
     for epoch in range(lora.epochs):
         losses = []
         for batch in torch.randperm(len(tokens), generator=order).split(lora.batch):

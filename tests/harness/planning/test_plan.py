@@ -174,7 +174,9 @@ def test_artifacts_differ_by_everything_that_changes_their_content(planned):
     ]
 
     assert len({a.id for a in (one, *others)}) == 7
-    assert str(replace(one, calibration='{"n": 4}')) == 'calibration of toy on {"n": 4}'
+    read = '{"content":"sha256:0123456789abcdef","samples":4,"text":"./a.txt"}'
+    said = "calibration of toy text=a.txt@012345 samples=4"
+    assert str(replace(one, calibration=read)) == said
 
 
 def test_calibration_is_an_artifact_of_the_method_that_reads_it(planned):

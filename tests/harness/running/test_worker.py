@@ -85,10 +85,24 @@ def test_rows_hold_what_was_asked_and_what_was_achieved(run):
     assert row["macs"] == row["macs_dense"] == 32
     assert row["bytes"] == row["bytes_dense"]
     assert row["status"] == "ok"
+    assert row["chance"] == 1.5
+    assert (row["trained_epochs"], row["trained_samples"]) == (3, 96)  # fit, compress
     assert row["seconds"] >= row["evaluate_seconds"] >= 0
     assert row["peak_memory_bytes"] > 10**7
     assert len(row["code_digest"]) == 24
     assert json.loads(row["versions"])["torch"]
+
+
+def test_what_the_members_of_a_chain_train_is_added_up(run):
+    store, _, _ = run("{chain: [toy_drop, {name: toy_drop, ratio: 0.75}]}")
+
+    found = ask(
+        store,
+        "SELECT DISTINCT ratio, status, trained_epochs, trained_samples FROM trials "
+        "WHERE ratio > 0 ORDER BY ratio",
+    ).rows
+    # Each of the two fits and compresses.
+    assert found == [(ratio, "ok", 6, 192) for ratio in (0.25, 0.5, 0.75)]
 
 
 def test_the_same_run_again_does_nothing(run, toys):

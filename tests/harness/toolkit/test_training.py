@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from harness.core import Context, Model, NotFinite
+from harness.core import Context, Model, NotFinite, Trained
 from harness.toolkit import training
 from harness.toolkit.images import ImageData, Images
 from harness.toolkit.training import Objective, Recipe, predict, train
@@ -121,6 +121,11 @@ def test_a_killed_training_resumes_to_the_same_bits(
 
     assert torch.equal(weights(whole), weights(resumed))
     assert second.recorded == ctx.recorded
+    # What it read counts from its beginning, not from where it was killed.
+    assert second.trained == ctx.trained
+    size, last = len(context().data.train), recipe.batch_size
+    read = size - (size % last == 1)  # batch normalisation cannot read a batch of one
+    assert ctx.trained == Trained(recipe.epochs, recipe.epochs * read)
 
 
 def test_a_finished_training_is_not_repeated(tmp_path):

@@ -294,6 +294,46 @@ def test_failed_lost_and_missing_trials_count_in_their_own_row_only(empty):
     }
 
 
+@pytest.mark.parametrize(
+    ("goal", "value", "stderr", "chance", "at_chance"),
+    [
+        ("max", 0.13, 0.02, 0.10, True),  # 0.09 to 0.17 holds the level of guessing
+        ("max", 0.15, 0.02, 0.10, False),
+        ("max", 0.10, None, 0.10, True),  # an error that is not known counts as none
+        ("min", 49_000, 100, 49_152, True),
+        ("min", 48_000, 100, 49_152, False),
+        ("min", 60_000, None, 49_152, True),
+        ("max", 0.0, 0.0, None, None),
+    ],
+)
+def test_what_is_no_better_than_guessing_is_said_and_gets_no_star(
+    empty, goal, value, stderr, chance, at_chance
+):
+    for method, worse in (("svd", 0), ("magnitude", -9 if goal == "max" else 9e5)):
+        made = row(method, method=method, ratio=0.2, chance=chance)
+        number = {"metric": "m", "value": value + worse, "goal": goal, "stderr": stderr}
+        other = {"metric": "n", "value": 0, "goal": "max"}  # chance is not of this one
+        made["measurements"] = [number, other]
+        empty.append(made)
+    rows = ask(empty, "FROM leaderboard").dicts()
+
+    (best,) = (r for r in rows if r["method"] == "svd" and r["metric"] == "m")
+    assert best["at_chance"] is at_chance
+    assert {r["at_chance"] for r in rows if r["metric"] == "n"} == {None}
+    mine = [r for r in rows if r["metric"] == "m"]
+    assert leaderboard.is_best(best, mine) is not bool(at_chance)
+    said = re.search(r"svd .*at chance", _shown(empty, mixed=False))
+    assert (said is not None) is bool(at_chance)
+
+
+def test_epochs_of_training_are_shown_where_a_method_trains(empty):
+    empty.append(row("a", method="svd", trained_epochs=0, model="pretrained"))
+    assert "epochs" not in _shown(empty, mixed=False)
+    empty.append(row("b", method="dropback", trained_epochs=20, model="mlp"))
+    shown = _shown(empty, mixed=False)
+    assert re.search(r"epochs\n(.|\n)*dropback.* 20\n", shown)
+
+
 def test_no_star_without_a_rival_and_none_on_a_useless_result():
     def made(method, ratio, place, recovery):
         return {"method": method, "ratio": ratio, "place": place, "recovery": recovery}
