@@ -138,8 +138,9 @@ class View:
             usual = sum(self._took) / len(self._took) if self._took else None
             if usual is not None:
                 oldest = min(since for _, since in self._running.values())
-                left = max(0.0, usual - (time.monotonic() - oldest))
-                waits += f" (about {format_duration(left)})"
+                left = usual - (time.monotonic() - oldest)
+                # One that takes longer than usual ends at a time that nobody knows.
+                waits += f" (about {format_duration(left)})" if left > 0 else ""
         self._stopping = f"{waits}; Ctrl-C again stops now"
         # Not through rich, whose locks the interrupted code may hold.
         if self.live is None and not self.console.quiet:

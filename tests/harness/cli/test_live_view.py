@@ -66,3 +66,8 @@ def test_an_interrupt_is_answered_at_once_with_what_it_waits_for(monkeypatch, ca
     assert capfd.readouterr().err == (
         "stopping after 1 running trial (about 30.0 s); Ctrl-C again stops now\n"
     )
+    now[0] = 50.0  # it takes longer than the others took
+    view.stopping()
+    assert capfd.readouterr().err == (
+        "stopping after 1 running trial; Ctrl-C again stops now\n"
+    )
