@@ -118,18 +118,14 @@ class A3:
         calibration = ctx.calibration()
         for one, block in zip(heads.parts_of(ctx.model), fitted, strict=True):
             budget = int(reduced.stored(net, one) - ratio * reduced.weights(net, one))
-            width = int((1 - ratio) * one.head_dim + 1e-9)
+            width = one.width(ratio)
             if one.paired or one.readers > 1:  # channels of a head are not mixed
                 scores = heads.pair_scores(
                     one,
                     block.query.diagonal(dim1=1, dim2=2).flatten(),
                     block.key.diagonal(dim1=1, dim2=2).flatten(),
                 )
-                step = 2 if one.paired else 1
-                count = max(step, width // step * step)
-                if count < one.head_dim:
-                    kept = heads.best_channels(one, scores, count)
-                    heads.keep_query_key(net, one, kept)
+                heads.keep_best_query_key(net, one, scores, width)
             elif width < one.head_dim:
                 maps = score_maps(block.query, block.key, max(1, width))
                 heads.turn_query_key(net, one, *maps)

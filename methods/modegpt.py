@@ -195,11 +195,7 @@ def leverage(moment: Tensor, ridge: float) -> Tensor:
 
 
 def _attention(net: nn.Module, parts: heads.Parts, block: Block, share: float) -> None:
-    step = 2 if parts.paired else 1
-    width = int((1 - share) * parts.head_dim + 1e-9)
-    channels = max(step, width // step * step)
-    if channels < parts.head_dim:
-        kept = heads.best_channels(parts, block.channels, channels)
-        heads.keep_query_key(net, parts, kept)
+    width = parts.width(share)
+    heads.keep_best_query_key(net, parts, block.channels, width)
     if width < parts.head_dim:
         heads.keep_value_output(net, parts, block.values, max(1, width))

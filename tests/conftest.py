@@ -18,6 +18,10 @@ settings.load_profile("suite")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# A runner may state a width (workers of pytest-xdist have 80 columns), which changes
+# what the commands print; tests that need a width set it.
+os.environ.pop("COLUMNS", None)
+
 # No test reaches for the hub; its clients read this once, when they are imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Plugins that tests load through SHRINKGRID_PLUGINS, never as modules of the suite.

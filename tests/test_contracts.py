@@ -243,6 +243,19 @@ def test_the_shape_of_the_output_is_kept_and_finite(made, name, kind):
         assert not torch.isposinf(outputs(net, ctx)).any()
 
 
+@pytest.mark.parametrize("name", [n for n, kind in cases() if kind == "causal_lm"])
+def test_generation_with_a_cache_equals_generation_without(made, name):
+    _, _, nets, _ = made(name, "causal_lm")
+    words = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
+    ids = torch.arange(8)[None]
+
+    for net, *_ in nets.values():
+        with torch.inference_mode():
+            cached = net.generate(ids, use_cache=True, **words)
+            plain = net.generate(ids, use_cache=False, **words)
+        assert cached.tolist() == plain.tolist()
+
+
 @pytest.mark.parametrize(("name", "kind"), cases())
 def test_the_achieved_ratio_keeps_the_budget_and_stays_near_the_requested_one(
     made, name, kind

@@ -49,7 +49,7 @@ class Stream:
     tokens: Tensor = field(repr=False)
 
     def __iter__(self) -> Iterator[tuple[str, nn.Module]]:
-        """Path and module of each block; call ``run`` for it before the next."""
+        """Path and module of each block; call ``advance`` before the next."""
         for index, block in enumerate(self.blocks):
             yield f"{self.path}.{index}", block
 

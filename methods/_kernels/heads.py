@@ -49,6 +49,10 @@ class Parts:
         """Whether rotary positions turn channels in pairs."""
         return bool((self.partner != torch.arange(self.head_dim)).any())
 
+    def width(self, share: float) -> int:
+        """The channels of a head that are left when a share of them goes."""
+        return int((1 - share) * self.head_dim + 1e-9)
+
     def neurons(self, net: nn.Module) -> Units:
         """The neurons of the MLP, as units that can be removed."""
         writers = tuple(self.names[r] for r in ("gate", "up") if r in self.names)
@@ -240,6 +244,24 @@ def keep_query_key(net: nn.Module, parts: Parts, channels: Tensor) -> None:
         where = rows.to(old.weight.device)
         bias = None if old.bias is None else old.bias[where]
         _spread(net, parts.names[role], old.weight[where], bias, rows)
+
+
+def keep_best_query_key(
+    net: nn.Module, parts: Parts, scores: Tensor, width: int
+) -> None:
+    """Leave the channels of highest score of each query and key head, in place.
+
+    Args:
+        net: The network.
+        parts: The block.
+        scores: From ``pair_scores``.
+        width: Number of channels of a head; one less if they turn in pairs and it is
+            odd. At least one channel or pair stays.
+    """
+    step = 2 if parts.paired else 1
+    count = max(step, width // step * step)
+    if count < parts.head_dim:
+        keep_query_key(net, parts, best_channels(parts, scores, count))
 
 
 @torch.no_grad()

@@ -74,19 +74,14 @@ def watched(
             handle.remove()
 
 
-def names(parts: Parts) -> list[str]:
-    """The matrices of a block that are treated."""
-    return list(parts.names.values())
-
-
 def weights(net: nn.Module, parts: Parts) -> int:
     """The number of weights in the matrices of a dense block."""
-    return sum(matrix(net.get_submodule(name)).numel() for name in names(parts))
+    return sum(matrix(net.get_submodule(name)).numel() for name in parts.names.values())
 
 
 def stored(net: nn.Module, parts: Parts) -> int:
     """The numbers in the matrices of a block, with biases and positions."""
-    modules = [net.get_submodule(name) for name in names(parts)]
+    modules = [net.get_submodule(name) for name in parts.names.values()]
     tensors = [t for m in modules for t in (*m.parameters(), *m.buffers())]
     return sum(t.numel() for t in tensors)
 

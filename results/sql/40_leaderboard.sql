@@ -10,7 +10,7 @@
 --           same options, calibration and dtype.
 -- coverage  share of the block weights that the method treats, NULL where it reads no
 --           roles; the rest of the blocks stays dense.
--- at_chance whether a primary metric is not better than guessing by more than two
+-- at_chance whether the metric measured first is not better than guessing by more than two
 --           standard errors; NULL where the level of guessing is not known.
 -- Only the model's newest revision counts (see stored.superseded), and of two trials
 -- that differ in nothing but the version of a plugin, the newer.
@@ -57,12 +57,18 @@ WITH stored_once AS MATERIALIZED (  -- see results.queries.db.create_views
     FROM stored_once JOIN revised USING (model, model_options)
     WHERE revision <> newest_revision
 ), ranked AS (
-    SELECT * EXCLUDE (m, repeated), m.metric, m.value, m.unit, m.goal,
+    SELECT * EXCLUDE (m, repeated, chance), m.metric, m.value, m.unit, m.goal,
+           -- Of the first metric that ranks, which may be left out here for its size.
+           CASE WHEN position = first_ranked THEN chance END AS chance,
            CASE WHEN m.stderr >= 0 AND m.stderr < 1e150 THEN m.stderr END AS sample_stderr
     FROM (
         SELECT * EXCLUDE (measurements), unnest(measurements) AS m,
                repeated_metrics(measurements, checked) AS repeated,
-               generate_subscripts(measurements, 1) AS position
+               generate_subscripts(measurements, 1) AS position,
+               CASE WHEN chance IS NOT NULL THEN list_position(
+                   list_transform(measurements,
+                                  lambda x: x.goal IN ('min', 'max') AND x.step IS NULL),
+                   true) END AS first_ranked
         FROM stored_once ANTI JOIN losers USING (attempt)
         WHERE status = 'ok'
     )
@@ -145,8 +151,7 @@ SELECT g.task, g.task_options, g.protocol, g.metric, g.unit, g.goal,
             ELSE g.sample_stderr END AS stderr,
        CASE WHEN g.seeds > 1 THEN 'seeds'
             WHEN g.sample_stderr IS NOT NULL THEN 'samples' END AS stderr_over,
-       CASE WHEN NOT main THEN NULL
-            WHEN g.goal = 'max' THEN g.mean - 2 * coalesce(stderr, 0) <= g.chance
+       CASE WHEN g.goal = 'max' THEN g.mean - 2 * coalesce(stderr, 0) <= g.chance
             ELSE g.mean + 2 * coalesce(stderr, 0) >= g.chance END AS at_chance,
        g.seeds, d.dense,
        CASE g.goal WHEN 'max' THEN g.mean / nullif(d.dense, 0)

@@ -183,7 +183,7 @@ def _once(task: Any) -> None:
 
 
 def _measurements(
-    root: str, results: Mapping[str, Any], choosing: Collection[str] = ()
+    root: str, results: Mapping[str, Any], choosing: Collection[str]
 ) -> Iterator[Measurement]:
     """lm-eval's results, group first; a member's metrics are called ``task/metric``.
 

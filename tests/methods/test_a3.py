@@ -1,6 +1,6 @@
 import pytest
 import torch
-from tiny_llm import context, logits, tiny
+from tiny_llm import context, logits, recorded, tiny
 
 from harness.registry import find
 from methods._kernels.heads import parts_of
@@ -17,18 +17,6 @@ def build(**options):
 def fit_and_compress(ctx, ratio, **options):
     method = build(**options)
     return method.compress(method.fit(ctx.model, ctx), ratio, ctx).eval()
-
-
-def recorded(model, tokens, name, outputs=False):
-    """The inputs or outputs of a matrix of the dense model, one row a token."""
-    seen = []
-    handle = model.net.get_submodule(name).register_forward_hook(
-        lambda _, args, out: seen.append((out if outputs else args[0]).flatten(0, -2))
-    )
-    with torch.no_grad():
-        model.net(input_ids=tokens, use_cache=False)
-    handle.remove()
-    return torch.cat(seen).double()
 
 
 def test_the_score_maps_have_the_error_of_the_full_svd_of_all_scores():
@@ -130,14 +118,3 @@ def test_every_block_loses_the_same(tmp_path):
     shapes = [[p.shape for p in block.parameters()] for block in net.model.layers]
 
     assert shapes[0] == shapes[1] == shapes[2]
-
-
-def test_generation_with_a_cache_equals_generation_without(tmp_path):
-    net = fit_and_compress(context(tiny("llama"), tmp_path), 0.3)
-    words = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
-    ids = torch.arange(8)[None]
-    with torch.no_grad():
-        cached = net.generate(ids, use_cache=True, **words)
-        plain = net.generate(ids, use_cache=False, **words)
-
-    assert cached.tolist() == plain.tolist()

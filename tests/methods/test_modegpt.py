@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from tiny_llm import context, logits, tiny
+from tiny_llm import context, logits, recorded, tiny
 
 from harness.core import BenchError, Unsupported
 from harness.registry import find
@@ -20,18 +20,6 @@ def build(**options):
 def fit_and_compress(ctx, ratio, **options):
     method = build(**options)
     return method.compress(method.fit(ctx.model, ctx), ratio, ctx).eval()
-
-
-def recorded(model, tokens, name, outputs=False):
-    """The inputs or outputs of a matrix of the dense model, one row a token."""
-    seen = []
-    handle = model.net.get_submodule(name).register_forward_hook(
-        lambda _, args, out: seen.append((out if outputs else args[0]).flatten(0, -2))
-    )
-    with torch.no_grad():
-        model.net(input_ids=tokens, use_cache=False)
-    handle.remove()
-    return torch.cat(seen).double()
 
 
 def test_the_down_projection_is_least_squares_on_the_neurons_that_stay(tmp_path):
@@ -152,18 +140,6 @@ def test_a_ratio_beyond_the_most_is_refused(tmp_path):
 
 def test_the_leverage_of_a_dead_neuron_is_zero():
     assert leverage(torch.diag(torch.tensor([1.0, 0.0])), 0.1)[1] == 0
-
-
-def test_generation_with_a_cache_equals_generation_without(tmp_path):
-    ctx = context(tiny("llama"), tmp_path)
-    net = fit_and_compress(ctx, 0.3)
-    words = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
-    ids = torch.arange(8)[None]
-    with torch.no_grad():
-        cached = net.generate(ids, use_cache=True, **words)
-        plain = net.generate(ids, use_cache=False, **words)
-
-    assert cached.tolist() == plain.tolist()
 
 
 @pytest.mark.parametrize(

@@ -96,3 +96,15 @@ def logits(net, length=16):
     ids = torch.arange(length).mul(7).remainder(256)[None]
     with torch.inference_mode():
         return net(input_ids=ids, use_cache=False).logits
+
+
+def recorded(model, tokens, name, outputs=False):
+    """The inputs or outputs of a matrix of the dense model, one row a token."""
+    seen = []
+    handle = model.net.get_submodule(name).register_forward_hook(
+        lambda _, args, out: seen.append((out if outputs else args[0]).flatten(0, -2))
+    )
+    with torch.no_grad():
+        model.net(input_ids=tokens, use_cache=False)
+    handle.remove()
+    return torch.cat(seen).double()

@@ -352,7 +352,7 @@ def test_a_metric_that_is_not_finite_fails():
         "samples": {},
     }
     with pytest.raises(NotFinite, match="lm-eval gives nan as acc"):
-        list(evaluate._measurements("letters", results))
+        list(evaluate._measurements("letters", results, ()))
 
 
 def test_the_global_random_generators_are_left_as_they_are(task):

@@ -48,12 +48,6 @@ def test_two_choices_that_exist_and_do_not_meet_are_said_so(empty):
         leaderboard.read(empty, model=["three"])
 
 
-@pytest.fixture
-def wide(monkeypatch):
-    """A terminal that every column fits into."""
-    monkeypatch.setenv("COLUMNS", "160")
-
-
 def _plain(text):
     return re.sub(r"\x1b\[[\d;]*m", "", text)
 
@@ -300,7 +294,6 @@ def test_failed_lost_and_missing_trials_count_in_their_own_row_only(empty):
     }
 
 
-@pytest.mark.usefixtures("wide")
 @pytest.mark.parametrize(
     ("goal", "value", "stderr", "chance", "at_chance"),
     [
@@ -333,7 +326,19 @@ def test_what_is_no_better_than_guessing_is_said_and_gets_no_star(
     assert (said is not None) is bool(at_chance)
 
 
-@pytest.mark.usefixtures("wide")
+def test_the_level_of_guessing_is_not_that_of_another_metric(empty):
+    # A collapsed model: its perplexity is too large to rank, its loss is not.
+    made = row("svd", method="svd", ratio=0.2, chance=50.0)
+    made["measurements"] = [
+        {"metric": "perplexity", "value": 1e200, "goal": "min"},
+        {"metric": "loss", "value": 460.5, "goal": "min"},
+    ]
+    empty.append(made)
+
+    found = ask(empty, "SELECT metric, main, at_chance FROM leaderboard").rows
+    assert found == [("loss", True, None)]
+
+
 def test_epochs_of_training_are_shown_where_a_method_trains(empty):
     empty.append(row("a", method="svd", trained_epochs=0, model="pretrained"))
     assert "epochs" not in _shown(empty, mixed=False)
