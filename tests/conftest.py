@@ -74,6 +74,7 @@ def toy_grid(tmp_path: Path, toys: Path):
 def toys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Make the toy plugins known, here and in workers; gives the folder of counts."""
     from harness import registry
+    from harness.planning import plan
 
     monkeypatch.setenv("SHRINKGRID_PLUGINS", str(Path(__file__).parent / "toys"))
     counts = tmp_path / "counts"
@@ -81,6 +82,7 @@ def toys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setenv("TOY_COUNTS", str(counts))
     registry._load_external.cache_clear()
     registry.discover.cache_clear()
+    plan.configured.cache_clear()  # instances of classes that are loaded again
     return counts
 
 

@@ -121,17 +121,9 @@ def load_model(
         BenchError: If the checkpoint is not in the store, or the files of a pretrained
             model are not those of the plan.
     """
-    family = configured("model", part)
     if dense is None:
-        if hasattr(family, "at"):  # the plan's revision, whatever is newest here
-            family = family.at(part.revision)
-        model: Model = family.load()
-        here = str(family.revision())
-        if here != part.revision:
-            raise BenchError(
-                f"model {part.name} is {here} on this node, and {part.revision} in the "
-                "plan: copy the planned files to every node, or run the command again"
-            )
+        model: Model = _pinned(part).load()
+        same_model(part)
         _place(model.net, getattr(torch, dtype), placement, store)
     else:
         with store_io():
@@ -139,7 +131,7 @@ def load_model(
         if folder is None:
             raise BenchError(f"the artifact {dense.id} is not in {store.uri}")
         data = task_data(_task(dense))
-        model = family.build(data.shape, dense.seed)
+        model = configured("model", part).build(data.shape, dense.seed)
         _fill(model.net, folder / "model.safetensors", dense)
     devices.cast(model.net, getattr(torch, dtype)).to(devices.pick()).eval()
     return replace(model, name=part.name)
@@ -162,6 +154,32 @@ def _place(
         with store_io():
             folder = store.scratch("host-memory")
         host_memory.hold(net, host_memory.HostMemory(folder), dtype)
+
+
+def _pinned(part: PluginSpec) -> Any:
+    """The family at the plan's revision, whatever is newest here."""
+    family = configured("model", part)
+    return family.at(part.revision) if hasattr(family, "at") else family
+
+
+def same_model(part: PluginSpec) -> None:
+    """Refuse to use other weights than the plan was made with.
+
+    It is asked before and after each use: weights are mapped from their files, so that
+    a file that is written in place changes a network that is loaded already.
+
+    Args:
+        part: Plugin spec of a pretrained model.
+
+    Raises:
+        BenchError: If this node has files of another content.
+    """
+    here = str(_pinned(part).revision())
+    if here != part.revision:
+        raise BenchError(
+            f"model {part.name} is {here} on this node, and {part.revision} in the "
+            "plan: copy the planned files to every node, or run the command again"
+        )
 
 
 def _fill(net: nn.Module, path: Path, dense: Artifact) -> None:
@@ -305,6 +323,7 @@ def _build_calibration(job: ArtifactJob, folder: Path, store: Store) -> None:
         artifact.model, artifact.dtype, store, None, placement=job.placement
     )
     statistics.build(model, spec, folder)
+    same_model(artifact.model)
 
 
 _BUILDERS = {"dense": _build_dense, "calibration": _build_calibration}

@@ -20,6 +20,7 @@ from harness.running.artifacts import (
     load_model,
     refuse_partial,
     same_data,
+    same_model,
     seed_everything,
     task_data,
 )
@@ -279,6 +280,8 @@ class Steps:
         try:
             found = measurements.checked_task(task.evaluate(self.model.with_net(net)))
             same_data(trial.task)  # a file may have changed while it was read
+            if self._artifact("dense") is None:
+                same_model(trial.model)
             return found
         finally:
             step = f"evaluation of {trial.task.name}"

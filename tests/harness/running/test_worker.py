@@ -12,6 +12,7 @@ from harness.planning import plan as plans
 from harness.planning.messages import ArtifactJob
 from harness.planning.plan import Artifact
 from harness.planning.trial import PluginSpec
+from harness.registry import find
 from harness.running.artifacts import produce
 from harness.running.driver import Driver
 from harness.running.recovery import reconcile
@@ -103,6 +104,29 @@ def test_what_the_members_of_a_chain_train_is_added_up(run):
     ).rows
     # Each of the two fits and compresses.
     assert found == [(ratio, "ok", 6, 192) for ratio in (0.25, 0.5, 0.75)]
+
+
+def test_a_model_whose_files_change_while_it_is_measured_fails_its_trial(
+    run, monkeypatch
+):
+    # Weights may be mapped from these files.
+    toy, task = find("model", "toy").cls, find("task", "toy_sum").cls
+    measure, calls = task.evaluate, []
+
+    def changing(self, model):
+        calls.append(model)
+        if len(calls) == 2:
+            monkeypatch.setattr(toy, "revision", lambda self: "2")
+        return measure(self, model)
+
+    monkeypatch.setattr(task, "evaluate", changing)
+
+    store, _, outcome = run("toy_drop", task="toy_sum")
+
+    rows = ask(store, "SELECT status, reason FROM trials ORDER BY ratio").rows
+    assert [status for status, _ in rows] == ["ok", "failed", "failed"]
+    assert "is 2 on this node, and 1 in the plan" in rows[1][1]
+    assert outcome.counts == {"ok": 1, "failed": 2}
 
 
 def test_the_same_run_again_does_nothing(run, toys):
