@@ -111,14 +111,16 @@ def test_a_model_whose_files_change_while_it_is_measured_fails_its_trial(
 ):
     # Weights may be mapped from these files.
     toy, task = find("model", "toy").cls, find("task", "toy_sum").cls
-    measure, calls = task.evaluate, []
+    measure, calls, files = task.evaluate, [], ["1"]
 
     def changing(self, model):
         calls.append(model)
         if len(calls) == 2:
-            monkeypatch.setattr(toy, "revision", lambda self: "2")
+            files[0] = "2"
         return measure(self, model)
 
+    # Patched before the run: what a trial patches is put back after it.
+    monkeypatch.setattr(toy, "revision", lambda self: files[0])
     monkeypatch.setattr(task, "evaluate", changing)
 
     store, _, outcome = run("toy_drop", task="toy_sum")
