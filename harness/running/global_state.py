@@ -30,6 +30,7 @@ PATCH_SHARE = 50  # a search that takes long waits for this many times its lengt
 _WATCHED = (
     *("torch.nn", "torch.optim", "torch.linalg", "torch.functional", "torch._tensor"),
     *("torch.autograd", "torch.random", "numpy", "safetensors"),
+    *("transformers", "lm_eval"),
     *("harness", "methods", "tasks", "results"),
 )
 _ALONE = ("torch", "builtins", "random", "time", "math", "json", "copy", "os", "sys")
@@ -190,16 +191,23 @@ class GlobalState:
 
     _values: list[tuple[_Setting, Any]] = field(default_factory=list)
     _owners: list[tuple[Any, dict[str, Any]]] = field(default_factory=list)
+    _watched: set[str] = field(default_factory=set)
     _searched: float = 0.0
     _every: float = PATCH_EVERY
     _seen: set[Any] = field(default_factory=set)
 
     def begin(self) -> None:
-        """Remember the state as it is; functions only the first time."""
+        """Remember the state as it is; each function as it was when first seen."""
         self._values = [(one, one.read()) for one in _settings()]
         if not self._owners:
-            self._owners = [(owner, dict(vars(owner))) for owner in _watched()]
             self._searched = time.monotonic()
+        self._watch()
+
+    def _watch(self) -> None:
+        """Remember the functions of modules that were imported since the last call."""
+        new = [name for name in sys.modules if name not in self._watched]
+        self._watched.update(new)
+        self._owners += [(owner, dict(vars(owner))) for owner in _owners(new)]
 
     def restore(self, *plugins: Any) -> list[str]:
         """Put back what a trial changed.
@@ -224,6 +232,7 @@ class GlobalState:
         if fresh or began - self._searched > self._every:
             self._seen.update(plugins)
             changed += self._unpatch()
+            self._watch()
             self._searched = time.monotonic()
             took = self._searched - began
             self._every = max(PATCH_EVERY, PATCH_SHARE * took)
@@ -258,9 +267,10 @@ def _put_back(owner: Any, before: dict[str, Any]) -> Iterator[str]:
                     yield name
 
 
-def _watched() -> Iterator[Any]:
-    """The modules whose functions are watched, and the classes that they define."""
-    for name, module in list(sys.modules.items()):
+def _owners(names: list[str]) -> Iterator[Any]:
+    """Those modules whose functions are watched, and the classes that they define."""
+    for name in names:
+        module = sys.modules.get(name)
         below = any(name == one or name.startswith(f"{one}.") for one in _WATCHED)
         below = below or name in _ALONE or name.startswith("plugin_")
         if not isinstance(module, types.ModuleType) or not below:
@@ -269,4 +279,3 @@ def _watched() -> Iterator[Any]:
         for value in list(vars(module).values()):
             if isinstance(value, type) and value.__module__ == name:
                 yield value
-    yield torch.Tensor

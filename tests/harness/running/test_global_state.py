@@ -4,6 +4,7 @@ import os
 import random
 import sys
 import time
+import types
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +86,24 @@ def test_patches_are_sought_for_a_new_plugin_and_once_a_second(state):
     assert state.restore("plugin") == []  # known, and a moment ago
     state._searched -= state._every + 1
     assert state.restore("plugin") == ["Tensor.sum"]
+
+
+def test_modules_that_a_trial_imports_are_watched_from_then_on(state, monkeypatch):
+    late = types.ModuleType("transformers.models.late")
+
+    class Attention:
+        def forward(self):
+            return 1
+
+    Attention.__module__ = late.__name__
+    late.Attention = Attention
+    monkeypatch.setitem(sys.modules, late.__name__, late)
+    state.begin()
+    state.restore("one that imports")
+    Attention.forward = lambda self: 2
+
+    assert state.restore("one that patches") == ["Attention.forward"]
+    assert Attention().forward() == 1
 
 
 def test_values_that_are_no_functions_stay(state):
