@@ -122,6 +122,7 @@ def verify(store: Store, file: Path) -> int:
 
 
 @click.command()
+@click.argument("grid", required=False, shell_complete=_complete.stored_grids)
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -130,15 +131,18 @@ def verify(store: Store, file: Path) -> int:
     help="Folder for index.html.",
 )
 @on_store
-def report(store: Store, out: Path) -> None:
+def report(store: Store, grid: str | None, out: Path) -> None:
     """Write the store as one web page: boards, charts, trials.
 
     Leaderboards, charts, papers, trials and failures are in one file that needs no
-    network.
+    network. With GRID, the name of a grid that was run, only its trials and the dense
+    trials of its models.
     """
     from results.boards.report import write
+    from results.queries import grids
 
-    click.echo(f"wrote {write(store, out)}", err=True)
+    chosen = store if grid is None else grids.only(store, grid)
+    click.echo(f"wrote {write(chosen, out)}", err=True)
 
 
 @click.command()

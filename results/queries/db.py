@@ -91,7 +91,8 @@ def connected(
         connection.execute("CREATE SCHEMA empty; CREATE SCHEMA fetched")
         connection.execute("CREATE SCHEMA stored")
         connection.execute(f"CREATE TABLE stored.comparison ({COMPARISON})")
-        opened = {t: _create_stored(connection, store, t) for t in TABLES}
+        # Plans first: they say which trials are of a grid.
+        opened = {t: _create_stored(connection, store, t) for t in reversed(TABLES)}
         create_views(connection, through, opened["trials"] > _MANY_FILES)
         on_error.pop_all()
     return connection
@@ -148,8 +149,23 @@ def _create_stored(connection: Connection, store: Store, table: str) -> int:
     replaced = f" REPLACE ({naive})" if times else ""
     connection.execute(
         f"CREATE VIEW stored.{table} AS SELECT *{replaced} FROM ({source})"
+        f"{_of_grid(store, table)}"
     )
     return len(paths)
+
+
+def _of_grid(store: Store, table: str) -> str:
+    """The condition that keeps the rows of a store's grid; see ``grids.only``."""
+    if store.grid is None or table == "samples":  # samples follow their trials
+        return ""
+    grid = f"grid = {quoted(store.grid)}"
+    if table == "plans":
+        return f" WHERE {grid}"
+    return (
+        f" WHERE trial IN (SELECT trial FROM stored.plans WHERE {grid})"
+        " OR method = 'dense' AND (model, task) IN"
+        f" (SELECT (model, task) FROM stored.plans WHERE {grid})"
+    )
 
 
 def _read_embedded(

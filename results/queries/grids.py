@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 
 from results.errors import StoreError, suggestion
 from results.queries.db import ask
@@ -68,6 +69,26 @@ def unknown(store: Store, name: str, packaged: list[str]) -> StoreError:
         f"no grid called {name!r}.{hint} In {store.uri}: "
         f"{', '.join(known) or 'none'}.{more if packaged else ''}"
     )
+
+
+def only(store: Store, name: str) -> Store:
+    """The same store, of which queries see one grid only.
+
+    Args:
+        store: Where the grid was run.
+        name: Name of the grid.
+
+    Returns:
+        The store with the trials of every plan of the grid, whichever run computed
+        them, and the dense trials of the grid's models and tasks, without which no
+        recovery is known.
+
+    Raises:
+        StoreError: If the grid was not run into this store.
+    """
+    if name not in names(store):
+        raise unknown(store, name, [])
+    return replace(store, grid=name)
 
 
 def trials(store: Store, name: str) -> set[str]:

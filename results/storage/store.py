@@ -48,12 +48,15 @@ class Store:
         warnings: What readers found and moved to quarantine; the command line prints
             them.
         snapshot: Table -> its files, where the store is seen as it was at one moment.
+        grid: Queries see the trials of this grid only (see ``grids.only``); None for
+            all trials.
     """
 
     folder: Folder
     mixed: bool = False
     warnings: list[str] = field(default_factory=list)
     snapshot: Mapping[str, Sequence[str]] | None = None
+    grid: str | None = None
 
     @property
     def uri(self) -> str:

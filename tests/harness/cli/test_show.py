@@ -81,6 +81,13 @@ def test_a_report_is_written(run, tmp_path):
     assert "<title>shrinkgrid</title>" in (tmp_path / "r" / "index.html").read_text()
 
 
+def test_a_report_of_an_unknown_grid_names_the_known_ones(run, tmp_path):
+    status, _, err = run("report", "synthetik", "--out", str(tmp_path / "r"))
+
+    assert (status, (tmp_path / "r").exists()) == (2, False)
+    assert "Did you mean 'synthetic'?" in err
+
+
 def test_a_report_onto_a_file_says_that_out_is_a_folder(run, tmp_path):
     (tmp_path / "page.html").write_text("")
 
