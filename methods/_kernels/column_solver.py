@@ -53,6 +53,7 @@ def inverse_factor(gram: Tensor, damping: float, name: str) -> tuple[Tensor, Ten
         Unsupported: If all inputs are zero, or G is singular and the damping too small.
     """
     damped = gram.double().clone()
+    # A view: what is written to the diagonal below changes `damped`.
     diagonal = damped.diagonal()
     dead = diagonal == 0
     if bool(dead.all()):
@@ -63,9 +64,15 @@ def inverse_factor(gram: Tensor, damping: float, name: str) -> tuple[Tensor, Ten
     mean = diagonal[~dead].mean()
     diagonal[dead] = mean
     diagonal += damping * mean
+    # The `_ex` form returns a code where `cholesky` raises, so that both factorisations
+    # share one message.
     lower, failed = torch.linalg.cholesky_ex(damped)
     if not failed:
         inverse = torch.cholesky_inverse(lower)
+        # Row j of the upper factor is row j of the inverse that is left once the
+        # columns before j are fixed, over the root of its diagonal. The factor thus
+        # replaces one update of the inverse for each column (GPTQ, arXiv:2210.17323,
+        # section 3, step 3).
         upper, failed = torch.linalg.cholesky_ex(inverse, upper=True)
     if failed:
         raise Unsupported(
@@ -105,17 +112,22 @@ def solve(weight: Tensor, factor: Tensor, rule: Rule, blocks: list[int]) -> Tens
     Returns:
         The new weight, in the dtype of ``weight``.
     """
+    # Transposed, so that the loop reads and writes rows, which are contiguous.
     left = weight.T.clone(memory_format=torch.contiguous_format)  # (in, out)
     made = torch.empty_like(left)
     factor = factor.to(left)
+    # Updates in blocks: without them every column would update the whole rest of the
+    # matrix, which is limited by memory traffic (GPTQ's lazy batch updates).
     for first, last in pairwise(blocks):
         rule.block(first, left[first:].T)
-        errors = torch.empty_like(left[first:last])
+        errors = torch.empty_like(left[first:last])  # (block, out): e of each column
         for index in range(first, last):
             made[index] = rule.column(index, left[index:last].T)
-            error = (left[index] - made[index]) / factor[index, index]
+            error = (left[index] - made[index]) / factor[index, index]  # (out,)
             row = factor[index, index + 1 : last]
+            # Within the block at once: `w_k -= e R_jk` as an outer product.
             left[index + 1 : last].addr_(row, error, alpha=-1)
             errors[index - first] = error
+        # Behind the block: the same sum over its columns as one product, (rest, out).
         left[last:] -= factor[first:last, last:].T @ errors
     return made.T.contiguous()

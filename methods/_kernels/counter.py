@@ -34,19 +34,30 @@ def normals(seed: int, index: Tensor) -> Tensor:
 
 
 def _normals(seed: int, index: Tensor) -> Tensor:
+    # The seed is mixed first: added as it is, seed s + 1 would give the numbers of seed
+    # s, shifted by one index.
     key = _mix(torch.tensor(seed, device=index.device))
     word = _mix(index + key)
     total = torch.zeros_like(index)
+    # Three words of 64 bits are twelve numbers of 16 bits. The mask keeps the numbers 0
+    # and 2 of a word, each in a lane of 32 bits, and the shifted word gives the numbers
+    # 1 and 3. A lane adds up six numbers below 2^16: it never carries into the other
+    # lane.
     for _ in range(3):
         word = _mix(word + _STEP)
         pairs = (word & 0x0000FFFF0000FFFF) + (_shift(word, 16) & 0x0000FFFF0000FFFF)
         total += pairs
     total = (total & 0xFFFFFFFF) + _shift(total, 32)  # twelve numbers
+    # A uniform number in [0, 1) has variance 1/12, so that the sum of twelve has
+    # variance 1. Twelve means of 65535 / 2 are taken off; the factor 2 keeps this an
+    # integer.
     # 2 * sum - 12 * 65535 is below 2^24: exact in float32, and so is the product.
     return (2 * total - 12 * 0xFFFF).float().mul_(2.0**-17)
 
 
 def _mix(word: Tensor) -> Tensor:
+    # SplitMix64's last step. Each line can be inverted, so that two different inputs
+    # never give the same word.
     word = (word ^ _shift(word, 30)) * _FIRST
     word = (word ^ _shift(word, 27)) * _SECOND
     return word ^ _shift(word, 31)

@@ -34,11 +34,13 @@ class SpreadOutputs(nn.Module):
         super().__init__()
         self.out_features = out_features
         self.linear = nn.Linear(in_features, kept, bias=bias)
+        # 4 bytes a position in the file are enough; the caller copies the positions in.
         self.register_buffer("place", torch.zeros(kept, dtype=torch.int32))
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``(..., in_features)`` to ``(..., out_features)``."""
         y: Tensor = self.linear(x)
+        # `index_copy` takes 64-bit positions only.
         wide = y.new_zeros(*y.shape[:-1], self.out_features)
         return wide.index_copy(-1, self.place.long(), y)
 

@@ -51,6 +51,7 @@ class Parts:
 
     def width(self, share: float) -> int:
         """The channels of a head that are left when a share of them goes."""
+        # (1 - 0.9) * 10 is 0.9999999999999998 in floating point, which is 1.
         return int((1 - share) * self.head_dim + 1e-9)
 
     def neurons(self, net: nn.Module) -> Units:
@@ -73,6 +74,8 @@ def parts_of(model: Model) -> list[Parts]:
     Raises:
         Unsupported: If the blocks are built in another way; says how.
     """
+    # Block number -> role -> paths. Several paths of one role (experts) are collected
+    # here and refused in `_parts`.
     blocks: dict[int, dict[str, list[str]]] = {}
     for name, _ in model.modules():
         role, number = model.role(name), block_of(name)
@@ -94,6 +97,8 @@ def _parts(model: Model, found: Mapping[str, Sequence[str]]) -> Parts:
             )
     names = {role: paths[0] for role, paths in found.items() if len(paths) == 1}
     widths = {role: _plain(model.net, path) for role, path in names.items()}
+    # Heads are slices of `head_dim` rows, so that the module of the attention has to
+    # name this number; a wrong guess would cut through heads.
     path = names["query"].rpartition(".")[0]
     attention = model.net.get_submodule(path)
     head_dim = int(getattr(attention, "head_dim", 0))
@@ -162,6 +167,8 @@ def _partner(model: Model, attention: nn.Module, head_dim: int) -> Tensor:
     if not rotary:
         return alone
     rotate = getattr(sys.modules[type(attention).__module__], "rotate_half", None)
+    # One frequency turns two channels. Models that rotate only a part of a head (Phi)
+    # have fewer frequencies.
     turned = 2 * len(getattr(rotary[0], "inv_freq", ()))
     if rotate is None or turned != head_dim:
         raise Unsupported(
@@ -169,6 +176,9 @@ def _partner(model: Model, attention: nn.Module, head_dim: int) -> Tensor:
             "channels of a head in a way that is not known, so that channels cannot be "
             "removed in pairs"
         )
+    # `rotate_half` moves channel j to place i and may change its sign. Run on the
+    # numbers 1, 2, ... (from 1, since 0 has no sign to lose), it tells the partner j of
+    # every i.
     found: Tensor = rotate(torch.arange(1.0, head_dim + 1)).abs().long() - 1
     return found
 
@@ -190,8 +200,9 @@ def pair_scores(parts: Parts, query: Tensor, key: Tensor) -> Tensor:
         Squared scores, shape ``(key_heads, head_dim)``, equal for both channels of a
         pair; those of the query heads that read one key head are summed.
     """
-    q = query.double().view(parts.key_heads, parts.readers, parts.head_dim)
-    k = key.double().view(parts.key_heads, parts.head_dim)
+    q = query.double().view(parts.key_heads, parts.readers, parts.head_dim)  # E[q_i^2]
+    k = key.double().view(parts.key_heads, parts.head_dim)  # E[k_i^2]
+    # The query heads of one key lose the same channels: their squared errors add up.
     scores = q.sum(1) * k
     return scores + scores[:, parts.partner] if parts.paired else scores
 
@@ -220,6 +231,8 @@ def sorted_by_score(scores: Tensor, first: Tensor) -> Tensor:
     >>> sorted_by_score(torch.tensor([[1.0, 5, 1, 5]]), torch.tensor([0, 1, 0, 1]))
     tensor([[1, 3, 0, 2]])
     """
+    # Two stable sorts: the second one keeps the order of the first among equal scores,
+    # and the two channels of a pair always have equal scores.
     by_pair = first.argsort(stable=True)
     order = (-scores[:, by_pair]).argsort(dim=1, stable=True)
     return by_pair[order]
@@ -236,6 +249,7 @@ def keep_query_key(net: nn.Module, parts: Parts, channels: Tensor) -> None:
     """
     starts = torch.arange(parts.key_heads) * parts.head_dim
     key = (starts[:, None] + channels).flatten()
+    # A query head keeps the channels of the key head that it reads: (heads, count).
     wide = channels.repeat_interleave(parts.readers, 0)
     starts = torch.arange(parts.heads) * parts.head_dim
     query = (starts[:, None] + wide).flatten()
@@ -278,12 +292,15 @@ def turn_query_key(
     """
     for role, maps in (("query", query_map), ("key", key_map)):
         old = _plain(net, parts.names[role])
-        turn = maps.to(old.weight.device)
+        turn = maps.to(old.weight.device)  # (heads, rank, head_dim)
+        # (heads, head_dim, in)
         wide = old.weight.double().view(len(maps), parts.head_dim, -1)
         bias = None
         if old.bias is not None:
             each = old.bias.double().view(len(maps), parts.head_dim, 1)
             bias = (turn @ each).flatten()
+        # The new channels take the first places of their head. Any places would do, as
+        # long as queries and keys use the same ones: a score is a sum over channels.
         starts = torch.arange(len(maps)) * parts.head_dim
         place = (starts[:, None] + torch.arange(maps.shape[1])).flatten()
         _spread(net, parts.names[role], (turn @ wide).flatten(0, 1), bias, place)
@@ -357,15 +374,20 @@ def value_output(net: nn.Module, parts: Parts, gram: Tensor) -> ValueOutput:
     check_finite(output, f"the weight of {parts.names['output']}")
     check_finite(gram, f"the statistics of the input of {parts.names['value']}")
     gram = gram.double().to(value.device)
+    # `wide`: columns of the output matrix that belong to one key-value head.
     wide, size, found = parts.readers * parts.head_dim, parts.head_dim, []
     for head in range(parts.key_heads):
-        v = value[head * size : (head + 1) * size]
+        v = value[head * size : (head + 1) * size]  # V, (head_dim, hidden)
         blocks = output[:, head * wide : (head + 1) * wide].split(size, 1)
         stacked = torch.cat(blocks)  # (readers * hidden, head_dim)
-        root, inverse = psd_roots(v @ gram @ v.T)
-        inner = root @ (stacked.T @ stacked) @ root
+        root, inverse = psd_roots(v @ gram @ v.T)  # M^(1/2) and M^(-1/2)
+        inner = root @ (stacked.T @ stacked) @ root  # M^(1/2) N M^(1/2)
+        # Rounding leaves the product slightly asymmetric, and `eigh` reads one
+        # triangle.
         energy, vectors = torch.linalg.eigh((inner + inner.T) / 2)
-        p = vectors.flip(1)
+        p = vectors.flip(1)  # P, strongest direction first: `eigh` sorts upwards
+        # O_j M^(1/2) P, (readers * hidden, head_dim), and P^T M^(-1/2) V,
+        # (head_dim, hidden).
         left, right = balanced(stacked @ root @ p, p.T @ inverse @ v)
         strongest = energy.flip(0).clamp_min(0).cpu()
         found.append((right.to(dtype).cpu(), left.to(dtype).cpu(), strongest))
@@ -390,10 +412,14 @@ def keep_value_output(
     value, output = (_plain(net, parts.names[r]) for r in ("value", "output"))
     bias = None if output.bias is None else output.bias.double()
     if value.bias is not None:
+        # Every query head of a group receives the bias of its value head: (heads *
+        # head_dim,), in the order of the columns of the output matrix.
         wide = value.bias.view(parts.key_heads, 1, parts.head_dim)
         each = wide.expand(-1, parts.readers, -1).flatten().double()
         passed = output.weight.double() @ each
         bias = passed if bias is None else bias + passed
+    # The attention mixes positions and no channels: what the value writes to the first
+    # `rank` places of a head, the output finds in the same places of its query heads.
     starts = torch.arange(parts.key_heads) * parts.head_dim
     place = (starts[:, None] + torch.arange(rank)).flatten()
     _spread(net, parts.names["value"], found.value[:, :rank].flatten(0, 1), None, place)
@@ -401,6 +427,7 @@ def keep_value_output(
     columns = found.output[:, :, :rank].reshape(
         parts.key_heads, parts.readers, hidden, rank
     )
+    # (hidden, key_heads, readers, rank), flattened in the order of the query heads.
     weight = columns.permute(2, 0, 1, 3).reshape(hidden, -1)
     starts = torch.arange(parts.heads) * parts.head_dim
     place = (starts[:, None] + torch.arange(rank)).flatten()

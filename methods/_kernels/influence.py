@@ -29,10 +29,14 @@ def block_influence(model: Model, tokens: Tensor) -> Tensor:
     running = stream(model, tokens)
     found = []
     for index, (path, block) in enumerate(running):
+        # Copies: a block may write into the tensor that it reads.
         before = [state.clone() for state in running.states]
         running.advance(index, block)
         total, count = 0.0, 0
         for old, new in zip(before, running.states, strict=True):
+            # Most cosines are near 1, and the influence is what is missing: in half
+            # precision the difference from 1 would have few digits.
+            # (windows, T)
             likeness = cosine_similarity(old.double(), new.double(), dim=-1)
             total += float(likeness.sum())
             count += likeness.numel()

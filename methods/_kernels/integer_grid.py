@@ -82,12 +82,18 @@ def fit_grid(groups: Tensor, bits: int, levels: Levels, dtype: torch.dtype) -> G
     """
     if levels == "asymmetric":
         low, high = 0, 2**bits - 1
+        # The range includes 0: a weight of zero (a pruned one, or padding) stays zero.
         smallest = groups.amin(-1).clamp_max(0)
         span = (groups.amax(-1).clamp_min(0) - smallest) / high
     else:
         high = 2 ** (bits - 1) - 1
         low = -high if levels == "narrow" else -high - 1
+        # `full` has one code more below zero. With its scale the weight `max` lies half
+        # a step above the last code and `-max` half a step above the first: no weight
+        # is off by more than half a step.
         span = groups.abs().amax(-1) / (high if levels == "narrow" else high + 0.5)
+    # Rounded to the stored dtype before codes are computed, so that codes and stored
+    # scales belong together.
     scale = not_below(span, dtype).to(groups.dtype)
     scale = scale.where(scale > 0, 1.0)
     zero = None
@@ -134,9 +140,12 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     whole = codes.view(torch.uint8)
     if bits == 8:
         return whole.view(torch.int8)
+    # Write out single bits, then collect eight of them in a byte: a code of 3 bits may
+    # lie across two bytes.
     each = torch.arange(bits, dtype=torch.uint8, device=codes.device)
-    flat = (whole[..., None].bitwise_right_shift(each) & 1).flatten(1)
+    flat = (whole[..., None].bitwise_right_shift(each) & 1).flatten(1)  # (rows, n bits)
     places = torch.arange(8, dtype=torch.uint8, device=codes.device)
+    # (rows, bytes, 8)
     eights = pad(flat, (0, -flat.shape[1] % 8)).unflatten(1, (-1, 8))
     packed = eights.bitwise_left_shift(places).sum(-1, dtype=torch.uint8)
     return packed.view(torch.int8)
@@ -157,8 +166,9 @@ def unpack(packed: Tensor, bits: int, count: int, *, signed: bool) -> Tensor:
     whole = packed.contiguous().view(torch.uint8)
     if bits < 8:
         places = torch.arange(8, dtype=torch.uint8, device=packed.device)
-        flat = (whole[..., None].bitwise_right_shift(places) & 1).flatten(1)
+        flat = (whole[..., None].bitwise_right_shift(places) & 1).flatten(1)  # all bits
         each = torch.arange(bits, dtype=torch.uint8, device=packed.device)
+        # Without the bits that fill up the last byte: (rows, count, bits).
         numbers = flat[:, : count * bits].unflatten(1, (count, bits))
         whole = numbers.bitwise_left_shift(each).sum(-1, dtype=torch.uint8)
     if not signed:

@@ -28,6 +28,8 @@ def prunable(model: Model, net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """
     seen: set[int] = set()
     for name, module in model.with_net(net).modules():
+        # Norms have a weight of one dimension. A tied weight counts once, under its
+        # first name: ranked twice, its scores would take two places of the ranking.
         weight = getattr(module, "weight", None)
         if not isinstance(weight, Tensor) or weight.ndim < 2:
             continue
@@ -58,6 +60,7 @@ def keep_largest(
         return {
             name: _keep(s.flatten(), ratio).view_as(s) for name, s in scores.items()
         }
+    # One ranking for all layers, cut into the layers' parts afterwards.
     flat = torch.cat([s.flatten() for s in scores.values()])
     kept = torch.split(_keep(flat, ratio), [s.numel() for s in scores.values()])
     return {
@@ -70,6 +73,8 @@ def _keep(scores: Tensor, ratio: float) -> Tensor:
     drop = -int(-ratio * scores.numel() // 1)  # rounded up
     mask = torch.ones_like(scores, dtype=torch.bool)
     if drop:
+        # Positions and no threshold: where scores are equal, a threshold would drop too
+        # many or too few.
         mask[scores.topk(drop, largest=False, sorted=False).indices] = False
     return mask
 
@@ -114,6 +119,8 @@ def record_zeros(net: nn.Module, names: Iterable[str], ctx: Context) -> None:
         ctx: Records ``achieved_ratio``.
     """
     weights = [net.get_submodule(name).weight for name in names]
+    # Counted in the result and not in the masks: some weights are zero before they are
+    # pruned.
     zeros = sum(int((w == 0).sum()) for w in weights if isinstance(w, Tensor))
     total = sum(w.numel() for w in weights if isinstance(w, Tensor))
     if ctx.model.kind == "causal_lm":  # of all block weights, also those left dense

@@ -74,6 +74,7 @@ def parse(text: str) -> Pattern:
     Raises:
         ValueError: If it is not two numbers ``n:m`` with 0 < n < m.
     """
+    # At most four digits, so that a typing error is not taken for a group of millions.
     found = re.fullmatch(r"([0-9]{1,4}):([0-9]{1,4})", text)
     kept, group = (int(found[1]), int(found[2])) if found else (0, 0)
     if not 0 < kept < group:
@@ -115,6 +116,7 @@ def least(scores: Tensor, count: int) -> Tensor:
     [[False, True, True]]
     """
     marks = torch.zeros_like(scores, dtype=torch.bool)
+    # By position, so that exactly `count` are marked where scores are equal.
     lowest = scores.topk(count, dim=1, largest=False, sorted=False).indices
     return marks.scatter_(1, lowest, True)
 

@@ -46,9 +46,14 @@ def behind_prefix(
     """
     members = sorted(names)
     running = stream(ctx.model.with_net(net), ctx.calibration().tokens[:windows])
+    # Only the block that is measured comes from here. The states in front of it always
+    # come from the compressed blocks of `net`.
     source = ctx.model.net if inputs == "dense" else net
     for index, (path, block) in enumerate(running):
         here = [name for name in members if name.startswith(f"{path}.")]
+        # This pass is for the statistics alone. The states go back to the start of the
+        # block, and pass through it again once the caller has compressed it. `advance`
+        # replaces the tensors of the list, so that a copy of the list is enough.
         kept = list(running.states)
         with reads({name: source.get_submodule(name) for name in here}) as seen:
             running.advance(index, source.get_submodule(path))

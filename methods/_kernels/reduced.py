@@ -30,10 +30,11 @@ class HeadMoments:
 
     def add(self, _module: nn.Module, _args: Any, out: Tensor) -> None:
         """A forward hook."""
+        # (tokens, heads, head_dim)
         rows = out.detach().unflatten(-1, (-1, self.head_dim)).flatten(0, -3).double()
         self._count += len(rows)
         heads = rows.transpose(0, 1)  # (heads, tokens, head_dim)
-        self._total = self._total + heads.transpose(1, 2) @ heads
+        self._total = self._total + heads.transpose(1, 2) @ heads  # (heads, d, d)
 
     def mean(self) -> Tensor:
         """``mean(y y^T)`` of each head, shape ``(heads, head_dim, head_dim)``, CPU."""
@@ -108,6 +109,9 @@ def keep_neurons(
     """
     units = parts.neurons(net)
     writers = [net.get_submodule(name) for name in units.writers]
+    # The numbers of one neuron: its rows of the writers, biases included, and its
+    # column of the reader. `rest` is everything else in the block, which no neuron can
+    # save.
     each = sum(p.numel() for w in writers for p in w.parameters()) // units.count
     reader: Any = net.get_submodule(units.reader)
     each += reader.out_features
@@ -120,8 +124,12 @@ def keep_neurons(
     kept = scores.topk(count).indices.sort().values
     weight, fitted = matrix(reader), None
     if gram is not None:
+        # The kept rows of the identity pick the kept neurons: with them as R, L is the
+        # down projection that fits the dense outputs best from these neurons alone,
+        # `D C R^T (R C R^T)^-1`.
         select = torch.eye(units.count, dtype=torch.float64)[kept]
         fitted = refit(weight, select.to(weight.device), gram)
+        # In the dtype of the layer, where a large value of float64 may overflow.
         check_finite(fitted.to(weight.dtype), f"the weight of {units.reader}")
     narrow(net, units, kept)
     if fitted is not None:

@@ -52,7 +52,7 @@ class Rounded(nn.Module):
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
         self.bits, self.group_size = bits, group_size
-        groups = -(-in_features // group_size)
+        groups = -(-in_features // group_size)  # the last one may be smaller
         # 2 bytes are enough for the number of a column, up to 32,767.
         short = torch.int16 if in_features < 2**15 else torch.int32
         made = {
@@ -60,6 +60,8 @@ class Rounded(nn.Module):
             "order": torch.arange(in_features, dtype=short),
             "divisors": torch.ones(in_features),
         }
+        # With a zero point codes run from 0 to 2^bits - 1, without one they have a
+        # sign.
         kind = torch.uint8 if "zeros" in extras else torch.int8
         codes = torch.zeros(out_features, in_features, dtype=kind)
         self.register_buffer("codes", codes)
@@ -71,6 +73,9 @@ class Rounded(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The rounded weight, shape ``(out, in)``, in the dtype of the scales."""
+        # One scale for each weight, cut to the width where the last group is smaller.
+        # The weight is computed in every pass and never kept: only codes stay in
+        # memory.
         scales = self.scales.repeat_interleave(self.group_size, 1)
         made = self._centred().to(scales.dtype) * scales[:, : self.in_features]
         if self.order is not None:  # column i of the codes is column order[i]
@@ -130,6 +135,7 @@ class Rounded(nn.Module):
         if self.zeros is None:
             return self.codes
         zeros = self.zeros.repeat_interleave(self.group_size, 1)[:, : self.in_features]
+        # From -255 to 255 at 8 bits, which no type of 8 bits holds.
         return self.codes.to(torch.int16) - zeros
 
 
@@ -217,6 +223,7 @@ def matrices(ctx: Context, net: nn.Module) -> dict[str, nn.Module]:
             f"{ctx.model.name} has no matrix to round: choose a model with linear "
             "layers that have a role"
         )
+    # By identity: a factor that several layers share is rounded once and stays shared.
     first: dict[int, str] = {}
     found = {n: m for n, m in found.items() if first.setdefault(id(m), n) == n}
     for name, module in found.items():

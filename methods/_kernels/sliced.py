@@ -27,7 +27,11 @@ class RootMeanSquare(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``(..., width)`` to the same shape."""
+        # Squares overflow float16 above 256, and some channels of hidden states are
+        # larger.
         wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        # The channels that were cut off count as zero in the sum, but not in the
+        # divisor: with the narrow width as divisor all outputs would be too small.
         square = wide.square().sum(-1, keepdim=True) / self.divisor
         return (wide * torch.rsqrt(square + self.eps)).to(x.dtype)
 
@@ -58,6 +62,7 @@ class SlicedBlock(nn.Module):
         self, block: nn.Module, *, hidden: int, width: int, enters: bool, leaves: bool
     ) -> None:
         super().__init__()
+        # Under their old names, so that paths and roles of the matrices stay valid.
         for name, child in block.named_children():
             setattr(self, name, child)
         self.hidden, self.width = hidden, width
@@ -67,6 +72,8 @@ class SlicedBlock(nn.Module):
         def weight(rows: int, columns: int) -> nn.Parameter:
             return nn.Parameter(torch.zeros(rows, columns).to(like), like.requires_grad)
 
+        # E, the first block's change from embeddings to its directions; then A and B.
+        # All are zero until the method or the file fills them.
         self.entry = weight(hidden, width) if enters else None
         self.attention_shortcut = weight(width, width)
         self.mlp_shortcut = weight(width, hidden if leaves else width)

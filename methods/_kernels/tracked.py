@@ -41,6 +41,7 @@ class Initial:
         >>> torch.equal(whole[[7, 2]], initial.at(torch.tensor([7, 2])))
         True
         """
+        # Parameter p owns the indices from ends[p - 1] to ends[p] - 1.
         owner = torch.bucketize(index, self.ends, right=True)
         return normals(self.seed, index) * self.scale[owner] + self.base[owner]
 
@@ -63,6 +64,8 @@ def initial_of(net: nn.Module, seed: int, gain: float) -> Initial:
     for owner, name, weight in _parameters(net):
         sizes.append(weight.numel())
         matrix = weight.ndim > 1
+        # The fan-in of an output is the size of its slice: inputs, or channels times
+        # kernel. Vectors are constant, which a normal number of scale 0 gives.
         scales.append(gain / weight[0].numel() ** 0.5 if matrix else 0.0)
         bases.append(_constant(owner, name))
     device = next(net.parameters()).device
@@ -121,12 +124,16 @@ class Tracked(nn.Module):
     ) -> None:
         super().__init__()
         initial = initial_of(net, seed, gain)
+        # An index of 4 bytes doubles what is stored for a value, one of 8 trebles it.
         small = len(initial) < 2**31
         self.seed, self.gain, self.factor = seed, gain, factor
         self.values = nn.Parameter(torch.zeros(k), requires_grad=False)
         indices = torch.zeros(k, dtype=torch.int32 if small else torch.int64)
         self.register_buffer("indices", indices)
         self.indices: Tensor
+        # Buffers outside of the state dict: every weight is regenerated, so that no
+        # weight may reach the file. `_regenerated` finds them by that property, in the
+        # order of the flat index.
         for owner, name, weight in _parameters(net):
             delattr(owner, name)
             owner.register_buffer(name, weight.detach().clone(), persistent=False)
@@ -174,6 +181,8 @@ class Tracked(nn.Module):
         device = self._initial.ends.device
         self.indices = indices.to(device, self.indices.dtype)
         self.values.data = values.to(device)
+        # `factor` is what is left of the initial values (see `init_decay` of
+        # `dropback`).
         flat = self._initial.at(torch.arange(len(self._initial), device=device))
         flat.mul_(self.factor)
         flat[self.indices.long()] = self.values.data

@@ -103,8 +103,10 @@ def _check(model: Model, found: Sequence[Units]) -> None:
     (OLMo 2), heads that work in pairs (DiffLlama), gates by head.
     """
     running = stream(model, model.example()["input_ids"][:, :_TRIED])
+    # In float32: in half precision rounding would hide what one unit does.
     running.states = [_exact(state) for state in running.states]
     running.calls = [_exact(calls) for calls in running.calls]
+    # Blocks of equal shapes are built alike: one trial for each shape is enough.
     tried: set[Any] = set()
     for index, (path, own) in enumerate(running):
         block = deepcopy(own).float()
@@ -149,6 +151,8 @@ def _leaves_alone(running: Stream, index: int, block: nn.Module, one: Units) -> 
     columns = channels_of(torch.tensor([0]), one.channels(zeroed))
     _linear(zeroed, one.reader).weight[:, columns] = 0
     narrow(narrowed, one, torch.arange(1, one.count))
+    # Setting the reader's columns to zero cuts the unit off without changing a shape:
+    # this is what its removal must compute.
     expected = running.output(index, zeroed)
     try:
         gap = running.output(index, narrowed) - expected
@@ -182,6 +186,7 @@ def _units(
                 "none can be removed: choose a model of the LLaMA, Mistral or Qwen "
                 "family"
             )
+        # Columns of the output matrix that one key-value head accounts for.
         width = owner.num_key_value_groups * owner.head_dim
         count, rest = divmod(inputs, width)
     else:
@@ -226,16 +231,19 @@ def choose(
     gone = [torch.zeros(one.count, dtype=torch.bool) for one in units]
     left = ratio * ratio_base(model)
     owner = torch.cat([torch.full((u.count,), i) for i, u in enumerate(units)])
-    index = torch.cat([torch.arange(u.count) for u in units])
+    index = torch.cat([torch.arange(u.count) for u in units])  # within its entry
     flat = torch.cat([s.detach().double().cpu() for s in scores])
     cost = [one.weights(model.net) for one in units]
     remaining = [one.count for one in units]
+    # Greedy, from the lowest score up. `left` counts the weights that still have to go.
     for place in flat.argsort(stable=True).tolist():
         if left <= 0:
             break
         which = int(owner[place])
         if remaining[which] == 1:
             continue
+        # The first unit to leave gives its reader a bias, whose numbers have to be
+        # saved elsewhere.
         if remaining[which] == units[which].count:
             left += added
         gone[which][index[place]] = True
@@ -273,6 +281,8 @@ def narrow(
     """
     for name in one.writers:
         writer = _linear(net, name)
+        # A unit has `head_dim` rows of key and value, and those of several heads of
+        # query: each writer's own number of rows.
         rows = channels_of(kept, writer.out_features // one.count).to(
             writer.weight.device
         )

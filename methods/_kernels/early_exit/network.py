@@ -89,6 +89,7 @@ class ExitNet(nn.Module):
         self.exits, self.rule = tuple(exits), rule
         self.thresholds = list(thresholds)
         self._heads = [dict(arguments) for arguments in heads]
+        # Samples that left at each exit, and last those that left at none.
         self.taken = [0] * (len(self.exits) + 1)
         self.costs: Costs | None = None
         self.average = average
@@ -141,6 +142,8 @@ class ExitNet(nn.Module):
             ``(batch, classes)``; an excluded class has minus infinity.
         """
         result: Tensor | None = None
+        # `here`: positions in the batch of the samples still inside. `images` and
+        # `state` shrink with it, which is what saves the work.
         here = torch.arange(len(images), device=images.device)  # still inside
         state: Tensor | None = None
         *parts, last = self.segments()
@@ -151,9 +154,11 @@ class ExitNet(nn.Module):
             gone, state = leave(self.rule, logits, self.thresholds[place], state)
             if result is None:
                 result = logits.new_zeros(logits.shape)
+            # The classes that earlier exits excluded must not win here.
             result[here[gone]] = _masked(logits[gone], state[gone])
             self.taken[place] += int(gone.sum())
             here, images, state = here[~gone], images[~gone], state[~gone]
+            # A layer may fail on an empty batch.
             if not len(here):
                 return result
         logits = last(images)
@@ -192,10 +197,10 @@ def _masked(logits: Tensor, state: Tensor) -> Tensor:
 def leave(
     rule: Rule, logits: Tensor, threshold: float, state: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Who leaves at an exit.
+    """Decide which samples leave at an exit.
 
     ``exclusion``: a class stays while its probability is above ``threshold`` times the
-    highest one; the likeliest class is put back; who has one class left leaves.
+    highest one; the likeliest class is put back; a sample with one class left leaves.
     ``softmax_exclusion``: the same with softmax instead of logistic probabilities.
     ``confidence``: leaves if the highest softmax is above ``1 - threshold * (1 - 1 /
     classes)``. ``entropy``: leaves below ``threshold * log(classes)``.
@@ -203,16 +208,18 @@ def leave(
     Args:
         rule: Exit rule, described above.
         logits: Of the exit, ``(batch, classes)``.
-        threshold: In [0, 1]; at 0 nobody leaves, at 1 everybody.
+        threshold: In [0, 1]; at 0 no sample leaves, at 1 every sample.
         state: Classes not excluded so far, bool, of the shape of ``logits``.
 
     Returns:
-        Who leaves, bool of shape ``(batch,)``, and the classes left.
+        Which samples leave, bool of shape ``(batch,)``, and the classes left.
     """
     classes = logits.shape[1]
     if rule in ("exclusion", "softmax_exclusion"):
         probability = logits.sigmoid() if rule == "exclusion" else logits.softmax(1)
+        # Over all classes, also those that an earlier exit excluded.
         best, winner = probability.max(1, keepdim=True)
+        # `&` keeps what earlier exits excluded; the winner alone is put back.
         state = state.scatter(1, winner, True) & (probability > threshold * best)
         # Where every sigmoid underflows to 0 the likeliest class still stands.
         state = state.scatter(1, winner, True)
@@ -220,6 +227,7 @@ def leave(
     softmax = logits.softmax(1)
     if rule == "confidence":
         return softmax.amax(1) > 1 - threshold * (1 - 1 / classes), state
+    # In nats; the entropy of a uniform guess is log(classes).
     entropy = torch.special.entr(softmax).sum(1)
     return entropy < threshold * torch.tensor(float(classes)).log(), state
 
@@ -235,6 +243,7 @@ class Costs:
     def __init__(self, segments: Sequence[int], heads: Sequence[int]) -> None:
         self.segments, self.heads = list(segments), list(heads)
         self.plain = sum(segments)
+        # A sample that leaves at exit i has passed the heads 1 to i, not only the last.
         run, totals = 0, []
         for part, head in zip(segments, [*heads, 0], strict=True):
             run += part + head
@@ -261,6 +270,8 @@ def costs_of(net: ExitNet, model: Model) -> Costs:
     Returns:
         Costs by segment and head.
     """
+    # The counter runs the parts on one example, on which batch normalisation in
+    # training mode would update its statistics, or fail.
     was_training = net.training
     net.eval()
     device = next(net.parameters()).device
@@ -324,6 +335,7 @@ def with_exits(
                     {
                         "features": features.shape[1],
                         "classes": classes,
+                        # A late map may be smaller than the pooling that was asked for.
                         "pool": min(pool, *features.shape[2:]) if image else 0,
                         "conv": conv and image,
                     }

@@ -27,8 +27,8 @@ Search = Literal["coordinate", "released"]
 
 # Thresholds that are tried at each exit: never, and 25 from 1e-5 to 1.
 _GRID = (0.0, *(10 ** (step / 24 * 5 - 5) for step in range(25)))
-# Logistic heads give several classes nearly the same probability: what tells them apart
-# are thresholds close to 1.
+# Logistic heads give several classes nearly the same probability: only
+# thresholds close to 1 tell them apart.
 _CLOSE = (0.7, 0.75, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995)
 # What a saving of all MACs is worth in accuracy, one search each.
 _WORTHS = (0.003, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
@@ -200,11 +200,13 @@ class EarlyExit:
                 f"ratio {ratio} cannot be saved: leaving at the first exit saves "
                 f"{most:.3f} of the MACs"
             )
+        # Of equal accuracy, the one that saves the least: nearest to the ratio.
         chosen = max(enough, key=lambda c: (c.accuracy, -c.saved))
         if self.search == "coordinate":
             chosen = refined(fitted.validation, chosen, ratio)
         net = copy.deepcopy(fitted.net).eval()
         net.thresholds, net.costs = list(chosen.thresholds), fitted.costs
+        # Rounded to remove the noise of `1 - (1 - x)`: `saved` is 1 - average / plain.
         net.average = round(fitted.costs.plain * (1 - chosen.saved), 6)
         ctx.record(
             Measurement(metric="achieved_ratio", value=chosen.saved),
@@ -236,6 +238,7 @@ class Joint(Objective):
         images, labels = batch
         *early, final = net.all_logits(images)
         total = self.weights[-1] * functional.cross_entropy(final, labels)
+        # `strict=False`: the last weight is that of the network's own loss.
         for weight, logits in zip(self.weights, early, strict=False):
             total = total + weight * self.method.loss_at(logits, labels)
         return total
@@ -292,6 +295,8 @@ def simulate(
     right = torch.zeros(len(labels), dtype=torch.bool)
     taken = []
     for early, threshold in zip(logits[:-1], thresholds, strict=True):
+        # All samples are computed at all exits, and `inside` says which of them the
+        # network would still have: one pass of the network serves all thresholds.
         gone, state = leave(rule, early, threshold, state)
         gone = gone & inside
         answer = early.masked_fill(~state, -torch.inf).argmax(1)
@@ -322,6 +327,8 @@ def coordinate_search(seen: Validation) -> list[Candidate]:
     Returns:
         Every candidate that was tried, in no order.
     """
+    # Every candidate that is tried stays in `seen.tried`: this one saves the most of
+    # all, so that it decides which ratios can be reached.
     seen.run((1.0,) * seen.exits)  # everybody leaves at the first exit
     here = (0.0,) * seen.exits
     for worth in _WORTHS:
@@ -329,6 +336,7 @@ def coordinate_search(seen: Validation) -> list[Candidate]:
         def gain(found: Candidate, worth: float = worth) -> float:
             return found.accuracy + worth * found.saved
 
+        # A warm start: the best thresholds of two neighbouring worths differ little.
         here = _climb(seen, here, gain).thresholds
     return list(seen.tried.values())
 
@@ -363,6 +371,8 @@ def _climb(
         before = here
         for place in range(seen.exits):
             moves = [(*here[:place], step, *here[place + 1 :]) for step in steps]
+            # `max` takes the first of equals, which is `here`: the search ends where
+            # nothing is better.
             here = max([here, *moves], key=lambda move: gain(seen.run(move)))
         if here == before:
             break
@@ -386,6 +396,7 @@ def released_search(seen: Validation) -> list[Candidate]:
         Candidates in no order.
     """
     found = [seen.run((step,) * seen.exits) for step in (*_STEPS, 1.0)]
+    # Accuracy without exits.
     base = seen.run((0.0,) * seen.exits).accuracy
     segments = seen.costs.segments
     places = sorted(range(seen.exits), key=lambda place: -segments[place])
@@ -395,6 +406,7 @@ def released_search(seen: Validation) -> list[Candidate]:
             last = _STEPS[0]
             for step in _STEPS:
                 thresholds[place] = step
+                # Not above the goal: back to the last step that was.
                 if seen.run(tuple(thresholds)).accuracy <= base - tolerance:
                     break
                 last = step

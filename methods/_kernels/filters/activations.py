@@ -57,6 +57,7 @@ def activations_and_gradients(
     """
     found, logits = outputs(net, modules, images)
     loss = functional.cross_entropy(logits, labels)
+    # `grad` and not `backward`: the gradients of the weights are not needed.
     gradients = torch.autograd.grad(loss, list(found.values()))
     return {
         name: (output.detach(), gradient)

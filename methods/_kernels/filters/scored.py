@@ -85,6 +85,7 @@ class Scored:
                 totals[name] += score.cpu()
         scores = {name: total / count for name, total in totals.items()}
         if self.normalise == "layer":
+            # Scores of all zeros stay zeros.
             scores = {n: s / s.norm().clamp_min(1e-30) for n, s in scores.items()}
         return scores
 
@@ -95,18 +96,22 @@ class Scored:
         if ratio == 0:
             return ctx.dense()
         net, scores = ctx.dense(), fitted
+        # A share of the dense widths, which the cuts before do not lower.
         floor = {
             g.name: math.ceil(self.floor * g.size)
             for g in surgery.groups(ctx.model, ctx.model.net)
         }
         epoch = 0
         for step in range(1, self.steps + 1):
+            # The dense network's scores come from `fit`, once for all ratios.
             if step > 1:
                 surgery.retrain(
                     net, self.between, ctx, name=f"{self.stream}-{step}", epoch=epoch
                 )
                 epoch += self.between.epochs if self.between else 0
                 scores = self._scores(net, ctx)
+            # The budget of this step: the same number of parameters leaves with each
+            # cut.
             ranked = surgery.uniform(scores) if self.layerwise else scores
             budget = surgery.budget_of(ctx.model, ratio * step / self.steps)
             net = surgery.prune_to(ctx.model, net, ranked, budget, floor=floor)

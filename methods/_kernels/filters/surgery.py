@@ -53,6 +53,9 @@ def groups(model: Model, net: nn.Module) -> list[Group]:
     found = []
     for name, conv in model.with_net(net).modules("conv"):
         assert isinstance(conv, nn.Conv2d)
+        # What has to shrink with the filters. Of the norms among it, the one of the
+        # same width is the norm of this convolution: behind a concatenation a norm is
+        # wider.
         norms = (
             dep.target.module
             for dep, _ in _cut(graph, conv, range(conv.out_channels))
@@ -126,6 +129,8 @@ def uniform(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
     {'a': tensor([1.0000, 0.5000]), 'b': tensor([0.5000, 1.0000])}
     """
     return {
+        # The rank of each filter in its layer as a share: the k lowest of n have 1/n to
+        # k/n, so that one threshold for all layers cuts the same share of each.
         name: (score.argsort().argsort() + 1) / len(score)
         for name, score in scores.items()
     }
@@ -151,8 +156,10 @@ def order(
         if not score.isfinite().all():
             raise NotFinite(f"the score of a filter of {name} is not finite")
         stay = max(1, (floor or {}).get(name, 1))
+        # A layer without filters would cut the network in two.
         best = set(score.topk(min(stay, len(score))).indices.tolist())
         ranking += [
+            # `place` and `index` order equal scores in the same way on every machine.
             (value, place, index, name)
             for index, value in enumerate(score.tolist())
             if index not in best
@@ -203,6 +210,9 @@ def prune_to(
             f"can go before a layer is too narrow; the budget is {budget}. Lower the "
             "ratio"
         )
+    # How many parameters a filter takes along depends on the widths of its neighbours,
+    # so that costs do not add up: bisection over the number of filters, with about
+    # log2(filters) cuts of a copy.
     low, high = 0, most  # high meets the budget; the fewest filters that do
     while low < high:
         middle = (low + high) // 2
@@ -215,6 +225,7 @@ def prune_to(
 
 def budget_of(model: Model, ratio: float) -> int:
     """Parameters that ``ratio`` leaves of the dense network, rounded down."""
+    # 0.9 of 10 must be 9: the product may be a little above it.
     return parameters(model.net) - math.ceil(ratio * parameters(model.net) - 1e-6)
 
 

@@ -48,12 +48,16 @@ def offer(
     out, inner = shape
     # Directions below rounding error are not worth a rank.
     energy = energy.double().where(energy > 1e-14 * energy.max(), 0.0)
+    # tail[i] = energy of directions i and later
     tail = energy.flip(0).cumsum(0).flip(0)
+    # Rank r keeps the directions 0 to r - 1; the full rank has no error.
     error = torch.cat([tail[1:], torch.zeros(1, dtype=torch.float64)])
     costs = torch.tensor(
         [cost(out, inner, rank) for rank in range(1, len(energy) + 1)],
         dtype=torch.float64,
     )
+    # The dense group costs `out * inner` and has no error: it beats every rank that
+    # costs as much.
     useful = costs < out * inner
     return Offer(label, out * inner, costs[useful], error[useful].cpu())
 
@@ -76,6 +80,7 @@ def allocate(offers: Sequence[Offer], budget: int) -> list[int | None]:
     Raises:
         Unsupported: If even rank 1 everywhere is over the budget.
     """
+    # A group without a useful rank can only stay dense.
     least = sum(float(o.cost[0]) if len(o.cost) else o.size for o in offers)
     if least > budget:
         raise Unsupported(
@@ -87,6 +92,9 @@ def allocate(offers: Sequence[Offer], budget: int) -> list[int | None]:
         -200.0,
         200.0,
     )  # logarithm of the price; ``low`` spends too much
+    # At a price of e^-200 the errors alone count, at e^200 the costs alone, in whatever
+    # unit errors are given. `high` always keeps the budget: the cheapest choice does,
+    # as was checked. 400 / 2^100 is below the resolution of a float64.
     for _ in range(100):
         middle = (low + high) / 2
         over = _spent(offers, _choice(offers, middle)) > budget
@@ -98,6 +106,7 @@ def _choice(offers: Sequence[Offer], log_price: float) -> list[int | None]:
     price = torch.tensor(log_price, dtype=torch.float64).exp()
     chosen: list[int | None] = []
     for one in offers:
+        # The Lagrangian of one group, (r,). Groups are independent at a given price.
         burden = one.error + price * one.cost
         best = int(burden.argmin()) if len(burden) else 0
         dense = not len(burden) or float(price) * one.size <= float(burden[best])
@@ -117,6 +126,9 @@ def _fill(
     offers: Sequence[Offer], ranks: list[int | None], budget: int
 ) -> list[int | None]:
     """Spend the remaining weights on single ranks, largest gain per weight first."""
+    # At the lowest price all choices of one group are points of its convex hull. Ranks
+    # between two such points are never chosen, so that weights remain. Each step looks
+    # at all groups and buys one rank.
     left = budget - _spent(offers, ranks)
     while True:
         best, gain = -1, 0.0

@@ -78,8 +78,11 @@ def sampled(generator: torch.Generator) -> Loss:
 
     def loss(logits: Tensor, ids: Tensor) -> Tensor:
         rows = logits[0].float()
+        # Drawn on the CPU, so that every device draws the same tokens.
         chances = rows.detach().softmax(-1).cpu()
         said = torch.multinomial(chances, 1, generator=generator)[:, 0]
+        # A sum and not a mean: gradients of single tokens keep their size, and are
+        # averaged over tokens where the moments are.
         return cross_entropy(rows, said.to(rows.device), reduction="sum")
 
     return loss
@@ -142,9 +145,10 @@ def row_fisher(
         def hook(parameter: Tensor) -> None:
             gradient = parameter.grad
             assert gradient is not None
-            squares = gradient.detach().float().square()
+            squares = gradient.detach().float().square()  # (out, in)
+            # GPT-2's layer stores (in, out).
             out = 1 if type(module).__name__ == "Conv1D" else 0
-            share = squares.sum(out).double() / len(tokens)
+            share = squares.sum(out).double() / len(tokens)  # (in,)
             totals[name] = totals.get(name, torch.zeros_like(share)) + share
             parameter.grad = None
 
@@ -217,6 +221,8 @@ class OutputCurvature:
             moment.div_(self._tokens[group])  # in place: all may exceed the memory
             if damping:
                 weight = torch.cat(weights).double().cpu()
+                # The identity that is added to H becomes `W^T W` in the form `W^T H W`.
+                # The mean of H's diagonal is the mean square of the gradient's entries.
                 added = weight.T @ weight if out > inner else torch.eye(out).double()
                 share = damping * self._squares[group] / (self._tokens[group] * out)
                 moment.add_(added, alpha=share)
@@ -224,6 +230,8 @@ class OutputCurvature:
 
     def _hook(self, group: Group, name: str) -> Callable[..., None]:
         members = [self._net.get_submodule(n) for n in group.names]
+        # The smaller of the two moments: `W^T H W` has (in, in) entries, H has
+        # (out, out).
         tall = sum(matrix(m).shape[0] for m in members) > matrix(members[0]).shape[1]
         weight = matrix(self._net.get_submodule(name))
 
@@ -231,6 +239,8 @@ class OutputCurvature:
             rows = gradient.reshape(-1, gradient.shape[-1]).float()  # (tokens, out)
             squares = float(rows.double().square().sum())
             self._squares[group] = self._squares.get(group, 0.0) + squares
+            # The moment needs the rows of all members for the same tokens, and the
+            # backward pass reaches the members one by one.
             pending = self._pending.setdefault(group, [])
             # Converted here: float32 copies of all matrices would exceed a GPU.
             pending.append(rows @ weight.float() if tall else rows)

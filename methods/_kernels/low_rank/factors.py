@@ -69,6 +69,8 @@ class Factors:
             rounds them once, when it stores them.
         """
         left = self.left[:, :rank].to(weight.device)
+        # The left directions are orthonormal: the best right factor is the projection
+        # of the weight itself, in its full precision, and need not be stored.
         if self.right is None:
             return left, left.T @ weight.to(left.dtype)
         return left, self.right[:rank].to(weight.device)
@@ -173,6 +175,7 @@ def checked_rank(
     """
     shapes = [matrix(modules[name]).shape for name in group.names]
     out, inner = sum(s[0] for s in shapes), shapes[0][1]
+    # floor((1 - ratio) out in / (out + in)), with the outputs of all members.
     rank = rank_for(out, inner, ratio)
     if members is not None and not group.once:
         rank = rank_for(members * shapes[0][0], inner, ratio)
@@ -219,11 +222,15 @@ def factorize(
     # Of the two symmetric eigenproblems, solve the one with min(out, in) rows.
     if weight.shape[0] <= weight.shape[1]:
         return _from_outputs(weight, gram, curvature, dtype)
+    # out > in. With the SVD `W G^(1/2) = U Sigma V^T`, the matrix
+    # `G^(1/2) W^T W G^(1/2)` has the eigenvectors V and the eigenvalues Sigma^2. With a
+    # curvature, `W^T H W` takes the place of `W^T W`.
     root, inverse = _roots(gram, weight)
     if curvature is None:
         curvature = weight.T @ weight
     inner = curvature if root is None else _times(_times(curvature, root).T, root)
     energy, directions = _spectrum(inner)
+    # L = W G^(1/2) V, which is U Sigma, and R = V^T G^(-1/2).
     left = weight @ directions if root is None else _times(weight, root) @ directions
     return _factors(left, _times(directions.T, inverse), energy, dtype)
 
@@ -282,10 +289,13 @@ def _from_outputs(
     weight: Tensor, gram: Tensor | None, curvature: Tensor | None, dtype: torch.dtype
 ) -> Factors:
     """Factors from the second moment of the outputs, ``W G W^T``."""
+    # out <= in. W G W^T has the eigenvectors U and the eigenvalues Sigma^2.
     outputs = _times(weight, gram) @ weight.T
     if curvature is None:
         energy, left = _spectrum(outputs)
         return _factors(left, None, energy, dtype)
+    # The same in the metric H of the output: U are the eigenvectors of
+    # `H^(1/2) W G W^T H^(1/2)`, and L = H^(-1/2) U, R = U^T H^(1/2) W.
     root, inverse = _roots(curvature, weight)
     assert root is not None
     assert inverse is not None
@@ -310,6 +320,7 @@ def install(net: nn.Module, group: Group, left: Tensor, right: Tensor) -> None:
         left, right = balanced(left, right)
     for factor in (left, right):  # in the layers' dtype, where float16 may overflow
         check_finite(factor.to(weight.dtype), f"a factor of {group.label}")
+    # Members of several blocks read different inputs: nothing to compute once.
     users = len(old) if group.once else 1
     rank, inner = right.shape
     projection = empty(Projection, weight, in_features=inner, rank=rank, users=users)
@@ -352,6 +363,8 @@ def balanced(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     """
     tall, wide = left.abs().amax(0), right.abs().amax(1)  # (rank,)
     usable = (tall > 0) & (wide > 0)
+    # With s = sqrt(wide / tall) both factors of a direction have the largest entry
+    # sqrt(wide tall). Directions that are all zero keep the scale 1.
     shift = ((wide / tall).where(usable, 1.0).log2() / 2).round()
     scale = torch.ldexp(torch.ones_like(shift), shift)
     return left * scale, right / scale[:, None]
@@ -387,6 +400,8 @@ def _times(weight: Tensor, metric: Tensor | None) -> Tensor:
 
 def _spectrum(symmetric: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues, largest first and not below zero, with their vectors in columns."""
+    # `eigh` reads one triangle; a product that is symmetric on paper has two different
+    # ones after rounding.
     values, vectors = torch.linalg.eigh((symmetric + symmetric.T) / 2)
     return values.flip(0).clamp_min(0), vectors.flip(1)
 
@@ -420,6 +435,7 @@ def psd_roots(moment: Tensor, tiny: float | None = None) -> tuple[Tensor, Tensor
     if tiny is None:
         tiny = torch.finfo(moment.dtype).eps * len(moment)
     values, vectors = _spectrum(moment)
+    # The second bound is for a moment that is all zero.
     least = max(float(values[0]) * tiny, torch.finfo(moment.dtype).tiny)
     scale = values.clamp_min(least).sqrt()
     return (vectors * scale) @ vectors.T, (vectors / scale) @ vectors.T

@@ -28,6 +28,7 @@ def groups_within_blocks(model: Model, join: Join) -> list[Group]:
     Returns:
         Groups that cover every matrix once, in the network's order.
     """
+    # Role -> all roles of its group, which serve as the key of the group in a block.
     partner = {role: roles for roles in _JOINED[join] for role in roles}
     members: dict[tuple[object, ...], list[str]] = {}
     for name in linears(model):

@@ -36,6 +36,8 @@ class Projection(nn.Module):
         if self.users == 1:
             alone: Tensor = self.linear(x)
             return alone
+        # Query, key and value are called one after the other with the same tensor: by
+        # identity, since a comparison of values would cost as much as it saves.
         if self._last is None or self._last[0] is not x:
             self._last = (x, self.linear(x))
             self._left = self.users

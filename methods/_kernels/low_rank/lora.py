@@ -68,6 +68,7 @@ def recover(net: nn.Module, lora: Lora, ctx: Context) -> nn.Module:
         config = LoraConfig(
             r=lora.rank,
             lora_alpha=lora.alpha,
+            # Paths of the two layers within `LowRank`.
             target_modules=r".*\.left" if factor == "left" else r".*\.right\.linear",
             task_type="CAUSAL_LM",
         )
@@ -95,6 +96,8 @@ def _train(net: Any, lora: Lora, ctx: Context, stage: int) -> None:
                 loss = likelihood(logits, window[None])
                 if not bool(loss.isfinite()):
                     raise NotFinite(f"the loss of LoRA epoch {epoch} is {loss}")
+                # One window at a time, so that the activations of one are alive; the
+                # gradients of a batch add up to those of its mean loss.
                 (loss / len(batch)).backward()
                 losses.append(float(loss.detach()))
             optimizer.step()

@@ -92,10 +92,13 @@ def pivots(left: Tensor) -> tuple[Tensor, Tensor]:
     """
     array = left.double().cpu().numpy()
     rank = array.shape[1]
+    # L^T P = Q [R_1 R_2], with R_1 square: the first k columns of the permutation P are
+    # the chosen rows of L, and L_other^T = L_chosen^T R_1^-1 R_2. Q is not needed.
     triangle, order = qr(array.T, mode="r", pivoting=True)
-    terms = np.empty_like(array)
+    terms = np.empty_like(array)  # C, (out, rank)
     terms[order[:rank]] = np.eye(rank)
-    square, others = triangle[:, :rank], triangle[:, rank:]
+    square, others = triangle[:, :rank], triangle[:, rank:]  # R_1, R_2
+    # Pivoting sorts the diagonal of R_1: its last entry shows whether L has full rank.
     sizes = np.abs(np.diag(square))
     if sizes.min() > 1e-12 * sizes.max():
         rest = solve_triangular(square, others)
@@ -122,15 +125,22 @@ def install_pivoted(net: nn.Module, group: Group, left: Tensor, right: Tensor) -
     weight = matrix(old[0])
     rank, inner = right.shape
     projection = empty(Projection, weight, in_features=inner, rank=rank, users=len(old))
+    # Rows of the product L R itself: the (rank, rank) part of L that belongs to them
+    # need not be stored.
     chosen = (left[rows].double() @ right.double()).to(weight.dtype)  # (rank, in)
     check_finite(chosen, f"a factor of {group.label}")
     with torch.no_grad():
         projection.weight.copy_(chosen)
+    # For each output its position among the chosen rows; -1 where it is mixed from
+    # them.
     place = torch.full((len(left),), -1, dtype=torch.int32)
     place[rows] = torch.arange(rank, dtype=torch.int32)
     outs = [matrix(module).shape[0] for module in old]
     parts = zip(torch.split(place, outs), torch.split(terms, outs), strict=True)
     for name, module, (where, part) in zip(group.names, old, parts, strict=True):
+        # `Pivoted` concatenates all chosen rows and its own mixed outputs, and picks
+        # from them: a chosen row of this member is at its position among the rows, the
+        # i-th mixed output at rank + i.
         mixed = where < 0
         bias: Any = module.bias
         made = empty(

@@ -36,9 +36,13 @@ def refit(weight: Tensor, right: Tensor, gram: Tensor) -> Tensor:
     cross = thin @ gram  # (rank, in)
     # Equal scales first, so that the cut-off below is about directions, not units.
     scale = (cross * thin).sum(1).clamp_min(torch.finfo(torch.float64).tiny).rsqrt()
+    # of D R G R^T D
     values, vectors = torch.linalg.eigh(scale[:, None] * (cross @ thin.T) * scale)
+    # A pseudo-inverse: with a singular G some combinations of the rows of R see no
+    # input.
     keep = values > values[-1] * len(values) * torch.finfo(torch.float64).eps
-    inverse = (vectors[:, keep] / values[keep]) @ vectors[:, keep].T
+    inverse = (vectors[:, keep] / values[keep]) @ vectors[:, keep].T  # (rank, rank)
+    # W G R^T D (D R G R^T D)^-1 D: the scales D cancel out.
     left = weight.double() @ cross.T * scale @ inverse * scale
     return left.to(right.dtype)
 
@@ -66,7 +70,7 @@ def refit_released(
     """
     scale = left.float().norm(dim=0)  # (rank,)
     x = inputs.float()
-    thin = x @ right.float().T * scale
+    thin = x @ right.float().T * scale  # (tokens, rank)
     solution = torch.linalg.lstsq(thin, x @ weight.float().T).solution  # (rank, out)
     return (solution.T * scale).to(right.dtype)
 
@@ -128,6 +132,7 @@ def pooled_update(net: nn.Module, ctx: Context, groups: Iterable[Group]) -> None
     pools: dict[Group, Tensor] = {}
     for name, seen in behind_prefix(net, ctx, owner, inputs="compressed"):
         gram = gram_of(seen, name)
+        # A sum of means: every block sees the same number of tokens.
         pools[owner[name]] = pools.get(owner[name], torch.zeros_like(gram)) + gram
     for group in groups:
         for name in group.names:

@@ -40,6 +40,8 @@ def whitened(
         check_finite(total, f"the Gram matrix of {distinct[0]}")
         if whitening == "eigh":
             return total
+        # Statistics are means over tokens; the jitter of the released codes is in the
+        # unit of a sum. A common factor of G does not change the factors.
         tokens = calibration.tokens.numel()
         return raised(total * tokens, jitter)
 
@@ -63,5 +65,6 @@ def raised(gram: Tensor, jitter: float) -> Tensor:
     _, failed = torch.linalg.cholesky_ex(gram)
     if not int(failed):
         return gram
+    # Rounding may leave a singular matrix with a small negative eigenvalue.
     smallest = torch.linalg.eigvalsh(gram)[0]
     return gram + (jitter - smallest) * torch.eye(len(gram), dtype=gram.dtype)

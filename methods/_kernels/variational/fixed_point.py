@@ -73,6 +73,7 @@ class FixedPoint(nn.Module):
         """
         made = cls(weight.shape[1], weight.shape[0])
         made.plan = plan
+        # Integers, (out, in).
         codes = _codes(weight.double(), plan.bits[:, None], plan.exponents[:, None])
         made.weight = _values(codes, plan).to(weight.dtype)
         made.bias = bias.detach().clone()
@@ -97,10 +98,13 @@ class FixedPoint(nn.Module):
         stream, widths = [], []
         for row, width in zip(codes, bits.tolist(), strict=True):
             kept = row != 0
+            # A bitmap costs one bit a weight and saves `width` bits for each zero.
             sparse = len(row) + int(kept.sum()) * width < len(row) * width
             if sparse:
                 stream.append(kept.astype(np.uint8))
             stored = row[kept] if sparse else row
+            # The lowest bit first; `>>` keeps the sign, so that these are the bits of
+            # the two's complement.
             places = (stored[:, None] >> np.arange(width)) & 1
             stream.append(places.astype(np.uint8).ravel())
             widths.append(width | (SPARSE if sparse else 0))
@@ -129,6 +133,7 @@ class FixedPoint(nn.Module):
                 end = at + int(kept.sum()) * width
                 places = stream[at:end].reshape(-1, width).astype(np.int64)
                 row[kept] = (places << np.arange(width)).sum(1)
+                # The highest bit counts -2^(width - 1) and was added as +2^(width - 1).
                 row[kept] -= places[:, -1] << width  # two's complement
                 at = end
             rows.append(torch.from_numpy(row))
@@ -202,11 +207,12 @@ class _Table:
 
 def _table(weight: Tensor, variance: Tensor) -> _Table:
     rows, columns = weight.shape
-    sensitivity = 1 / (2 * variance)
+    sensitivity = 1 / (2 * variance)  # nats per squared error
     peak = weight.abs().amax(1)
     whole = torch.floor(-torch.log2(peak.clamp_min(2.0**-60)))
     zero = torch.zeros(rows, dtype=torch.int64)
     cost = [zero]
+    # No bits: the row becomes zero.
     loss = [(sensitivity * weight.square()).sum(1)]
     exponent = [zero]
     for bits in _WIDTHS[1:]:
@@ -222,6 +228,8 @@ def _table(weight: Tensor, variance: Tensor) -> _Table:
         best = torch.stack(errors).argmin(0)
         exponent.append(torch.stack(tried).gather(0, best[None])[0])
         least = torch.stack(errors).amin(0)
+        # One bit more halves the step, and the mean square of the error falls to a
+        # quarter.
         loss.append(least if bits <= _MEASURED else loss[-1] / 4)
         cost.append(_cost(weight, bits, exponent[-1], columns))
     return _Table(torch.stack(cost, 1), torch.stack(loss, 1), torch.stack(exponent, 1))
@@ -230,6 +238,7 @@ def _table(weight: Tensor, variance: Tensor) -> _Table:
 def _cost(weight: Tensor, bits: int, exponent: Tensor, columns: int) -> Tensor:
     widths = torch.full_like(exponent, bits)[:, None]
     kept = (_codes(weight, widths, exponent[:, None]) != 0).sum(1)
+    # The cheaper of the two forms of `pack`, dense or with a bitmap.
     return torch.minimum(torch.full_like(kept, columns * bits), columns + kept * bits)
 
 
@@ -238,6 +247,7 @@ def _spend(cost: Tensor, loss: Tensor, budget: int) -> Tensor:
     cost = cost.double()
 
     def choose(price: float) -> Tensor:
+        # The Lagrangian of each row, on its own: (rows,).
         return (loss + price * cost).argmin(1)
 
     low, high = -300.0, 300.0  # of log2(price)
@@ -247,6 +257,8 @@ def _spend(cost: Tensor, loss: Tensor, budget: int) -> Tensor:
         low, high = (low, middle) if spent <= budget else (middle, high)
     chosen = choose(2.0**high)
     left = budget - int(cost.gather(1, chosen[:, None]).sum())
+    # What is left buys at most one change for each row: the width that gains the most
+    # nats per bit, the best rows first.
     more = cost - cost.gather(1, chosen[:, None])
     gain = loss.gather(1, chosen[:, None]) - loss
     worth = torch.where((more > 0) & (gain > 0), gain / more.clamp_min(1), 0.0)
@@ -261,6 +273,7 @@ def _spend(cost: Tensor, loss: Tensor, budget: int) -> Tensor:
 
 def _codes(weight: Tensor, bits: Tensor, exponents: Tensor) -> Tensor:
     """Nearest integers in two's complement of that many bits; 0 for no bits."""
+    # b bits hold the integers from -2^(b - 1) to 2^(b - 1) - 1.
     top = torch.where(bits > 0, 2 ** (bits - 1).clamp_min(0) - 1, 0)
     bottom = torch.where(bits > 0, -top - 1, 0)
     scaled = torch.floor(torch.ldexp(weight, exponents) + 0.5)

@@ -49,6 +49,8 @@ class Sticks(nn.Module):
     def shape(self) -> tuple[Tensor, Tensor]:
         """The parameters ``a`` and ``b`` of each stick."""
         return (
+            # Raw values are stored divided by `rate`: a step of the optimizer on them
+            # counts `rate` times. Softplus keeps both parameters above 0.
             functional.softplus(self.rate * self.raw_a),
             functional.softplus(self.rate * self.raw_b),
         )
@@ -101,6 +103,7 @@ class VariationalLinear(nn.Module):
         """The matrix to multiply by, shape ``(out, in)``."""
         weight = self.mean if self.training else self.expected()
         if self.training and self.raw_sigma is not None:
+            # The reparametrisation: a sample that is differentiable in mean and sigma.
             weight = weight + self.sigma() * torch.randn_like(weight)
         if self.training and self.logits is not None:
             logits = self.rate * self.logits
@@ -129,6 +132,8 @@ class VariationalLinear(nn.Module):
     def variance(self) -> Tensor:
         """Variance of utility times weight, which are independent."""
         q, mean = self.utility(), self.mean
+        # Var(z w) = E[z] E[w^2] - (E[z] E[w])^2 with E[z^2] = E[z] = q, E[w^2] =
+        # sigma^2 + mean^2.
         return q * (self.sigma().square() + (1 - q) * mean.square())
 
     def kl(self, log_prior: Tensor | None) -> Tensor:
@@ -185,6 +190,8 @@ def make_variational(
         assert isinstance(linear, nn.Linear)
         shared = None
         if prior.sticks:
+            # `x.input.reset` and `x.hidden.reset` are parts of one matrix of the paper:
+            # `x.reset`.
             key = f"{parent.rpartition('.')[0]}.{leaf}"
             if key not in sticks:
                 sticks[key] = Sticks(linear.out_features, prior)
@@ -210,6 +217,8 @@ def total_kl(layers: list[VariationalLinear]) -> Tensor:
     total = layers[0].mean.new_zeros(())
     priors: dict[Sticks, Tensor] = {}
     for layer in layers:
+        # Layers that share sticks share the sample, and the sticks' own divergence
+        # counts once.
         if layer.sticks is not None and layer.sticks not in priors:
             priors[layer.sticks] = layer.sticks.sample_log_pi()
             total = total + layer.sticks.kl()

@@ -71,6 +71,9 @@ def kl_sticks(a: Tensor, b: Tensor, alpha: float) -> Tensor:
         Shape of ``a``, at least 0.
     """
     return (
+        # u^a has the distribution Beta(1, b), so that E[ln u] = (-EULER - digamma(b) -
+        # 1/b) / a and E[ln(1 - u^a)] = -1/b. The lines are (a - alpha) E[ln u], the
+        # ratio of the constants, and (b - 1) E[ln(1 - u^a)].
         (1 - alpha / a) * (-EULER - torch.digamma(b) - 1 / b)
         + torch.log(a * b / alpha)
         - (b - 1) / b
@@ -109,11 +112,14 @@ def relaxed_utilities(logits: Tensor, temperature: float, uniform: Tensor) -> Te
     Returns:
         Same shape, differentiable in ``logits``.
     """
+    # A logistic number: with a step in the place of the sigmoid, `logits + noise > 0`
+    # has exactly the probability sigmoid(logits).
     noise = torch.log(uniform) - torch.log1p(-uniform)
     return torch.sigmoid((logits + noise) / temperature)
 
 
 def uniform_like(x: Tensor) -> Tensor:
     """Numbers strictly inside (0, 1), from torch's global generator."""
+    # Both ends are excluded, since the logarithms of u and of 1 - u are taken.
     tiny = torch.finfo(torch.float32).eps
     return torch.rand_like(x).clamp(tiny, 1 - tiny)
