@@ -272,6 +272,23 @@ def open_store(uri: str | Path, create: bool = False) -> Store:
     return Store(folder=place, mixed=columns != [_columns_digest()])
 
 
+def accept_columns(store: Store, other: Store) -> None:
+    """Let the readers of a store expect the columns that files of another one have.
+
+    Args:
+        store: Gets files with rows of ``other`` next.
+        other: Store whose columns may be others than those of this code.
+    """
+    known = _read_format(store.folder.read(FORMAT) or b"", store.uri)
+    theirs = _read_format(other.folder.read(FORMAT) or b"", other.uri)
+    columns = known.get("columns", [])
+    # Stores of older code list no columns; "" differs from every digest.
+    new = [one for one in theirs.get("columns") or [""] if one not in columns]
+    if new:
+        store.folder.write(FORMAT, _dumps(known | {"columns": [*columns, *new]}))
+    store.mixed = True
+
+
 def new_attempt() -> str:
     """A fresh attempt id; ids sort by the time they were made."""
     return f"{time.time_ns() // 1_000_000:012x}{os.urandom(6).hex()}"
