@@ -46,6 +46,8 @@ def connect(address: str, cpus: int | None = None, gpus: int | None = None) -> N
         BenchError: If nothing answers at the address, or access is refused.
     """
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    # A task that requests no device then keeps the devices that the variable
+    # CUDA_VISIBLE_DEVICES names; ``_take_place`` in ``remote`` decides what it uses.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if address == "local":
         _check_space()
@@ -122,7 +124,10 @@ class StartWatch:
         self._over = threading.Event()
 
     def __enter__(self) -> None:
+        # Children that this process had before Ray started any.
         self._before = {child.pid for child in psutil.Process().children()}
+        # Ray has no public hook here. Its function waits in C and holds the lock of the
+        # interpreter, so that the watching thread would not run.
         self._wait = ray_node.wait_for_persisted_port
         ray_node.wait_for_persisted_port = self._wait_in_steps
         threading.Thread(target=self._watch, daemon=True).start()
@@ -146,9 +151,11 @@ class StartWatch:
         seen: dict[str, psutil.Process] = {}
         while not self._over.wait(0.5):
             for child in psutil.Process().children():
+                # A process that ended between the list and the look at its name.
                 with contextlib.suppress(psutil.NoSuchProcess):
                     if child.pid not in self._before and child.name() in _NEEDED:
                         seen.setdefault(child.name(), child)
+            # A process that was never seen does not count: it may not have started yet.
             gone = [name for name, process in seen.items() if not _runs(process)]
             if gone and not self._over.is_set():
                 self.end(
@@ -169,6 +176,8 @@ def _end_with(message: str) -> None:
     """End this process with exit status 2 and a message, whatever other threads do."""
     sys.stderr.write(f"error: {message}\n")
     sys.stderr.flush()
+    # Not ``sys.exit``: in a thread that ends the thread only, and the exit handlers of
+    # Ray would wait for the processes that are gone.
     os._exit(USER_ERROR)
 
 
@@ -196,6 +205,7 @@ def _reachable(address: str) -> None:
     if address == "auto":
         return
     check_address(address)
+    # A plain TCP connection answers in milliseconds or fails within five seconds.
     host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
         with contextlib.closing(socket.create_connection((host, int(port)), 5)):
@@ -256,6 +266,7 @@ def raylet() -> psutil.Process | None:
     with contextlib.closing(probe), contextlib.suppress(OSError, psutil.NoSuchProcess):
         probe.connect(path)
         whom = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        # ``struct ucred`` of Linux: pid, uid and gid, 4 bytes each.
         pid = int.from_bytes(whom[:4], sys.byteorder)
         return psutil.Process(pid) if pid else None
     return None
@@ -311,6 +322,7 @@ class Watchdog:
         if not self.address:
             return
         host, _, port = self.address.rpartition(":")
+        # A head that is busy may miss single connections; only a long silence counts.
         with contextlib.suppress(OSError):
             socket.create_connection((host, int(port)), 2).close()
             self._answered = time.monotonic()

@@ -45,6 +45,8 @@ class Inline:
     def _artifact(self, job: Job, key: str) -> Built:
         if key not in self._built:
             artifact = next(a for a in job.bundle.artifacts if a.id == key)
+            # As a process of its own would: what building changes in this process, such
+            # as the default dtype, is put back before the trials.
             self._state.begin()
             self._built[key] = artifacts.produce(
                 ArtifactJob(

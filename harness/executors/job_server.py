@@ -206,6 +206,8 @@ class _Log:
         """Show what is new until the server closes the log."""
         import aiohttp
 
+        # The server sends the log from its beginning each time; only what is beyond
+        # ``shown`` is new.
         seen = 0
         try:
             async for piece in self.client.tail_job_logs(self.job):
@@ -222,6 +224,7 @@ def _answers(address: str) -> None:
     """Raise a clear error at once if no job server answers."""
     try:
         with urllib.request.urlopen(f"{address}/api/version", timeout=PATIENCE) as page:
+            # Another web server at this port would answer, too, with something else.
             if "ray_version" in json.load(page):
                 return
     except urllib.error.HTTPError as why:

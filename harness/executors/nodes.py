@@ -41,6 +41,7 @@ class ClusterInspector:
     """
 
     def __init__(self) -> None:
+        # Both by node id: the reference of the answer, and the device that it names.
         self._asked: dict[str, Any] = {}
         self._heard: dict[str, Device] = {}
 
@@ -60,6 +61,8 @@ class ClusterInspector:
         for node in nodes:
             if node not in self._asked:
                 where = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
+                # Without processors, so that the question does not wait behind running
+                # bundles.
                 task = ray.remote(max_retries=0, num_cpus=0)(_installed)
                 self._asked[node] = task.options(scheduling_strategy=where).remote()
         waited = {
@@ -67,6 +70,8 @@ class ClusterInspector:
         }
         if not waited:
             return
+        # The first look decides the requests of all bundles and may wait. Later ones
+        # come from the loop of the driver, which must not block.
         timeout = DEVICES_PATIENCE if first else 0
         ready, _ = ray.wait(list(waited), num_returns=len(waited), timeout=timeout)
         for ref in ready:
@@ -75,6 +80,7 @@ class ClusterInspector:
             except exceptions.RayError:  # the node died; it is not asked again
                 found = []
             if found:
+                # A node whose devices differ counts as one of its smallest device only.
                 name, size = min(found, key=lambda one: one[1])
                 self._heard[waited[ref]] = replace(known(name), name=name, bytes=size)
 
@@ -131,12 +137,16 @@ def check_nodes_ready(
     from results.storage.store import open_store
 
     folder = open_store(store).folder
+    # A new name each time, so that a copy of the store from an earlier run cannot have
+    # it.
     probe = f"running/{uuid.uuid4().hex}.probe"
     folder.write(probe, b"")
     try:
         wrong = _faults(nodes, bundles, store, probe)
     finally:
         folder.delete(probe)
+    # Grouped by fault: with a hundred nodes the same sentence comes once, with their
+    # names.
     if wrong:
         raise BenchError(
             *(f"{', '.join(sorted(names))}: {why}" for why, names in wrong.items())
@@ -155,6 +165,8 @@ def _faults(
         there = NodeAffinitySchedulingStrategy(node_id=node.id, soft=False)
         remote = check.options(num_cpus=0, scheduling_strategy=there)
         refs[remote.remote(store, probe, plugins)] = node.name
+    # The cluster has no node yet that could run a bundle: the request itself makes the
+    # autoscaler start one.
     if not nodes:
         remote = check.options(num_cpus=asked.cpus, num_gpus=asked.gpus or 0)
         refs[remote.remote(store, probe, plugins)] = "a new node"
@@ -204,6 +216,7 @@ def _check_node(
                 "object store, or a folder that every node mounts, with --store"
             )
         else:
+            # One file for each host, since all nodes check at the same time.
             mine = f"{probe}.{socket.gethostname()}"
             folder.write(mine, b"")
             folder.delete(mine)

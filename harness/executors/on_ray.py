@@ -88,8 +88,12 @@ class OnRay:
         self._looked = time.monotonic()
         self._window = Window(self.packer)
         self._stealing = WorkStealing(self.packer)
+        # Node id -> ids of the bundles whose workers died there.
         self._blamed: dict[str, set[str]] = {}
+        # Artifact id -> reference of its build, which is passed to the jobs that need
+        # it: Ray starts a job only when all its references are ready.
         self._artifacts: dict[str, Any] = {}
+        # The same references, as long as the builds are not known to have ended.
         self._building: dict[Any, str] = {}
         self._running: dict[Any, _Running] = {}
         self._streams = remote.forms(remote.bundle, num_returns="streaming")
@@ -143,6 +147,8 @@ class OnRay:
                 self._submit(job)
             if not self._running:
                 return
+            # The timeout lets the loop look at nodes and time limits although no event
+            # comes.
             ready, _ = ray.wait(
                 list(self._running), num_returns=1, timeout=1.0, fetch_local=False
             )
@@ -158,6 +164,9 @@ class OnRay:
     def _submit(self, job: Job) -> None:
         bundle = job.bundle
         request = self.packer.request(bundle)
+        # Two degrees of avoidance. A node where many workers died is used only if no
+        # other one is free. After a worker died of this very bundle, bad nodes are
+        # excluded, unless no other node could hold the bundle: it would wait for ever.
         bad = self._bad_nodes(bundle.id)
         died = any(bundle.id in self._blamed[node] for node in bad)
         elsewhere = self._able(request) - bad if died else frozenset()
@@ -169,6 +178,7 @@ class OnRay:
             job=job, request=request, stream=stream, elsewhere=elsewhere
         )
         self._stealing.add(stream, bundle)
+        # A reference that is ready by now is not waited for.
         waits = {a.id for a in bundle.artifacts} & set(self._building.values())
         self._window.add(stream, request, waits)
 
@@ -188,6 +198,9 @@ class OnRay:
                 placement=job.bundle.resources.placement,
                 run=job.run,
             )
+            # The memory of the job is requested for the build, too: it loads the same
+            # model. The processors are those of the grid, since a job that measures
+            # speed takes a whole node.
             options = _options(replace(request, cpus=work.cpus), self._bad_nodes())
             task = self._builds[request.gpus > 0].options(**options)
             ref = task.remote(work, request.gpus)
@@ -232,6 +245,8 @@ class OnRay:
         if time.monotonic() - self._looked <= LOOK:
             return
         self._looked = time.monotonic()
+        # Compared by id: a node that left and came back within half a minute is another
+        # node, and workers of the old one are gone.
         before = {node.id for node in self.packer.cluster.nodes}
         self.packer.cluster = self._look()
         there = {node.id for node in self.packer.cluster.nodes}
@@ -242,6 +257,8 @@ class OnRay:
             if stuck or self._node(one.job) in gone:
                 self._drop(one)
                 self._forget_artifacts(one.job)
+                # Ray may still think that it runs; if it does, no event of it is read
+                # any more.
                 with contextlib.suppress(exceptions.RayError):
                     ray.cancel(one.stream, force=True)
                 crash = _crashed(
@@ -280,6 +297,7 @@ class OnRay:
     def _drop(self, one: _Running) -> None:
         del self._running[one.stream]
         self._window.drop(one.stream)
+        # The job ended before it read the request, which no other job may find.
         if self._stealing.drop(one.stream):
             leases.delete(open_store(one.job.store), f"{one.job.name}.back")
 
@@ -307,8 +325,12 @@ class OnRay:
         """Kill the worker of a trial that overstayed in C code."""
         for stream, one in list(self._running.items()):
             limit = one.job.bundle.resources.seconds
+            # With a store in a bucket, a trial that ended in time may still be writing
+            # its row, with retries.
             grace = GRACE + (patience() if "://" in one.job.store else 0.0)
             late = limit is not None and time.monotonic() - one.since > limit + grace
+            # ``since`` counts from the start of a trial; before the first one the job
+            # loads and waits.
             if late and one.trial and not one.overstayed:
                 one.overstayed = True
                 ray.cancel(stream, force=True)
@@ -366,7 +388,7 @@ def _crash(why: exceptions.RayError, *, overstayed: bool) -> Event:
     if isinstance(why, StoreError):  # it could not build an artifact
         return Event(what="stopped", summary=str(why.cause))  # type: ignore[attr-defined]
     cause = getattr(why, "cause", None)
-    if isinstance(cause, exceptions.RayError):  # who built its artifact died
+    if isinstance(cause, exceptions.RayError):  # its artifact's worker died
         return _crash(cause, overstayed=False)
     if isinstance(why, exceptions.RayTaskError):  # our own code raised in the worker
         return _crashed(Status.FAILED, ErrorClass.BUG, reason)

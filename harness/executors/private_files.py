@@ -32,10 +32,14 @@ def protect_token() -> None:
     with contextlib.suppress(OSError):  # then Ray says what is wrong
         path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):
+            # Created with its final mode. ``chmod`` afterwards would leave a moment in
+            # which others could read the token; O_EXCL also refuses a link that another
+            # user placed there.
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
             with os.fdopen(os.open(path, flags, 0o600), "w") as file:
                 file.write(secrets.token_hex(32))
             return
+        # ``lstat``: the mode of a link's target is not ours to change.
         found = path.lstat()
         regular = stat.S_ISREG(found.st_mode) and found.st_uid == os.getuid()
         if regular and found.st_mode & 0o077:

@@ -43,6 +43,8 @@ def bundle(
         for events in _owner.run(
             _code(job.bundle), tasks.bundle, *arguments, log=JobLog(job)
         ):
+            # After such an error no call of CUDA works in that process: the next bundle
+            # gets a new child, even if it has the same plugins.
             poisoned = poisoned or any(event.poisoned for event in events)
             yield events
         if poisoned:
@@ -91,6 +93,7 @@ def artifact(job: ArtifactJob, gpus: float) -> Built:
 def _code(bundle: Bundle) -> str:
     """The plugins of a bundle; bundles with equal plugins may share a process."""
     first = bundle.trials[0]
+    # Sorted, so that the order of tasks in a bundle makes no other key.
     names = sorted({trial.task.label for trial in bundle.trials})
     return " ".join([first.method.label, first.model.label, *names])
 
@@ -98,6 +101,7 @@ def _code(bundle: Bundle) -> str:
 def _take_place(gpus: float) -> None:
     """Put into the environment which node this is, and whether it has a device."""
     os.environ[leases.NODE] = ray.get_runtime_context().get_node_id()
+    # A worker without a share must not use a device that happens to be visible.
     os.environ["SHRINKGRID_DEVICE"] = "any" if gpus else "cpu"
 
 

@@ -43,6 +43,7 @@ def pack(folder: Path, grid: Path | None) -> list[str]:
     plugins = []
     named = os.environ.get("SHRINKGRID_PLUGINS", "").split(os.pathsep)
     for number, path in enumerate(Path(name) for name in named if name):
+        # Numbered, since two plugins in different folders may have the same file name.
         target = folder / "plugins" / str(number) / path.name
         target.parent.mkdir(parents=True)
         if path.is_dir():

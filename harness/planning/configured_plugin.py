@@ -69,6 +69,8 @@ def configure(kind: str, item: Any) -> tuple[str, Plugin, Any]:
             f"{kind} {item['name'][:MAX_NAME]!r}... is not a name: up to {MAX_NAME} "
             "printable characters are"
         )
+    # ``implied`` are options that follow from the name, as of a task that a family
+    # claims; what the user writes wins.
     plugin, implied = resolve(kind, item["name"])
     instance = plugin.build(implied | {k: v for k, v in item.items() if k != "name"})
     return getattr(instance, "label", None) or item["name"], plugin, instance
@@ -116,6 +118,8 @@ def choose(
     revision = ""
     if kind != "method":
         key = lock.key(kind, name, options)
+        # The plugin moves to the locked revision first; ``check`` then compares what is
+        # really there, so that a plugin that cannot move gives an error.
         if locked and key in locked and hasattr(instance, "at"):
             instance = instance.at(locked[key])
         revision = _seen(kind, instance)
@@ -124,6 +128,8 @@ def choose(
         name=name,
         plugin=plugin.name,
         options=options,
+        # Version, revision and protocol enter the trial's id: a change of any of them
+        # makes other trials, and no stored number is reused.
         version=plugin.version,
         revision=revision,
         protocol=dumps(instance.protocol()) if kind == "task" else "",
@@ -131,6 +137,8 @@ def choose(
     return ConfiguredPlugin(part=part, plugin=plugin, instance=instance)
 
 
+# A context variable and not an argument, since the code that asks for a revision is far
+# below the command that tolerates its absence.
 _unseen: ContextVar[list[str] | None] = ContextVar("unseen", default=None)
 
 

@@ -68,6 +68,8 @@ def _of(trial: Trial, key: str) -> Any:
 
 def _same(key: str, wanted: Any, value: Any) -> bool:
     if key in _NUMBERS:
+        # A text never equals a number: 0.5 in quotation marks is an error that
+        # ``_absent`` tells.
         return _is_number(wanted) and bool(wanted == value)
     return fnmatch(value, str(wanted))
 

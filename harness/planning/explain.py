@@ -35,6 +35,7 @@ def explain(trial: str, grid: str | None, store: Store) -> Iterator[str]:
     if unsupported:
         yield f"it will not run: {unsupported}"
         return
+    # Every attempt in time order; ``newest`` would hide the failures before it.
     rows = ask(
         store,
         "SELECT status, reason, started_at, host FROM trials WHERE trial = ? "
@@ -47,6 +48,8 @@ def explain(trial: str, grid: str | None, store: Store) -> Iterator[str]:
         started = f"{moment:%Y-%m-%d %H:%M:%S}" if moment else "at an unknown time"
         yield f"  {started} {row['status']}{reason}"
     if rows:
+        # As in the view ``newest``: a finished attempt counts, even if a failed one is
+        # later.
         counts = next((r for r in reversed(rows) if r["status"] in FINISHED), rows[-1])
         yield Status.of(counts["status"]).meaning
         return
@@ -107,6 +110,8 @@ def _difference(identity: dict[str, Any], store: Store) -> Iterator[str]:
     best: tuple[int, str, dict[str, Any]] | None = None
     for row in rows:
         stored = flatten(json_reader.mapping(row["identity"]))
+        # The number of equal fields is a crude distance, which is enough to find the
+        # trial that differs in one option or in a version.
         equal = sum(wanted.get(k) == v for k, v in stored.items())
         if best is None or equal > best[0]:
             best = (equal, row["trial"], stored)
@@ -114,6 +119,7 @@ def _difference(identity: dict[str, Any], store: Store) -> Iterator[str]:
         yield "the store has no finished trial to compare it with"
         return
     _, nearest, stored = best
+    # In the order of ``Trial.identity``, which puts the method first.
     for field in [*wanted, *(k for k in stored if k not in wanted)]:
         if wanted.get(field) != stored.get(field):
             there, here = (f.get(field, "nothing") for f in (stored, wanted))

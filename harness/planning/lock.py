@@ -54,6 +54,8 @@ def write(path: Path, grid: str, revisions: Mapping[str, str]) -> None:
         revisions: Revision of each model and task by ``key``.
     """
     text = {"format": FORMAT, "grid": grid, "revisions": dict(revisions)}
+    # A run that reads the lock meanwhile sees the old or the new file, never half of
+    # one.
     new = path.with_name(f".{path.name}.new")
     new.write_text(json.dumps(text, indent=1, sort_keys=True) + "\n")
     new.replace(path)

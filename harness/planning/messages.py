@@ -1,4 +1,4 @@
-"""What crosses between the driver and the workers."""
+"""Messages between the driver and its workers."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ class Job:
     @property
     def key(self) -> str:
         """Tells this job from every other, also from one of the same trials."""
+        # Attempts are made for one job only, so that the first one identifies it.
         return next(iter(self.attempts.values()))
 
     @property
@@ -112,6 +113,7 @@ class Event:
     poisoned: bool = False
 
 
+# The rest of a row would be sent to the driver for each of 100,000 trials.
 # Columns of a row that a prediction of the next trial reads.
 _READ = (
     "evaluate_seconds",
@@ -137,10 +139,14 @@ def took(row: Mapping[str, Any], *, first: bool, new_ratio: bool) -> dict[str, f
     numbers = {k: float(row[k]) for k in _READ if row.get(k) is not None}
     seconds, evaluate = row["seconds"], row.get("evaluate_seconds") or 0.0
     compress = row.get("compress_seconds") or 0.0
+    # The first trial's seconds contain the load of the bundle, which has no column of
+    # its own: it is what the measured steps leave.
     if first:
         fit = numbers["fit_seconds"] = row.get("fit_seconds") or 0.0
         numbers["load_seconds"] = max(0.0, seconds - fit - compress - evaluate)
         numbers["compress_seconds"] = compress
     elif new_ratio:
+        # Also has the work around the compression, such as counting parameters. A
+        # trial that reuses the compressed network tells only its evaluation.
         numbers["compress_seconds"] = max(compress, seconds - evaluate)
     return numbers

@@ -43,6 +43,8 @@ class Artifact:
     id: str = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
+        # The task itself is not part of the id: tasks that train on the same data share
+        # one checkpoint.
         what = [self.model.identity(), self.dtype, self.training, self.seed]
         name = f"{self.kind}-{digest([*what, self.calibration])}"
         object.__setattr__(self, "id", name)
@@ -86,6 +88,7 @@ class CostClass:
         return _interned, (self.first, self.tasks, self.ratios, *asked)
 
 
+# Grows with the different classes of a process, which are few, and not with the trials.
 _COST_CLASSES: dict[tuple[Any, ...], CostClass] = {}
 
 
@@ -111,6 +114,8 @@ class Bundle:
     @property
     def id(self) -> str:
         """16 hexadecimal digits of the trials' ids."""
+        # Computed at first use and kept, past the frozen dataclass: the driver asks for
+        # the id of a bundle many times.
         if not self._id:
             joined = "".join(t.id for t in self.trials)
             name = hashlib.sha256(joined.encode()).hexdigest()[:16]
@@ -202,6 +207,8 @@ class Plan:
 
     def shared(self) -> dict[str, tuple[int, int]]:
         """What sharing saves: step -> (times done, times without sharing)."""
+        # "Without sharing" is every trial alone: one load, fit and compression for
+        # each.
         fits = {(b.id, "fit") for b in self.bundles if has_fit(b.trials[0].method)}
         fitted = sum(len(b.trials) for b in self.bundles if has_fit(b.trials[0].method))
         ratios = sum(len({t.ratio for t in b.trials}) for b in self.bundles)
@@ -240,6 +247,7 @@ def make(
         The plan.
     """
     known = statuses or {}
+    # The empty status is that of a trial that the store has no attempt of.
     wanted = {"", *REPEATED, *retry}
     refresh = set(again)
     plan = Plan(grid=grid)
@@ -250,6 +258,8 @@ def make(
         if only is not None and trial_id not in only:
             continue
         status = known.get(trial_id, "")
+        # First, so that an older attempt of a pair that is unsupported today is not
+        # repeated.
         if point.unsupported is not None:
             plan.unsupported.append((trial, point.unsupported))
         elif status in wanted or trial_id in refresh:
@@ -291,6 +301,9 @@ def configured(kind: str, part: PluginSpec) -> Any:
 
 def _key(trial: Trial) -> tuple[Any, ...]:
     """Trials of equal keys read the same things: one bundle."""
+    # Trials that differ in ratio or task only can share one load and one fit. A
+    # measurement of speed needs a device alone and is kept apart, since the whole
+    # bundle would request one.
     exclusive = is_exclusive(trial.task)
     data = training_key(trial.task) if trained(trial.model) else ""
     return (

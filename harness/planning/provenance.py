@@ -44,6 +44,7 @@ def versions() -> dict[str, str]:
 @cache
 def commit() -> tuple[str | None, bool | None]:
     """The commit of this checkout and whether it has uncommitted changes."""
+    # "+" after the commit stands for uncommitted changes.
     told = os.environ.get("SHRINKGRID_COMMIT")  # of the checkout that shipped this copy
     if told:
         return told.rstrip("+"), told.endswith("+")
@@ -86,6 +87,7 @@ def code_digest(*modules: str) -> str:
     seen: dict[str, str] = {}
     for module in modules:
         _follow(module, module.partition(".")[0], seen)
+    # Sorted: the order in which modules are found depends on the order of imports.
     text = "\n".join(seen[name] for name in sorted(seen))
     return hashlib.sha256(text.encode()).hexdigest()[:12] if text else ""
 
@@ -107,6 +109,7 @@ def _collect(module: str, own: str, seen: dict[str, str]) -> None:
     seen[module] = ast.dump(tree)
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     for name in _imports(tree, package):
+        # Recursion ends because ``seen`` has every module on the way.
         _follow(name, own, seen)
 
 
@@ -116,6 +119,7 @@ def _imports(tree: ast.AST, package: str) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
+            # One dot is the package itself; each further dot goes one package up.
             base = node.module or ""
             if node.level:
                 above = package.split(".")[: len(package.split(".")) - node.level + 1]
@@ -132,6 +136,8 @@ def _source(module: str, own: str) -> Path | None:
         if beside is None or not own.startswith("plugin_"):
             return None  # of another project, whose version is recorded
         return _file(Path(beside).parent.joinpath(*module.split(".")))
+    # A module that is loaded knows its file. Others are found by path, since importing
+    # them only to hash them would run their code.
     known = getattr(sys.modules.get(module), "__file__", None)
     if known is not None:
         return Path(known) if Path(known).suffix == ".py" else None

@@ -12,6 +12,7 @@ from harness.core import BenchError
 from harness.options import build, nearest
 
 Placement = Literal["device", "blockwise", "auto"]
+# Decimal and binary units differ by 7 % at GB, which decides whether a model fits.
 _BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _BYTES |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 _NUMBER = r"\d+(?:\.\d*)?|\.\d+"
@@ -45,10 +46,12 @@ class Resources:
 
     def __post_init__(self) -> None:
         for name, parse in _PARSED.items():
+            # From ``4GB`` to bytes, once: every later reader gets numbers.
             object.__setattr__(self, name, parse(getattr(self, name)))
         gpus = self.gpus or 0.0
         if self.cpus <= 0 or gpus < 0:
             raise ValueError("cpus must be above 0 and gpus at least 0")
+        # Ray accepts a share of one device, or a whole number of devices.
         if gpus > 1 and gpus != int(gpus):
             raise ValueError(f"gpus {gpus:g} is neither at most 1 nor a whole number")
         if self.device_memory is not None and self.gpus == 0:
@@ -165,6 +168,7 @@ def unmatched(rules: Rules, pairs: Iterable[tuple[str, str]]) -> list[str]:
                 for pattern in several
                 if not any(fnmatch(name, pattern) for name in names)
             ]
+        # If a pattern matches nothing, that error is enough: no pair can match then.
         found.extend(absent)
         if not absent and not any(_fits(rule, *pair) for pair in all_pairs):
             found.append(f"the rule {rule} matches no method with a model of a block")
@@ -182,9 +186,11 @@ def _matches(name: str, patterns: str | list[str]) -> bool:
 
 
 def _over(asked: dict[str, Any], rule: dict[str, Any]) -> dict[str, Any]:
-    """What is asked for under one more rule; who needs no device needs none of it."""
+    """The keys of a request under one more rule; ``gpus: 0`` drops device memory."""
     plain = {k: v for k, v in rule.items() if k not in ("model", "method")}
     merged = asked | plain
+    # A rule may take the device from a method whose default states device memory; the
+    # two together would be an error.
     if plain.get("gpus") == 0 and "device_memory" not in plain:
         merged.pop("device_memory", None)
     return merged
@@ -217,6 +223,8 @@ def read(value: Any) -> tuple[Rules, list[str]]:
             texts = named if isinstance(named, list) else [named]
             if not all(isinstance(text, str) for text in texts):
                 errors.append(f"resources: {key} {named!r} is not a pattern of names")
+        # A rule is checked together with the default that it changes, since a conflict
+        # may need both.
         if asked is not default:
             plain = _over(default, asked)
         errors.extend(f"resources: {why}" for why in _wrong(plain))
@@ -230,6 +238,8 @@ def _wrong(asked: Mapping[str, Any]) -> list[str]:
     and a wrong duration are reported together.
     """
     found, readable = [], dict(asked)
+    # What cannot be parsed is removed, so that the second check does not report it
+    # again.
     for name, parse in _PARSED.items():
         try:
             parse(asked.get(name))
@@ -297,6 +307,8 @@ def shortage(
         ("device", request.device_bytes, device_free),
         (
             "host",
+            # What this process already holds counts as part of the bundle's need: the
+            # peak was measured for a whole process.
             None if request.host_bytes is None else request.host_bytes - held,
             host_free,
         ),

@@ -38,6 +38,7 @@ def matching(grid: Grid, condition: str) -> set[str]:
 
 def _values(rows: Sequence[Mapping[str, Any]], key: str) -> str:
     found = sorted({str(row[key]) for row in rows})
+    # A grid may have thousands of tasks; the message is for a terminal.
     more = f" and {len(found) - 20} more" if len(found) > 20 else ""
     return f"{key} {', '.join(found[:20])}{more}"
 

@@ -76,6 +76,9 @@ class Trial:
     id: str = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
+        # Hashed in two stages: a grid has few combinations of plugins and many ratios
+        # and seeds, and JSON of the plugins is the expensive part. ``repr`` of the
+        # ratio is exact.
         constant = _constant(self.method, self.model, self.task)
         varied = f"{self.ratio!r}|{self.seed}|{self.dtype}|{self.calibration}"
         object.__setattr__(self, "id", _hash(f"{constant}|{varied}"))
@@ -105,6 +108,7 @@ class Trial:
 def _identity(part: PluginSpec) -> list[Any]:
     named: dict[str, Any] = {"name": part.name, "version": part.version}
     named["options"] = json.loads(part.options)
+
     if part.revision:
         named["revision"] = part.revision
     if part.protocol:

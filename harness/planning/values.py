@@ -35,6 +35,7 @@ def not_a_list(key: str, value: Any) -> str:
     """The error for a value where a grid needs a list; shows the list to write."""
     if isinstance(value, list) or value is None:
         return f"{key} is an empty list; write {key}: [...] with at least one value"
+    # PyYAML ends a scalar document with "..." on a line of its own.
     shown = yaml.safe_dump(value, default_flow_style=True, width=1000)
     shown = shown.removesuffix("\n").removesuffix("\n...")
     return f"{key} {value!r} is not a list; write {key}: [{shown}]"
@@ -42,6 +43,7 @@ def not_a_list(key: str, value: Any) -> str:
 
 def bad_ratio(value: Any) -> str | None:
     """Why a value is not a ratio, or None."""
+    # Python's bool is an int, so that ``true`` in a grid would pass as 1.
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if number and math.isfinite(value) and 0 <= value < 1:
         return None
@@ -63,6 +65,7 @@ def _share(value: Any) -> str:
     share = float(found[1])
     if found[2] or share > 1:
         share /= 100
+    # "1" may mean 1 % or everything; neither guess is safe.
     if share == 1:
         return "a number below 1"
     shown = repr(value) if isinstance(value, str) else f"{value} %"

@@ -26,6 +26,7 @@ def misfits(packer: Packer, bundles: Iterable[Bundle]) -> list[str]:
     """
     cluster = packer.cluster
     wrong: dict[str, None] = {}
+    # Bundles of one cost class request the same, and a grid has few classes.
     for bundle in {b.cost_class: b for b in bundles}.values():
         request, stated = packer.request(bundle), bundle.resources.device_bytes
         if _may_come(cluster, request) or (

@@ -81,6 +81,7 @@ def forecast(plan: Plan, cluster: Cluster, predictor: Predictor) -> Forecast:
     """
     packer = Packer(cluster=cluster, predictor=predictor)
     needs = [(b, packer.need(b)) for b in plan.bundles]
+    # One slot has no packing: the work is a sum, whatever the bundles request.
     if cluster is ONE:
         built = (predictor.artifact(a).mid for a in plan.artifacts.values())
         time = busy = sum(n.seconds.mid for _, n in needs) + sum(built)
@@ -125,8 +126,11 @@ def _spread(plan: Plan, packer: Packer) -> Interval:
         seconds = packer.predictor.artifact(artifact, packer.device)
         kinds[artifact.kind, artifact.model] += seconds
     mid = sum(s.mid for s in kinds.values()) or 1.0  # nothing takes time: no interval
+    # The two sides are added apart, since priors reach further up than down.
     below = math.sqrt(sum((s.mid - s.low) ** 2 for s in kinds.values()))
     above = math.sqrt(sum((s.high - s.mid) ** 2 for s in kinds.values()))
+    # As factors, so that one spread serves both the time on the cluster, which is
+    # shorter than the work, and the busy seconds of its devices.
     return Interval(max(0.0, 1 - below / mid), 1.0, 1 + above / mid)
 
 

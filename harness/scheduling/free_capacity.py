@@ -38,10 +38,13 @@ class FreeCapacity:
     def __init__(self, cluster: Cluster) -> None:
         owners = [i for i, n in enumerate(cluster.nodes) for _ in range(int(n.gpus))]
         self.kinds = [n.device.name if n.device else "" for n in cluster.nodes]
+        # Index of a device in ``gpu`` -> index of its node; and back, node -> its
+        # devices.
         self.owner = np.array(owners, dtype=int)  # the node of each device
         self.devices: dict[int, list[int]] = {}
         for device, node in enumerate(owners):
             self.devices.setdefault(node, []).append(device)
+        # The free share of each device, from 0 to 1.
         self.gpu = np.ones(len(owners))
         self.cpu = np.array([n.cpus for n in cluster.nodes], dtype=float)
         endless = float("inf")
@@ -63,12 +66,14 @@ class FreeCapacity:
         """
         if not request.gpus:
             nodes = [near] if near is not None else range(len(self.cpu))
+            # Best fit: the node with the fewest free processors that are enough.
             fit = [n for n in nodes if self._holds(request, n)]
             return Location(min(fit, key=lambda n: self.cpu[n])) if fit else None
         if request.gpus > 1:
             return self._several(request, near)
         if near is not None and not self._holds(request, near):
             return None
+        # A device may have room while its node lacks processors or host memory.
         for device in self._ranked(request.gpus, near):
             node = int(self.owner[device])
             if self._holds(request, node):
@@ -115,6 +120,7 @@ class FreeCapacity:
         self.cpu[location.node] += sign * request.cpus
         self.memory[location.node] += sign * (request.memory or 0)
         for device in location.devices:
+            # A request above 1 takes each of its devices whole.
             share = self.gpu[device] + sign * min(1.0, request.gpus)
             # Exactly 1 again when the last share is returned, so that whole devices
             # are found by equality.

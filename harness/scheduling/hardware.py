@@ -13,6 +13,8 @@ from harness.options import nearest
 
 # GB of memory, and float32 TFLOP/s without tensor cores, from NVIDIA's data sheets (the
 # SXM board where there are several; the A10's data sheet is used for the A10G).
+# ``known`` takes the first entry whose words are all in a name: A100-80GB must come
+# before A100, which is the 40 GB board.
 _TABLE = {
     "H200": (141, 67.0),
     "H100": (80, 67.0),
@@ -98,6 +100,8 @@ class Node:
         return f"{self.name or 'a node'} with {', '.join(parts)}"
 
 
+# Without slots, since ``cached_property`` needs the instance's dictionary. The packing
+# reads these sums for every bundle.
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
     """The machines that bundles run on.
@@ -126,6 +130,8 @@ class Cluster:
     def devices(self) -> tuple[Device, ...]:
         """Kinds of devices by increasing memory; those of unknown size come last."""
         found = {n.device for n in self.nodes if n.device is not None and n.gpus}
+        # The first field separates known sizes from None, with which they cannot be
+        # compared.
         return tuple(sorted(found, key=lambda d: (d.bytes is None, d.bytes, d.name)))
 
     @cached_property
@@ -171,6 +177,7 @@ def known(name: str) -> Device:
     >>> known("NVIDIA L40S").name, known("Intel(R) Xeon(R) Processor").name
     ('L40S', 'CPU')
     """
+    # Whole words, so that the name L40S does not match the entry L4.
     words = set(re.split(r"[\s_-]+", name.upper()))
     for key, (size, tflops) in _TABLE.items():
         if set(key.split("-")) <= words or key == name.upper():

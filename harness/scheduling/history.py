@@ -32,6 +32,9 @@ class Seen:
     def add(self, unit: float, found: Sequence[float]) -> None:
         """Adds (count, mean, 10 % quantile, 90 % quantile) in units of ``unit``."""
         n, mean, low, high = found
+        # The mean is weighted by counts. The quantiles are not averaged: the lowest and
+        # the highest one of all groups make the interval rather too wide than too
+        # narrow.
         self.n += n
         self.total += n * mean * unit
         self.low = min(self.low, low * unit)
@@ -85,7 +88,10 @@ class History:
         """
         params = row["params_dense"]
         model = (row["model"], row["model_options"] or "{}")
+        # The predictor computes its predictions again only on news. One more trial like
+        # many before it is not news.
         before = len(self.seconds), len(self.peaks), self._params.get(row["model"])
+        # Also under the name alone, for a model with options that were never seen.
         if params:
             self._params[model] = self._params[row["model"]] = params
         options = row["method_options"] or "{}"
@@ -104,6 +110,8 @@ class History:
                 continue
             keys = step_keys(step, subjects[depends], model, row["dtype"], device)
             for level, key in enumerate(keys):
+                # Every row is entered under all its keys, each time in the unit of that
+                # level.
                 factor = unit(level, speed, (step, part, params))
                 if factor is None:
                     continue
@@ -128,6 +136,8 @@ class History:
             peak = row[f"peak_{kind}_bytes"]
             if not peak:
                 continue
+            # Compared by the peak first; tokens and weights belong to the trial that
+            # had it.
             weights = row["bytes_dense"] or 0
             this = (float(peak), tokens(row["protocol_fields"] or "{}"), weights)
             for key in peak_keys(kind, method, model, row["dtype"], task):
@@ -163,11 +173,13 @@ class History:
             row[f"peak_{kind}_bytes"] = numbers.get(f"peak_{kind}_bytes")
         for step in STEPS:
             value = numbers.get(f"{step}_seconds")
+            # A single trial: its count is 1, and it is its own mean and quantiles.
             row[step] = None if value is None else (1, value, value, value)
         self.add(row)
 
     def params(self, model: PluginSpec) -> int:
         """Parameters of a model: measured, else estimated from its files or name."""
+        # The exact options first: they may set the width or depth of the network.
         for key in ((model.name, model.options), model.name):
             if key in self._params:
                 return self._params[key]
@@ -252,12 +264,18 @@ def _device_and_speed(
 
 def _columns() -> Iterable[str]:
     for step in STEPS:
+        # The four numbers are in the order that ``Seen.add`` reads. Without the CASE a
+        # step that was never measured would be [0, NULL, NULL, NULL] instead of NULL.
         value = f"{step}_seconds"
         tenths = (f"quantile_cont({value}, {share})" for share in (0.1, 0.9))
         found = ", ".join([f"count({value})", f"avg({value})", *tenths])
         yield f"CASE WHEN count({value}) > 0 THEN [{found}] END AS {step}"
 
 
+# One row for each group of equal trials on equal hardware, since reading every trial of
+# a large store would take longer than planning. A worker's host memory also has what
+# earlier bundles left in it, so that the highest tenth of its peaks is ignored; a peak
+# on a device is of one bundle's own process.
 _HISTORY = f"""
 SELECT method, method_options, model, model_options, task, task_options, calibration,
        protocol_fields, dtype, device, threads, {", ".join(_columns())},

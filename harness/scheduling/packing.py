@@ -63,6 +63,7 @@ class Packer:
         alone = bundle.exclusive or bundle.underestimated > 0
         gpus, device, wanted = self._devices(bundle, need)
         if alone and gpus:
+            # A share would let the packing put other bundles beside this one.
             gpus = float(math.ceil(gpus))
         cpus = asked.cpus
         # A measurement of speed must not share the processors of its node.
@@ -84,8 +85,11 @@ class Packer:
         asked, devices = bundle.resources, self.cluster.devices
         stated = asked.device_bytes
         checked = _to_check(stated, need, devices)
+        # The user's own number is not tied to a kind of device.
         if asked.gpus is not None:
             return asked.gpus, None, checked
+        # Without devices, a bundle that states device memory still requests one: the
+        # check before the run then reports that no node has it.
         if not self.cluster.gpus and stated is None:
             return 0.0, None, None
         peak = (stated or need.device.high) * MARGIN
@@ -141,6 +145,8 @@ class Packer:
         for cost_class, bundle in _examples(bundles).items():
             for name, part in _slot(self.request(bundle)).items():
                 used[name] += part * counts[cost_class]
+        # Running the whole mix at once would take ``used``; the share room / used of it
+        # fits.
         wide = [
             room * len(bundles) / used[name]
             for name, room in self.cluster.capacity.items()
@@ -260,7 +266,8 @@ def _slot(request: ResourceRequest) -> dict[str, float]:
     """What a request takes from others; includes the unusable rest of a device."""
     parts = amounts(request)
     if 0 < request.gpus < 1:
-        # Two bundles with a share of 0.4 leave 0.2 that no third one can use.
+        # Two bundles with a share of 0.4 leave 0.2 that no third one can use. The 1e-9
+        # repairs a quotient that rounding left just below a whole number.
         parts["gpu"] = 1 / int(1 / request.gpus + 1e-9)
     return parts
 

@@ -114,6 +114,8 @@ class Predictor:
         # A bundle loads and fits once, compresses once per ratio, evaluates each trial.
         load, fit, compress = (question.step(s) for s in ("load", "fit", "compress"))
         seconds = load + fit + compress * cost_class.ratios
+        # Intervals are added end by end: if one step of a bundle takes longer than
+        # predicted, the others are assumed to do so, too.
         for task, times in cost_class.tasks:
             seconds += question.step("evaluate", task) * times
         # Tasks run one after the other: the largest peak counts, not their sum.
@@ -164,6 +166,9 @@ class _Question:
                 # devices or models could be averaged.
                 factor = unit(level, self.speed, (step, trial.method, params))
                 value = seen.interval() * (0.0 if factor is None else 1 / factor)
+                # Levels 0 and 1 are the same trial, on this or on another device, and
+                # are not widened; other options double the interval, another model
+                # triples it.
                 return value.wider(WIDE[max(0, level - 1)])
         prior = step_seconds(step, trial.method, params, self.speed)
         # A method without a fit has a prior of exactly zero, which is not a guess.
@@ -185,6 +190,7 @@ class _Question:
             on_device = alive
         if host is None:
             host = alive + Interval(BASE, BASE, BASE)
+        # On a CPU there is no device peak that could be known.
         sure = same_host and (same or self.device == CPU.name)
         return on_device + Interval(CONTEXT, CONTEXT, CONTEXT), host, sure
 

@@ -80,11 +80,18 @@ class Simulated:
         self._window = Window(self.packer)
         self._stealing = WorkStealing(self.packer)
         self._free = FreeCapacity(cluster)
+        # The state of a job moves from ``_held`` (an artifact is missing) to
+        # ``_queues`` (nothing has room) to ``_works`` (it runs on a node).
         self._artifacts: dict[str, _Work | None] = {}  # None once it is built
+        # Only the head of each queue is tested for room: all others request the same.
         self._queues: dict[Any, deque[_Work]] = {}
+        # Artifact id -> jobs whose first missing artifact it is.
         self._held: dict[str, list[_Work]] = {}
         # Works by node, in the order of their starts, to know which crash with it.
         self._works: dict[int, dict[_Work, None]] = {}
+        # A heap of (time, running number, what, about). The number keeps events of one
+        # moment in the order in which they were added, so that a run can be repeated
+        # exactly.
         self._agenda: list[tuple[float, int, str, Any]] = []
         self._order = 0
         for when, node, seconds in world.outages():
@@ -122,6 +129,8 @@ class Simulated:
         while True:
             while self._window.open():
                 job = next(jobs, None)
+                # The driver has nothing to start now; events of running jobs may change
+                # that.
                 if job is None:
                     self._steal()
                     break
@@ -133,6 +142,8 @@ class Simulated:
                 job = work.job
                 assert job is not None
                 running -= work.over
+                # The predictor learns before the driver sees the event, so that a job
+                # that the driver submits in answer is predicted with it.
                 for event in events:
                     if event.numbers:
                         trial = job.trial(event.trial)
@@ -195,6 +206,8 @@ class Simulated:
             work.ahead.append((end.seconds, trial, end))
             left -= end.seconds
         work.ahead.append((max(0.0, left), ids[len(ends) - 1], ends[-1]))
+        # It was asked for trials while it waited in the queue, and answers now, as a
+        # real worker does between two trials.
         if work.back:
             self._at(self.time, "gives", work)
         self._at(self.time + work.ahead[0][0], "ends", work)
@@ -206,9 +219,12 @@ class Simulated:
     def _step(self) -> Iterator[tuple[_Work, list[Event]]]:
         """Advances to the next event; yields what the jobs report of it."""
         when, _, what, about = heapq.heappop(self._agenda)
+        # ``sleep`` may have moved the clock past events that were due.
         self.time = max(self.time, when)
         if what == "fails":
             node, seconds = about
+            # Marked as down first, so that what crashed is not placed on this node
+            # again.
             self._free.down.add(node)
             for work in list(self._works.get(node, ())):
                 yield from self._fail(work)
@@ -250,6 +266,8 @@ class Simulated:
 
     def _fail(self, work: _Work) -> Iterator[tuple[_Work, list[Event]]]:
         if work.artifact is not None:  # Ray builds it again on another node
+            # Jobs that wait for an artifact look only at its id: they keep waiting for
+            # the second build. The first build's end is skipped, since ``over`` is set.
             self._release(work)
             again = _Work(request=work.request, artifact=work.artifact)
             self._artifacts[work.artifact.id] = again
@@ -268,6 +286,7 @@ class Simulated:
 
     def _built(self, work: _Work) -> None:
         assert work.artifact is not None
+        # Freed before the waiting jobs are queued: one of them may start in this place.
         self._release(work)
         self._window.drop(work)
         key = work.artifact.id
@@ -276,6 +295,7 @@ class Simulated:
         for waiting in self._held.pop(key, []):
             assert waiting.job is not None
             missing = self._missing(waiting.job.bundle)
+            # It waits for one missing artifact at a time, not for each of them.
             if missing:
                 self._held.setdefault(missing[0], []).append(waiting)
             else:
@@ -295,6 +315,7 @@ class Simulated:
         work.over = True
         self._works[work.location.node].pop(work)
         self._free.give(work.request, work.location)
+        # As in ``Forecast.busy``: device-seconds, or processor-seconds without devices.
         parts = work.request.gpus if self.packer.cluster.gpus else work.request.cpus
         self.busy += (self.time - work.began) * parts
 
@@ -311,5 +332,9 @@ class Simulated:
 
 
 def _queue_key(request: ResourceRequest) -> tuple[Any, ...]:
-    """Requests of one key fit the same locations."""
+    """Requests of one key fit the same locations.
+
+    The bytes that a worker checks before it starts are not part of the key: they do
+    not decide where a bundle is placed.
+    """
     return request.cpus, request.gpus, request.memory, request.device
