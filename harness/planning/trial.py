@@ -108,7 +108,6 @@ class Trial:
 def _identity(part: PluginSpec) -> list[Any]:
     named: dict[str, Any] = {"name": part.name, "version": part.version}
     named["options"] = json.loads(part.options)
-
     if part.revision:
         named["revision"] = part.revision
     if part.protocol:

@@ -55,6 +55,8 @@ def produce(job: ArtifactJob) -> Built:
     devices.set_threads(int(job.cpus))
     artifact = job.artifact
     store = open_store(job.store)
+    # Checked again here, although the driver knew the store at the start: another run
+    # may have built it since.
     if shelf.find(store, artifact.id) is not None:
         return Built(artifact=artifact.id, reused=True)
     # After a stop request no trial starts, so the artifact would not be used.
@@ -91,6 +93,8 @@ def _build(job: ArtifactJob, store: Store) -> Failure | None:
             except BaseException as error:  # becomes a row of every trial that needs it
                 check_space(error, store)  # while the unfinished files are there
                 failed = classify(error)
+                # The exception leaves ``shelf.make``, which then deletes the folder
+                # instead of moving it to its place.
                 raise Failed(failed) from None  # so that nothing half-built is kept
     except Failed:
         return failed
@@ -123,7 +127,10 @@ def load_model(
     """
     if dense is None:
         model: Model = _pinned(part).load()
+        # After loading: the revision is that of the files which were read.
         same_model(part)
+        # Before the cast below, which would put a second copy of all weights into
+        # memory.
         _place(model.net, getattr(torch, dtype), placement, store)
     else:
         with store_io():
@@ -142,6 +149,7 @@ def _place(
 ) -> None:
     """Keep a network in files below the store, if it was asked for or is too large."""
     weights = sum(p.numel() for p in net.parameters()) * dtype.itemsize
+    # Bytes that are free on the device (None on a CPU) and on the host.
     on_device, on_host, _ = devices.free()
     if on_device is not None:  # files are mapped for the processor only
         if placement == "blockwise":
@@ -185,6 +193,8 @@ def same_model(part: PluginSpec) -> None:
 def _fill(net: nn.Module, path: Path, dense: Artifact) -> None:
     """Give a network the weights of its checkpoint, all of them."""
     try:
+        # ``strict`` by default: a missing or an additional tensor is an error, so that
+        # no layer keeps random weights.
         net.load_state_dict(read_tensors(path))
     except RuntimeError as why:
         raise BenchError(
@@ -234,6 +244,8 @@ def task_data(part: PluginSpec) -> Any:
     """
     same_data(part)
     data = configured("task", part).data()
+    # The second check finds a file that changed between the first one and the end of
+    # reading.
     same_data(part)
     return data
 
@@ -305,6 +317,7 @@ def _build_dense(job: ArtifactJob, folder: Path, store: Store) -> None:
         checkpoint_key="dense",
     )
     family.train(model, ctx)
+    # safetensors stores contiguous tensors only.
     state = {k: v.contiguous().cpu() for k, v in model.net.state_dict().items()}
     save_file(state, folder / "model.safetensors")
 
@@ -323,6 +336,7 @@ def _build_calibration(job: ArtifactJob, folder: Path, store: Store) -> None:
         artifact.model, artifact.dtype, store, None, placement=job.placement
     )
     statistics.build(model, spec, folder)
+    # The statistics of other weights must not be stored under this plan's id.
     same_model(artifact.model)
 
 
@@ -338,6 +352,8 @@ def seed_everything(seed: int, stage: str) -> None:
         seed: Seed of the trial's random generators.
         stage: ``fit``, ``compress 0.2`` ...
     """
+    # A hash and not ``seed + number of the stage``: seed 0 of a later stage must not
+    # equal seed 1 of an earlier one. NumPy takes 32 bits.
     value = int.from_bytes(hashlib.sha256(f"{seed}|{stage}".encode()).digest()[:4])
     random.seed(value)
     np.random.seed(value)

@@ -113,9 +113,14 @@ class Driver:
     outcome: Outcome = field(default_factory=Outcome)
     stored: list[str] = field(default_factory=list)  # attempts whose rows were stored
     _queue: deque[Bundle] = field(default_factory=deque)
+    # A heap of (time when due, running number, bundle).
     _retries: list[tuple[float, int, Bundle]] = field(default_factory=list)
     _order: Iterator[int] = field(default_factory=count)
+    # (trial, error class) -> failed tries in this run: a trial that ran out of memory
+    # once still has all its tries for a machine that fails.
     _tries: Counter[tuple[str, str]] = field(default_factory=Counter)
+    # For each running job, by ``Job.key``: ids of trials that ended or were returned;
+    # and its trials that will be tried again, by error class.
     _ended: dict[str, set[str]] = field(default_factory=dict)
     _redo: dict[str, dict[str, list[Trial]]] = field(default_factory=dict)
 
@@ -149,6 +154,8 @@ class Driver:
         """Return an iterator over jobs that may continue after ``StopIteration``."""
         driver = self
 
+        # A generator would be over for good at its first StopIteration. This iterator
+        # can be asked again, since an event may queue a retry or returned trials.
         class _Jobs(Iterator[Job]):
             def __next__(self) -> Job:
                 return driver._job(driver._next())
@@ -161,6 +168,7 @@ class Driver:
             now = self.clock.now()
             if self._retries and self._retries[0][0] <= now:
                 return heapq.heappop(self._retries)[2]
+            # A retry that is due goes first and needs no new order.
             if self._queue and self.executor.stale():
                 self._queue = deque(self.executor.arrange(list(self._queue)))
                 if self.outcome.stopped is not None:  # a drain came in between
@@ -201,6 +209,7 @@ class Driver:
 
     def _take_back(self, job: Job, trials: Sequence[str]) -> None:
         """Queue again what a worker gave back, for an idle worker."""
+        # Counted as ended here: they belong to their new bundle from now on.
         self._ended[job.key].update(trials)
         kept = (t.id for t in job.bundle.trials if t.id not in trials)
         rest = job.bundle.without(kept)
@@ -216,6 +225,8 @@ class Driver:
             again.setdefault(event.error_class, []).append(trial)
         else:
             self.outcome.counts[event.status] += 1
+        # Retries wait for the end of the bundle, so that all its failed trials of one
+        # class become one bundle, which fits once.
         if len(ended) == len(job.bundle.trials):
             del self._ended[job.key]
             self._retry(job)
@@ -235,6 +246,8 @@ class Driver:
     def _again(self, trial: Trial, error_class: str) -> bool:
         """Count a failed try; return whether this run tries the trial again."""
         tries = ErrorClass.of(error_class).tries
+        # Errors of a class with one try would happen again: a bug, a NaN, a combination
+        # that is not supported.
         if tries == 1 or self.outcome.stopped is not None:
             return False
         self._tries[trial.id, error_class] += 1
@@ -250,6 +263,8 @@ class Driver:
         left = [t for t in job.bundle.trials if t.id not in self._ended[job.key]]
         for trial in list(left):  # stored, but not reported before the worker died
             row = committed(self.store, job.attempts[trial.id])
+            # Trials run in order: the first one without a row was running, and the
+            # later ones had not started.
             if row is None:
                 break
             left.remove(trial)
@@ -260,6 +275,8 @@ class Driver:
             self.watcher.event(job, trial, late)
         if not left:
             return
+        # Before anything is queued: ``_next`` takes an empty ``_ended`` as a sign that
+        # no job runs.
         del self._ended[job.key]
         self._retry(job)
         first = left[0]
@@ -277,6 +294,8 @@ class Driver:
         )
         self.stored.append(job.attempts[first.id])
         self.watcher.event(job, first, replace(event, what="ended", trial=first.id))
+        # The trial that killed its worker runs again with the trials that never
+        # started, or is given up, and they run without it.
         if self._again(first, event.error_class or ErrorClass.BUG):
             self._requeue(job.bundle, left, event.error_class or "")
             return
@@ -293,6 +312,8 @@ class Driver:
             rest = replace(rest, underestimated=rest.underestimated + 1)
         tries = max(self._tries[t.id, error_class] for t in trials)
         first = ErrorClass.of(error_class).wait  # 0 for trials that did not fail
+        # Exponential backoff. The random factor keeps workers that failed together, as
+        # with a file server, from coming back together.
         wait = min(LONGEST_WAIT, first * 2.0**tries) * random.uniform(0.5, 1.0)
         due = self.clock.now() + wait
         heapq.heappush(self._retries, (due, next(self._order), rest))
@@ -314,6 +335,7 @@ class _DrainOnInterrupt:
             self.before[number] = signal.signal(number, self._first)
 
     def _first(self, number: int, _frame: FrameType | None) -> None:
+        # A second Ctrl-C raises in whatever runs; a second SIGTERM ends the process.
         signal.signal(signal.SIGINT, _interrupt)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         self.drain()

@@ -112,12 +112,14 @@ def check_space(error: BaseException, store: Store) -> None:
         StoreFailed: If that file does not fit either.
     """
     full = (errno.ENOSPC, errno.EDQUOT)
+    # Libraries wrap the error of the system, so that its text is looked for, too.
     said = isinstance(error, OSError) and error.errno in full
     if not said and os.strerror(errno.ENOSPC) not in _text(error):
         return
     with store_io():
         path = temporary.beside(store.here("scratch") / "space")
         try:
+            # 8 MiB of zeros, since a nearly full disk still has room for a short file.
             path.write_bytes(bytes(_PROBE))
         except OSError as why:
             raise explained(why, store.uri) from why
@@ -142,7 +144,11 @@ def classify(error: BaseException) -> Failure:
     error_class = _class(error)
     if error_class in ("oom", "infra", "bug"):
         reason = f"{type(error).__name__}: {reason}"
+    # Formatted before the frames are cleared, which removes the local variables only.
     text = "".join(traceback.format_exception(error)) if error_class == "bug" else ""
+    # A traceback holds every local variable of every frame: after running out of
+    # memory, the tensors that filled it. Without this the next trial of the process
+    # would fail, too.
     forget_frames(error)
     return Failure(
         status=ErrorClass.of(error_class).status,
@@ -171,6 +177,7 @@ def with_output(failure: Failure, output: str) -> Failure:
 def forget_frames(error: BaseException) -> None:
     """Drop the local variables that an exception and its causes hold."""
     left: list[BaseException | None] = [error]
+    # Causes may form a cycle.
     seen: set[int] = set()
     while left:
         one = left.pop()
@@ -198,6 +205,8 @@ def _class(error: BaseException) -> str:
     if isinstance(error, StoreError):  # the store's own errors never come here
         return "bug"
     with contextlib.suppress(BaseException):  # its ``str`` may raise
+        # Before the table of classes: torch reports it as a RuntimeError, whose text
+        # decides.
         if devices.out_of_memory(error):
             return "oom"
     classes: tuple[tuple[str, tuple[type[BaseException], ...]], ...] = (
@@ -207,6 +216,8 @@ def _class(error: BaseException) -> str:
         ("setup", (BenchError,)),
         ("infra", (ConnectionError, TimeoutError)),
     )
+    # In the order of the table: ``Unsupported`` and ``NotFinite`` may be subclasses of
+    # a class further down.
     return next((name for name, kinds in classes if isinstance(error, kinds)), "bug")
 
 

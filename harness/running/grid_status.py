@@ -51,11 +51,14 @@ def grid_status(name: str, store: Store) -> GridStatus:
     stored = stored_grids.statuses(store, name)
     if not stored:
         raise stored_grids.unknown(store, name, list(grids.packaged()))
+    # Trials without an attempt, or whose attempt any run repeats (cancelled, lost).
     missing = {t for t, s in stored.items() if s is None or s in REPEATED}
     failed = {t for t, s in stored.items() if s not in FINISHED} - missing
     unsupported = sum(status == "unsupported" for status in stored.values())
     counts = {
         "done": len(stored) - len(missing) - len(failed) - unsupported,
+        # Trials that run are taken out of ``missing``, so that the counts add up to the
+        # grid.
         "running": len(running & missing),
         "failed": len(failed),
         "missing": len(missing - running),

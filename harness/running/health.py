@@ -82,6 +82,7 @@ def _disk(store: str) -> Check:
     if "://" in store:
         return Check(name="disk", state="note", says="the store is not on this machine")
     place = Path(store).absolute()
+    # The store may not exist yet: the disk is that of the nearest folder above it.
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free

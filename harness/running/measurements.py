@@ -34,6 +34,7 @@ def checked(found: Iterable[Any]) -> list[Measurement]:
         NotFinite: If a number is NaN or infinite.
         BadMeasurement: If anything else is wrong. The text names every error.
     """
+    # Errors are collected, so that an author of a task sees all of them after one run.
     errors = _Errors()
     kept = [_one(m, errors) for m in found]
     _no_repeats(kept, errors)
@@ -149,6 +150,8 @@ def _samples(values: Any, name: str, errors: _Errors) -> list[float]:
         values = values.tolist()
         if not isinstance(values, list):
             values = [values]
+    # Errors of samples are counted apart: of a million equal ones only the first is
+    # named.
     kept, wrong = [], _Errors()
     for value in values:
         kept.append(_number(value, f"a sample of {name}", wrong))
@@ -203,6 +206,7 @@ def joined(*stages: Sequence[Measurement]) -> list[Measurement]:
     Raises:
         BadMeasurement: If two stages measured a final number of the same name.
     """
+    # Checked for repeats within each stage before; here across the stages.
     found = [one for stage in stages for one in stage]
     errors = _Errors()
     _no_repeats([one for one in found if one.step is None], errors)

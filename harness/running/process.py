@@ -90,6 +90,8 @@ class Raised(Exception):
 
 def _new_log() -> IO[bytes]:
     """A file without a name, which is gone when the last process closes it."""
+    # Not a pipe: a child that prints much would block when nobody reads, and the last
+    # output of a dead child must stay readable.
     log = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - the owner keeps it
     fcntl.fcntl(log, fcntl.F_SETFL, os.O_APPEND)  # also after it was emptied
     return log
@@ -131,8 +133,12 @@ class Owner:
             StoreError: If the work raised that.
         """
         child = self._child_of(key)
+        # One file for all work of this owner. A child keeps its descriptor, and appends
+        # at the new end.
         self._log.truncate(0)
         try:
+            # An answer is ("yielded", value), ("done", imported packages) or ("raised",
+            # exception).
             child.send_bytes(self.dumps((work, arguments)))
             while True:
                 if log is not None:
@@ -141,6 +147,8 @@ class Owner:
                 if what == "yielded":
                     yield value
                 elif what == "done":
+                    # Packages that this work imported; the template imports them before
+                    # its next fork, and later children need not.
                     self._warm.update(value)
                     return
                 else:
@@ -168,9 +176,16 @@ class Owner:
             self._start_template()
         assert self._control is not None
         ours, theirs = socket.socketpair()
+        # The environment of now: the executor changes it between two jobs (node,
+        # device).
         message = {"environment": dict(os.environ), "warm": sorted(self._warm)}
         data = json.dumps(message).encode()
+        # Closed here after sending: otherwise the end of the child would never show as
+        # end of file.
         with theirs:
+            # The first message carries the length and the two descriptors (socket of
+            # the child, log); the JSON follows, since ``send_fds`` may send a long
+            # message in parts.
             header = len(data).to_bytes(8, "big")
             descriptors = [theirs.fileno(), self._log.fileno()]
             socket.send_fds(self._control, [header], descriptors)
@@ -223,6 +238,8 @@ class Owner:
     def _tail(self) -> str:
         self._log.seek(0)
         text = logs.without_marks(self._log.read().decode(errors="replace"))
+        # ``faulthandler`` ends with a list of all extension modules, which would push
+        # the frames out of the last characters.
         return text.partition("\n\nExtension modules:")[0][-TAIL:]
 
 
@@ -251,20 +268,27 @@ def serve_template(descriptor: int) -> None:
         importlib.import_module(name)
     with socket.socket(fileno=descriptor) as control:
         while True:
+            # An empty header is end of file: the owner closed its end or died.
             header, found, _, _ = socket.recv_fds(control, 8, 2)
             if not header:
                 return
             size = int.from_bytes(header, "big")
             message = json.loads(control.recv(size, socket.MSG_WAITALL))
             for name in message["warm"]:
+                # A package that does not import here fails again in the child, where it
+                # is reported.
                 with contextlib.suppress(Exception):
                     importlib.import_module(name)
+            # The template never uses CUDA: a process that is forked after the first use
+            # cannot use it.
             pid = os.fork()
             if pid == 0:
                 control.close()
                 _serve_child(found[0], found[1], message["environment"])
             for one in found:
                 os.close(one)
+            # One child at a time. Its status reaches the owner even if a signal killed
+            # it.
             _, status = os.waitpid(pid, 0)
             control.sendall(status.to_bytes(8, "big"))
 
@@ -274,6 +298,8 @@ def _serve_child(descriptor: int, log: int, environment: dict[str, str]) -> None
     _die_with_parent()
     os.environ.clear()
     os.environ.update(environment | {OUTPUT: "stderr"})
+    # At the level of descriptors, so that also C code and subprocesses print into the
+    # log.
     os.dup2(log, 1)
     os.dup2(log, 2)
     # Line by line: a signal leaves no time to flush.
@@ -291,8 +317,10 @@ def _serve_child(descriptor: int, log: int, environment: dict[str, str]) -> None
 
 def _run(connection: Connection, work: Work, arguments: Sequence[Any]) -> Any:
     try:
+        # Values are sent as they are made, so that the driver sees progress.
         for value in work(*arguments):
             connection.send(("yielded", value))
+    # Rebuilt from its texts, since an exception's cause may not be picklable.
     except StoreError as why:
         return "raised", StoreError(*why.errors)
     except Exception as why:  # a bug of ours: plugins are caught further down
@@ -310,6 +338,8 @@ def begin_attempt(attempt: str, trial: str) -> None:
     """
     if OUTPUT in os.environ:
         _flush()
+        # Past Python's buffers, which were flushed just before: marks and output stay
+        # in order.
         os.write(2, logs.begun(attempt, trial).encode())
 
 
@@ -331,6 +361,7 @@ def output_since(size: int | None) -> str:
         return ""
     _flush()
     with open("/proc/self/fd/2", "rb") as file:
+        # A character of UTF-8 has at most four bytes.
         file.seek(max(size, os.fstat(2).st_size - 4 * TAIL))
         return file.read().decode(errors="replace")[-TAIL:]
 

@@ -35,6 +35,7 @@ def committed(store: Store, attempt: str) -> tuple[str, str | None] | None:
             found = pq.read_table(pa.BufferReader(content), columns=columns)
             row = found.to_pylist()[0]
             return row["status"], row["error_class"]
+    # A damaged file (content, but no row) may have its row in a compacted file.
     if content is None and not store.folder.names("trials/compacted"):
         return None
     query = "SELECT status, error_class FROM trials WHERE attempt = ?"
@@ -54,6 +55,8 @@ def check_stored(store: Store, attempts: Sequence[str]) -> None:
     """
     files = set(store.folder.names("trials"))
     missing = {one for one in attempts if f"{one}.parquet" not in files}
+    # Another driver may have compacted the store: its small files are gone, and the
+    # rows are not.
     if missing and store.folder.names("trials/compacted"):
         compacted = ask(store, "SELECT attempt FROM trials").rows
         missing -= {attempt for (attempt,) in compacted}
@@ -76,8 +79,11 @@ def reconcile(store: Store) -> int:
     """
     lost = 0
     for lease in leases.read_all(store):
+        # None means that it cannot be told: the lease is of another machine.
         if lease.alive() is not False:
             continue
+        # In the order in which they ran: those with a row had ended, and the first one
+        # without a row was running.
         for attempt, trial in lease.attempts:
             if committed(store, attempt) is None:
                 store.append(_lost_row(store, lease, attempt, trial))

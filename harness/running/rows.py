@@ -65,6 +65,8 @@ def size_columns(
     for name in ("params", "bytes", "macs"):
         before = getattr(dense, name, 0)
         if before:
+            # Share removed: 0.25 if three quarters of the parameters (bytes,
+            # multiplications) are left.
             columns[f"achieved_{name}"] = 1 - getattr(size, name) / before
     return columns
 
@@ -143,6 +145,8 @@ def _fixed_protocol(task: PluginSpec) -> dict[str, str]:
 
 def _as_columns(measured_by: dict[str, Any]) -> dict[str, str]:
     return {
+        # Numbers are compared only within one digest, and the fields say why two
+        # differ.
         "protocol": digest(measured_by, 12),
         "protocol_fields": dumps(measured_by),
     }
@@ -157,6 +161,7 @@ def _versions() -> str:
 def code_digest(method: PluginSpec, task: PluginSpec, model: PluginSpec) -> str:
     """Digest of the code of a method, of a task and of a model, with their members."""
     parts = (("method", method), ("task", task), ("model", model))
+    # 8 digits for each of the three, so that one can see which of them changed.
     return "".join(
         provenance.code_digest(
             *_modules(find(kind, part.plugin), configured(kind, part))

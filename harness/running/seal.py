@@ -50,6 +50,7 @@ class Seal:
 
         New entries are no damage: a fitted object may fill a cache.
         """
+        # The same walk as when the seal was taken, over the objects as they are now.
         now = _digests(self.objects)
         for path, digest in self.parts.items():
             if path not in now or now[path] != digest:
@@ -65,6 +66,7 @@ def _digests(objects: Mapping[str, Any]) -> dict[str, Any]:
         for path, part in _walk(name, thing, seen):
             if isinstance(part, Tensor):
                 tensors[path] = part
+                # Contents are added below, all of a device at once.
                 found[path] = _facts(part)
             else:
                 found[path] = part
@@ -78,6 +80,7 @@ def _walk(path: str, thing: Any, seen: set[int]) -> Iterator[tuple[str, Any]]:
     if isinstance(thing, _LEAVES):
         yield path, repr(thing)
         return
+    # By identity: shared parts are looked at once, and a cycle ends.
     if id(thing) in seen or len(seen) > _MOST:
         return
     seen.add(id(thing))
@@ -85,6 +88,7 @@ def _walk(path: str, thing: Any, seen: set[int]) -> Iterator[tuple[str, Any]]:
         yield path, thing
     elif isinstance(thing, np.ndarray):
         if thing.dtype != object and thing.flags.behaved:
+            # As bytes, so that every dtype of NumPy can be compared.
             yield path, torch.from_numpy(thing.reshape(-1).view(np.uint8))
     elif isinstance(thing, nn.Module):
         yield from _network(path, thing)
@@ -111,6 +115,7 @@ def _children(thing: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(thing, list | tuple):
         yield from ((f"[{index}]", value) for index, value in enumerate(thing))
     elif isinstance(thing, set | frozenset):
+        # A set has no order of its own.
         yield "{}", sorted(map(repr, thing))
     elif is_dataclass(thing) and not isinstance(thing, type):
         yield from (
@@ -121,6 +126,8 @@ def _children(thing: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _facts(tensor: Tensor) -> tuple[Any, ...]:
+    # Each operation of torch that writes in place raises ``_version`` by one; a write
+    # through ``.data`` or NumPy does not, which the sampled content may show.
     address = 0 if tensor.is_meta else tensor.data_ptr()
     version = 0 if tensor.is_inference() else tensor._version
     return address, version, tuple(tensor.shape), tensor.dtype, tensor.stride()
@@ -133,6 +140,8 @@ def _contents(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, int]]:
         if tensor.layout is torch.strided and not tensor.is_meta:
             by_device.setdefault(tensor.device, {})[path] = _sample(tensor.detach())
     for samples in by_device.values():
+        # One copy from the device for all tensors: hundreds of small ones would each
+        # wait for it.
         whole = torch.cat(list(samples.values())).cpu().numpy().tobytes()
         start = 0
         for path, sample in samples.items():
@@ -143,8 +152,13 @@ def _contents(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, int]]:
 def _sample(tensor: Tensor) -> Tensor:
     """Bytes of a tensor's storage: all of a small one, blocks of a large one."""
     storage = tensor.untyped_storage()
+    # A view of the storage as bytes, without a copy. Views of one storage are compared
+    # by the whole storage.
     flat = torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(storage)
     if flat.numel() <= _WHOLE:
         return flat
+    # The first block begins at byte 0, and the last one ends at or just before the last
+    # byte: 15 steps between 16 blocks.
     step = (flat.numel() - _BLOCK) // (_BLOCKS - 1)
+    # _BLOCKS x _BLOCK bytes, read at the same places each time.
     return flat.as_strided((_BLOCKS, _BLOCK), (step, 1)).reshape(-1)

@@ -159,12 +159,15 @@ def claim(
         BenchError: If another driver runs some of the trials.
     """
     run_id = new_attempt()[-12:]
+    # Read before the plan, so that a file that appears in between is noticed below.
     seen = store.files("trials")
     planned = prepare(name, store, selection)
     if not planned.plan.bundles:
         yield Claim(planned=planned, run_id=run_id)
         return
     recorded = _record(planned.plan, store)
+    # The claim is visible to other drivers before this one looks for theirs. Of two
+    # that start together at least one sees the other.
     with leases.claim(store, run_id, recorded):
         owners = _conflicts(planned.plan, store, (run_id, recorded), take_over)
         if owners:
@@ -200,6 +203,7 @@ def _conflicts(
         One sentence for each other driver.
     """
     wanted = {t.id for b in plan.bundles for t in b.trials}
+    # Each other plan is read once, although ``conflicts`` may ask many times.
     common: dict[str, int] = {}  # plan id of another driver -> trials in both plans
 
     def share(owner: leases.Owner) -> bool:

@@ -93,16 +93,21 @@ class Steps:
             StoreFailed: If the store failed.
             Interrupted: If a person pressed Ctrl-C.
         """
+        # A bundle whose model does not load or whose fit fails fails once; repeating it
+        # for every trial would take as long each time.
         if self.broken is not None:
             raise Failed(self.broken)
         try:
             self.ready(trial)
+        # They end the run. Everything else is this bundle's own failure.
         except (StoreFailed, Interrupted):
             raise
         except BaseException as error:
             check_space(error, self.store)
             self.broken = classify(error)
             raise Failed(self.broken) from None
+        # Columns are entered as soon as they are known, so that the row of a trial that
+        # fails later has them.
         row["fit_seconds"] = self.fit_seconds
         row["placement"] = self._placement()
         row |= rows.dense_columns(self.dense)
@@ -125,6 +130,8 @@ class Steps:
 
     def ready(self, trial: Trial) -> None:
         """Load and fit, the first time and after damage."""
+        # Artifacts first: without them the model cannot be loaded, and the reason is
+        # theirs.
         if self.model is None:
             for built in self.built:
                 if built.error is not None:
@@ -146,6 +153,8 @@ class Steps:
         method = configured("method", trial.method)
         if hasattr(method, "fit"):
             self._fit(method, trial)
+        # From here on all trials of the bundle read these objects. ``compress`` and
+        # ``evaluate`` are checked against this seal.
         self.shared = Seal.of(dense=self.model.net, fitted=self.fitted)
         self.is_fitted = True
 
@@ -157,10 +166,14 @@ class Steps:
     def _fit(self, method: Any, trial: Trial) -> None:
         assert self.model is not None
         dense = Seal.of(dense=self.model.net)
+        # Each step has a seed of its own, which does not depend on what ran before it:
+        # a trial gives the same numbers in a bundle, alone, and after a retry.
         seed_everything(trial.seed, "fit")
         ctx = self._context(trial, "fit")
         began = time.perf_counter()
         self.fitted = method.fit(self.model, ctx)
+        # CUDA runs asynchronously: without this the clock would stop before the work
+        # does.
         devices.synchronize(ctx.device)
         self.fit_seconds = time.perf_counter() - began
         self.fit_recorded = tuple(measurements.checked(ctx.recorded))
@@ -180,6 +193,8 @@ class Steps:
         where = None if seal is None else seal.broken()
         if where is None:
             return
+        # Nothing of what may be damaged is used again; the next trial pays for a new
+        # load.
         self.model = self.dense = self.fitted = self.shared = self.current = None
         self.is_fitted = False
         raise Damaged(
@@ -223,10 +238,14 @@ class Steps:
 
     def compressed(self, trial: Trial) -> _Compressed:
         """The network at the trial's ratio; the previous network is released."""
+        # Another task at a ratio that failed would only repeat the compression to fail
+        # again.
         if trial.ratio in self.refused:
             raise Failed(self.refused[trial.ratio])
         if self.current is not None and self.current.ratio == trial.ratio:
             return self.current
+        # Released before the next network is made, so that never two of them are in
+        # memory.
         self.current = None
         try:
             try:
@@ -247,6 +266,7 @@ class Steps:
         ctx = self._context(trial, f"ratio-{trial.ratio!r}")
         method = configured("method", trial.method)
         began = time.perf_counter()
+        # The time includes the move to the device, until the device has finished.
         net = method.compress(self.fitted, trial.ratio, ctx).to(ctx.device).eval()
         devices.synchronize(ctx.device)
         seconds = time.perf_counter() - began
@@ -276,6 +296,9 @@ class Steps:
         assert self.model is not None
         same_data(trial.task)
         seed_everything(trial.seed, f"evaluate {trial.task.label}")
+        # The task gets the network itself, not a copy, which could double the memory.
+        # The seal shows if the task changed it: other tasks of this ratio measure it
+        # next.
         task, measured = configured("task", trial.task), Seal.of(network=net)
         try:
             found = measurements.checked_task(task.evaluate(self.model.with_net(net)))

@@ -37,6 +37,8 @@ def bundle(
     from harness.toolkit import devices
 
     device, host, held = (free or devices.free)()
+    # Before anything is loaded: to run out of memory would cost the load and could end
+    # the neighbours on the device.
     short = shortage(request, device, host, held)
     if short is not None:
         refused = Event(
@@ -54,6 +56,9 @@ def bundle(
         waiting.append(event)
         now = time.perf_counter()
         ended += event.what == "ended"
+        # On average each trial so far took more than ``QUICK``. Events of quick trials
+        # are sent in batches, since each one costs the driver more than the trial costs
+        # the worker.
         slow = event.what == "started" and now - began > QUICK * ended
         if slow or event.what == "returned" or now - flushed > FLUSH:
             yield waiting

@@ -37,5 +37,7 @@ def limit(seconds: float | None) -> Iterator[None]:
     try:
         yield
     finally:
+        # The timer is stopped before the handler is replaced: SIGALRM's default ends
+        # the process.
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

@@ -57,15 +57,23 @@ def run(
     try:
         store = open_store(job.store)
         state = state or GlobalState()
+        # Before ``begin``, which reads the state of the process: an import that sets an
+        # option of torch is part of the state that trials start from.
         _import_plugins(job)
         state.begin()
         steps = Steps(job=job, store=store, built=tuple(built))
         worker = _Worker(job=job, store=store, steps=steps, state=state)
         attempts = [(job.attempts[t.id], t.id) for t in job.bundle.trials]
+        # The lease lists the attempts: if this machine dies, the next run knows from it
+        # which trials were lost.
         with lease_job(store, job.run, job.name, attempts):
             left = deque(job.bundle.trials)
             while left and not stop_requested(store, job.run):
+                # This trial is taken before the request is read, so that at least one
+                # trial runs and a request cannot leave a job that does nothing.
                 trial = left.popleft()
+                # Returned before this trial starts, so that idle slots need not wait
+                # for its end.
                 given = _give_back(store, job, left)
                 if given:
                     yield Event(what="returned", trials=given)
@@ -140,11 +148,15 @@ class _Worker:
         device = devices.pick()
         devices.reset_peaks(device)
         started, began = datetime.now(UTC), time.perf_counter()
+        # A mark in the log and the size of the output: what comes after it belongs to
+        # this trial.
         process.begin_attempt(self.job.attempts[trial.id], trial.id)
         written = process.output_size()
         row: dict[str, Any] = {}
         found: list[Measurement] = []
         failure = None
+        # Read before the trial runs: they tell the predictor which steps the trial's
+        # seconds contain.
         first = not self.steps.is_fitted
         before = self.steps.ratio
         try:
@@ -157,6 +169,8 @@ class _Worker:
             failure = with_output(classify(error), process.output_since(written))
             with contextlib.suppress(RuntimeError):  # CUDA may be unusable now
                 devices.release(device)
+        # Also after a failure, and before the row is stored: a patched function must
+        # not write it.
         self.state.restore(trial.method, trial.model, trial.task)
         row |= {
             "started_at": started,
@@ -177,6 +191,8 @@ class _Worker:
         found: Sequence[Measurement],
         failure: Failure | None,
     ) -> Event:
+        # The driver deletes the lease of a worker that it considers dead. A row of it
+        # would be a second result of a trial that runs elsewhere by now.
         if not is_leased(self.store, self.job.name):
             raise _GivenUp
         try:
@@ -187,6 +203,7 @@ class _Worker:
             if fault is None:
                 raise
             failure = Failure(status="failed", error_class="bug", reason=fault)
+            # Everything that a plugin could have put into the row is dropped.
             row = {k: row[k] for k in ("started_at", "seconds")}
             self._append(trial, row, (), failure)
         return Event(

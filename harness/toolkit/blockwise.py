@@ -76,6 +76,8 @@ class Stream:
         Returns:
             Shape ``(windows, T, width)``.
         """
+        # A block is called as the model itself called it: masks and positions were
+        # recorded.
         args, kwargs = self.calls[batch][index]
         made = block(self.states[batch], *args, **kwargs)
         states: Tensor = made[0] if isinstance(made, tuple) else made
@@ -94,6 +96,9 @@ class Stream:
             For each batch, token ids of shape ``(windows, T)`` and logits of shape
             ``(windows, T, V)``.
         """
+        # The blocks before ``index`` pass their input on, and block ``index`` gets the
+        # stored states: the rest of the network runs as it is, with its final norm and
+        # head.
         blocks: Any = net.get_submodule(self.path)
         done = 0
         for batch, calls in zip(self.states, self.calls, strict=True):
@@ -121,6 +126,7 @@ class Stream:
         """
         total, count = 0.0, 0
         for ids, logits in self.logits(net, index):
+            # Position t predicts token t + 1; the last position has no target.
             rows, wanted = logits[:, :-1].float().flatten(0, 1), ids[:, 1:].flatten()
             total += float(cross_entropy(rows, wanted, reduction="sum"))
             count += len(wanted)
@@ -168,9 +174,12 @@ def stream(model: Model, tokens: Tensor) -> Stream:
     states: list[Tensor] = []
     calls: list[list[Call]] = []
     with _passing(blocks, in_tuple):
+        # A batch has about ``_TOKENS`` tokens: (windows, T).
         for batch in torch.split(tokens, max(1, _TOKENS // tokens.shape[1])):
             state, made = _calls(model.net, blocks, batch.to(device))
             states.append(state)
+            # Masks and positions of equal batches are equal, and can be as large as the
+            # states.
             calls.append([_shared(call, calls, i) for i, call in enumerate(made)])
     return Stream(blocks, path, in_tuple, states, calls, tokens)
 
@@ -182,6 +191,8 @@ def _in_tuple(net: nn.Module, blocks: nn.ModuleList, ids: Tensor) -> list[bool]:
     def look(_: nn.Module, args: tuple[Any, ...], made: Any) -> None:
         found.append(isinstance(made, tuple))
         if len(found) == len(blocks):
+            # An exception is the only way to end a forward pass from a hook: what
+            # follows the last block (the head over a large vocabulary) need not run.
             raise _Stop
 
     handles = [block.register_forward_hook(look) for block in blocks]
@@ -198,6 +209,8 @@ def _calls(
 
     def learn(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         state, rest, named = _split(args, kwargs)
+        # All blocks pass their input on here, so that every one of them sees the
+        # embedded windows.
         states.append(state.detach())
         calls.append((rest, named))
         if len(calls) == len(blocks):
@@ -239,6 +252,8 @@ def _passing(blocks: Any, in_tuple: list[bool]) -> Iterator[None]:
 
     named = list(zip(blocks, in_tuple, strict=False))
     for block, tuples in named:
+        # An attribute of the instance hides the method of the class; deleting it brings
+        # the method back.
         block.forward = first if tuples else whole
     try:
         yield
@@ -258,6 +273,8 @@ def _given(blocks: Any, index: int, state: Tensor, calls: list[Call]) -> Iterato
         def read(
             _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
         ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+            # Later blocks read what the block before them made; only their other
+            # arguments are given.
             own = state if number == index else _split(args, kwargs)[0]
             rest, named = calls[number]
             return (own, *rest), named

@@ -125,6 +125,7 @@ def sample(ids: Tensor, spec: CalibrationSpec) -> Tensor:
     """
     import torch
 
+    # "first" needs all its windows side by side; random windows may overlap.
     first = spec.sampling == "first"
     needed = spec.samples * spec.length if first else spec.length
     if len(ids) < needed:
@@ -178,6 +179,8 @@ def build(model: Model, spec: CalibrationSpec, folder: Path) -> None:
     save_file({"tokens": tokens.contiguous()}, folder / _TOKENS)
     sites: dict[str, str] = {}
     files: dict[str, str] = {}
+    # One pass through the network, block by block: the states after a block are the
+    # inputs of the next one, so that no token is computed twice.
     running = stream(model, tokens)
     for number, (path, block) in enumerate(running):
         members = {n: m for n, m in model.modules() if n.startswith(f"{path}.")}
@@ -236,13 +239,20 @@ class Statistics:
     def add(self, name: str, x: Tensor) -> None:
         """Count the input of one matrix, unless another of its site has counted it."""
         if name not in self.sites:
+            # Query, key and value read the same tensor object: one Gram matrix serves
+            # the three.
             same = (s for s, seen in self._last.items() if seen is x)
             self.sites[name] = next(same, name)
+        # Another matrix of this site has counted the same input.
         if self.sites[name] != name:
             return
         self._last[name] = x
         rows = x.detach().reshape(-1, x.shape[-1]).float()  # (tokens, in)
+        # The product of one batch in float32, the sum over batches in float64: a long
+        # sum in float32 would lose digits. gram: (in, in), total: (in,).
         gram, total = rows.T @ rows, rows.abs().sum(0).double()
+        # The diagonal is the sum of squares of each channel: NaN or infinite if any
+        # input is.
         if not bool(gram.diagonal().isfinite().all()):
             raise NotFinite(f"an input of {name} is not finite on the calibration text")
         if name in self.gram:

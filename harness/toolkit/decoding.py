@@ -60,6 +60,8 @@ def translate(
         the end token (False: it reached ``max_length``).
     """
     device = next(net.parameters()).device  # type: ignore[attr-defined]
+    # Sentences of like length together, for little padding; the result is put back in
+    # order.
     order = sorted(range(len(source)), key=lambda i: len(source[i]))
     found: dict[int, tuple[list[int], bool]] = {}
     for start in range(0, len(order), search.batch):
@@ -74,6 +76,8 @@ def _search(
 ) -> list[tuple[list[int], bool]]:
     """Beam search of all sentences at once; ended hypotheses are set aside."""
     count, beam = len(source), search.beam
+    # Row of the first hypothesis of each sentence: (sentences,). All tensors below have
+    # one row for each of sentences x beam hypotheses.
     first = torch.arange(count, device=source.device) * beam
     encoded = net.encode(source)
     encoded = encoded.select(torch.arange(count).repeat_interleave(beam))
@@ -85,6 +89,8 @@ def _search(
     for length in range(1, search.max_length + 1):
         steps, states = net.step(history[:, -1], states, encoded)
         steps[:, NEVER] = float("-inf")
+        # Log-probability of each hypothesis with each next word: (sentences, beam,
+        # vocabulary).
         total = scores[:, :, None] + steps.view(count, beam, -1)
         # Twice as many as are kept: at most `beam` of them are ends.
         top, where = total.flatten(1).topk(2 * beam)
@@ -96,6 +102,7 @@ def _search(
                 history[parent[i, j], 1:].tolist(),
                 top[i, j].item() / _norm(length, search),
             )
+        # Ended hypotheses leave the beam; ``beam`` others go on.
         scores, kept = top.masked_fill(ended, float("-inf")).topk(beam)
         rows = parent.gather(1, kept).flatten()
         states = states[:, rows]
@@ -105,6 +112,8 @@ def _search(
         hopes = (scores[:, 0] / bound).tolist()
         if all(b.score >= hope for b, hope in zip(best, hopes, strict=True)):
             break
+    # The best open hypothesis is the first row, since ``topk`` sorts. It is used only
+    # if none ended within ``max_length``.
     open_ended = history[first, 1:].tolist()
     return [
         (tokens, False) if b.tokens is None else (b.tokens, True)

@@ -117,6 +117,8 @@ def set_threads(count: int) -> None:
     """
     wanted = max(1, count)
     torch.set_num_threads(wanted)
+    # The name of the variable has the process id: a child inherits the environment, but
+    # not what this process set in its own BLAS.
     if os.environ.get(_GIVEN) == str(wanted):  # the search takes 5 ms, every bundle
         return
     for name in (*_THREADS, _GIVEN):
@@ -142,6 +144,7 @@ def peak_memory() -> int | None:
     """Peak resident bytes of this process since ``reset_peaks``; None if unknown."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
+            # "High water mark" of resident memory, in KiB.
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
     return None
@@ -169,6 +172,8 @@ def cast(net: nn.Module, dtype: torch.dtype) -> nn.Module:
     Returns:
         The same network.
     """
+    # Buffers that the state dict leaves out. They are noted before ``net.to`` and put
+    # back after it.
     computed = [
         (module, name, module._buffers[name])
         for module in net.modules()
@@ -185,6 +190,8 @@ def cast(net: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 def release(device: torch.device) -> None:
     """Give back what a finished or failed trial held."""
+    # A network may be part of a reference cycle (through hooks or an exception), which
+    # only the collector frees. After that CUDA's cache can be returned.
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()

@@ -63,6 +63,8 @@ class HostMemory:
         if size < max(1, self.smallest):
             return value.to(kind)
         storage = self._storage(size)
+        # A tensor over the mapped storage: writing to it writes to the pages of the
+        # file.
         kept = torch.empty(0, dtype=kind).set_(storage).view(value.shape)
         with torch.no_grad():
             return kept.copy_(value)
@@ -80,6 +82,8 @@ class HostMemory:
             ) from why
         finally:
             os.close(descriptor)
+            # The mapping keeps the file alive without a name: nothing is left after a
+            # crash.
             os.unlink(path)
         return made
 
@@ -92,6 +96,9 @@ class HostMemory:
         Returns:
             The copy; changes of its weights go to its own files.
         """
+        # ``deepcopy`` takes what it finds in ``memo`` instead of copying: the structure
+        # is copied in memory, and the weights go to files. A tied weight is one object
+        # and gets one entry.
         memo: dict[int, Any] = {}
         for value in net.parameters():
             kept = self.keep(value.detach())
@@ -119,6 +126,8 @@ def hold(net: nn.Module, host: HostMemory, dtype: torch.dtype | None = None) -> 
     files = _mapped_ranges()
     for value in net.parameters():
         wanted = dtype if dtype is not None and value.is_floating_point() else None
+        # Weights that are already mapped in the wanted dtype stay in their checkpoint's
+        # file.
         if wanted not in (None, value.dtype) or not _is_mapped(value, files):
             value.data = host.keep(value.data, wanted)
 
@@ -185,6 +194,7 @@ def _read_ranges(path: Path) -> Iterator[tuple[int, int]]:
         return
     for line in text.splitlines():
         addresses, _, _, _, inode, *_ = line.split()
+        # Memory without a file has inode 0.
         if inode != "0":
             first, _, last = addresses.partition("-")
             yield int(first, 16), int(last, 16)

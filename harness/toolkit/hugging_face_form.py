@@ -55,6 +55,8 @@ def write(model: Model, origin: Mapping[str, Any], folder: Path, card: str) -> F
             "language models whose class transformers has; leave --format out"
         )
     described = saved_model.describe(net)
+    # From the most portable form to the least: a plain checkpoint, one with fewer
+    # blocks, and our own layers with their code.
     layers = {entry["layer"] for entry in described.layers.values()}
     if not layers and plain_checkpoint.has_its_shapes(net):
         form: Form = "plain"
@@ -88,6 +90,7 @@ def _own_layers(model: Model, origin: Mapping[str, Any], folder: Path) -> None:
     config = plain_checkpoint.configuration(net)
     config.auto_map = {"AutoModelForCausalLM": f"modeling_compressed.{CLASS}"}
     config.architectures = [CLASS]
+    # Transformers passes the configuration to the class before it reads any weight.
     config.compression = {k: form[k] for k in ("layers", "sizes", "same", "tied")}
     config.save_pretrained(folder)
     (folder / saved_model.STRUCTURE).unlink()  # the configuration has it
@@ -134,6 +137,8 @@ def _collect(thing: Any, imports: dict[str, None], sources: dict[str, str]) -> N
     name = thing.__name__
     if name in sources:
         return
+    # The source is taken from the layers themselves, so that the written code cannot
+    # differ from the code that was measured.
     tree = ast.parse(textwrap.dedent(inspect.getsource(thing)))
     node = tree.body[0]
     assert isinstance(node, ast.ClassDef | ast.FunctionDef)
@@ -143,12 +148,15 @@ def _collect(thing: Any, imports: dict[str, None], sources: dict[str, str]) -> N
             for part in node.body
             if not (isinstance(part, ast.FunctionDef) and part.name in _OURS)
         ]
+    # Names that the code uses and that its module defines or imports; local names are
+    # not in the module.
     home = vars(sys.modules[thing.__module__])
     used = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)} - {name}
     for word in sorted(used & home.keys()):
         if word == "layer":  # the decorator; the template has its own
             continue
         _need(word, home[word], imports, sources)
+    # Added last, so that what it uses stands above it.
     sources[name] = ast.unparse(node)
 
 
@@ -160,6 +168,8 @@ def _need(
         _check(value.__name__, word)
         alone = value.__name__ == word
         package, _, leaf = value.__name__.rpartition(".")
+        # ``import math``; ``from torch import nn``; ``from torch.nn import functional
+        # as F``.
         line = f"import {word}" if alone else f"from {package} import {leaf} as {word}"
         imports[line.removesuffix(f" as {leaf}")] = None
     elif isinstance(value, type | types.FunctionType | types.BuiltinFunctionType):

@@ -114,14 +114,19 @@ def _folder(
         except OSError as why:
             errors.append(f"{path} cannot be read: {why.strerror}")
     unknown = [p for p, s in stamps.items() if (_key(folder, p), s) not in _known]
+    # The cache on disk is read only where this process does not know a file yet.
     if unknown:
         _known.update(_remembered(folder))
     new = [p for p in unknown if (_key(folder, p), stamps[p]) not in _known]
+    # Before reading: a file that is written while it is read has a stamp of this moment
+    # or later.
     began = time.time()
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for path, result in zip(new, pool.map(_read, new), strict=True):
             if isinstance(result, OSError):
                 errors.append(f"{path} cannot be read: {result.strerror}")
+            # The stamp after reading differs from the one before: the digest is of
+            # neither content.
             elif result[1] != stamps[path]:
                 errors.append(
                     f"{path} changed while it was read: start again when it is complete"
@@ -172,6 +177,7 @@ def cache_folder() -> Path:
 
 
 def _cached(folder: Path) -> Path:
+    # One cache file for each folder: its path may be longer than a file name can be.
     name = hashlib.sha256(str(folder).encode(errors="surrogateescape")).hexdigest()
     return cache_folder() / "digests" / f"{name[:32]}.json"
 
@@ -203,6 +209,8 @@ def keep(path: Path, text: str) -> None:
     """Write a file of the cache, whole or not at all; a failure costs only time."""
     with suppress(OSError, ValueError):
         path.parent.mkdir(parents=True, exist_ok=True)
+        # In the same folder, since a rename replaces a file at once only within a file
+        # system.
         with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
             file.write(text)
         Path(file.name).replace(path)

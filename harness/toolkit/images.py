@@ -55,6 +55,7 @@ class Images:
         Returns:
             Float32 images of shape ``(batch, channels, height, width)``, and labels.
         """
+        # Pixels that are in a file stay there; only the batch moves to the device.
         index = index.to(self.pixels.device)
         pixels = self.pixels.index_select(0, index).to(self.device)
         images = self._normalised(pixels)
@@ -66,6 +67,8 @@ class Images:
         if pixels.is_floating_point():
             return pixels
         images, shape = pixels.float(), (1, -1, 1, 1)
+        # In place, on the copy that ``float`` made. Mean and deviation are shares of
+        # 255.
         images.sub_(255 * images.new_tensor(self.mean).view(shape))
         return images.div_(255 * images.new_tensor(self.std).view(shape))
 
@@ -81,6 +84,7 @@ class Images:
         if self.pixels.numel() > _ON_DEVICE_BYTES:
             return replace(self, device=device)
         pixels = self.pixels.to(device)
+        # Float32 takes four bytes where uint8 takes one.
         if 4 * pixels.numel() <= _NORMALISED_BYTES:
             pixels = self._normalised(pixels)
         return replace(self, pixels=pixels, labels=self.labels.to(device))
@@ -185,11 +189,13 @@ def flip_and_crop(images: Tensor, rng: torch.Generator) -> Tensor:
     flip = torch.randint(0, 2, (n,), generator=rng).bool()
     rows = top[:, None] + torch.arange(height)  # (batch, height)
     columns = torch.arange(width).expand(n, width)
+    # A flip reads the columns of the cropped window from right to left: (batch, width).
     columns = left[:, None] + torch.where(flip[:, None], columns.flip(1), columns)
     device = images.device
     which = torch.arange(n, device=device)[:, None, None, None]
     channel = torch.arange(images.shape[1], device=device)[None, :, None, None]
     rows, columns = rows.to(device), columns.to(device)
+    # Advanced indexing broadcasts the four indices to (batch, channels, height, width).
     return padded[which, channel, rows[:, None, :, None], columns[:, None, None, :]]
 
 

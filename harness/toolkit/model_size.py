@@ -62,6 +62,7 @@ def _weights(net: nn.Module) -> list[torch.Tensor]:
         if callable(stored):  # a layer of ours that stores integers or k of n values
             own = stored()
         for tensor in own.values():
+            # By identity: a tied weight is one tensor and counts once.
             found[id(tensor)] = tensor
     return list(found.values())
 
@@ -84,11 +85,14 @@ def achieved(
         The share; None where only the method can know (tracked weights).
     """
     before, after = sizes
+    # Bits are those of the file, which packed layers decide.
     if ratio_of == "bits":
         return share_of_bits(dense, net)
     if ratio_of in ("weights", "zeros"):
         whole = ratio_base(dense)
         counted = "params" if ratio_of == "weights" else "nonzero"
+        # The share of the matrices that the ratio speaks of, not of the whole network
+        # with its embeddings.
         removed = getattr(before, counted) - getattr(after, counted)
         return removed / whole if whole else 0.0
     columns = {"parameters": "params", "none": "params", "macs": "macs"}
@@ -194,6 +198,7 @@ def share_of_bits(dense: Model, net: nn.Module) -> float:
     after = sum(saved_model.saved_bytes(new, header=False) for _, new in pairs)
     if not before:
         return 0.0
+    # ``left`` counts in both: block weights that were not changed are still stored.
     return 1 - (after + (left := _left(dense, pairs))) / (before + left)
 
 
@@ -246,6 +251,7 @@ class _Counter(TorchDispatchMode):
     ) -> Any:
         named = kwargs or {}
         formula = flop_registry.get(func._overloadpacket)
+        # A composite operator is split into parts, which come back to this method.
         if formula is None:
             with self:
                 parts = func.decompose(*args, **named)
@@ -298,4 +304,5 @@ def macs(model: Model) -> int:
             model.net(**example)
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
+    # torch counts a multiplication and an addition as two operations.
     return counter.flops // 2

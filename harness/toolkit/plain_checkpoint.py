@@ -25,6 +25,7 @@ def configuration(net: Any) -> Any:
 
 def has_its_shapes(net: Any) -> bool:
     """Whether a fresh network of the configuration has the same tensors."""
+    # Shapes without memory.
     with torch.device("meta"):
         fresh = type(net)(configuration(net))
     here, there = net.state_dict(), fresh.state_dict()
@@ -68,6 +69,7 @@ def write_without(model: Model, dropped: list[str], folder: Path) -> bool:
         return False
     total = len(net.get_submodule(path))
     left = [n for n in range(total) if f"{path}.{n}" not in dropped]
+    # Blocks are counted from 0 without gaps: "4.attn.weight" becomes "3.attn.weight".
     number = {str(old): str(new) for new, old in enumerate(left)}
     state = {}
     for name, value in net.state_dict().items():
@@ -110,5 +112,7 @@ def _agree(model: Model, made: nn.Module) -> bool:
     here = model.net(input_ids=ids, use_cache=False).logits
     there = made.to(device)(input_ids=ids, use_cache=False).logits
     made.cpu()
+    # Another order of the same sums differs by a few units of the last digit; a block
+    # that depends on its number differs in the first.
     digits = torch.finfo(here.dtype).eps * here.norm()
     return bool((here - there).norm() <= 10 * digits)

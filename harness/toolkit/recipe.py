@@ -89,12 +89,15 @@ class Recipe:
         >>> [halving.rate(epoch) for epoch in (0, 24.9, 25, 60)]
         [0.4, 0.4, 0.2, 0.1]
         """
+        # Linear from 0 at epoch 0 to ``lr`` at the end of the warm-up.
         if epoch < self.warmup:
             return self.lr * epoch / self.warmup
         if self.schedule == "steps":
             times = sum(epoch >= milestone for milestone in self.milestones)
             times += int(epoch // self.every) if self.every else 0
             return self.lr * self.gamma**times
+        # Falling begins after the warm-up and after the share ``hold``; ``done`` goes
+        # from 0 to 1.
         start = max(self.warmup, self.hold * self.epochs)
         done = min(1.0, max(0.0, (epoch - start) / max(self.epochs - start, 1e-9)))
         if self.schedule == "cosine":

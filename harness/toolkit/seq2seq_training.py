@@ -28,6 +28,8 @@ class Buckets:
     dealt: list[list[int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        # Only for the number of batches, which the trainer asks for before the first
+        # epoch.
         self.deal(torch.Generator().manual_seed(0))
 
     def __len__(self) -> int:
@@ -67,6 +69,8 @@ class Translating(Objective):
         """Mean over the words of the batch, ends of sentences included."""
         source, target = (side.to(self.ctx.device) for side in batch)
         total, words = net.log_loss(source, target)  # type: ignore[operator]
+        # Per word and not per sentence: long sentences have their share of the
+        # gradient.
         mean: Tensor = total / words
         return mean
 
@@ -100,6 +104,8 @@ def word_loss(
     """
     was_training = net.training
     net.eval()
+    # By length, so that a batch has little padding; the sum does not depend on the
+    # order.
     order = sorted(range(len(pairs)), key=lambda i: len(pairs.target[i]))
     total = 0.0
     for start in range(0, len(order), batch):

@@ -129,6 +129,7 @@ def buckets(pairs: Pairs, *, size: int, stream: torch.Generator) -> Iterator[lis
     ]
     order = torch.randperm(len(pairs), generator=stream).tolist()
     for start in range(0, len(order), POOL * size):
+        # Sorted by target length, then by source length.
         pool = sorted(order[start : start + POOL * size], key=lengths.__getitem__)
         batches = [pool[i : i + size] for i in range(0, len(pool), size)]
         for which in torch.randperm(len(batches), generator=stream).tolist():

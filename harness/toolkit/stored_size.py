@@ -56,6 +56,8 @@ def _elements(path: Path) -> int:
     if _is_pointer(path):
         return 0
     with path.open("rb") as file:
+        # A safetensors file: 8 bytes with the length of the header, the header in JSON,
+        # the data.
         length = int.from_bytes(file.read(8), "little")
         if length > MAX_HEADER:
             raise ValueError(f"the header of {path} would be {length} bytes long")

@@ -38,6 +38,7 @@ def _opened(path: Path) -> Iterator[Any]:
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Returns every tensor of a safetensors file, by name, on the CPU."""
     with _opened(path) as file:
+        # ``clone`` allocates memory at torch's own alignment.
         return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a dict
 
 

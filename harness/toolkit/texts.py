@@ -128,6 +128,8 @@ def overlap(one: str, other: str) -> bool:
     if one in SOURCES and other in SOURCES:
         return False
     try:
+        # Only equal content is found; two files of which one contains the other are
+        # not.
         return read(one) == read(other)
     except BenchError:
         return False
@@ -138,6 +140,7 @@ def _pydoc(name: str) -> str:
     """The language reference as pydoc shows it, in a fixed order."""
     from pydoc_data.topics import topics
 
+    # Sorted, so that the halves are the same on every machine; they share no topic.
     keys = sorted(topics)
     half = len(keys) // 2
     parts = {"pydoc": keys, "pydoc-test": keys[:half], "pydoc-train": keys[half:]}

@@ -135,6 +135,7 @@ def predict(net: nn.Module, examples: Any, batch_size: int = 1000) -> Tensor:
         chunks.append(net(images.to(device)).float().cpu())
     net.train(was_training)
     logits = torch.cat(chunks)
+    # Minus infinity is allowed: it excludes a class, and its softmax is zero.
     if logits.isnan().any() or (logits == math.inf).any():
         raise NotFinite("the network's outputs are not finite")
     return logits
@@ -216,6 +217,8 @@ class _Training:
 
     def run(self) -> None:
         self._resume()
+        # Both conditions read what the checkpoint restores, so that a resumed run stops
+        # at the same epoch.
         while self.at.epoch < self.recipe.epochs and not self._out_of_patience():
             self._run_epoch()
         if self.recipe.keep == "best" and self.best_net:
@@ -233,6 +236,8 @@ class _Training:
         examples: Examples = self.data.train
         self.net.train()
         self.goal.before_epoch(self.net, at.epoch)
+        # A stream for each epoch: a run that resumes in the middle of one draws the
+        # same order again, and goes on at ``at.step``.
         order = torch.randperm(
             len(examples),
             generator=self.ctx.stream(f"{self.goal.name}/order/{at.epoch}"),
@@ -241,6 +246,7 @@ class _Training:
         if count > 1 and len(examples) % size == 1:
             count -= 1  # batch normalisation cannot read a batch of one
         for step in range(at.step, count):
+            # Per step and not per epoch: warm-up and cosine change within an epoch.
             rate = self.recipe.rate(at.epoch + step / count)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
@@ -257,10 +263,13 @@ class _Training:
         self.optimizer.zero_grad(set_to_none=True)
         with self._autocast():
             loss = self.goal.loss(self.net, batch)
+        # ``detach``: a kept loss would keep the activations of its whole step alive.
         self.pending.append((self.at.steps, loss.detach()))
         if self.device.type == "cpu" or len(self.pending) >= _STEPS_BETWEEN_CHECKS:
             self._check()
         self.scaler.scale(loss).backward()
+        # The gradients of float16 are multiplied by the scale; clipping and the
+        # objective need their true size.
         if self.scaler.is_enabled():
             self.scaler.unscale_(self.optimizer)
         self.goal.after_backward(self.net)
@@ -307,6 +316,7 @@ class _Training:
             )
         if points:
             first = next(iter(points.values()))
+            # Larger is better from here on.
             score = first.value if first.goal == "max" else -first.value
             if score > at.best:
                 at.best, at.best_epoch = score, at.epoch
@@ -323,6 +333,8 @@ class _Training:
         return path.with_name(f"{path.stem}-{self.goal.name}.safetensors")
 
     def _key(self) -> str:
+        # What a checkpoint must agree in to be resumed. The folder ``ctx.scratch``
+        # already stands for method, data and code.
         shapes = {n: list(p.shape) for n, p in self.net.state_dict().items()}
         return dumps({"recipe": self.recipe, "shapes": shapes, "seed": self.ctx.seed})
 
@@ -340,12 +352,16 @@ class _Training:
             for key, value in state.items():
                 if isinstance(value, Tensor):
                     tensors[f"optimizer.{index}.{key}"] = value
+        # Dropout draws from the global generator, augmentation from ``noise``: with
+        # both states the resumed run draws the same numbers.
         tensors["rng.cpu"] = torch.get_rng_state()
         tensors["rng.noise"] = self.noise.get_state()
         if self.device.type == "cuda":
             tensors["rng.cuda"] = torch.cuda.get_rng_state(self.device)
         header = {"key": self._key(), "at": json.dumps(vars(self.at))}
         path.parent.mkdir(parents=True, exist_ok=True)
+        # Written beside and renamed: a kill in between leaves the older checkpoint
+        # whole.
         half_written = path.with_suffix(".tmp")
         save_file(_copy(tensors), half_written, metadata=header)
         half_written.replace(path)
@@ -368,6 +384,8 @@ class _Training:
         for name, value in _under("optimizer.", tensors).items():
             index, key = name.split(".", 1)
             states.setdefault(int(index), {})[key] = value
+        # Only the state of the parameters is restored. The groups (rate, momentum) are
+        # those of the recipe, and ``_run_epoch`` sets the rate.
         whole = self.optimizer.state_dict()
         self.optimizer.load_state_dict({**whole, "state": states})
         torch.set_rng_state(tensors["rng.cpu"])

@@ -60,6 +60,8 @@ class Budget(TorchDispatchMode):
     ) -> Any:
         """Count what a factory is about to make, then let it."""
         self.operations += 1
+        # Sums all allocations and not only those alive: a bound that is simple and
+        # large enough.
         self.bytes += _asked(str(func), args)
         if self.bytes > self.limit or self.operations > OPERATIONS:
             raise BenchError(
