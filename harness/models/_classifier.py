@@ -122,6 +122,7 @@ def initialise(net: nn.Module, init: Init) -> None:
     gain = {"lecun_normal": 1.0, "he_normal": 2.0}[init]
     for layer in net.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d):
+            # Inputs of one output: in channels x height x width of the kernel.
             fan_in = layer.weight[0].numel()
             nn.init.normal_(layer.weight, std=(gain / fan_in) ** 0.5)
             if layer.bias is not None:

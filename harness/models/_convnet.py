@@ -113,6 +113,7 @@ class ZeroPadShortcut(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """``(batch, c, h, w)`` to ``(batch, c + extra, h / 2, w / 2)``."""
         half = self.extra // 2
+        # ``pad`` counts from the last dimension: width, height, then channels.
         return functional.pad(
             images[:, :, ::2, ::2], (0, 0, 0, 0, half, self.extra - half)
         )
@@ -135,6 +136,7 @@ class BasicBlock(nn.Module):
         self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
         self.norm2 = nn.BatchNorm2d(width)
         self.relu2 = nn.ReLU()
+        # The shortcut must give the shape of the other path.
         same = channels == width and stride == 1
         self.shortcut = nn.Identity() if same else ZeroPadShortcut(width - channels)
 
@@ -209,6 +211,8 @@ class PreActivationBlock(nn.Module):
         active = self.relu1(self.norm1(images))
         out = self.relu2(self.norm2(self.conv1(active)))
         out = self.conv2(self.dropout(out))
+        # The identity adds the input as it is; a convolution on the shortcut reads the
+        # normalised input.
         return out + (images if self.shortcut is None else self.shortcut(active))
 
 

@@ -103,6 +103,7 @@ def look(name: str, lacking: Mapping[str, Any]) -> Family:
     from harness.toolkit import model_size
     from harness.toolkit.roles import LINEARS
 
+    # Shapes without memory: the largest families have hundreds of billions of weights.
     with torch.device("meta"):
         net = AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **lacking))
     model = _language.wrap(name, net, tokenizer=None)

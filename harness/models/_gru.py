@@ -70,10 +70,14 @@ class GruLayer(nn.Module):
         Returns:
             The states, packed alike, and the last states, shape ``(sentences, units)``.
         """
+        # A method may have put a module without a matrix (two factors, say) in place of
+        # a projection: only the step-by-step form can call it.
         weights = weights or self.fused()
         if weights is None:
             data, last = self._stepwise(sequence, state)
         else:
+            # What ``nn.GRU`` itself calls; the module would insist on parameters of its
+            # own.
             data, last = torch._VF.gru(
                 sequence.data,
                 sequence.batch_sizes,
@@ -93,6 +97,8 @@ class GruLayer(nn.Module):
         with torch.no_grad():
             for gates, side in ((self.input, "ih"), (self.hidden, "hh")):
                 for kind in ("weight", "bias"):
+                    # ``nn.GRU`` stores the three gates below each other: (3 * units,
+                    # inputs).
                     rows = getattr(other, f"{kind}_{side}_l{layer}").chunk(3)
                     for projection, part in zip(gates.projections(), rows, strict=True):
                         getattr(projection, kind).copy_(part)
@@ -116,16 +122,21 @@ class GruLayer(nn.Module):
         self, sequence: PackedSequence, state: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The same step by step, by calling the projections, of any kind."""
+        # The projections of the input need no state: one product for all steps. Packed
+        # data has shape (words of all sentences, units), step after step.
         steps = [p(sequence.data) for p in self.input.projections()]
         outputs, start = [], 0
         for size in sequence.batch_sizes.tolist():
             x_r, x_z, x_n = (s[start : start + size] for s in steps)
+            # Sentences are sorted by length: at this step the first ``size`` still have
+            # a word.
             old = state[:size]
             r = torch.sigmoid(x_r + self.hidden.reset(old))
             z = torch.sigmoid(x_z + self.hidden.update(old))
             n = torch.tanh(x_n + r * self.hidden.candidate(old))
             new = (1 - z) * n + z * old
             outputs.append(new)
+            # Sentences that have ended keep their last state.
             state = torch.cat([new, state[size:]])
             start += size
         return torch.cat(outputs), state

@@ -182,7 +182,9 @@ class Seq2Seq(nn.Module):
         Returns:
             The encoder's states and outputs, in the order of ``source``.
         """
-        lengths = (source != PAD).sum(1)
+        lengths = (source != PAD).sum(1)  # (sentences,)
+        # The first source words are then the last ones read, next to the first target
+        # words (Sutskever et al. 2014, arXiv:1409.3215).
         if self.reverse:
             source = _reversed(source, lengths)
         packed = self._packed(self.source_embedding(source), lengths)
@@ -191,6 +193,7 @@ class Seq2Seq(nn.Module):
         outputs, states = self.encoder(packed, zeros, self.encoder.fused())
         padded, _ = pad_packed_sequence(outputs, batch_first=True)
         return Encoded(
+            # Packing sorts by length; the states go back to the caller's order.
             states=states[:, outputs.unsorted_indices],
             outputs=padded,
             mask=source != PAD,
@@ -211,6 +214,7 @@ class Seq2Seq(nn.Module):
             Log-probabilities ``(sentences, vocabulary)`` and the new states.
         """
         data = self.target_embedding(words)
+        # A sequence of one step has one batch size and needs no order.
         one = PackedSequence(data, torch.tensor([len(words)]), None, None)
         top, states = self.decoder(one, states, encoded.fused)
         outputs = self._attend(top.data[:, None], encoded)[:, 0]
@@ -219,17 +223,24 @@ class Seq2Seq(nn.Module):
     def _teach(self, source: Tensor, target: Tensor) -> tuple[PackedSequence, Tensor]:
         """Packed logits, and the words that they should give."""
         encoded = self.encode(source)
+        # One more for BEGIN on the side that is read, and for END on the side to
+        # predict.
         lengths = (target != PAD).sum(1) + 1
         given = functional.pad(target, (1, 0), value=BEGIN)
         wanted = functional.pad(target, (0, 1), value=PAD)
+        # END directly behind the last word of each sentence, before the padding.
         wanted.scatter_(1, lengths[:, None] - 1, END)
         packed = self._packed(self.target_embedding(given), lengths)
         order = packed.sorted_indices
+        # The encoder's states in the packed order of the target, which is another one
+        # than that of the source.
         steps, _ = self.decoder(packed, encoded.states[:, order], encoded.fused)
         rows, columns = _places(packed)
         data = steps.data
         if self.mix is not None:
             padded, _ = pad_packed_sequence(steps, batch_first=True)
+            # Attention needs (B, T, units); back to packed steps, so that the output
+            # layer, the widest product of the network, does not compute padding.
             data = self._attend(padded, encoded)[rows, columns]
         data = functional.dropout(data, self.dropout, self.training)
         return steps._replace(data=self.output(data)), wanted[rows, columns]
@@ -246,6 +257,7 @@ class Seq2Seq(nn.Module):
         if self.mix is None:
             return outputs
         scores = outputs @ encoded.outputs.transpose(1, 2)  # (B, T, S)
+        # Padding gets weight zero.
         scores = scores.masked_fill(~encoded.mask[:, None], float("-inf"))
         context = scores.softmax(-1) @ encoded.outputs  # (B, T, units)
         return torch.tanh(self.mix(torch.cat([context, outputs], dim=-1)))
@@ -255,6 +267,7 @@ def _reversed(source: Tensor, lengths: Tensor) -> Tensor:
     """Each sentence from its end, its padding left behind."""
     place = torch.arange(source.shape[1], device=source.device)
     turned = lengths[:, None] - 1 - place
+    # Position i reads word length - 1 - i; padding reads itself.
     return source.gather(1, torch.where(turned >= 0, turned, place))
 
 
@@ -263,6 +276,8 @@ def _places(packed: PackedSequence) -> tuple[Tensor, Tensor]:
     sizes = packed.batch_sizes
     order = packed.sorted_indices
     assert order is not None, "packed with enforce_sorted=False"
+    # Step t of the packed data has the first ``batch_sizes[t]`` sentences in sorted
+    # order.
     rows = torch.cat([order[:size] for size in sizes.tolist()])
     columns = torch.repeat_interleave(torch.arange(len(sizes)), sizes)
     return rows, columns.to(rows.device)

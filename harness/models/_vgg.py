@@ -58,6 +58,7 @@ class VGG(Classifier):
         )
         stack["average"] = nn.AvgPool2d(2)
         stack["flatten"] = nn.Flatten()
+        # Five halvings, four in ``plan`` and the average: 2^5 = 32.
         features = units(512, self.width) * (height // 32) * (width // 32)
         for number, full in enumerate(self.fc, 1):
             hidden = units(full, self.width)

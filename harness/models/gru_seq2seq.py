@@ -94,6 +94,8 @@ class GruSeq2Seq:
             The model in ``eval`` mode. Its network stores the training recipe, which a
             method that trains the network again also uses.
         """
+        # Initial weights come from the seed alone, and building a network changes no
+        # random stream of the process.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             net = Seq2Seq(
@@ -122,6 +124,8 @@ class GruSeq2Seq:
 
     def _roles(self) -> dict[str, str]:
         if self.treat == "candidate":
+            # The matrix W_n of the paper reads input and state side by side; here it is
+            # two modules.
             last = self.layers - 1
             return {rf"encoder\.layers\.{last}\.(?:input|hidden)\.candidate": "linear"}
         gates = r"(?:input|hidden)\.(?:reset|update|candidate)"

@@ -83,11 +83,14 @@ class HuggingFace:
         Raises:
             BenchError: If the model is neither cached nor on a hub that answers.
         """
+        # Content and not the path or the time of the files: a copy of a folder
+        # elsewhere gives the same trials.
         if _is_folder(self.id):
             found = identity.of_files(checkpoint.files(self._folder()))
             return f"local:{found.removeprefix('sha256:')}"
         if _COMMIT.fullmatch(self.commit):
             return self.commit
+        # The hub's cache keeps each commit in a folder of its name.
         return self._folder().name
 
     def _folder(self) -> Path:
@@ -157,6 +160,8 @@ class HuggingFace:
         if self.trust_remote_code:
             wanted.append("*.py")
         try:
+            # Pickle files only where there is no safetensors file: a repository often
+            # has both.
             for weights in ("*.safetensors", "*.bin"):
                 folder = snapshot_download(
                     self.id, revision=self.revision(), allow_patterns=[*wanted, weights]
@@ -194,6 +199,8 @@ class HuggingFace:
         if _is_folder(self.id) and (wrong := checkpoint.faults(self._folder())):
             raise BenchError(*wrong)
         try:
+            # transformers only logs what it cannot put together, and fills it with
+            # random numbers.
             with _language.reports() as unconverted:
                 net, info = AutoModelForCausalLM.from_pretrained(
                     where,

@@ -108,6 +108,7 @@ def converted(revision: str) -> Path:
     if _is_whole(folder):
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
+    # Converted beside and renamed: two processes may convert at the same time.
     made = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{name}-"))
     try:
         _convert(_package_folder(), made)

@@ -65,6 +65,7 @@ def draw(kind: str, rows: Rows, *, cost: str = "params", form: str = "svg") -> b
 
     if cost not in COSTS:
         raise unknown("cost", cost, COSTS)
+    # Text stays text (to search and edit), and equal rows give equal bytes.
     settings: Any = {"svg.fonttype": "none", "svg.hashsalt": "shrinkgrid"}
     # A name such as "$x$" is text, not a formula.
     settings |= {"pdf.fonttype": 42, "text.parse_math": False}
@@ -102,6 +103,7 @@ def timed(
     """
     times = ask(store, "FROM times WHERE cost = ?", [cost], through="45_times").dicts()
     models = {(row["model"], row["model_options"]) for row in rows}
+    # Times of other models do not count as further protocols.
     times = [t for t in times if (t["model"], t["model_options"]) in models]
     known = {str(t["timed"]) for t in times}
     if protocol is not None and protocol not in known:
@@ -183,6 +185,8 @@ def _curves(axes: Axes, rows: Rows) -> None:
         points = sorted(
             (row for row in known if _name(row) == name), key=lambda row: row["ratio"]
         )
+        # Recovery is a quotient of this mean and the dense one: it has the relative
+        # error of the mean.
         reach = [
             _REACH * (row["stderr"] or 0.0) * row["recovery"] / (abs(row["mean"]) or 1)
             for row in points

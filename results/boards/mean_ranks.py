@@ -63,6 +63,8 @@ def over_boards(
         missing = _missing(table)
         if missing and not allow_unequal:
             errors += [f"at ratio {ratio:g}, {text}" for text in missing]
+        # Made also if there are errors of other ratios, so that all errors are told
+        # together.
         made += _lines(ratio, table, equal=not missing)
     if errors:
         raise StoreError(
@@ -96,6 +98,7 @@ def _lines(
         kept = [float(row["recovery"]) for row in boards.values()]
         mean = math.fsum(kept) / len(kept)
         error = None
+        # Standard error over the boards: sqrt(sum (x - mean)^2 / (n - 1) / n).
         if len(kept) > 1:
             spread = math.fsum((value - mean) ** 2 for value in kept) / (len(kept) - 1)
             error = math.sqrt(spread / len(kept))
@@ -109,6 +112,7 @@ def _lines(
 def _ranks(
     table: Mapping[str, Mapping[tuple[str, ...], Mapping[str, Any]]],
 ) -> tuple[dict[str, float], float | None]:
+    # All methods have the same boards here, which the caller checked.
     boards = sorted(next(iter(table.values()), {}))
     if len(table) < 2 or len(boards) < 2:
         return {}, None

@@ -106,6 +106,7 @@ def coverage(store: Store) -> list[dict[str, Any]]:
 
 def papers(store: Store) -> dict[str, Any]:
     """Tables of papers with a measured number, and the names of the others."""
+    # The store is read once for all tables.
     tables = [published.read(name) for name in published.names()]
     known = scores(store, {model for table in tables for model in models_of(table)})
     made: dict[str, Any] = {"tables": {}, "others": []}

@@ -108,6 +108,7 @@ def boards(store: Store) -> list[dict[str, Any]]:
     _mark(store, rows)
     protocols = _protocols(store, rows)
     made = []
+    # ``groupby`` joins neighbours only, hence the sort by the same key.
     for _, group in groupby(sorted(rows, key=_board), key=_board):
         listed = list(group)
         listed.sort(key=lambda r: (r["method"] != "dense", r["ratio"], r["place"]))
@@ -152,12 +153,14 @@ def _mark(store: Store, rows: Sequence[dict[str, Any]]) -> None:
         if row["method"] != "dense" and row["attempts"]:
             key = (*_board(row), row["ratio"])
             rivals.setdefault(key, []).append((row, _cell(row)))
+    # A mark needs a rival: alone, every method would be the best.
     contested = [group for group in rivals.values() if len(group) > 1]
     significance.rank(store, [[cell for _, cell in group] for group in contested])
     for group in contested:
         for row, cell in group:
             marked = "like best" if cell.like_best else ""
             row["mark"] = "best" if cell.rank == 1 else marked
+            # The best of results that guess is not a success.
             if row["at_chance"]:
                 row["mark"] = ""
 
@@ -195,6 +198,7 @@ def _as_data(
     rows: Sequence[dict[str, Any]], protocols: Mapping[str, str]
 ) -> dict[str, Any]:
     first = rows[0]
+    # The address of a board on the page: it must stay the same when the store grows.
     key = hashlib.sha256("\0".join(_board(first)).encode()).hexdigest()[:10]
     return {
         "key": key,

@@ -93,6 +93,8 @@ def html(data: dict[str, Any] | None) -> str:
         "{{modules}}": _json({"imports": modules}),
         "{{charts}}": _charts(),
         "{{data}}": text,
+        # Not random, so that equal data give an equal page. A name in the data cannot
+        # know it: the nonce is a hash of the data that contains the name.
         "{{nonce}}": hashlib.sha256(text.encode()).hexdigest()[:32],
     }
     made = (folder / "index.html").read_text(encoding="utf-8")

@@ -40,6 +40,7 @@ class Answers:
 
     def state(self) -> str:
         """Return a text that changes when a file of the store's tables does."""
+        # Files are never changed, only added and replaced: their list is the state.
         listed = json.dumps(self._store.at_this_moment().snapshot, sort_keys=True)
         return hashlib.sha256(listed.encode()).hexdigest()[:16]
 

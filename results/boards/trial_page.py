@@ -83,6 +83,7 @@ def trials(store: Store, wanted: Sequence[str]) -> dict[str, dict[str, Any]]:
     made = {}
     names = logs.names(store)
     for trial, rows in attempts.items():
+        # The attempt that counts, or the last one if its row is not in ``newest``.
         row = next((r for r in rows if r["attempt"] in counting), rows[-1])
         page = _page(row, rows, bundles.get(row["bundle"], []))
         page |= _numbers(measured.get(row["attempt"], []))

@@ -76,6 +76,8 @@ def compact(store: Store, at_least: int = 2) -> list[Folded]:
 def _compact_tables(store: Store, at_least: int) -> list[Folded]:
     done = []
     for table in TABLES:
+        # What a killed compaction left is done first, so that there is at most one list
+        # of folded files at a time.
         finish_earlier(store, table)
         folded = reading(store, partial(_fold, table=table, at_least=at_least))
         if folded is not None:
@@ -85,6 +87,8 @@ def _compact_tables(store: Store, at_least: int) -> list[Folded]:
 
 def _fold(store: Store, *, table: str, at_least: int) -> Folded | None:
     with contextlib.closing(duckdb.connect()) as connection:
+        # Also compacted files, as long as they are small: their number would grow with
+        # each run otherwise.
         small = [
             path
             for path in store.files(table)
@@ -94,6 +98,7 @@ def _fold(store: Store, *, table: str, at_least: int) -> Folded | None:
             return None
         name = uuid.uuid4().hex
         target = f"{table}/compacted/{name}"
+        # On the disk of the store, since ``publish`` renames it.
         beside = temporary.beside(store.here("scratch") / f"{name}.parquet")
         try:
             rows = _copy(connection, store, table, small, beside)
@@ -102,6 +107,7 @@ def _fold(store: Store, *, table: str, at_least: int) -> Folded | None:
                 raise StoreError(
                     f"compacting {table} read {rows} rows, wrote {written}"
                 )
+            # Step 1 of the module's docstring; ``publish`` is step 2.
             store.folder.write(f"{target}.json", json.dumps(small).encode())
             publish(store, beside, f"{target}.parquet")
         except (duckdb.IOException, OSError) as why:
@@ -130,8 +136,12 @@ def _copy(
     parts: list[Path] = []
     rows = 0
     try:
+        # In parts, which are joined at the end: memory is bounded by ``_AT_ONCE``
+        # footers.
         for first in range(0, len(paths), _AT_ONCE):
             some = paths[first : first + _AT_ONCE]
+            # One-row files have their row in the footer, which is much faster to read.
+            # Rows of mixed columns go through DuckDB, which joins them by name.
             if table == "trials" and not store.mixed:
                 parts.append(to.with_suffix(f".{len(parts)}"))
                 left = _write_embedded(store, some, parts[-1])
@@ -141,6 +151,7 @@ def _copy(
                 parts.append(to.with_suffix(f".{len(parts)}"))
                 rows += _rows(connection, store, some)
                 _write(connection, listed(store, some), parts[-1], mixed=store.mixed)
+        # A rename instead of a second copy.
         if len(parts) == 1:
             parts.pop().rename(to)
             return rows
@@ -214,6 +225,8 @@ def publish(store: Store, beside: Path, target: str) -> None:
     """
     assert store.folder.local is not None
     with beside.open("rb+") as file:
+        # Before the rename: a name must never stand for bytes that a power cut can
+        # lose.
         os.fsync(file.fileno())
     beside.rename(store.folder.local / target)
     fsync_folder((store.folder.local / target).parent)  # before anything is deleted
@@ -229,6 +242,8 @@ def finish_earlier(store: Store, table: str) -> None:
     names = store.folder.names(f"{table}/compacted")
     for name in names:
         if name.endswith(".json"):
+            # Committed: the folded files are still to be deleted. Otherwise only the
+            # list is.
             if f"{name[:-5]}.parquet" in names:
                 delete_folded(store, table, name[:-5])
             else:
@@ -269,6 +284,8 @@ def alone(store: Store) -> Iterator[None]:
             f"this works on a folder, and the store is {store.uri}; "
             "copy it to a disk, run the command there, and copy it back"
         )
+    # A lock of the system and not a file that must be deleted: it ends with the
+    # process.
     with (store.here("scratch") / "compact.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

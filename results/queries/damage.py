@@ -33,6 +33,8 @@ def damage(store: Store, path: str) -> str | None:
         return None  # a compaction has replaced it
     try:
         file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
+        # Every page is decoded and its checksum compared: a wrong byte in the middle
+        # shows, too.
         file.read()
     except (pa.ArrowException, OSError, UnicodeDecodeError) as why:
         if store.folder.local is None and store.folder.read(path) != content:
@@ -40,6 +42,7 @@ def damage(store: Store, path: str) -> str | None:
         return str(why).strip().partition("\n")[0]
     known = arrow(path.partition("/")[0])
     have = file.schema_arrow
+    # The first column is the key of the table: without it the file is of another table.
     if known.names[0] not in have.names:
         return f"it has no column {known.names[0]}"
     for field in have:

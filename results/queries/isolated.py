@@ -48,6 +48,7 @@ def _default_timeout() -> float:
 def _quarter_of_memory() -> int:
     """A quarter of the memory that this process may use, in bytes."""
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    # cgroup v2 and v1; "max" is not a number, and a machine has no file at all.
     for name in ("memory.max", "memory/memory.limit_in_bytes"):  # of a container
         with contextlib.suppress(OSError, ValueError):
             total = min(total, int((Path("/sys/fs/cgroup") / name).read_text()))
@@ -113,6 +114,8 @@ def call(function: Callable[..., T], *args: Any, limits: Limits) -> T:
     with tempfile.TemporaryDirectory(prefix="shrinkgrid-sql-") as folder:
         request = pickle.dumps((function, args, limits, folder))
         child = subprocess.Popen(
+            # ``-P``: the current folder is not searched for modules, which a person may
+            # own.
             [sys.executable, "-P", "-c", _CHILD, json.dumps(sys.path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -128,6 +131,8 @@ def call(function: Callable[..., T], *args: Any, limits: Limits) -> T:
                 "SHRINKGRID_SQL_TIMEOUT"
             ) from why
         finally:
+            # Also after Ctrl-C, and after an answer: the child may have threads that do
+            # not end.
             child.kill()
             child.wait()
     return _result(answer, said, child.returncode, limits)
@@ -144,6 +149,8 @@ def _result(answer: bytes, said: bytes, status: int, limits: Limits) -> Any:
         if kind == "traceback":
             raise RuntimeError(f"a query's process failed:\n{value}")
     gigabytes = limits.memory_bytes / 2**30
+    # 0 with the answer "memory"; SIGKILL and SIGABRT are how the kernel and DuckDB end
+    # a process that asks for too much.
     if status in (0, -signal.SIGKILL, -signal.SIGABRT):  # also by the kernel
         raise StoreError(
             f"the query needs more memory than its limit of {gigabytes:.1f} GiB; "
@@ -156,12 +163,16 @@ def _result(answer: bytes, said: bytes, status: int, limits: Limits) -> Any:
 def _child() -> None:
     """Runs the request that stands on stdin, and writes its result to stdout."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The answer goes through a copy of stdout, and descriptor 1 then leads to stderr.
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints is not part of the result
     function, args, limits, folder = pickle.load(sys.stdin.buffer)
     signal.setitimer(signal.ITIMER_REAL, limits.seconds + 5)  # if the parent is killed
+    # Twice: DuckDB's buffers, which its own limit bounds, and what its functions
+    # allocate beside them.
     most = 2 * limits.memory_bytes + _MARGIN
     resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+    # A crash must not write gigabytes of memory to the disk.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     answer: tuple[str, Any]
     try:

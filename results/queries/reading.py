@@ -66,6 +66,9 @@ def reading(store: Store, read: Callable[[Store], T]) -> T:
         except (*_READ_ERRORS, *ODD_ERRORS) as why:
             if isinstance(why, duckdb.Error) and not _is_of_reading(why):
                 raise
+            # Order of suspicion: a damaged file, a file that a compaction replaced,
+            # bytes that changed on the way from a bucket, a file of other columns. Each
+            # has its own remedy.
             _quarantine_damaged(store, seen, str(why))
             if _lost_files(store, seen):
                 continue
@@ -97,6 +100,7 @@ def _quarantine_damaged(store: Store, seen: Store, message: str) -> None:
     """Move what is not Parquet out of the readers' way; first what DuckDB names."""
     listed = [path for table in TABLES for path in seen.files(table)]
     named = [path for path in listed if path in message]
+    # An error that names no file makes it necessary to read every one.
     for path in named or listed:
         reason = damage(store, path)
         if reason is not None:

@@ -66,9 +66,12 @@ def remove(store: Store, trials: Collection[str], grid: str | None = None) -> No
     """
     gone = sorted(trials)
     attempts = ask(store, _ATTEMPTS, [gone], through="10_trials").rows
+    # A log belongs to a bundle, which may also have trials that stay.
     kept = {one for (one,) in ask(store, _SHARED, [gone], through="10_trials").rows}
     try:
         with compaction.alone(store):
+            # Trials first: a sample or a log without its trial is invisible, and a
+            # trial without its samples would be a damaged one.
             _rewrite(store, "trials", "trial", gone)
             _rewrite(store, "samples", "attempt", [attempt for attempt, _ in attempts])
             if grid is not None:
@@ -94,6 +97,7 @@ def _rewrite(store: Store, table: str, column: str, gone: list[str]) -> None:
         connection.execute(
             "CREATE TEMP TABLE gone AS SELECT unnest($1::VARCHAR[]) AS id", [gone]
         )
+        # Files without such a row stay as they are.
         held = _holding(connection, store, paths, column)
         if not held:
             return
@@ -102,6 +106,7 @@ def _rewrite(store: Store, table: str, column: str, gone: list[str]) -> None:
         beside = temporary.beside(store.here("scratch") / f"{name}.parquet")
         try:
             _copy(connection, store, held, column, beside)
+            # Counted before the commit, after which the old files are deleted.
             _check(connection, store, held, column, beside)
             store.folder.write(f"{target}.json", json.dumps(held).encode())
             compaction.publish(store, beside, f"{target}.parquet")

@@ -97,6 +97,8 @@ def select(
     """
 
     def read(snapshot: Store) -> Answer:
+        # The order is a rule: parse, fill, lock, run. After the lock nothing can be
+        # written, and the person's SQL runs only then.
         with connected(snapshot, settings=settings) as connection:
             _require_select(connection, sql)
             # `fill` writes into the connection, so it has to come before the lock.
@@ -136,6 +138,7 @@ def _reads_comparison(connection: Connection, sql: str) -> bool:
         plans = connection.execute(f"EXPLAIN (FORMAT json) {sql}").fetchall()
     except duckdb.Error:
         return True
+    # Views are resolved in the plan, so that a table is found behind any of them.
     plan = next(text for kind, text in plans if kind == "logical_plan")
     return re.search(r'"Table": "[^\n]*\.comparison"', plan) is not None
 
@@ -160,6 +163,7 @@ def _require_select(connection: Connection, sql: str) -> None:
 
 def _lock(connection: Connection, snapshot: Store) -> None:
     """From here on the connection reads the snapshot's own files, and nothing else."""
+    # Only the files of this snapshot: what is written later is another state.
     allowed = (
         f"{snapshot.folder.local}/{path}"
         for table in TABLES

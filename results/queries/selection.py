@@ -49,6 +49,8 @@ def _select(
         connection.execute("CREATE TABLE plan AS FROM arrow_rows")
         connection.unregister("arrow_rows")
         connection.execute("SET enable_progress_bar = false")
+        # Locked before the person's condition is parsed: it can read the table ``plan``
+        # only.
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
         try:

@@ -39,6 +39,7 @@ def find(store: Store, key: str) -> Path | None:
         return path
     aside = store.here("damaged") / f"artifacts-{key}-{uuid.uuid4().hex[:8]}"
     with contextlib.suppress(FileNotFoundError):  # another worker was first
+        # Renamed and not deleted: another trial may be reading it.
         path.rename(aside)
     store.warnings.append(
         f"artifact {key} is damaged ({wrong}); it was set aside as {aside} and will be "
@@ -67,6 +68,8 @@ def make(store: Store, key: str, **facts: Any) -> Iterator[Path]:
     beside.mkdir()
     try:
         yield beside
+        # Hashed after the block has written them: what is in the folder is what a
+        # reader gets.
         files = {
             str(p.relative_to(beside)): _sha256(p)
             for p in sorted(beside.rglob("*"))
@@ -76,6 +79,7 @@ def make(store: Store, key: str, **facts: Any) -> Iterator[Path]:
         (beside / MANIFEST).write_text(manifest)
         if store.folder.local is None:
             _send(store, key, beside, list(files))
+        # The commit. ``rename`` never replaces a folder that has files in it.
         with contextlib.suppress(OSError):  # it is there: another worker was first
             beside.rename(target)
     finally:
@@ -106,6 +110,8 @@ def _digests(stored: Any) -> dict[str, str]:
         raise ValueError(f"{MANIFEST} lists no files")
     for name in found:
         parts = PurePosixPath(name).parts
+        # A manifest may come from another machine through a bucket: it must not make
+        # this process read or write outside the artifact's folder.
         if not parts or ".." in parts or parts[0] == "/" or "\0" in name:
             raise ValueError(f"{MANIFEST} names {name!r}, which lies elsewhere")
     return found
@@ -126,6 +132,7 @@ def _fetch(store: Store, key: str) -> None:
     """Download into this machine's cache, unless it is there."""
     target = store.here("artifacts") / key
     text = store.folder.read(f"artifacts/{key}/{MANIFEST}")
+    # The manifest is uploaded last: without it there is no whole artifact yet.
     if text is None or target.is_dir():
         return
     names: list[str] = []

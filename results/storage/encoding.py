@@ -62,8 +62,11 @@ def table(name: str, lines: Sequence[bytes], *, exact: bool = True) -> pa.Table:
 
     if not lines:
         return arrow(name).empty_table()
+    # Arrow parses in blocks and fails on a line that is longer than one.
     block = max(_BLOCK, *(len(one) + 1 for one in lines))
     read_options = ReadOptions(use_threads=False, block_size=block)
+    # A writer must not lose a column; a reader of newer rows leaves out what it does
+    # not know.
     unknown = "error" if exact else "ignore"
     parse_options = ParseOptions(
         explicit_schema=arrow(name), unexpected_field_behavior=unknown
@@ -74,6 +77,7 @@ def table(name: str, lines: Sequence[bytes], *, exact: bool = True) -> pa.Table:
             read: pa.Table = reader.read_all()
     except pa.ArrowException as why:
         raise StoreError(f"a row of {name} does not fit its columns: {why}") from why
+    # A line that holds a line feed, or two objects, would shift all rows after it.
     if read.num_rows != len(lines):
         raise StoreError(f"{len(lines)} lines hold {read.num_rows} rows of {name}")
     return read

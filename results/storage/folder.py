@@ -76,7 +76,10 @@ class LocalFolder:
             with _retried_with_parent(beside) as descriptor:
                 view = memoryview(data)
                 while view:
+                    # ``write`` may take a part of the bytes only, as on a full disk.
                     view = view[os.write(descriptor, view) :]
+                # First the bytes, then the name, then the folder that holds the name:
+                # after a power cut there is the whole file or none.
                 os.fsync(descriptor)
             os.replace(beside, target)
             fsync_folder(target.parent)
@@ -128,6 +131,8 @@ class RemoteFolder:
     def read(self, path: str) -> bytes | None:
         """The bytes of a file, None where there is none."""
 
+        # The stream is opened again at each try, since half of an answer cannot be
+        # continued.
         def get() -> bytes:
             with self.filesystem.open_input_file(f"{self.root}/{path}") as file:
                 content: bytes = file.read()
@@ -143,6 +148,7 @@ class RemoteFolder:
         whole = f"{self.root}/{path}"
 
         def put() -> None:
+            # A bucket has no folders; other file systems of pyarrow need them.
             self.filesystem.create_dir(whole.rpartition("/")[0], recursive=True)
             with self.filesystem.open_output_stream(whole) as stream:
                 stream.write(data)
@@ -201,11 +207,14 @@ def patiently(request: Callable[[], T], uri: str) -> T:
     while True:
         try:
             return request()
+        # An answer, and not a failure to answer.
         except FileNotFoundError:
             raise
+        # A refusal does not change within a minute.
         except PermissionError as why:
             raise explained(why, uri) from why
         except OSError as why:
+            # The last try is the one after which the next pause would end too late.
             if time.monotonic() + pause > deadline:
                 raise explained(why, uri) from why
         time.sleep(pause * random.uniform(0.5, 1.0))  # drivers and workers spread out
@@ -236,6 +245,7 @@ def folder(uri: str | Path) -> Folder:
         raise StoreError(f"the store {text!r} has a character NUL in its name")
     if text.startswith("file://"):
         text = text.removeprefix("file://")
+    # Without this check ``s3:/bucket`` would be a local folder called ``s3:``.
     if re.match(r"[a-z][a-z0-9]+:/(?!/)", text):
         raise StoreError(f"the store {text!r} has one slash behind the colon, not two")
     if "://" not in text:
@@ -259,6 +269,8 @@ def folder(uri: str | Path) -> Folder:
 @contextlib.contextmanager
 def _retried_with_parent(path: Path) -> Iterator[int]:
     """Open ``path`` for writing; its folder is made only where it is missing."""
+    # The folder exists nearly always: asking for it before each write would cost as
+    # much as the write.
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
     try:
         descriptor = os.open(path, flags, 0o644)

@@ -44,12 +44,15 @@ def embedded_rows(
 
 def _embedded_row(content: bytes) -> bytes | None:
     """Returns the embedded row of a file; None if there is none."""
+    # A file that is cut off is left to the reader of columns, which reports it.
     if not content.endswith(_END):
         return None
+    # The end of a Parquet file: the footer, its length in four bytes, "PAR1".
     footer = content[-8 - int.from_bytes(content[-8:-4], "little") :]
     at = footer.rfind(_BEFORE)  # the metadata stands behind all that columns say
     if at < 0:
         return None
+    # Thrift writes the length of a text as a number of variable size before it.
     length, start = _varint(footer, at + len(_BEFORE))
     return footer[start : start + length]
 

@@ -73,6 +73,9 @@ def _lives(host: str, pid: int) -> bool | None:
     if host != socket.gethostname():
         return None
     try:
+        # Signal 0 is not sent; the call only says whether the process exists. A process
+        # id that was given to another process since then counts as alive, which delays
+        # a recovery but loses nothing.
         os.kill(pid, 0)
     except PermissionError:  # the process is alive and belongs to another user
         return True
@@ -158,6 +161,8 @@ def conflicts(
     """
     deadline = time.monotonic() + SETTLED
     while True:
+        # A confirmed driver (``claims`` is False) always comes first. Among claims the
+        # smaller run id does: an order that both sides compute alike.
         others = [o for o in owners(store) if o.run != run and share(o)]
         ahead = [o for o in others if not o.claims or o.run < run]
         if ahead or not others:
@@ -165,6 +170,7 @@ def conflicts(
         if time.monotonic() > deadline:  # the other driver's machine is gone
             return others
         time.sleep(0.05)
+    # Confirmed: a driver that claims later sees one that runs, and stops.
     if not ahead:
         _write_owner(store, run, plan, claims=False)
     return ahead
@@ -197,6 +203,7 @@ def owners(store: Store) -> list[Owner]:
                 plan=str(value["plan"]),
                 claims=bool(value.get("claims")),
             )
+            # Not for None: of another machine's driver only that machine can tell.
             if owner.alive() is False:
                 delete(store, name)
             else:

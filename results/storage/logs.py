@@ -81,6 +81,7 @@ def bounded(file: IO[bytes]) -> str:
         head = file.read(LARGEST // 2)
         file.seek(size - LARGEST // 2)
         tail = file.read(LARGEST // 2)
+        # Cut at line ends, so that no half of a secret or of a character is left.
         head = head[: head.rfind(b"\n") + 1] or head
         tail = tail[tail.find(b"\n") + 1 :]
         left = size - len(head) - len(tail)
@@ -120,6 +121,7 @@ def of_attempts(
     """
     cut = None
     for attempt, bundle in attempts:
+        # A bundle has a log for each job; the newest job comes last by name.
         for name in reversed([n for n in names if n.startswith(f"{bundle}-")]):
             log = _read(store, name)
             if log is not None and log.begins(attempt):
@@ -142,6 +144,7 @@ def of_running(store: Store, trial: str) -> tuple[leases.Lease | None, Log | Non
     """
     for lease in leases.read_all(store):
         if trial in {one for _, one in lease.attempts}:
+            # The lease has the job's name; the bundle before it is not needed.
             end = f"-{lease.name.removesuffix('.json')}.log"
             found = [name for name in names(store) if name.endswith(end)]
             return lease, _read(store, found[0]) if found else None

@@ -42,6 +42,8 @@ def remove_dead(folder: Path) -> int:
     deleted = 0
     for path in found:
         name = _NAME.fullmatch(path.name)
+        # Three conditions, each of which keeps a file that another process may be
+        # writing.
         if name is None or name[1] != _host() or not ended(int(name[2])):
             continue
         with contextlib.suppress(OSError):
@@ -59,6 +61,7 @@ def ended(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return pid > 0
+    # A process of another user, or a number that is too large: not known to have ended.
     except (OSError, OverflowError):
         return False
     return False

@@ -42,16 +42,22 @@ def corpus_bleu(
     """
     given = np.ones(len(statistics[_LENGTHS[0]])) if weights is None else weights
     times = np.asarray(given, dtype=float)
+    # The counts of the corpus, (...): sums over its sentences. BLEU is not a mean of
+    # sentence scores.
     total = {
         name: times @ np.asarray(statistics[name], dtype=float)
         for name in counted(f"bleu{order}")
     }
     words, wanted = (total[name] for name in _LENGTHS)
+    # log p_n for n = 1 to ``order``, p_n the share of the n-grams that a reference has.
+    # A sentence shorter than n words has none: the maximum avoids 0 / 0.
     with np.errstate(divide="ignore"):  # log 0: no match at all, BLEU 0
         logs = [
             np.log(total[f"bleu_correct_{n}"] / np.maximum(total[f"bleu_total_{n}"], 1))
             for n in range(1, order + 1)
         ]
+        # log of the brevity penalty min(1, exp(1 - r / c)), with r words wanted and c
+        # written.
         brevity = np.minimum(0.0, 1 - wanted / np.maximum(words, 1))
     found: NDArray[np.float64] = 100 * np.exp(np.mean(logs, axis=0) + brevity)
     return found
@@ -89,9 +95,13 @@ def paired_bleu(
     if len(sizes) != 1 or sizes == {0}:
         raise ValueError(f"paired sentences need equal numbers, not {sorted(sizes)}")
     n = sizes.pop()
+    # Drawing n sentences with replacement is drawing how often each one counts: (draws,
+    # n).
     weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws)
 
     def gap(times: Any) -> NDArray[np.float64]:
+        # One BLEU for each seed of a system, then their mean: pooled counts would be
+        # one system with a longer corpus.
         mean = [
             np.mean([corpus_bleu(c, times, order) for c in system], axis=0)
             for system in (ours, theirs)
@@ -99,5 +109,7 @@ def paired_bleu(
         return np.asarray(mean[0] - mean[1], dtype=float)
 
     observed, drawn = abs(float(gap(None))), gap(weights)
+    # Centred at the mean of the draws, which is what the difference would be around
+    # under the null hypothesis. 1e-12 counts a tie in spite of rounding.
     extreme = np.abs(drawn - drawn.mean()) >= observed - 1e-12
     return float(extreme.sum() + 1) / (draws + 1)

@@ -121,9 +121,12 @@ def fill(
     cell = Cell(
         published=printed, digits=decimals(printed), goal=wanted.get("goal", "max")
     )
+    # The cell states neither what to measure nor a column of the trial.
     if wanted.get("metric") is None and wanted.get("column") is None:
         cell.verdict, cell.reason = NOT_RUN, "no trial measures this"
         return cell
+    # Trials of the same method, ratio and data first; which protocol they had is
+    # decided later, so that a cell can say "protocol differs" instead of "not run".
     found = [s for s in scores if _is_trial(s, wanted, substitutes)]
     column = wanted.get("column") or "value"
     measured = [s for s in found if s[column] is not None and s["status"] == "ok"]
@@ -147,6 +150,8 @@ def average(cells: Sequence[Cell], printed: str | None) -> Cell:
         return cell
     cell.measured = math.fsum(part.measured or 0.0 for part in cells) / len(cells)
     errors = [((c.high or 0.0) - (c.low or 0.0)) / 2 for c in cells]
+    # The error of a mean of independent numbers: root of the sum of squares over their
+    # count.
     reach = math.hypot(*errors) / len(cells)
     cell.low, cell.high = cell.measured - reach, cell.measured + reach
     cell.seeds = min(part.seeds for part in cells)
@@ -176,10 +181,13 @@ def _is_trial(
     score: Mapping[str, Any], wanted: Mapping[str, Any], substitutes: Mapping[str, str]
 ) -> bool:
     model = str(wanted.get("model"))
+    # A substitute replaces the model; otherwise any name counts that the store may have
+    # for it.
     models = (substitutes[model],) if model in substitutes else model_ids(model)
     if score["model"] not in models or score["method"] != wanted.get("method"):
         return False
     ratio = wanted.get("ratio")
+    # The dense network has ratio 0 in every row of a table.
     if score["method"] != "dense" and (
         ratio is None or abs(score["ratio"] - ratio) > NEAR
     ):
@@ -214,8 +222,10 @@ def _same_task(score: Mapping[str, Any], task: str | None) -> bool:
     """The same data; whether the protocol is the same too is for the verdict."""
     if task is None:
         return False
+    # A task of lm-eval has its name among the options.
     if score["task"] == "lm_eval":
         return task in json_reader.mapping(score["task_options"]).values()
+    # ``wikitext2-2048`` and ``wikitext2-4096`` read the same data.
     return bool(score["task"].split("-")[0] == task.split("-")[0])
 
 
@@ -230,6 +240,8 @@ def _nearest(
     def distance(group: list[Mapping[str, Any]]) -> tuple[int, int, int]:
         given = json_reader.mapping(group[0]["method_options"])
         differing = _differing(group[0], wanted)
+        # The fewest differing fields of the protocol, then the fewest options, then the
+        # most seeds.
         return (len(differing), len(given), -len(group))
 
     best = min(groups.values(), key=distance)
@@ -245,6 +257,7 @@ def _differing(score: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]
     stored = json_reader.mapping(score["protocol_fields"])
     stated = wanted.get("protocol") or {}
     fields = [k for k, v in stated.items() if k in stored and stored[k] != v]
+    # A run on the first n samples only is another protocol than the paper's.
     if stored.get("limit") is not None and "limit" not in stated:
         fields.append("limit")
     if not fields and score["task"] not in (wanted.get("task"), "lm_eval"):
@@ -261,6 +274,7 @@ def _measure(
     estimate = mean_interval(values)
     reach = (estimate.high - estimate.low) / 2
     if len(values) == 1 and not column:
+        # With one seed the interval is over the samples: 1.96 standard errors.
         reach = abs(scale) * (group[0]["sample_stderr"] or 0.0) * _NORMAL
     cell.measured = math.fsum(values) / len(values)
     cell.low, cell.high = estimate.mean - reach, estimate.mean + reach
@@ -279,6 +293,7 @@ def _sensible(value: float) -> int:
     """Decimals that show four significant digits."""
     if value == 0:
         return 2
+    # log10 is 0 for 1 to 9.99, which gets three decimals; large numbers get none.
     return min(6, max(0, 3 - math.floor(math.log10(abs(value)))))
 
 
@@ -297,8 +312,11 @@ def _verdict(
         return PROTOCOL, ", ".join(differing)
     # Half a unit of the last printed digit, unless the table states a tolerance.
     tolerance = float(wanted.get("within", 0.5 * 10**-cell.digits))
+    # A published 5.68 stands for 5.675 to 5.685; the factor allows for rounding of the
+    # ends.
     if abs(cell.measured - claim) <= tolerance * (1 + 1e-9):
         return REPRODUCED, ""
+    # An interval without width (one seed, no standard error) proves nothing.
     if cell.low < cell.high and cell.low <= claim <= cell.high:
         return WITHIN, ""
     return DIFFERS, ""

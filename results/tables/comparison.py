@@ -21,6 +21,7 @@ def fill(connection: Connection, store: Store) -> None:
     """
     import pyarrow as pa
 
+    # Names in the order of ``COMPARISON``, which ``rows`` follows.
     columns = [line.split()[0] for line in COMPARISON.strip().split(",")]
     values = zip(*rows(store), strict=True)
     table = pa.table(dict(zip(columns, map(list, values), strict=True)))
@@ -39,9 +40,12 @@ def rows(store: Store) -> Iterator[tuple[Any, ...]]:
         One tuple a printed number.
     """
     tables = [published.read(name) for name in published.names()]
+    # The store is read once for all tables.
     known = scores(store, {model for table in tables for model in models_of(table)})
     for table in tables:
         made = paper_table(store, table, known=known)
+        # The made table is sorted with the dense rows first; rows are found again by
+        # identity.
         filled = {id(row.given): row for row in made.rows}
         for row in table.rows:
             cells = filled[id(row)].cells

@@ -80,6 +80,7 @@ def custom_table(
             for values in _values(found, rows)
         ],
     )
+    # False sorts first: dense rows, which have no group, come on top.
     table.rows.sort(key=lambda row: row.group is not None)  # stable
     table.notes += rank_cells(store, [row.cells for row in table.rows], groups(table))
     return table
@@ -88,6 +89,7 @@ def custom_table(
 def _scores(store: Store, metric: str, where: str) -> list[dict[str, Any]]:
     """Rows of ``scores`` with their place along each axis under the key ``at``."""
     left_out.warn(store)
+    # The line break ends a comment at the end of the person's condition.
     sql = f"SELECT * FROM scores WHERE ({where}\n)"
     found = query(store, sql, fill=comparison.fill).dicts()
     if not found:
@@ -115,6 +117,7 @@ def _row(
     scores: Sequence[Score], at: Mapping[str, Any], columns: Sequence[Mapping[str, Any]]
 ) -> Row:
     own = [score for score in scores if _stands(score, at)]
+    # Rows compete if they differ in method or seed only.
     dense = all(score["method"] == "dense" for score in own)
     rivals = [_shown(v) for axis, v in at.items() if axis not in ("method", "seed")]
     return Row(
@@ -134,6 +137,7 @@ def _cell(
     group = [score for score in scores if _stands(score, across)]
     if not group:
         return Cell(verdict=NOT_RUN, reason=ABSENT)
+    # A mean over anything but seeds would compare what the reader cannot see.
     for name in _SAME:
         mixed = {str(score[name]) for score in group}
         if len(mixed) > 1:
@@ -169,6 +173,8 @@ def _values(scores: Sequence[Score], axes: Sequence[str]) -> list[tuple[Any, ...
     def order(values: tuple[Any, ...]) -> list[tuple[bool, float, str]]:
         numbers = [v if isinstance(v, int | float) else 0.0 for v in values]
         named = zip(values, numbers, strict=True)
+        # One kind of key for all values: None last, numbers by size, texts (all with
+        # number 0) by name.
         return [(v is None, n, str(v)) for v, n in named]
 
     return sorted(

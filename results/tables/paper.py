@@ -102,16 +102,20 @@ def paper_table(
         if model not in table_models:
             raise unknown(f"model of {paper.name}", model, table_models)
     if every_model is not None:
+        # One model of the store in place of all of them: the table then shows its
+        # numbers in the paper's arrangement, and gives no verdict.
         stands_for = dict.fromkeys(table_models, every_model)
     if known is None:
         known = scores(store, table_models | set(stands_for.values()))
     labels = ["method"]
+    # A column of labels that are all equal would tell nothing.
     for printed, heading in (("printed_model", "model"), ("printed_data", "data")):
         if len({row.get(printed) for row in paper.rows}) > 1:
             labels.append(heading)
     if any(row.get("printed_ratio") for row in paper.rows):
         labels.append("ratio")
     rows = [_paper_row(paper, row, labels, known, stands_for) for row in paper.rows]
+    # The dense row comes first, since a reader checks it first.
     rows.sort(key=lambda row: row.group is not None)  # stable: the paper's order
     title = " ".join(part for part in (paper.paper, paper.table) if part)
     table = Table(
@@ -174,6 +178,7 @@ def _paper_row(
             if cell.reason == make.ABSENT and excuse is not None:
                 cell.reason = str(excuse["why"])
             filled[column["name"]] = cell
+    # Means second: they need the cells of their own row.
     for column, printed in zip(paper.columns, row["cells"], strict=True):
         if "mean_of" in column:
             parts = [filled[name] for name in column["mean_of"]]
@@ -181,6 +186,7 @@ def _paper_row(
     printed_keys = {"method": "label", "model": "printed_model"}
     printed_keys |= {"data": "printed_data", "ratio": "printed_ratio"}
     dense = row.get("method") == "dense"
+    # Rows compete at the same model, ratio and data.
     group = f"{row.get('model')} {row.get('ratio')} {row.get('printed_data')}"
     return Row(
         labels=[str(row.get(printed_keys[label]) or "") for label in labels],

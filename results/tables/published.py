@@ -189,6 +189,8 @@ def _wrong_shape(
                 f"not {len(columns)} as there are columns"
             )
         for cell in given or ():
+            # "5,68" would be read as a text, and the cell would count as without a
+            # number.
             if re.fullmatch(r"\s*-?\d+,\d+\s*", str(cell)):
                 yield f"{file}, row {number}: {cell!r} has a comma, not a point"
     for part, some in (("column", columns), ("row", rows)):
@@ -196,6 +198,7 @@ def _wrong_shape(
             goal = one.get("goal", "min")
             if goal not in ("min", "max"):
                 yield f"{file}, {part} {number}: goal is {goal!r}, not min or max"
+    # A mean of a mean would count its parts twice.
     measured = {column.get("name") for column in columns if "mean_of" not in column}
     for number, column in enumerate(columns, 1):
         if "name" not in column:

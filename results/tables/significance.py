@@ -56,11 +56,14 @@ def rank(store: Store, groups: Sequence[Sequence[Cell]]) -> None:
 
 def _rank(rivals: Sequence[Cell], samples: Samples) -> bool:
     """Rank the cells by what is printed, so that equal prints tie."""
+    # Larger is better from here on.
     sign = 1.0 if rivals[0].goal == "max" else -1.0
     printed = [sign * float(cell.text or "nan") for cell in rivals]
     distinct = sorted(set(printed), reverse=True)
     for cell, value in zip(rivals, printed, strict=True):
         cell.rank = 1 + distinct.index(value)
+    # Every rival is tested against the best one only: k - 1 tests for k cells, which is
+    # the family of Holm's correction.
     best = rivals[printed.index(distinct[0])]
     others = [cell for cell in rivals if cell is not best]
     known = [(c, p) for c in others if (p := _p_value(best, c, samples)) is not None]
@@ -73,16 +76,21 @@ def _p_value(best: Cell, other: Cell, samples: Samples) -> float | None:
     """Of the hypothesis that two cells measure the same; None where nothing tells."""
     metric = str(best.key.get("metric"))
     counts = [_counts(cell, metric, samples) for cell in (best, other)]
+    # In order of power: counts of sentences for a corpus metric, values of samples, and
+    # without either the standard errors alone.
     if all(counts) and len({len(c[0][counted(metric)[0]]) for c in counts}) == 1:
         return paired_bleu(*counts, order=int(metric[-1]))
     ours, theirs = (_values(cell, metric, samples) for cell in (best, other))
     if ours and len(ours) == len(theirs):
         return compare(ours, theirs)[0]
+    # Back from a 95 % interval to a standard error.
     errors = [((c.high or 0.0) - (c.low or 0.0)) / (2 * _REACH) for c in (best, other)]
     spread = math.hypot(*errors)
     if spread == 0:
         return None
     gap = abs((best.measured or 0.0) - (other.measured or 0.0))
+    # z = gap / sqrt(a^2 + b^2) of two independent means; erfc(z / sqrt(2)) is the
+    # two-sided p value of a normal.
     return math.erfc(gap / spread / math.sqrt(2))
 
 
@@ -93,6 +101,7 @@ def _values(cell: Cell, metric: str, samples: Samples) -> list[float]:
     sample several times.
     """
     found = [samples.get((attempt, metric), ()) for attempt in cell.attempts]
+    # Seeds with samples of other lengths, or without any, cannot be paired.
     if len({len(values) for values in found}) != 1:
         return []
     return [math.fsum(values) / len(values) for values in zip(*found, strict=True)]

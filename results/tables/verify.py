@@ -119,6 +119,7 @@ def _made(text: str, match: re.Match[str], *, printed: str, key: str) -> Written
 
 def _is_key(value: Any, depth: int = 0) -> bool:
     """Whether a value has the shape of a key; a mean may be of means."""
+    # The key comes from a file that anybody may have written: its depth is bounded.
     if not isinstance(value, dict) or depth > MEANS:
         return False
     if "mean" in value:
@@ -144,6 +145,7 @@ def _values(store: Store, written: list[Written]) -> Values:
         sorted({quoted(str(t)) for leaf in leaves for t in leaf["trials"]})
     )
     columns = sorted({leaf["column"] for leaf in leaves if "column" in leaf})
+    # Column names go into SQL below as they are; only known ones may.
     for column in columns:
         if column not in TRIALS:
             raise StoreError(f"a key names the column {column!r}, which trials lack")
@@ -177,6 +179,7 @@ def _compute(values: Values, key: dict[str, Any]) -> float | None:
     name = key.get("column") or key.get("metric")
     found = [values.get((str(trial), str(name))) for trial in key["trials"]]
     known = [value for value in found if value is not None]
+    # One missing trial leaves no mean, since a mean over the rest is another number.
     if len(known) < len(found):
         return None
     scale, offset = float(key.get("scale", 1)), float(key.get("offset", 0))
