@@ -115,6 +115,7 @@ class Model:
 
     def role(self, name: str) -> str | None:
         """The role of the module called ``name``, or None."""
+        # In the order of the mapping: a special pattern stands before a general one.
         for pattern, role in self.roles.items():
             if re.fullmatch(pattern, name):
                 return role
@@ -167,6 +168,7 @@ class Context:
             A copy in memory, or in files where the network itself is in files (see
             ``harness.toolkit.host_memory``).
         """
+        # By name, since this module imports no torch.
         host = getattr(self.model.net, "host_memory", None)
         copied: nn.Module = (host.copy if host else copy.deepcopy)(self.model.net)
         return copied
@@ -182,6 +184,8 @@ class Context:
         """
         import torch
 
+        # Hashed, so that seed 1 of one name and seed 2 of another have nothing in
+        # common; shifted to 63 bits, which every generator takes as a seed.
         digest = hashlib.sha256(f"{self.seed}/{name}".encode()).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 

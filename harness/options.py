@@ -60,6 +60,8 @@ def build(
     hints = typing.get_type_hints(plugin)
     errors: list[str] = []
     named = f"{kind} {name!r}" if name else kind
+    # Options that the user leaves out keep the plugin's default, also inside a nested
+    # option.
     values = {} if base is None else {key: getattr(base, key) for key in known}
     for key, value in options.items():
         if key not in known:
@@ -72,6 +74,7 @@ def build(
             errors.append(f"option {key!r} of {named}: {why}")
     for key, known_field in known.items():
         given = key in options or key in values
+        # Checked here: the dataclass would raise for the first missing option only.
         if not given and _default(known_field) is dataclasses.MISSING:
             errors.append(f"{named} needs the option {key!r}")
     if errors:
@@ -109,6 +112,9 @@ def canonical(instance: Any, default: Any = None) -> dict[str, Any]:
     for name, known_field in fields(type(instance)).items():
         value, of_class = getattr(instance, name), _default(known_field)
         usual = of_class if default is None else getattr(default, name)
+        # Both comparisons: a value that equals the plugin's default but not that of its
+        # class must be written, or a reader that starts from the class would get
+        # another one.
         if value != usual or value != of_class:
             nested = dataclasses.is_dataclass(value) and type(value) is type(usual)
             given[name] = canonical(value, usual) if nested else plain(value)
@@ -171,6 +177,7 @@ def _coerce(value: Any, hint: Any, default: Any = None) -> Any:
 
 
 def _coerce_union(value: Any, inner: tuple[Any, ...], default: Any) -> Any:
+    # Members are tried in order, so that ``int | str`` reads 4 as a number.
     if value is None and type(None) in inner:
         return None
     reasons = []
@@ -195,6 +202,7 @@ def _coerce_tuple(value: Any, inner: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _coerce_scalar(value: Any, hint: Any) -> Any:
+    # YAML writes 1 for 1.0. A bool is an ``int`` in Python and is refused for numbers.
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     exact = isinstance(value, hint) and not (
@@ -204,6 +212,7 @@ def _coerce_scalar(value: Any, hint: Any) -> Any:
         words = {int: "a whole number", float: "a number", str: "a text"}
         words[bool] = "true or false"
         raise ValueError(f"{value!r} is not {words.get(hint, hint)}")
+    # Refuses NaN, too, which no comparison includes.
     if hint is float and not -1e300 < value < 1e300:
         raise ValueError(f"{value!r} is not a finite number")
     return value

@@ -115,7 +115,8 @@ def initialise(net: nn.Module, init: Init) -> None:
 
     Args:
         net: Changed in place; norms keep weight 1 and bias 0.
-        init: See ``Classifier``.
+        init: ``lecun_normal`` draws with variance 1 / fan-in, ``he_normal`` with
+            2 / fan-in, biases 0; ``torch`` leaves the weights as they are.
     """
     if init == "torch":
         return

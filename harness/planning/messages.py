@@ -52,9 +52,9 @@ class ArtifactJob:
     """An artifact to build.
 
     Args:
-        artifact: What to build.
+        artifact: The dense checkpoint or the calibration statistics to build.
         store: Path or URI of the store.
-        cpus: Processor threads.
+        cpus: Number of processor threads that torch and BLAS use.
         run: Id of the run that asks for it, if one does.
         placement: Where the weights of the model are; see ``Resources``.
     """

@@ -62,12 +62,16 @@ def _deterministic() -> tuple[bool, bool]:
     )
 
 
+# A denormal number times one is zero where the processor flushes them; torch has no
+# function that tells.
 def _flushes_denormals() -> bool:
     return float(torch.tensor(1e-310, dtype=torch.float64) * 1) == 0
 
 
 def _default_device() -> str | None:
     device = torch.get_default_device()
+    # None is torch's own value for "no default"; setting ``cpu`` would put a function
+    # mode around every call.
     return None if device == torch.device("cpu") else str(device)
 
 
@@ -97,6 +101,7 @@ def _umask() -> int:
 
 
 def _environment(values: dict[str, str]) -> None:
+    # Changed in place and name by name: each change also reaches ``getenv`` of C code.
     for name in os.environ.keys() - values.keys():
         del os.environ[name]
     os.environ.update(values)
@@ -108,6 +113,8 @@ def _handlers() -> dict[int, Any]:
 
 def _set_handlers(handlers: dict[int, Any]) -> None:
     for number, handler in handlers.items():
+        # None stands for a handler that was not set from Python, which cannot be set
+        # again.
         if handler is not None and signal.getsignal(number) is not handler:
             signal.signal(number, handler)
 
@@ -121,6 +128,7 @@ def _set_global_hooks(values: dict[str, Any]) -> None:
     for name, value in values.items():
         now = getattr(hooks, name)
         if isinstance(value, dict):
+            # The same dictionary object: torch's handles to remove a hook refer to it.
             now.clear()
             now.update(value)
         else:
@@ -135,6 +143,7 @@ def _raising() -> list[Any]:
 def _set_raising(before: list[Any]) -> None:
     kept = [one for one in warnings.filters if one[0] != "error" or one in before]
     warnings.filters[:] = kept  # type: ignore[index]
+    # Warnings that were seen are cached by the version of the filters.
     warnings._filters_mutated()  # type: ignore[attr-defined]
 
 
@@ -198,6 +207,8 @@ class GlobalState:
 
     def begin(self) -> None:
         """Remember the state as it is; each function as it was when first seen."""
+        # Read at each bundle: what the executor sets (threads, device) is part of the
+        # state.
         self._values = [(one, one.read()) for one in _settings()]
         if not self._owners:
             self._searched = time.monotonic()
@@ -207,6 +218,7 @@ class GlobalState:
         """Remember the functions of modules that were imported since the last call."""
         new = [name for name in sys.modules if name not in self._watched]
         self._watched.update(new)
+        # A shallow copy: it holds the functions themselves, to compare by identity.
         self._owners += [(owner, dict(vars(owner))) for owner in _owners(new)]
 
     def restore(self, *plugins: Any) -> list[str]:
@@ -227,6 +239,8 @@ class GlobalState:
                 if one.read() != before:
                     changed.append(one.name)
                     one.write(before)
+        # A plugin patches when it runs first (at import or in its first call); later
+        # patches are found by the search once per second.
         fresh = not self._seen.issuperset(plugins)
         began = time.monotonic()
         if fresh or began - self._searched > self._every:
@@ -235,6 +249,7 @@ class GlobalState:
             self._watch()
             self._searched = time.monotonic()
             took = self._searched - began
+            # At most one part in ``PATCH_SHARE`` of the time goes into the search.
             self._every = max(PATCH_EVERY, PATCH_SHARE * took)
         return changed
 
@@ -253,6 +268,7 @@ def _put_back(owner: Any, before: dict[str, Any]) -> Iterator[str]:
     """
     now = vars(owner)
     for name, value in before.items():
+        # By identity: a wrapper is another object, whatever it says of equality.
         if now.get(name) is not value and callable(value):
             with contextlib.suppress(AttributeError, TypeError):
                 setattr(owner, name, value)
@@ -277,5 +293,6 @@ def _owners(names: list[str]) -> Iterator[Any]:
             continue
         yield module
         for value in list(vars(module).values()):
+            # A class belongs to the module that defines it; others only import it.
             if isinstance(value, type) and value.__module__ == name:
                 yield value

@@ -36,7 +36,7 @@ def grid_status(name: str, store: Store) -> GridStatus:
     Args:
         name: Path of a grid file, name of a packaged grid, or name of a grid that was
             run into this store, whose newest plan then says what belongs to it.
-        store: The store.
+        store: The store whose attempts, plans and leases are read.
 
     Returns:
         The status.

@@ -217,7 +217,7 @@ def unit(
     by the prior (level 3), which knows the size of the model and the device.
 
     Args:
-        level: Index into ``step_keys``.
+        level: Index into ``step_keys``: 0 for an equal trial, 3 for any model.
         speed: Relative speed of the device, 1 for one processor thread.
         guess: Step, method and number of parameters, from which the prior follows.
 

@@ -98,6 +98,8 @@ def _fault(path: Path) -> str | None:
     try:
         with path.open("rb") as file:
             head = file.read(len(_LFS))
+            # A repository that was cloned without LFS has a short text in place of each
+            # large file.
             if head == _LFS:
                 return (
                     f"{path} is a Git LFS pointer, not the weights: run `git lfs pull` "
@@ -105,6 +107,8 @@ def _fault(path: Path) -> str | None:
                 )
             if path.suffix == ".bin":
                 return _pickle_fault(path, head)
+            # A safetensors file: 8 bytes with the length of the header, the header in
+            # JSON, the data.
             size = int.from_bytes(head[:8], "little")
             if len(head) < 8 or size > _MAX_HEADER:
                 return f"{path} is not a safetensors file: fetch it again"
@@ -186,6 +190,7 @@ def refuse_unconverted(name: str, lines: list[str]) -> None:
 
 
 def _misfits(info: Mapping[str, Any]) -> Iterator[str]:
+    # Each list of the report that transformers makes, in words.
     missing = sorted(map(str, info.get("missing_keys") or ()))
     shapes = [
         f"{entry[0]} ({list(entry[1])} in the file, {list(entry[2])} in the network)"

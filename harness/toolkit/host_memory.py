@@ -119,7 +119,7 @@ def hold(net: nn.Module, host: HostMemory, dtype: torch.dtype | None = None) -> 
 
     Args:
         net: Weights that are mapped from a checkpoint stay there; the others move.
-        host: Writes the files.
+        host: Writes the files; it becomes an attribute of the network.
         dtype: Floating-point type to convert weights to; None converts nothing.
     """
     setattr(net, _NAME, host)

@@ -36,9 +36,10 @@ def write(model: Model, origin: Mapping[str, Any], folder: Path, card: str) -> F
     """Write a compressed language model for transformers.
 
     Args:
-        model: The compressed model.
-        origin: As for ``saved_model.save``.
-        folder: An empty folder.
+        model: A language model of transformers with its compressed network.
+        origin: ``model``, ``options``, ``revision`` and ``shape``, as for
+            ``saved_model.save``.
+        folder: An empty folder, which gets weights, configuration, tokenizer, card.
         card: The model card in Markdown; the way to load the folder is added to it.
 
     Returns:
@@ -106,7 +107,7 @@ def modeling(base: str, layers: list[type]) -> str:
 
     Args:
         base: Name of the architecture's class in transformers.
-        layers: The layers' classes.
+        layers: Classes of the compressed layers, each with its source file.
 
     Returns:
         Python that needs torch, transformers and safetensors alone.

@@ -57,7 +57,7 @@ def write_without(model: Model, dropped: list[str], folder: Path) -> bool:
     Args:
         model: The network with some blocks dropped.
         dropped: Module paths of these blocks.
-        folder: An empty folder.
+        folder: An empty folder, which gets what ``save_pretrained`` writes.
 
     Returns:
         False, with nothing written, where the architecture computes something else

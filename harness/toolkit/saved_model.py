@@ -120,6 +120,7 @@ def saved_bytes(net: nn.Module, *, header: bool = True) -> int:
     Returns:
         Bytes.
     """
+    # Offsets have digits, so that the length of the header depends on the layout.
     order = list(_DTYPES)
     tensors = describe(net).tensors
     listed: dict[str, Any] = {}
@@ -135,6 +136,7 @@ def saved_bytes(net: nn.Module, *, header: bool = True) -> int:
         offset = end
     if not header:
         return offset
+    # 8 bytes of length, the header filled up to a multiple of 8 with blanks, the data.
     text = json.dumps(listed, separators=(",", ":"), ensure_ascii=False)
     return 8 + -(-len(text.encode()) // 8) * 8 + offset
 
@@ -220,7 +222,7 @@ def describe(net: nn.Module) -> Description:
     """Which layers stand where, which sizes modules have, and which tensors are shared.
 
     Args:
-        net: The network.
+        net: Any network, also with layers of ``layer`` and with tied weights.
 
     Returns:
         The description; its tensors are those that a file holds.

@@ -119,7 +119,7 @@ def buckets(pairs: Pairs, *, size: int, stream: torch.Generator) -> Iterator[lis
     Args:
         pairs: Where the lengths are read.
         size: Sentences a batch; the last one may be smaller.
-        stream: Decides the order.
+        stream: Draws the order of the sentences and of the batches.
 
     Yields:
         Indices into ``pairs``; each index once.

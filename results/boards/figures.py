@@ -91,7 +91,7 @@ def timed(
     Args:
         store: Where the times are.
         rows: Rows of the view ``leaderboard``.
-        cost: One of ``TIMES``.
+        cost: One of ``TIMES``: of a batch of images, a token read, a token written.
         protocol: That of the times; needed where the store has several.
 
     Returns:
@@ -132,7 +132,7 @@ def probabilities(rows: Rows, cost: str) -> list[float]:
 
     Args:
         rows: Of one board, all with a cost.
-        cost: One of ``COSTS``.
+        cost: One of ``COSTS``, which every row has as a number; smaller is better.
 
     Returns:
         One share a row; a row without a standard error counts as exact.

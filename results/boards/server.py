@@ -29,7 +29,7 @@ class Answers:
     """Answers for one state of a store, computed once each and dropped when it changes.
 
     Args:
-        store: The store.
+        store: Read again for each new state; never written to.
     """
 
     def __init__(self, store: Store) -> None:
@@ -152,9 +152,9 @@ def serve(store: Store, *, host: str, port: int, token: str = "") -> None:
     """Answer requests until the process is interrupted.
 
     Args:
-        store: The store.
+        store: What the page shows; it is only read.
         host: The address to listen at.
-        port: Its port.
+        port: The TCP port to listen at.
         token: See ``app``; needed where ``host`` is not of this machine alone.
     """
     import uvicorn

@@ -206,7 +206,7 @@ def listed(store: Store | None, paths: list[str]) -> str:
 
     Args:
         store: The store that the paths are relative to; None for whole paths.
-        paths: The files.
+        paths: Parquet files, relative to the store or whole.
 
     Returns:
         SQL.
@@ -236,8 +236,8 @@ def finish_earlier(store: Store, table: str) -> None:
     """Go on where a killed compaction stopped.
 
     Args:
-        store: Where it stopped.
-        table: The table that it worked on.
+        store: A store in which a compaction may have been killed.
+        table: The table to look at: ``trials``, ``samples`` or ``plans``.
     """
     names = store.folder.names(f"{table}/compacted")
     for name in names:
@@ -254,7 +254,7 @@ def delete_folded(store: Store, table: str, name: str) -> None:
     """Delete the files that a committed compaction replaces, then their list.
 
     Args:
-        store: Where it works.
+        store: The store of the committed compaction.
         table: The table that it worked on.
         name: Of the compacted file, without its suffix.
     """

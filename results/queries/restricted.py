@@ -86,7 +86,7 @@ def select(
     Args:
         store: The store to read.
         sql: SQL text of one statement, as in ``query``.
-        fill: As for ``query``.
+        fill: Inserts the rows of ``stored.comparison``, as for ``query``.
         settings: Settings of DuckDB, as ``Limits.settings`` makes them.
 
     Returns:

@@ -18,7 +18,7 @@ def log_of(store: Store, trial: str) -> Log | None:
 
     Args:
         store: Where the trial was run.
-        trial: Its whole id.
+        trial: Id of the trial, all 16 digits.
 
     Returns:
         The log of the job that ran the attempt; None if there is none.

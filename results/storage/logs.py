@@ -98,7 +98,7 @@ def write(store: Store, bundle: str, job: str, text: str) -> None:
         store: Where to store it.
         bundle: Id of the job's bundle.
         job: Name of the job.
-        text: Of ``bounded``.
+        text: What the job printed, as ``bounded`` returns it.
 
     Raises:
         StoreError: If the store cannot be written.
@@ -114,7 +114,7 @@ def of_attempts(
     Args:
         store: Where the log is.
         attempts: Pairs of attempt and bundle, the newest first.
-        names: Of ``names``.
+        names: File names of all logs, as ``names`` returns them.
 
     Returns:
         The log, or None.

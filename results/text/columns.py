@@ -46,7 +46,7 @@ class Columns:
     """Headings and rows of a table that fits a terminal.
 
     Args:
-        headings: One per column.
+        headings: One text per column; rows added later have as many cells.
         left: Whether each column is text: aligned left and folded; numbers are neither.
         dropped: Columns to leave out where the terminal is too narrow, first one first.
         width: Width of the terminal in characters.

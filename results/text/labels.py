@@ -84,7 +84,7 @@ def with_calibration(name: str, calibration: str) -> str:
     """Write the options of a calibration behind a name.
 
     Args:
-        name: What was calibrated.
+        name: Label of the method or artifact that was calibrated.
         calibration: The stored options, as JSON.
 
     Returns:
