@@ -179,9 +179,9 @@ def build(model: Model, spec: CalibrationSpec, folder: Path) -> None:
     save_file({"tokens": tokens.contiguous()}, folder / _TOKENS)
     sites: dict[str, str] = {}
     files: dict[str, str] = {}
+    running = stream(model, tokens)
     # One pass through the network, block by block: the states after a block are the
     # inputs of the next one, so that no token is computed twice.
-    running = stream(model, tokens)
     for number, (path, block) in enumerate(running):
         members = {n: m for n, m in model.modules() if n.startswith(f"{path}.")}
         with collect(members) as statistics, torch.no_grad():

@@ -56,8 +56,6 @@ def write(model: Model, origin: Mapping[str, Any], folder: Path, card: str) -> F
             "language models whose class transformers has; leave --format out"
         )
     described = saved_model.describe(net)
-    # From the most portable form to the least: a plain checkpoint, one with fewer
-    # blocks, and our own layers with their code.
     layers = {entry["layer"] for entry in described.layers.values()}
     if not layers and plain_checkpoint.has_its_shapes(net):
         form: Form = "plain"
