@@ -86,6 +86,7 @@ WITH stored_once AS MATERIALIZED (  -- see results.queries.db.create_views
            identity, NULL, NULL, NULL
     FROM plans ANTI JOIN stored_once USING (trial)
 ), described_by_identity AS (
+    -- A trial that never ended has few columns; its identity has the others.
     SELECT DISTINCT ON (trial) * EXCLUDE (dtype, calibration, model_options),
            coalesce(json_valid(identity), false) AS known,
            CASE WHEN known THEN json_extract_string(identity, '$.dtype')
@@ -126,6 +127,7 @@ WITH stored_once AS MATERIALIZED (  -- see results.queries.db.create_views
 ), grouped AS (
     FROM numbers JOIN described USING (configuration)
 ), more AS (  -- an unknown column of an unfinished trial fits every group
+    -- Trials that were intended for a configuration, and have no number.
     SELECT g.configuration, sum(i.trials)::BIGINT AS trials
     FROM described AS g JOIN intended AS i
         ON  (g.method, g.model, g.task, g.ratio) = (i.method, i.model, i.task, i.ratio)
@@ -138,6 +140,7 @@ WITH stored_once AS MATERIALIZED (  -- see results.queries.db.create_views
              OR i.calibration IS NULL AND NOT i.known)
     GROUP BY ALL
 ), dense AS (
+    -- Without the ratio: the dense model is the partner of every ratio.
     SELECT task, task_options, protocol, metric, model, model_options, dtype,
            avg(mean) AS dense
     FROM grouped WHERE method = 'dense'
@@ -146,11 +149,13 @@ WITH stored_once AS MATERIALIZED (  -- see results.queries.db.create_views
 SELECT g.task, g.task_options, g.protocol, g.metric, g.unit, g.goal,
        g.model, g.model_options, g.ratio, g.ratio_of, g.method, g.method_options,
        g.calibration, g.dtype,
+       -- Position in the list that the task yielded, the primary metric first.
        g.position = min(g.position) OVER (PARTITION BY g.configuration) AS main, g.mean,
        CASE WHEN g.seeds > 1 THEN g.deviation / sqrt(g.seeds)
             ELSE g.sample_stderr END AS stderr,
        CASE WHEN g.seeds > 1 THEN 'seeds'
             WHEN g.sample_stderr IS NOT NULL THEN 'samples' END AS stderr_over,
+       -- DuckDB lets a column use the alias of another: stderr is the one above.
        CASE WHEN g.goal = 'max' THEN g.mean - 2 * coalesce(stderr, 0) <= g.chance
             ELSE g.mean + 2 * coalesce(stderr, 0) >= g.chance END AS at_chance,
        g.seeds, d.dense,

@@ -23,8 +23,13 @@ WITH boards AS (
         AND b.method_options IS NOT DISTINCT FROM t.method_options
         AND b.calibration IS NOT DISTINCT FROM t.calibration
         AND b.dtype IS NOT DISTINCT FROM t.dtype
+    -- A board of times is not plotted against its own times.
     WHERE b.protocol IS DISTINCT FROM t.timed
 )
+-- One pass in the order of the cost. best_up_to is the best quality of all rows that cost
+-- as much or less; best_smaller that of the rows that cost less, since EXCLUDE GROUP
+-- leaves out the rows of equal cost. A row is on the front if it has the former and beats the
+-- latter. Comparing all pairs would take the square of the rows.
 SELECT * EXCLUDE (quality) FROM (
     SELECT *,
            max(quality) OVER (
