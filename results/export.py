@@ -86,6 +86,8 @@ def _database(store: Store, path: Path, form: str) -> None:
             connection.execute(
                 f"CREATE TABLE copy.stored.{table} AS FROM memory.stored.{table}"
             )
+        # The views are made in a second connection, where the copy is the main
+        # database: they name no other one then.
         connection.execute("DETACH copy")
     with duckdb.connect(str(path)) as connection:
         create_views(connection)

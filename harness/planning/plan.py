@@ -152,6 +152,8 @@ def _cost_class(bundle: Bundle) -> CostClass:
     tasks: dict[PluginSpec, int] = {}
     for trial in bundle.trials:
         tasks[trial.task] = tasks.get(trial.task, 0) + 1
+    # Only how many ratios and tasks there are, not which ones: the predictor gives
+    # every ratio the same cost.
     ratios = len({t.ratio for t in bundle.trials})
     asked = (bundle.resources, bundle.exclusive, bundle.underestimated)
     return _interned(first, tuple(tasks.items()), ratios, *asked)
@@ -327,6 +329,8 @@ def _bundle(grid: Grid, trials: list[Trial]) -> Bundle:
     first = trials[0]
     return Bundle(
         trials=tuple(sorted(trials, key=lambda t: t.ratio)),
+        # Every trial of the bundle needs the same ones: ``_key`` has all that decides
+        # them.
         artifacts=needed(first),
         resources=grid.resources.of(first.method.name, first.model.name),
         exclusive=is_exclusive(first.task),

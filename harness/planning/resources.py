@@ -136,6 +136,8 @@ class Rules:
     def of(self, method: str, model: str) -> Resources:
         """What a bundle of this method and model gets; later rules win."""
         asked = dict(self.default)
+        # In the order of the file, so that a special rule can stand below a general
+        # one.
         for rule in self.rules:
             if _fits(rule, method, model):
                 asked = _over(asked, rule)

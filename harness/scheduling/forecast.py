@@ -80,6 +80,7 @@ def forecast(plan: Plan, cluster: Cluster, predictor: Predictor) -> Forecast:
         BenchError: If no node can hold some bundle; names every such method and model.
     """
     packer = Packer(cluster=cluster, predictor=predictor)
+    # Bundles as they are planned; the simulation sorts and cuts them.
     needs = [(b, packer.need(b)) for b in plan.bundles]
     # One slot has no packing: the work is a sum, whatever the bundles request.
     if cluster is ONE:
@@ -105,6 +106,7 @@ def _simulated(plan: Plan, packer: Packer) -> tuple[float, float]:
     if wrong:
         raise BenchError(*wrong)
     work = Simulated(packer.cluster, _AsPredicted(packer), packer.predictor)
+    # Only the clock counts: nobody retries in a forecast, so that no event is answered.
     for _ in work.run(_jobs(plan, packer)):
         pass
     return work.time, work.busy

@@ -119,6 +119,7 @@ class Cluster:
     @cached_property
     def cpus(self) -> float:
         """Processor threads of all nodes, after autoscaling."""
+        # Nodes that run may be more than the configuration promises.
         return max(sum(n.cpus for n in self.nodes), self.promised[0])
 
     @cached_property
@@ -225,6 +226,7 @@ def _nodes(count: int, name: str, text: str) -> list[Node]:
         return [Node(cpus=count)]
     if name not in _TABLE:
         raise BenchError(f"--cluster {text!r}: " + nearest("device", name, _known()))
+    # Full nodes, and one with the rest.
     sizes = [DEVICES_A_NODE] * (count // DEVICES_A_NODE)
     sizes += [count % DEVICES_A_NODE] if count % DEVICES_A_NODE else []
     return [Node(cpus=n * CPUS_A_DEVICE, gpus=n, device=known(name)) for n in sizes]

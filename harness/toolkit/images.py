@@ -149,6 +149,7 @@ class ImageData:
         errors = []
         splits = {"train": self.train, "validation": self.validation, "test": self.test}
         for split, images in splits.items():
+            # Labels first: the count of each class below needs them in their range.
             errors += _label_errors(f"{name}, split {split}", images, self.classes)
         if errors:
             raise BenchError(*errors)

@@ -223,6 +223,8 @@ def _changed(dense: Model, net: nn.Module) -> list[tuple[nn.Module, nn.Module]]:
         if new is None or not list(old.parameters(recurse=False)):
             continue
         before, after = old.state_dict(), new.state_dict()
+        # By content, since a compressed network is a copy: no tensor keeps its
+        # identity.
         same = before.keys() == after.keys() and all(
             torch.equal(before[k], after[k].to(before[k].device)) for k in before
         )
@@ -288,6 +290,7 @@ def macs(model: Model) -> int:
     average = None if own is None else own()
     if average is not None:
         return int(average)
+    # A network without parameters counts on the CPU.
     like = next(model.net.parameters(), torch.zeros(()))
     example = {
         k: _as(v, like) if isinstance(v, torch.Tensor) else v

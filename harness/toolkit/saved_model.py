@@ -262,7 +262,7 @@ def _collect(net: nn.Module, packs: Mapping[str, _Packs], form: Description) -> 
         if _beneath(name, form.same):
             continue
         place = (
-            value.untyped_storage()._cdata,
+            value.untyped_storage()._cdata,  # the same memory: tied
             value.storage_offset(),
             value.shape,
             value.stride(),

@@ -239,6 +239,7 @@ def read(store: Store, name: str) -> Lease | None:
     """Returns a worker's lease by its file name; None if it is missing or damaged."""
     text = store.folder.read(f"running/{name}")
     with contextlib.suppress(ValueError, KeyError, TypeError, OverflowError):
+        # A missing file reads as null, which has no keys: the same as a damaged one.
         value = json_reader.read(text or "null")
         return Lease(
             name=name,

@@ -40,6 +40,8 @@ class Log:
 
     def sections(self) -> Iterator[tuple[str, str]]:
         """Trial and text of each part; the part before the first trial has no trial."""
+        # With two groups in the pattern: text, attempt, trial, text, attempt, trial,
+        # text ...
         parts = _BEGUN.split(self.text)
         yield "", parts[0]
         yield from zip(parts[2::3], parts[3::3], strict=True)

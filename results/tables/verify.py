@@ -84,6 +84,8 @@ def verify(store: Store, path: Path) -> tuple[int, list[Drift]]:
     drifted = []
     values = _values(store, found)
     for one in found:
+        # As many decimals as the file has: a number drifted if it would be printed
+        # differently.
         digits = len(one.printed.partition(".")[2])
         value = _compute(values, one.key)
         computed = None if value is None else f"{value:.{digits}f}"
@@ -93,11 +95,14 @@ def verify(store: Store, path: Path) -> tuple[int, list[Drift]]:
 
 
 def _written(text: str) -> Iterator[Written]:
+    # Each form keeps the key where its readers do not see it: an attribute, a comment
+    # at the end of the line, a footnote.
     for match in _HTML.finditer(text):
         key, printed = html.unescape(match[1]), match[2]
         yield _made(text, match, printed=printed, key=key)
     for match in _LATEX.finditer(text):
         yield _made(text, match, printed=match[1], key=match[2])
+    # A footnote stands below the numbers that refer to it.
     keys = {match[1]: match[2] for match in _MARKDOWN_KEY.finditer(text)}
     for match in _MARKDOWN_CELL.finditer(text):
         if match[2] in keys:

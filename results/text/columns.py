@@ -105,6 +105,7 @@ class Columns:
         """The columns that fit; None if even the most important ones do not."""
         kept = list(range(len(self.headings)))
         least = {column: self._least(column) for column in kept}
+        # All columns first, then one less at a time until they fit.
         for drop in (None, *self.dropped):
             kept = [column for column in kept if column != drop]
             gaps = len(_GAP) * (len(kept) - 1)
@@ -121,6 +122,8 @@ class Columns:
             free = [i for i in range(len(kept)) if widths[i] > least[i]]
             if not free:
                 break  # a name that is wider than the terminal
+            # One character at a time from the widest column: the texts end up equally
+            # wide.
             widths[max(free, key=lambda i: widths[i])] -= 1
             over -= 1
         return widths

@@ -34,6 +34,7 @@ def label(name: str | None, options: str | None) -> str:
     """
     given = json_reader.mapping(options)
     name = "?" if name is None else name  # in a damaged row
+    # A chain is named by its methods; the rest of its options follows.
     if isinstance(given.get("chain"), list):
         name = " + ".join(map(_link, given.pop("chain")))
     words = _words({key: value for key, value in given.items() if value != name})
