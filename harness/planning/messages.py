@@ -91,12 +91,12 @@ class Event:
         status: Final status of the trial.
         seconds: How long it took.
         summary: ``perplexity 24.19``, or the reason of a failure.
-        error_class: What ended it, None where it ended well.
-        warning: What a reader of its numbers has to know: prompts that were cut.
-        node: Ray's id of the node that it ran on, where a crash has to say so.
+        error_class: Error class of a trial that failed; None for status ``ok``.
+        warning: What a reader of its numbers must know, such as prompts that were cut.
+        node: For a crash: Ray's id of the node that the worker ran on.
         details: The last output of a worker that died, with its last frames.
         poisoned: Whether CUDA can no longer be used in the worker's process.
-        numbers: What the trial took, for the predictor; of trials that ended well.
+        numbers: Seconds and bytes of a trial with status ``ok``, for the predictor.
     """
 
     what: str
@@ -126,7 +126,7 @@ _READ = (
 
 
 def took(row: Mapping[str, Any], *, first: bool, new_ratio: bool) -> dict[str, float]:
-    """What a trial took, step by step, as the view ``steps`` tells it of stored rows.
+    """The seconds and bytes of a trial's steps, as the view ``steps`` computes them.
 
     Args:
         row: Columns of the trial's row.
@@ -134,7 +134,8 @@ def took(row: Mapping[str, Any], *, first: bool, new_ratio: bool) -> dict[str, f
         new_ratio: Whether this trial compressed a network.
 
     Returns:
-        The numbers of its event.
+        Values for ``Event.numbers``: seconds of the steps that this trial executed, and
+        the columns of its row that the predictor reads.
     """
     numbers = {k: float(row[k]) for k in _READ if row.get(k) is not None}
     seconds, evaluate = row["seconds"], row.get("evaluate_seconds") or 0.0

@@ -264,9 +264,9 @@ class ResourceRequest:
         gpus: Devices, or the share of one.
         memory: Host bytes; None asks for nothing.
         device: The kind of device that it must be, in a cluster of several kinds.
-        device_bytes: What must be free on the device before it starts; None is not
-            checked.
-        host_bytes: The same for the host.
+        device_bytes: Bytes that must be free on the device before the bundle starts;
+            None checks nothing.
+        host_bytes: Bytes that must be free on the host; None checks nothing.
     """
 
     cpus: float
@@ -294,13 +294,13 @@ def shortage(
     host_free: int | None,
     held: int = 0,
 ) -> str | None:
-    """Why a bundle cannot start where it was put, or None.
+    """Why a bundle cannot start on the node that it was placed on, or None.
 
     Args:
-        request: What it was promised.
+        request: The request by which it was placed.
         device_free: Bytes that are really free on its device; None on a CPU.
-        host_free: Bytes that the host can still give; None where nobody knows.
-        held: Host bytes that the worker has already.
+        host_free: Bytes that are free on the host; None if that is unknown.
+        held: Host bytes that the worker's process already uses.
 
     Returns:
         One sentence.

@@ -23,7 +23,7 @@ LOW_DISK = 5 * 10**9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One thing that was looked at: ``good``, worth a ``note``, or ``bad``."""
+    """One check of this machine; its state is ``good``, ``note`` or ``bad``."""
 
     name: str
     state: str

@@ -55,7 +55,7 @@ def pick() -> torch.device:
 
 
 def name(device: torch.device) -> str:
-    """What the hardware calls itself."""
+    """The name of the GPU as its driver reports it, or of the processor."""
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
     return _processor()
@@ -81,13 +81,13 @@ def node() -> str | None:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done what it was told; the CPU always has."""
+    """Wait until all work on the device has ended; on a CPU it has ended already."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """What is free on an accelerator now; None on a CPU."""
+    """Bytes that are free on an accelerator now; None on a CPU."""
     if device.type != "cuda":
         return None
     return int(torch.cuda.mem_get_info(device)[0])
@@ -189,7 +189,7 @@ def cast(net: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 
 def release(device: torch.device) -> None:
-    """Give back what a finished or failed trial held."""
+    """Free the memory that a finished or failed trial used."""
     # A network may be part of a reference cycle (through hooks or an exception), which
     # only the collector frees. After that CUDA's cache can be returned.
     gc.collect()

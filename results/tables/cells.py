@@ -37,7 +37,7 @@ VERDICTS = (REPRODUCED, WITHIN, PROTOCOL, DIFFERS, NOT_RUN, SUBSTITUTE)
 
 @dataclass(slots=True, kw_only=True)
 class Cell:
-    """A cell: published beside measured.
+    """A cell of a table, with the published number and the measured one.
 
     Args:
         published: As printed, None where nothing is.
@@ -76,7 +76,7 @@ class Cell:
 
 
 def number(printed: str | None) -> float | None:
-    """What a printed cell says as a number, None where it is none.
+    """The number in a printed cell; None if it holds none, like ``OOM``.
 
     >>> [number(text) for text in ("5.68", "20.04M", "OOM", None, "8.2e9")]
     [5.68, 20.04, None, None, 8200000000.0]
@@ -107,7 +107,7 @@ def fill(
     *,
     substitutes: Mapping[str, str],
 ) -> Cell:
-    """The cell of what is wanted.
+    """Find the trials that a cell is about, and build the cell from their numbers.
 
     Args:
         wanted: Keys as in ``published.WANTED``: model, method, ratio, task, metric ...
@@ -142,7 +142,7 @@ def fill(
 
 
 def average(cells: Sequence[Cell], printed: str | None) -> Cell:
-    """The cell that is the mean of others in its row; a hole in one is a hole here."""
+    """The cell with the mean of others in its row; without a number if one has none."""
     goal = cells[0].goal if cells else "max"
     cell = Cell(published=printed, digits=decimals(printed), goal=goal)
     if not cells or any(part.measured is None for part in cells):

@@ -1,4 +1,4 @@
-"""Best, second, and who cannot be told from the best, by paired tests."""
+"""Marks the best cells, the second, and those that a test cannot tell from the best."""
 
 from __future__ import annotations
 
