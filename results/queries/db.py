@@ -20,12 +20,13 @@ from results.text.answer import Answer
 Connection: TypeAlias = duckdb.DuckDBPyConnection
 _MANY_FILES = 500
 _HINTS = ("Did you mean", "Candidate", "HINT", "Hint")  # DuckDB's suggestions
-# The columns of the views `published` and `comparison`.
+# No query loads an extension, or reads a Python variable as a table.
 SETTINGS = {
     "autoinstall_known_extensions": "false",
     "autoload_known_extensions": "false",
     "python_enable_replacements": "false",
 }
+# The columns of the views `published` and `comparison`.
 COMPARISON = """
 paper_table VARCHAR, paper VARCHAR, source VARCHAR, label VARCHAR, heading VARCHAR,
 method VARCHAR, model VARCHAR, ratio DOUBLE, task VARCHAR, metric VARCHAR,
@@ -86,6 +87,8 @@ def connected(
     """
     connection = duckdb.connect(config={**SETTINGS, **(settings or {})})
     with contextlib.ExitStack() as on_error:
+        # The connection is closed if anything below fails, and left to the caller
+        # otherwise.
         on_error.callback(connection.close)
         connection.execute("SET enable_progress_bar = false")  # stdout is for rows
         connection.execute("CREATE SCHEMA empty; CREATE SCHEMA fetched")
@@ -115,6 +118,8 @@ def create_views(
     ]
     for script in sorted(scripts, key=lambda f: f.name):
         text = script.read_text(encoding="utf-8")
+        # ``MATERIALIZED`` reads every file once into memory, which pays only for many
+        # files.
         if not many_files:
             text = text.replace("AS MATERIALIZED", "AS NOT MATERIALIZED")
         connection.execute(text)
@@ -122,6 +127,8 @@ def create_views(
 
 def _create_stored(connection: Connection, store: Store, table: str) -> int:
     """A view ``stored.TABLE`` over a table's files; how many of them it opens."""
+    # An empty table of all columns: a store without files has typed views, and files of
+    # other columns are joined to all of them by name.
     connection.execute(f"CREATE TABLE empty.{table} ({ddl(table)})")
     sources = [f"empty.{table}"]
     paths = store.files(table)
@@ -129,6 +136,8 @@ def _create_stored(connection: Connection, store: Store, table: str) -> int:
         _read_remote(connection, store, table)
         sources = [f"fetched.{table}"]
     elif paths:
+        # Thousands of small files: their rows are read from the footers, see
+        # ``footers``.
         if table == "trials" and len(paths) > _MANY_FILES:
             paths = _read_embedded(connection, store, paths)
             sources = ["fetched.trials"]
@@ -145,6 +154,7 @@ def _create_stored(connection: Connection, store: Store, table: str) -> int:
             sources = [files] if whole else [*sources, files]
     source = " UNION ALL BY NAME ".join(f"FROM {one}" for one in sources)
     times = [name for name, kind in TABLES[table].items() if kind == "TIMESTAMPTZ"]
+    # DuckDB shows a time with zone in the zone of the machine; answers are in UTC.
     naive = ", ".join(f"make_timestamp(epoch_us({t})) AS {t}" for t in times)
     replaced = f" REPLACE ({naive})" if times else ""
     connection.execute(
@@ -180,6 +190,7 @@ def _read_embedded(
         read, left = arrow("trials").empty_table(), small
     connection.register("arrow_rows", read)
     connection.execute("CREATE TABLE fetched.trials AS FROM arrow_rows")
+    # The table has copied the rows: a registered one would be scanned at each query.
     connection.unregister("arrow_rows")
     return [path for path in paths if "/compacted/" in path] + left
 
@@ -241,6 +252,7 @@ def with_hints(why: Exception) -> str:
     """
     first, *more = [line for line in str(why).strip().splitlines() if line.strip()]
     hints = [line.strip() for line in more if line.strip().startswith(_HINTS)]
+    # The line with "^" alone points into the line of the query above it.
     at = next((i for i, line in enumerate(more) if set(line.strip()) == {"^"}), 0)
     if at and (found := re.match(r"LINE (\d+): ", more[at - 1])):
         rest = more[at - 1][more[at].index("^") :].strip()

@@ -97,7 +97,10 @@ class Store:
         attempt = str(rows[0]["attempt"])
         kept = [{"attempt": attempt, **sample} for sample in samples]
         always = {"schema_version": SCHEMA_VERSION}
+        # ``checked`` is computed once here, and not at each query by every reader.
         trials = [{**always, **row, "checked": _ranks(row)} for row in rows]
+        # Samples first: the row commits the attempt, so that no row lacks its samples.
+        # Samples without a row are never read.
         if kept:
             self._write("samples", attempt, [kept])
         self._write("trials", attempt, [trials])
@@ -112,6 +115,7 @@ class Store:
         left = iter(rows)
         first = list(islice(left, _CHUNK))
         if first:
+            # Chunks until one is empty; the first chunk says the name of the plan.
             rest = iter(lambda: list(islice(left, _CHUNK)), [])
             self._write("plans", str(first[0]["plan"]), chain([first], rest))
 
@@ -130,6 +134,8 @@ class Store:
             # yet listed; its large file then shows in a second look.
             if self.folder.names(f"{table}/compacted") == large:
                 break
+        # A list counts only beside its committed file, see
+        # ``results.queries.compaction``.
         folded: set[str] = set()
         for name in large:
             if name.endswith(".json") and f"{name[:-5]}.parquet" in large:
@@ -150,6 +156,7 @@ class Store:
     def quarantine(self, path: str, reason: str) -> None:
         """Move a damaged file to ``damaged/`` and remember a warning; never deletes."""
         target = f"damaged/{path.replace('/', '-')}"
+        # An earlier damaged file of this name is kept, too.
         if self.folder.read(target) is not None:
             target = f"{target}.{time.time_ns()}"
         if not self.folder.move(path, target):
@@ -192,6 +199,7 @@ class Store:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
+        # The whole file in memory, then one write: a file of the store appears whole.
         stream = pa.BufferOutputStream()
         with pq.ParquetWriter(stream, arrow(table), **_SMALL_FILE) as writer:
             for rows in chunks:
@@ -217,6 +225,7 @@ def folded_names(table: str, text: bytes | None) -> list[str]:
     found: Any = None
     with contextlib.suppress(ValueError):
         found = json_reader.read(text or b"[]")
+    # No "..", no other table: a damaged or foreign list must not delete anything else.
     names = re.compile(rf"{table}/(compacted/)?[^/\\\0]+\.parquet")
     return [
         path
@@ -261,6 +270,8 @@ def open_store(uri: str | Path, create: bool = False) -> Store:
         return Store(folder=place)
     known = _read_format(text, place.uri)
     columns = known.get("columns", [])
+    # The store lists the columns of all code that wrote to it. With more than one list
+    # readers join files by name, which is slower.
     if create and _columns_digest() not in columns:
         columns = [*columns, _columns_digest()]
         place.write(FORMAT, _dumps(known | {"columns": columns}))
@@ -291,6 +302,7 @@ def accept_columns(store: Store, other: Store) -> None:
 
 def new_attempt() -> str:
     """A fresh attempt id; ids sort by the time they were made."""
+    # Milliseconds in 12 hexadecimal digits, then 12 random ones.
     return f"{time.time_ns() // 1_000_000:012x}{os.urandom(6).hex()}"
 
 

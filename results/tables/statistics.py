@@ -48,6 +48,8 @@ def mean_interval(values: Reals, level: float = 0.95) -> Estimate:
     mean = float(given.mean())
     if len(given) < 2:
         return Estimate(mean=mean, low=mean, high=mean, n=len(given))
+    # s / sqrt(n) with the sample deviation s; the interval is mean +- t(n - 1) s /
+    # sqrt(n), with t the (1 + level) / 2 quantile of Student's distribution.
     error = float(given.std(ddof=1)) / math.sqrt(len(given))
     reach = float(stats.t.ppf((1 + level) / 2, len(given) - 1)) * error
     return Estimate(mean=mean, low=mean - reach, high=mean + reach, n=len(given))
@@ -82,13 +84,17 @@ def _bootstrap(paired: bytes, draws: int, seed: int) -> float:
     """``paired_bootstrap`` of the bytes of float64 differences."""
     differences = np.frombuffer(paired)
     observed = abs(float(differences.mean()))
+    # Under the null hypothesis the mean difference is zero: only the deviations are
+    # drawn.
     centred = differences - differences.mean()
     random = np.random.default_rng(seed)
     step = max(1, _CHUNK // len(centred))
     extreme = 0
     for start in range(0, draws, step):
         shape = (min(step, draws - start), len(centred))
+        # (draws of this chunk, samples) -> (draws of this chunk,)
         means = centred[random.integers(len(centred), size=shape)].mean(axis=1)
+        # 1e-12: a mean that equals the observed one up to rounding counts as extreme.
         extreme += int((np.abs(means) >= observed - 1e-12).sum())
     return (extreme + 1) / (draws + 1)
 
@@ -112,6 +118,7 @@ def mcnemar(a: Reals, b: Reals) -> float:
     from scipy import stats
 
     differences = _paired(a, b)
+    # Only discordant pairs say something: on the others both are right, or both wrong.
     ours, theirs = int((differences > 0).sum()), int((differences < 0).sum())
     if ours + theirs == 0:
         return 1.0
@@ -146,6 +153,8 @@ def holm(p_values: Reals) -> list[float]:
     >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]
     [0.03, 0.06, 0.06]
     """
+    # The smallest p value is multiplied by m, the next one by m - 1, and so on. The
+    # running maximum keeps the order: no value is more significant than one before it.
     order = np.argsort(p_values, kind="stable")
     corrected = [0.0] * len(order)
     largest = 0.0
@@ -166,6 +175,8 @@ def on_front(quality: Reals, size: Reals) -> NDArray[np.bool_]:
         One truth value a point. Equal points are all on the front.
     """
     q, s = np.asarray(quality, dtype=float), np.asarray(size, dtype=float)
+    # Entry (i, j): whether point j is at least as good as point i in both, and better
+    # in one. Row i is dominated if any j is both.
     as_good = (q[None, :] >= q[:, None]) & (s[None, :] <= s[:, None])
     better = (q[None, :] > q[:, None]) | (s[None, :] < s[:, None])
     front: NDArray[np.bool_] = np.asarray(~(as_good & better).any(axis=1))
@@ -191,6 +202,7 @@ def front_probability(
     """
     random = np.random.default_rng(seed)
     means = np.asarray(quality, dtype=float)
+    # An unknown error counts as 0: the point is exact.
     errors = np.nan_to_num(np.asarray(stderr, dtype=float))
     count = np.zeros(len(means))
     for _ in range(draws):
@@ -242,8 +254,12 @@ def critical_difference(
     if table.ndim != 2 or min(table.shape) < 2:
         raise ValueError("ranks need two methods and two tasks at least")
     tasks, methods = table.shape
+    # Rank 1 is the largest score of a task: (tasks, methods).
     ranks = stats.rankdata(-table, axis=1)
+    # Demsar's table 5 is the quantile of the studentised range over sqrt(2).
     q = stats.studentized_range.ppf(1 - level, methods, np.inf) / math.sqrt(2)
+    # Friedman's test needs three methods, and divides by zero if all of them always
+    # tie. Two methods have Wilcoxon's signed-rank test instead.
     equal = methods < 3 or bool((ranks == ranks[:, :1]).all())
     p = 1.0 if equal else float(stats.friedmanchisquare(*table.T).pvalue)
     if methods == 2:
