@@ -20,7 +20,7 @@ class Block:
 
     Args:
         query: Second moments of its queries, shape ``(heads, head_dim, head_dim)``.
-        key: Those of its keys.
+        key: Second moments of its keys, shape ``(key_heads, head_dim, head_dim)``.
         values: The directions of value and output.
         neurons: Scores of the neurons, shape ``(neurons,)``.
     """
@@ -80,6 +80,8 @@ class A3:
         """Moments, scores and directions of every block, in the network's order."""
         parts, calibration = heads.parts_of(model), ctx.calibration()
         running = stream(model, calibration.tokens)
+        # The hooks see the outputs of the query and key matrices, which are the queries
+        # and keys before rotary positions turn them.
         with reduced.watched(model, parts) as moments:
             for index, (_, block) in enumerate(running):
                 running.advance(index, block)
@@ -91,8 +93,11 @@ class A3:
             values = heads.value_output(
                 model.net, one, calibration.gram(one.names["value"])
             )
+            # mean(z_i^2)
             energy = calibration.gram(one.names["down"]).double().diagonal()
             down = matrix(model.net.get_submodule(one.names["down"])).double().cpu()
+            # mean(z_i^2) ||D_:i||^2: the squared error of the outputs without neuron i,
+            # (neurons,).
             neurons = energy * down.square().sum(0)
             check_finite(neurons, f"the scores of the neurons of {one.path}")
             found.append(Block(query, key, values, neurons))
@@ -102,12 +107,12 @@ class A3:
         """A network with narrower matrices.
 
         Args:
-            fitted: What ``fit`` returned.
+            fitted: The statistics of every block, from ``fit``; not changed.
             ratio: The share of the block weights to remove, in [0, 1).
-            ctx: Gives the dense network.
+            ctx: Gives a copy of the dense network and the calibration statistics.
 
         Returns:
-            The network.
+            A network of the same architecture, with thinner matrices in every block.
 
         Raises:
             Unsupported: If the ratio leaves a block without a neuron.
@@ -117,6 +122,8 @@ class A3:
             return net
         calibration = ctx.calibration()
         for one, block in zip(heads.parts_of(ctx.model), fitted, strict=True):
+            # What the whole block may store in the end. The attention is cut first, to
+            # whole channels; the neurons then fill up the budget.
             budget = int(reduced.stored(net, one) - ratio * reduced.weights(net, one))
             width = one.width(ratio)
             if one.paired or one.readers > 1:  # channels of a head are not mixed
@@ -144,7 +151,7 @@ def score_maps(query: Tensor, key: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
     Args:
         query: Second moments of the queries, ``(heads, head_dim, head_dim)``, float64.
-        key: Those of the keys.
+        key: Second moments of the keys, of the same shape.
         rank: Number of channels that are left.
 
     Returns:
@@ -153,8 +160,11 @@ def score_maps(query: Tensor, key: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     maps: tuple[list[Tensor], list[Tensor]] = ([], [])
     for q, k in zip(query, key, strict=True):
         (root_q, inverse_q), (root_k, inverse_k) = map(psd_roots, (q, k))
+        # U, S, V^T: (d, d), (d,), (d, d)
         left, values, right = torch.linalg.svd(root_q @ root_k)
         scale = values[:rank].sqrt()[:, None]
+        # A = S_r^(1/2) U_r^T M_q^(-1/2) and B = S_r^(1/2) V_r^T M_k^(-1/2). Half of S
+        # goes to either side, which keeps queries and keys of one size.
         maps[0].append(scale * left[:, :rank].T @ inverse_q)
         maps[1].append(scale * right[:rank] @ inverse_k)
     return torch.stack(maps[0]), torch.stack(maps[1])

@@ -96,6 +96,7 @@ class Asvd:
         def scale(group: Group) -> Tensor:
             # 1e-6 as in the released code, so that a dead channel stays invertible.
             size: Tensor = found.mean_abs(group.names[0]).double() ** self.alpha + 1e-6
+            # `factorize_groups` takes the Gram matrix S S^T, here its diagonal: (in,).
             return size.square()
 
         groups = [Group((name,)) for name in linears(model)]
@@ -131,6 +132,9 @@ class Asvd:
                 if not name.startswith(f"{path}."):
                     continue
                 weight, dense = stacked(modules, group), net.get_submodule(name)
+                # One change at a time: truncate, measure from this block on, put the
+                # dense matrix back. For L blocks of m matrices that is m |keep| (L + 1)
+                # / 2 passes of the network.
                 for share in self.keep:
                     rank = share_rank(weight.shape, share)
                     install(net, group, *found.truncate(rank, weight))
@@ -164,6 +168,8 @@ def searched(
     Raises:
         Unsupported: If all matrices at their smallest share exceed the budget.
     """
+    # Ties: the milder truncation first, then by name, so that the result does not
+    # depend on the order of the dictionary.
     mildest = sorted(losses, key=lambda item: (losses[item], -item[1], item[0]))
     total = sum(out * inner for out, inner in sizes.values())
     budget = kept(total, ratio)
@@ -172,6 +178,8 @@ def searched(
     for name, share in mildest:
         if spent <= budget:
             break
+        # A milder truncation of a matrix that was accepted harsher already changes
+        # nothing.
         if share < shares.get(name, 1.0):
             spent += _weights(sizes[name], share)
             spent -= _weights(sizes[name], shares.get(name))

@@ -89,7 +89,7 @@ class Awq:
             ctx: Gives the dense network and the calibration text.
 
         Returns:
-            The network.
+            A network whose matrices are stored as codes, scales and divisors.
         """
         net = ctx.dense()
         if ratio == 0:
@@ -102,6 +102,8 @@ class Awq:
             site = seen.sites[name]
             if site not in scales:
                 scales[site] = self._search(site, seen, modules)
+            # A thin factor of a chain lies below the matrix that it replaced, and has
+            # the role of that matrix.
             owner = next(p for p in roles if name == p or name.startswith(f"{p}."))
             clip = self.clip and roles[owner] not in _UNCLIPPED
             made[name] = self.rounded(
@@ -116,9 +118,10 @@ class Awq:
     ) -> Tensor:
         """The scales s of the matrices that read one input: float64, ``(in,)``."""
         gram = gram_of(seen, site)
-        mean = seen.abs[site] / seen.tokens[site]
+        mean = seen.abs[site] / seen.tokens[site]  # a_j = mean |x_j|, (in,)
         if not self.scale:
             return torch.ones_like(mean)
+        # Query, key and value read one input, and get one s.
         members = [
             matrix(module).double()
             for name, module in modules.items()
@@ -126,11 +129,15 @@ class Awq:
         ]
         best, chosen = float("inf"), torch.ones_like(mean)
         for step in range(_STEPS):
+            # s_j = a_j^alpha, then divided so that the largest and the smallest one are
+            # as far from 1.
             scales = mean.clamp_min(_LEAST) ** (step / _STEPS)
             scales = scales / (scales.max() * scales.min()).sqrt()
             error = 0.0
             for weight in members:
                 gap = weight - self._nearest(weight * scales) / scales
+                # tr(D G D^T) = mean ||D x||^2 for the difference D of the weights: no
+                # input has to be stored.
                 error += float(((gap @ gram) * gap).sum())
             if error < best:
                 best, chosen = error, scales
@@ -167,9 +174,12 @@ class Awq:
         size = min(self.group_size or weight.shape[1], weight.shape[1])
         groups = in_groups(weight, size)
         if clip:
+            # The scaled weight W diag(s) meets the inputs x_j / s_j: their second
+            # moment.
             inside = gram.to(scales) / scales / scales[:, None]
             groups = self._clipped(groups, _blocks(inside, size).to(weight.device))
         grid = fit_grid(groups, self.bits, self._levels, dtype)
+        # Without the zeros that filled up the last group.
         codes = grid.codes(groups).flatten(1)[:, : weight.shape[1]]
         return rounded_layer(module, codes, grid, group_size=size, divisors=scales)
 
@@ -182,6 +192,8 @@ class Awq:
             cut = torch.minimum(torch.maximum(groups, -limit), limit)
             grid = fit_grid(cut, self.bits, self._levels, torch.float32)
             gap = groups - grid.nearest(cut)
+            # For output o and group g the error of the group's own product, D G_g D^T:
+            # the inputs of other groups do not enter.
             error = torch.einsum("ogi,gij,ogj->og", gap, grams, gap)[..., None]
             better = error < best
             best, kept = (
@@ -195,7 +207,7 @@ def _blocks(gram: Tensor, size: int) -> Tensor:
     """The diagonal blocks of a Gram matrix, one for each group.
 
     Args:
-        gram: Shape ``(in, in)``.
+        gram: Second moment of the inputs, shape ``(in, in)``.
         size: Channels of a group; the last group is filled up with zeros.
 
     Returns:

@@ -78,6 +78,7 @@ class Chain:
     def facts(self) -> dict[str, Any]:
         """Needs of all members, kinds that all treat, the ratio of the free member."""
         found = [(m, facts(m.plugin, m.instance)) for m in self.members()]
+        # The ratio of the chain means what it means for the member that takes it.
         lead = next((f for m, f in found if m.ratio is None), found[0][1])
         return {
             **find("method", "chain").facts,
@@ -109,6 +110,8 @@ class Chain:
         recorded: dict[tuple[str, int | None], Measurement] = {}
         for member in self.members():
             here = replace(ctx, recorded=[])
+            # The first member was fitted by `fit`, on the dense network. The dense
+            # network of every later one is the result so far.
             if net is not None:
                 here = replace(here, model=ctx.model.with_net(net.eval()))
                 fitted = _fit(member, here.model, here)
@@ -136,6 +139,8 @@ def _member(entry: Any) -> Member:
     plugin, implied = resolve("method", options["name"])
     instance = plugin.build({**implied, **rest})
     own = getattr(instance, "ratios", None)
+    # A method with a single ratio of its own (8 bits, a pattern 2:4) needs no `ratio`
+    # in its entry.
     fixed = own() if own is not None else None
     ratio = options.get("ratio", fixed[0] if fixed else None)
     if ratio is not None and not 0 <= ratio < 1:

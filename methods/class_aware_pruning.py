@@ -132,7 +132,7 @@ class ClassAwarePruning:
             ctx: Gives data, device and random streams; records ``cuts``.
 
         Returns:
-            The network.
+            The narrower network, in ``eval`` mode.
 
         Raises:
             Unsupported: If a stop rule comes before the ratio, with ``until: ratio``.
@@ -143,6 +143,8 @@ class ClassAwarePruning:
         net, cuts = copy.deepcopy(fitted).eval(), 0
         epochs = self.retrain.epochs if self.retrain else 0
         while surgery.parameters(net) > budget:
+            # `net` is replaced only after a cut that no stop rule refused: the result
+            # is then the last network that was good enough.
             try:
                 smaller = self._cut(net, budget, ctx)
                 self._retrain(smaller, ctx, cuts)
@@ -175,6 +177,8 @@ class ClassAwarePruning:
             g.name: math.ceil(self.floor * g.size)
             for g in surgery.groups(ctx.model, ctx.model.net)
         }
+        # At least one, since a share of few filters rounds to none and the loop would
+        # not end.
         most = max(1, int(self.max_fraction * sum(g.size for g in found)))
         ranking = surgery.order(scores, floor)
         if not ranking and self.until == "published":
@@ -253,6 +257,7 @@ def class_scores(
         pairs = activations_and_gradients(net, convs, images, labels)
         for name, (activation, gradient) in pairs.items():
             matters = (activation * gradient != 0).double().mean(0)  # (filters, h, w)
+            # Shares of the images, for each position; added up over classes.
             sums[name] = sums.get(name, torch.zeros(())) + matters.cpu()
             top = matters.amax((1, 2)).cpu()
             tops[name] = tops.get(name, torch.zeros(())) + top
@@ -260,6 +265,8 @@ def class_scores(
     for name, total in sums.items():
         score = total.amax((1, 2)) if reduce == "sum_then_max" else tops[name]
         mean = total.mean((1, 2))
+        # A share of few images is a coarse number, so that many scores are equal:
+        # without the second term the order of the filters in the layer would decide.
         scores[name] = (1 - _TIE) * score + _TIE * mean / mean.max().clamp_min(1e-30)
     return scores
 
@@ -280,8 +287,8 @@ class Modified(Objective):
     """Cross-entropy + orthogonality of convolutions + L1 norm of parameters.
 
     Args:
-        orthogonality: Factor of the second term.
-        l1: Factor of the third.
+        orthogonality: Factor of the distance of 3 x 3 convolutions from orthogonality.
+        l1: Factor of the sum of the absolute values of all parameters.
     """
 
     orthogonality: float = 0.0
@@ -306,7 +313,7 @@ def not_orthogonal(kernel: Tensor) -> Tensor:
         kernel: Shape ``(out, in, 3, 3)``.
 
     Returns:
-        A scalar.
+        The Frobenius norm, a scalar; 0 for an orthonormal set.
     """
     products = functional.conv2d(kernel, kernel, padding=1)  # (out, out, 3, 3)
     target = torch.zeros_like(products)

@@ -27,8 +27,8 @@ class Member:
 
     Args:
         out: Outputs of all its matrices together.
-        inner: Inputs.
-        information: Its effective rank.
+        inner: Inputs, which all its matrices have in common.
+        information: Effective rank R of its whitened weight, from 1 to the full rank.
         blocks: Number of matrices, one from each block.
     """
 
@@ -167,6 +167,8 @@ class DRank:
         weights: dict[Group, float] = {}
         for role, members in roles.items():
             whole = list(members.values())
+            # Every role keeps the same share of its weights; effective ranks decide
+            # within a role.
             budget = kept(sum(m.out * m.inner for m in whole), ratio)
             if (least := sum(m.cost for m in whole)) > budget:
                 raise Unsupported(
@@ -200,6 +202,7 @@ def effective_rank(energy: Tensor) -> float:
     3.0
     """
     part = energy.double() / energy.double().sum()
+    # p log p is 0 at p = 0, where the logarithm is not finite.
     part = part[part > 0]
     return float((-(part * part.log()).sum()).exp())
 
@@ -215,7 +218,9 @@ def divided(members: Sequence[Member], budget: float) -> list[float]:
         For each member a number of weights from that of rank 1 to that of its highest
         useful rank; what one cannot use is divided among the others.
     """
+    # In weights: from rank 1 to the highest rank that saves any.
     bounds = [(one.cost, one.most * one.cost) for one in members]
+    # k_g w_g is in proportion to sqrt(R_g / w_g) w_g = sqrt(R_g w_g).
     scores = [math.sqrt(one.information * one.cost) for one in members]
 
     def weights(price: float) -> list[float]:
@@ -240,13 +245,16 @@ def move(
 
     Args:
         weights: The number of weights of each group; those of the three roles change.
-        roles: Role -> its groups.
+        roles: Role -> its groups; the roles query, key and value are read.
         beta: The share, in [0, 1).
     """
     givers = {**roles["query"], **roles["key"]}
+    # No group gives its last rank away.
     given = {g: min(beta * weights[g], weights[g] - m.cost) for g, m in givers.items()}
     pool = total = sum(given.values())
     open_to = dict(roles["value"])
+    # In rounds: every block gets an equal part, and what a full group cannot take is
+    # divided among the others in the next round.
     while open_to and pool > 1e-6:
         blocks = sum(m.blocks for m in open_to.values())
         part = pool / blocks
@@ -258,6 +266,7 @@ def move(
             if taken == room:
                 del open_to[group]
     for group, gift in given.items():
+        # What no value could use is still in the pool: givers lose that much less.
         weights[group] -= gift * (1 - pool / total) if total else 0.0
 
 
@@ -276,6 +285,8 @@ def rounded(
     # A sum of shares may be an ulp below the whole number that it stands for.
     ranks = {g: int(weights[g] / m.cost + 1e-9) for g, m in members.items()}
     left = sum(weights[g] - ranks[g] * m.cost for g, m in members.items())
+    # Rounding down leaves less than one rank for each group; the groups in which a
+    # weight carries most information get one more while it lasts.
     fullest = sorted(members, key=lambda g: -members[g].information / members[g].cost)
     for group in fullest:
         one = members[group]
@@ -308,6 +319,7 @@ def _released(
     for (group, one), share in zip(members.items(), shares, strict=True):
         rank = max(1, rank_for(one.out, one.inner, ratio))
         same.append(float(rank * one.cost))
+        # Squared errors of the whole role: with its own ranks, and with equal ones.
         errors[0] += fitted[group].error(int(share / one.cost)) ** 2
         errors[1] += fitted[group].error(rank) ** 2
     return list(shares) if errors[0] < errors[1] and role != "gate" else same

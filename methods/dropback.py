@@ -129,7 +129,7 @@ class Tracking(Objective):
     weights themselves.
 
     Args:
-        initial: Initial values by index.
+        initial: The initial value of every weight, as a function of its flat index.
         flat: The vector that the network's parameters are views of.
         k: How many weights are tracked.
         freeze_epoch: From this epoch on the set stays; None for never.
@@ -171,11 +171,14 @@ class Tracking(Objective):
         """One step of SGD, after which only tracked weights have moved."""
         group = optimizer.param_groups[0]
         slope, rate = self._slope, group["lr"]
+        # One vector in the order of `flat`, in memory that is used again in every step.
         torch.cat([_gradient(p) for p in net.parameters()], out=slope)
         if group["weight_decay"]:
             slope.add_(self.flat, alpha=group["weight_decay"])
         if self.decay < 1:
             self._fade()
+        # The sum of all steps is kept on its own: `flat - origin` has lost the digits
+        # that are too small beside the weight.
         self.shift.add_(self._move(self.tracked, rate))
         if not self.frozen or not len(self.tracked):
             self._select(rate)
@@ -188,6 +191,8 @@ class Tracking(Objective):
     def _select(self, rate: float) -> None:
         """Choose the tracked set again, given this step's gradients."""
         distance = self.shift.abs()
+        # The band in which the k-th largest score is expected: untracked weights below
+        # it and tracked ones above it need not be looked at.
         low, high = _LOW * self.last, _HIGH * self.last or math.inf
         if not len(self.tracked):
             low, high = -0.5, math.inf  # at first: everybody
@@ -195,9 +200,12 @@ class Tracking(Objective):
             entrants = self._entrants(low, rate)
             moves = self._move(entrants, rate)
             weak = _positions(distance < high)
+            # All weights that may change sides: weak tracked ones, then entrants.
             scores = torch.cat([distance.index_select(0, weak), moves.abs()])
             # Ranked from below: a weight that is not in `scores` reaches `high`.
             cut = _smallest(scores, len(distance) + len(moves) - self.k)
+            # The k-th score is outside of the band, where weights were left out of the
+            # scan: scan again with a band that contains it.
             if cut < low:
                 low = cut
             elif cut >= high:
@@ -205,6 +213,7 @@ class Tracking(Objective):
             else:  # NaN too: the next loss will say so
                 break
         self.last = cut
+        # As many enter as leave, unless scores are equal at the cut.
         leaving = weak[_positions(scores[: len(weak)] < cut)]
         entering = _positions(scores[len(weak) :] >= cut)
         if len(leaving) == len(entering):
@@ -225,6 +234,8 @@ class Tracking(Objective):
 
     def _swap(self, leaving: Tensor, entering: Tensor, moves: Tensor) -> None:
         """Put weights into the places of as many tracked ones."""
+        # The order matters: a leaving weight falls back to its origin before the place
+        # of that origin is given to the entering weight.
         left = self.tracked.index_select(0, leaving)
         self.flat.index_copy_(0, left, self.origin.index_select(0, leaving))
         self._free.index_fill_(0, left, True)
@@ -243,6 +254,8 @@ class Tracking(Objective):
         self._free[self.tracked] = False
 
     def _fade(self) -> None:
+        # Untracked weights fade in `flat`, and the origins of tracked ones with them;
+        # the file of the network needs this factor alone.
         before, self.factor = self.factor, self.factor * self.decay
         if self.factor < _FADED:
             self.factor = 0.0
@@ -316,6 +329,7 @@ def _first(score: Tensor, cut: float, k: int) -> Tensor:
     [0, 1, 2, 3]
     """
     kept = _positions(score >= cut)
+    # More than k only where scores equal the cut: the last of these leave.
     surplus = len(kept) - k
     if surplus <= 0:
         return kept

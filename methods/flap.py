@@ -88,12 +88,12 @@ class Flap:
         """A network with narrower matrices.
 
         Args:
-            fitted: What ``fit`` returned.
+            fitted: The statistics of every block, from ``fit``; not changed.
             ratio: The share of the block weights to remove, in [0, 1).
-            ctx: Gives the dense network.
+            ctx: Gives a copy of the dense network.
 
         Returns:
-            The network.
+            A network with fewer heads and neurons, and a bias in every cut projection.
 
         Raises:
             Unsupported: If the ratio leaves no unit in a block.
@@ -104,6 +104,8 @@ class Flap:
         found = units.units_of(ctx.model)
         scores = [self._scores(net, one, fitted[one.reader]) for one in found]
         out = matrix(net.get_submodule(found[0].reader)).shape[0]
+        # A bias that exists is changed at no cost; a new one has `out` numbers, which
+        # the budget pays for.
         biased = all(net.get_submodule(u.reader).bias is not None for u in found)
         added = out if self.compensate and not biased else 0
         kept = units.choose(ctx.model, found, scores, ratio, added=added)
@@ -118,6 +120,7 @@ class Flap:
                 weight = matrix(net.get_submodule(one.reader)).double()
                 mean = fitted[one.reader].mean.to(weight.device)
                 channels = channels.to(weight.device)
+                # W_:R mean(x_R), (out,): what the removed channels add on average.
                 bias = weight[:, channels] @ mean[channels]
             units.narrow(net, one, stay, bias)
         return net
@@ -125,9 +128,11 @@ class Flap:
     def _scores(self, net: nn.Module, one: units.Units, seen: Channels) -> Tensor:
         weight = matrix(net.get_submodule(one.reader)).double().cpu()
         check_finite(weight, f"the weight of {one.reader}")
+        # mean(x^2) = var(x) + mean(x)^2
         moved = seen.variance
         if self.score == "magnitude":
             moved = moved + seen.mean.square()
+        # S_j for each channel, then the mean over the channels of a unit: (count,).
         scores = (moved * weight.square().sum(0)).view(one.count, -1).mean(1)
         spread = scores.std() if one.count > 1 else scores.new_zeros(())
         return (scores - scores.mean()) / (spread if spread > 0 else 1.0)
@@ -153,5 +158,7 @@ class _Sums:
         assert isinstance(self.total, Tensor)
         assert isinstance(self.squares, Tensor)
         mean = self.total / self.count
+        # The difference of two large numbers: in float64 it has digits left, and
+        # rounding can make it slightly negative.
         variance = (self.squares - self.count * mean.square()) / max(1, self.count - 1)
         return Channels(mean.cpu(), variance.clamp_min(0).cpu())

@@ -109,7 +109,7 @@ class Gptq:
             ctx: Gives the dense network and the calibration text.
 
         Returns:
-            The network.
+            A network whose matrices are stored as codes and scales.
         """
         net = ctx.dense()
         if ratio == 0:
@@ -138,7 +138,10 @@ class Gptq:
         order = torch.arange(width, device=weight.device)
         if self.act_order:
             order = gram.diagonal().argsort(descending=True, stable=True)
+        # In the order of treatment: R depends on it, since column j is corrected for
+        # the columns before it. `dead` counts in this order too.
         factor, dead = inverse_factor(gram[order][:, order], self.damping, name)
+        # An input that is always zero makes its weights free: 0 costs nothing.
         weight[:, order[dead]] = 0
         levels: Levels = "full" if self.symmetric else "asymmetric"
         dtype = matrix(module).dtype
@@ -146,9 +149,17 @@ class Gptq:
             order=order, bits=self.bits, size=size, levels=levels, dtype=dtype
         )
         if self.static_groups:
+            # From the weights before any correction, in the given order of columns.
             rule.static = fit_grid(in_groups(weight, size), self.bits, levels, dtype)
+        # The rule records the codes; the rounded values that `solve` returns are not
+        # needed.
+        # A block starts at each multiple of the group size, so that a group's grid is
+        # fitted after all corrections by earlier groups.
         solve(weight[:, order], factor, rule, bounds(width, _BLOCK, size))
         codes, grid = rule.finished()
+        # Only groups of neighbours in the new order need this order in the file. Static
+        # groups are groups of the given order, and a whole row is one group in any
+        # order.
         kept = self.act_order and not self.static_groups and size < width
         if not kept:  # back to the order of the columns
             codes = torch.empty_like(codes).index_copy_(1, order, codes)
@@ -167,8 +178,8 @@ class Rounder:
 
     Args:
         order: The column of the weight that each treated column is, shape ``(in,)``.
-        bits: Bits of a code.
-        size: Columns of a group.
+        bits: Bits of a code, 2 to 8.
+        size: Number of columns in a group, which share a scale for each row.
         levels: Which values the codes stand for.
         dtype: The dtype of stored scales.
         static: Grids of shape ``(out, groups)`` fixed before; None to fit each grid
@@ -195,6 +206,7 @@ class Rounder:
         if self.static is None:
             grid = self._grids[-1]
         else:
+            # The group of the column in the given order.
             grid = _part(self.static, int(self.order[index]) // self.size)
         self._codes.append(grid.codes(weights[:, 0]))
         return grid.nearest(weights[:, 0])

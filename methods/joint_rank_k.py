@@ -64,6 +64,7 @@ class JointRankK:
         """Decompose each group once; every ratio truncates the same factors."""
         join: Literal["qk", "qkv"] = "qkv" if self.extra_groups == "qkv" else "qk"
         groups = groups_within_blocks(model, join)
+        # Without factors a matrix is not touched by `truncate_groups`.
         if self.single == "dense":
             groups = [group for group in groups if len(group.names) > 1]
 
@@ -93,6 +94,7 @@ class JointRankK:
             return truncate_groups(fitted, ratio, ctx)
         share = _share(fitted, ctx.model)
         ctx.record(Measurement(metric="coverage", value=share))
+        # The other matrices stay whole: the groups lose the removed weights of all.
         within = ratio / share
         if within >= 1:
             raise Unsupported(

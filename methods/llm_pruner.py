@@ -42,7 +42,8 @@ class LlmPruner:
     unit has the query heads that read its key-value head.
 
     Args:
-        importance: ``element`` or ``vector``.
+        importance: ``element`` sums ``|w g|`` over all weights of a unit; ``vector``
+            takes the absolute sum of ``w g`` along each row or column first.
         samples: Calibration windows that the gradient is a mean over.
         keep_first: Number of blocks at the input that stay whole.
         keep_last: Number of blocks at the output that stay whole.
@@ -73,6 +74,8 @@ class LlmPruner:
             for name in (one.reader, *one.writers):
                 net.get_submodule(name).weight.requires_grad_(True)
         tokens = ctx.calibration().tokens[: self.samples]
+        # Gradients add up over the windows. Their mean differs by a factor, which
+        # changes no ranking.
         for _ in backward(net, tokens, likelihood):
             pass
         made = {one.reader: self._importance(net, one) for one in found}
@@ -87,12 +90,12 @@ class LlmPruner:
         """A network with narrower matrices in the treated blocks.
 
         Args:
-            fitted: What ``fit`` returned.
+            fitted: The statistics of every block, from ``fit``; not changed.
             ratio: The share of the block weights to remove, in [0, 1).
-            ctx: Gives the dense network.
+            ctx: Gives a copy of the dense network.
 
         Returns:
-            The network.
+            A network with fewer heads and neurons in the treated blocks.
 
         Raises:
             Unsupported: If the treated blocks do not hold so many weights.
@@ -135,5 +138,7 @@ class LlmPruner:
             # One line for each channel of the unit: columns of the reader, else rows.
             lines = change.T if name == one.reader else change
             whole = lines.abs().sum(1) if self.importance == "element" else lines.sum(1)
+            # (count, lines of a unit): several lines are the channels of the unit's
+            # heads.
             total += whole.abs().view(one.count, -1).sum(1).cpu()
         return total

@@ -70,6 +70,8 @@ class Magnitude:
         net = ctx.dense()
         if ratio == 0:
             return net
+        # Also for `every_step`, where these masks are the start, and their names say in
+        # which layers zeros are counted.
         masks = masks_of(ctx.model, net, ratio, self.scope)
         if not masks:
             raise Unsupported(f"{ctx.model.name} has no linear or convolution to prune")

@@ -100,6 +100,7 @@ class MoDeGpt:
     def fit(self, model: Model, ctx: Context) -> list[Block]:
         """Scores and directions of every block, in the network's order."""
         parts, calibration = heads.parts_of(model), ctx.calibration()
+        # One pass through the blocks serves both statistics.
         with reduced.watched(model, parts) as moments:
             influence = block_influence(model, calibration.tokens)
         found = []
@@ -117,12 +118,12 @@ class MoDeGpt:
         """A network with narrower matrices.
 
         Args:
-            fitted: What ``fit`` returned.
+            fitted: The statistics of every block, from ``fit``; not changed.
             ratio: The share of the block weights to remove, in [0, 1).
-            ctx: Gives the dense network.
+            ctx: Gives a copy of the dense network and the calibration statistics.
 
         Returns:
-            The network.
+            A network of the same architecture, with thinner matrices in every block.
 
         Raises:
             Unsupported: If the ratio leaves a block without a neuron, or is beyond
@@ -137,6 +138,8 @@ class MoDeGpt:
         for one, block, share in zip(
             heads.parts_of(ctx.model), fitted, shares, strict=True
         ):
+            # What the block may store in the end; the attention is cut first, to whole
+            # channels, and the neurons take what is left.
             budget = int(reduced.stored(net, one) - share * reduced.weights(net, one))
             _attention(net, one, block, share)
             gram = calibration.gram(one.names["down"])
@@ -154,7 +157,7 @@ def removed(influence: Tensor, ratio: float, temperature: float, most: float) ->
         most: No share is above it; the other blocks lose what is missing.
 
     Returns:
-        L numbers.
+        The share of each block, L numbers from 0 to ``most``.
 
     Raises:
         Unsupported: If the mean is above ``most``.
@@ -167,9 +170,12 @@ def removed(influence: Tensor, ratio: float, temperature: float, most: float) ->
             f"ratio {ratio} is above {most}, the most that a block may lose: lower the "
             "ratio or raise the option `most`"
         )
-    weights = (-influence.double() / temperature).softmax(0)
+    weights = (-influence.double() / temperature).softmax(0)  # mean 1 / L
     shares, free = torch.zeros_like(weights), torch.ones_like(weights, dtype=torch.bool)
     left = ratio * len(weights)
+    # L ratio softmax(...), unless a share is above `most`: such blocks are fixed at
+    # `most`, and the rest is divided among the others in proportion. Each round fixes
+    # at least one block.
     while bool(free.any()):
         # Weights of free blocks may all round to zero, and then count as equal.
         part = weights[free].clamp_min(torch.finfo(torch.float64).tiny)
@@ -191,6 +197,7 @@ def leverage(moment: Tensor, ridge: float) -> Tensor:
     """
     added = moment + ridge * torch.eye(len(moment), dtype=moment.dtype)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(added))
+    # C (C + r I)^-1 = I - r (C + r I)^-1
     return 1 - ridge * inverse.diagonal()
 
 

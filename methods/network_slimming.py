@@ -102,5 +102,6 @@ class Sparse(Objective):
         """Add ``sparsity * sign(weight)`` to the gradient of every norm weight."""
         for module in net.modules():
             if isinstance(module, nn.BatchNorm2d) and module.weight.grad is not None:
+                # In the gradient alone: the recorded loss stays the cross-entropy.
                 sign = torch.sign(module.weight.detach())
                 module.weight.grad.add_(sign, alpha=self.sparsity)

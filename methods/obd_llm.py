@@ -87,6 +87,7 @@ class ObdLlm:
         modules, calibration = linears(model), ctx.calibration()
         groups = [Group((name,)) for name in modules]
         net = differentiable(ctx).requires_grad_(False)
+        # C_g, or W^T C_g W where the matrix has more outputs than inputs.
         curvature = OutputCurvature(net, groups)
         draw = self.labels == "model"
         loss = sampled(ctx.stream("labels")) if draw else likelihood
@@ -100,6 +101,7 @@ class ObdLlm:
                 factorize_group(
                     modules,
                     group,
+                    # C_x with its damping; that of C_g is added by `mean` above.
                     damped(calibration.gram(group.names[0]), self.damping),
                     moments[group],
                 ),

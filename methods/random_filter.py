@@ -37,7 +37,7 @@ class RandomFilter:
             ctx: Gives the dense network, the random order and the data.
 
         Returns:
-            The network.
+            The narrower network, in ``eval`` mode.
         """
         net = ctx.dense()
         if ratio == 0:

@@ -41,7 +41,7 @@ class RandomLowRank:
             ctx: Gives the dense network and the random directions.
 
         Returns:
-            The network.
+            A network with two thin layers in place of each matrix.
         """
         if ratio == 0:
             return ctx.dense()
@@ -54,6 +54,9 @@ class RandomLowRank:
             drawn = torch.randn(
                 rows, rank, generator=ctx.stream(name), dtype=torch.float64
             )
+            # The column space of a Gaussian matrix is uniform over all subspaces, since
+            # its distribution does not change under rotations.
             left = torch.linalg.qr(drawn).Q.float()
+            # Without a right factor `truncate` computes Q^T W itself.
             made[group] = Factors(left, None, torch.zeros(rank, dtype=torch.float64))
         return truncate_groups(made, ratio, ctx)

@@ -41,7 +41,7 @@ class RandomStructured:
             ctx: Gives the dense network and the random order.
 
         Returns:
-            The network.
+            A network with fewer heads and neurons.
 
         Raises:
             Unsupported: If the model has other blocks, or the ratio leaves no unit.

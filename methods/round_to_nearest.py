@@ -77,7 +77,7 @@ class RoundToNearest:
             ctx: Gives the dense network.
 
         Returns:
-            The network.
+            A network whose matrices are stored as codes and scales.
         """
         net = ctx.dense()
         if ratio == 0:

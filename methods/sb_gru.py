@@ -40,9 +40,9 @@ class Matrix:
     """What training leaves of one treated matrix.
 
     Args:
-        mean: Of each weight, utility times weight, shape ``(out, in)``.
-        variance: Of the same product.
-        utility: Posterior probability that each weight is of use.
+        mean: Posterior mean of each weight times its utility, shape ``(out, in)``.
+        variance: Posterior variance of this product, of the same shape.
+        utility: Posterior probability that each weight is of use, of the same shape.
     """
 
     mean: Tensor
@@ -56,7 +56,7 @@ class Posterior:
 
     Args:
         net: With plain linear layers in the place of the treated ones.
-        matrices: Layer name -> posterior.
+        matrices: Name of a treated layer -> its posterior, which all ratios share.
     """
 
     net: nn.Module
@@ -180,7 +180,7 @@ class SbGru:
             ctx: Receives the bits per weight.
 
         Returns:
-            The network.
+            The network with integers of 2 to 32 bits in its treated matrices.
 
         Raises:
             Unsupported: If so few bits are left that not even the rows can be named.

@@ -79,7 +79,7 @@ class ShortGpt:
                 dropped block, with its number as the step.
 
         Returns:
-            The network.
+            A network that passes the states on where a block was dropped.
 
         Raises:
             Unsupported: If the ratio leaves no block.
@@ -95,6 +95,7 @@ class ShortGpt:
                 f"ratio {ratio} leaves none of the {total} blocks; the highest ratio "
                 f"is {(total - 1) / total:.4f}"
             )
+        # Two tokens are enough to see which blocks return a tuple.
         running = stream(ctx.model, ctx.calibration().tokens[:1, :2])
         for index in self._chosen(fitted, count, ctx):
             block = DroppedBlock(in_tuple=running.in_tuple[index])

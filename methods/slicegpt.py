@@ -78,12 +78,14 @@ class SliceGpt:
         """A network whose blocks have narrower matrices.
 
         Args:
-            fitted: Nothing.
+            fitted: None; the method has no ``fit``, since every width has statistics of
+                its own.
             ratio: The share of the width to cut off, in [0, 1).
             ctx: Gives the dense network; records ``achieved_ratio``.
 
         Returns:
-            The network.
+            A network whose stream has ``width`` channels between the first and last
+            block.
 
         Raises:
             Unsupported: If the ratio leaves no direction, or if the blocks of the model
@@ -106,6 +108,9 @@ class SliceGpt:
         _check(ctx.model, running, net, blocks[0])
         centred = self.centre == "always" or blocks[0].centred
         if centred:
+            # LayerNorm subtracts the mean of every state. With embeddings and
+            # everything that is written to the stream centred, the mean is always zero,
+            # and only the division is left, which commutes with a rotation.
             running.states = [x - x.mean(-1, keepdim=True) for x in running.states]
         _slice(net, running, blocks, width, centred)
         return net
@@ -159,6 +164,7 @@ def _folded(model: Model, net: nn.Module, path: str) -> Folded:
             f"the norms of {model.name} have no weights, so that their kind is not "
             "known: choose a model of the LLaMA, Mistral, Qwen2 or OPT family"
         )
+    # LayerNorm subtracts the mean, RMSNorm does not.
     centred = all(isinstance(norm, nn.LayerNorm) for norm in norms)
     for name, norm, (reads, write) in zip(names, norms, halves, strict=True):
         for reader in reads:
@@ -178,6 +184,7 @@ def _absorb(net: nn.Module, reader: str, norm: Any) -> None:
     weight, scale = old.weight.double(), norm.weight.double()
     bias = None if old.bias is None else old.bias.double()
     if getattr(norm, "bias", None) is not None:
+        # W (scale * x + shift) + b = (W diag(scale)) x + (W shift + b)
         shifted = weight @ norm.bias.double()
         bias = shifted if bias is None else bias + shifted
     _put(net, reader, weight * scale, bias)
@@ -189,6 +196,7 @@ def _centre(net: nn.Module, writer: str) -> None:
     weight = old.weight.double()
     bias = None if old.bias is None else old.bias.double()
     bias = None if bias is None else bias - bias.mean()
+    # (I - 1 1^T / n) W: every column of W has mean zero, and with it every output.
     _put(net, writer, weight - weight.mean(0), bias)
 
 
@@ -226,6 +234,7 @@ def _check(model: Model, running: Any, net: nn.Module, folded: Folded) -> None:
         enters=False,
         leaves=False,
     )
+    # At full width and with A = B = I, a sliced block computes what the dense one does.
     for shortcut in (sliced.attention_shortcut, sliced.mlp_shortcut):
         shortcut.copy_(torch.eye(hidden))
     if args:
@@ -234,6 +243,8 @@ def _check(model: Model, running: Any, net: nn.Module, folded: Folded) -> None:
         state = state - state.mean(-1, keepdim=True)
         wanted = wanted - wanted.mean(-1, keepdim=True)
     gap = (sliced(state, **kwargs) - wanted).float().norm() / wanted.float().norm()
+    # Folding the norms changes the rounding only; the limit is 1e-2 of the norm in
+    # float32. Another architecture differs by about its size. `not <` also refuses NaN.
     if not float(gap) < 30 * torch.finfo(state.dtype).eps ** 0.5:
         raise Unsupported(
             f"the blocks of {model.name} do not add an attention and an MLP, each "
@@ -263,8 +274,11 @@ def _slice(
             leaves=index == len(blocks) - 1,
         )
         replace(net, folded.path, made)
+        # P, the directions of the stream in front of this block.
         first = directions(running.states, width)
         if before is None:
+            # x P for centred embeddings x: (x - mean(x)) P = x (P - 1 m), with m the
+            # mean of the rows of P, so that the table of embeddings stays as it is.
             entry = first - first.mean(0) if centred else first
             assert made.entry is not None
             made.entry.copy_(entry)
@@ -275,6 +289,8 @@ def _slice(
         settle(net, made)  # its shortcut is new
         before = made
     assert before is not None
+    # Behind the last block the stream has its full width again: the final norm and the
+    # head stay as they are.
     before.mlp_shortcut.copy_(last.T)
 
 
@@ -289,10 +305,10 @@ def _slice_block(
     """Slice one block but for its outputs; advances the states.
 
     Args:
-        net: The network.
+        net: The network, whose matrices in this block are replaced.
         running: The hidden states before the block, of full width.
         index: Number of the block.
-        folded: The block's matrices.
+        folded: Paths of the block's readers and writers.
         made: The block, in its place.
         first: The directions of its input, shape ``(hidden, width)``, float64.
 
@@ -304,15 +320,20 @@ def _slice_block(
     _rotate_inputs(net, folded.readers[0], first)
     # For a moment the halves write to the stream of full width.
     made.attention_shortcut = nn.Parameter(narrow.T.clone(), requires_grad=False)
+    # The states in front of the MLP at full width: the shortcut P^T brings the narrow
+    # stream back, and the output projection is not rotated yet.
     middle = [
         made.attend(x @ narrow, **call)
         for x, call in zip(running.states, calls, strict=True)
     ]
-    second = directions(middle, made.width)
+    second = directions(middle, made.width)  # P'
+    # A = P^T P', (width, width).
     made.attention_shortcut = _parameter(first.T @ second, made.mlp_shortcut)
     _rotate_outputs(net, folded.writers[0], second)
     _rotate_inputs(net, folded.readers[1], second)
     narrow = second.to(running.states[0])
+    # The same for the MLP: its real shortcut needs the directions of the next block,
+    # and is filled in by `_slice`.
     shape = made.mlp_shortcut
     made.mlp_shortcut = nn.Parameter(narrow.T.clone(), requires_grad=False)
     running.states = [made.feed(y @ narrow) for y in middle]
@@ -329,7 +350,7 @@ def directions(states: Sequence[Tensor], width: int) -> Tensor:
 
     Args:
         states: Batches of shape ``(..., hidden)``.
-        width: Number of directions.
+        width: Number of directions, from 1 to ``hidden``.
 
     Returns:
         Orthonormal columns, strongest first: float64, ``(hidden, width)``.
@@ -340,6 +361,8 @@ def directions(states: Sequence[Tensor], width: int) -> Tensor:
         total = total + rows.T @ rows
     assert isinstance(total, Tensor)
     check_finite(total, "the second moment of the hidden states")
+    # `eigh` sorts upwards. Every batch counts by its tokens: a sum, whose scale does
+    # not change the eigenvectors.
     return torch.linalg.eigh(total)[1].flip(1)[:, :width].contiguous()
 
 

@@ -106,7 +106,7 @@ class SparseGpt:
             ctx: Gives the dense network and the calibration text.
 
         Returns:
-            The network.
+            The network, with zeros in the place of the chosen weights.
 
         Raises:
             Unsupported: If the ratio leaves no weight in a block of columns, or the
@@ -123,6 +123,8 @@ class SparseGpt:
             if pattern is not None:
                 pattern.check(matrix(module).shape[1], name)
         for name, seen in behind_prefix(net, ctx, names):
+            # A view of the parameter, transposed for GPT-2: `copy_` writes the result
+            # into it.
             weight = matrix(net.get_submodule(name))
             factor, dead = inverse_factor(gram_of(seen, name), self.damping, name)
             weight.copy_(self._pruned(weight.float(), factor, dead, ratio, name))
@@ -150,7 +152,7 @@ class Chooser:
     Args:
         diagonal: Of the factor R, shape ``(in,)``.
         ratio: The share of each block of columns that becomes zero.
-        blocksize: Columns of a block.
+        blocksize: Number of columns for which weights are chosen together.
         pattern: The pattern of the zeros; None for the share alone.
         threshold: As the option of the method.
         name: The matrix, for the messages.
@@ -173,16 +175,20 @@ class Chooser:
     def column(self, index: int, weights: Tensor) -> Tensor:
         """The column with zeros where a weight was chosen."""
         if self.pattern is not None and index % self.pattern.group == 0:
+            # The weights have the corrections of all columns before: the pattern is
+            # chosen as late as possible.
             self._choose(index, weights[:, : self.pattern.group])
         return weights[:, 0].masked_fill(self._zeros[:, index - self._first], 0)
 
     def _choose(self, first: int, weights: Tensor) -> None:
+        # w^2 / R_jj^2
         cost = (weights / self.diagonal[first : first + weights.shape[1]]) ** 2
         self._first = first
         if self.pattern is not None:
             self._zeros = self.pattern.smallest(cost)
             return
         flat = cost.flatten()
+        # Over all rows of the block together: rows may differ in their number of zeros.
         count = share(len(flat), self.ratio)
         if count >= len(flat):
             raise Unsupported(

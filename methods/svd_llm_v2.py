@@ -28,7 +28,7 @@ class Fitted:
 
     Args:
         factors: The factors of each matrix.
-        tokens: Number of calibration tokens.
+        tokens: Number T of calibration tokens, which scales the losses.
     """
 
     factors: Mapping[Group, Factors]
@@ -86,11 +86,15 @@ class SvdLlmV2:
             kinds.setdefault((ctx.model.role(name), out, inner), []).append(group)
         ranks: dict[Group, int] = {}
         for (_, out, inner), groups in kinds.items():
+            # The rank at which the losses are compared: that of the mean ratio R.
             uniform = [checked_rank(modules, group, ratio) for group in groups]
             losses = [
+                # `error` is for G = X X^T / T; the paper's loss is for X X^T, and its
+                # logarithm is not free of that scale.
                 math.sqrt(fitted.tokens) * fitted.factors[group].error(rank)
                 for group, rank in zip(groups, uniform, strict=True)
             ]
+            # The ratio of rank 1.
             most = 1 - (out + inner) / (out * inner)
             own = ratios(losses, ratio, most)
             for group, share in zip(groups, own, strict=True):
@@ -120,6 +124,7 @@ def ratios(losses: Sequence[float], ratio: float, most: float) -> list[float]:
     left = ratio * len(scores)
     while free:
         total = sum(scores[i] for i in free)
+        # Each round fixes those above `most`, and divides the rest among the others.
         over = [i for i in free if left * scores[i] / total > most]
         for i in over or free:
             # Rounded, so that equal losses give the mean and not one ulp beside it.

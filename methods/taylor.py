@@ -58,6 +58,8 @@ def _gates(
     pairs = activations_and_gradients(
         net, {g.name: g.output for g in found}, images, labels
     )
+    # A factor z = 1 behind the norm multiplies the map a of its filter: the derivative
+    # of the loss by z is the sum of a g over images and positions.
     return {name: (a * g).sum((0, 2, 3)) ** 2 for name, (a, g) in pairs.items()}
 
 
@@ -67,6 +69,8 @@ def _activations(
     pairs = activations_and_gradients(
         net, {g.name: g.output for g in found}, images, labels
     )
+    # The mean over positions first, then the absolute value for each image:
+    # (batch, filters).
     return {name: (a * g).mean((2, 3)).abs().mean(0) for name, (a, g) in pairs.items()}
 
 
@@ -77,6 +81,8 @@ def _weights(
     kernels = [g.conv.weight for g in found]
     gradients = torch.autograd.grad(loss, kernels)
     return {
+        # To first order the loss changes by the sum of w dL/dw if all weights of a
+        # filter become zero.
         g.name: (k.detach() * d).sum((1, 2, 3)) ** 2
         for g, k, d in zip(found, kernels, gradients, strict=True)
     }

@@ -115,6 +115,7 @@ class VariationalDropout:
         """The means, with zeros in place of the noisiest."""
         if ratio == 0:
             return ctx.dense()
+        # `keep_largest` drops the lowest: those with the largest alpha.
         scores = {name: -alpha for name, alpha in fitted.log_alpha.items()}
         masks = keep_largest(scores, ratio, "global")
         refuse_empty(masks, ratio)
@@ -143,6 +144,7 @@ class NoisyLayer(nn.Module):
 
     def log_alpha(self) -> Tensor:
         """Log of variance over squared mean, in [-8, 8], in the weight's shape."""
+        # Keeps the logarithm finite at a weight of zero.
         square = self.layer.weight.square() + 1e-16
         return (self.log_variance - square.log()).clamp(-_LARGEST, _LARGEST)
 
@@ -153,6 +155,9 @@ class NoisyLayer(nn.Module):
         mean = self._apply_weight(inputs, weight, self.layer.bias)
         if not self.training:
             return mean
+        # The local reparametrisation: a sum of independent normal numbers is normal, so
+        # that outputs are drawn and not weights. The variances are alpha w^2, and add
+        # up with the squares of the inputs. 1e-8 keeps the gradient of the root finite.
         spread = log_alpha.exp() * self.layer.weight.square()
         variance = self._apply_weight(inputs.square(), spread, None) + 1e-8
         return mean + variance.sqrt() * torch.randn_like(mean)
@@ -178,6 +183,7 @@ def divergence(log_alpha: Tensor) -> Tensor:
         The same shape, at least 0 but for rounding.
     """
     sigmoid = torch.sigmoid(_K2 + _K3 * log_alpha)
+    # softplus(-log alpha) = log(1 + 1 / alpha)
     return _K1 - _K1 * sigmoid + 0.5 * functional.softplus(-log_alpha)
 
 
@@ -186,7 +192,7 @@ class Bound(Objective):
     """Cross-entropy plus the KL divergence for each training example.
 
     Args:
-        examples: Number of training examples.
+        examples: Number N of training examples, by which the divergence is divided.
         ramp: Epochs between which the KL term rises from 0 to 1.
     """
 
@@ -205,5 +211,7 @@ class Bound(Objective):
         for module in net.modules():
             if isinstance(module, NoisyLayer) and self.share:
                 total = divergence(module.log_alpha()).sum()
+                # The bound is a sum over all examples minus one divergence: for each
+                # example a share of 1 / N of it.
                 cost = cost + self.share / self.examples * total
         return cost

@@ -88,7 +88,7 @@ class Wanda:
             ctx: Gives the dense network and the calibration text.
 
         Returns:
-            The network.
+            The network, with zeros in the place of the lowest scores.
 
         Raises:
             Unsupported: If the ratio leaves no weight in a row, or the pattern does
@@ -111,7 +111,8 @@ class Wanda:
                 )
         for name, norms in self._norms(net, ctx):
             weight = matrix(net.get_submodule(name))
-            scores = weight.float().abs() * norms.to(weight.device)
+            scores = weight.float().abs() * norms.to(weight.device)  # S_ij, (out, in)
+            # In place: `weight` is a view of the parameter.
             weight.masked_fill_(self._smallest(scores, ratio), 0.0)
         return net
 
@@ -153,5 +154,8 @@ def least_mass(scores: Tensor, count: int) -> Tensor:
     total = ordered.sum(1, keepdim=True)
     # A row of zeros has no total; all of its weights go first.
     shares = ordered.cumsum(1) / total.where(total > 0, 1.0)
+    # One threshold for the shares of all rows. Shares grow along a row, so that the
+    # marked weights are the smallest of their row.
     marks = least(shares.flatten()[None], count).view_as(shares)
+    # Back from sorted positions to columns.
     return torch.zeros_like(marks).scatter_(1, order, marks)

@@ -109,6 +109,7 @@ def windows(
     >>> [w.tolist() for w in windows(torch.arange(5), 3, tail="equal_weight")]
     [[0, 1, 2], [3, 4]]
     """
+    # A window of one token predicts nothing.
     shortest = window if tail == "dropped" else 2
     cut = [w for w in torch.split(ids, window) if len(w) >= shortest]
     return cut[:limit]
@@ -133,6 +134,7 @@ def window_losses(model: Model, cut: list[Tensor]) -> list[float]:
     losses: list[float] = []
     for first in range(0, len(cut), at_once):
         some = cut[first : first + at_once]
+        # A stream takes windows of one length; a shorter tail runs alone.
         whole = [w for w in some if len(w) == len(cut[0])]
         losses += _blockwise(model, torch.stack(whole)) if whole else []
         losses += [window_loss(model, w) for w in some[len(whole) :]]
@@ -144,6 +146,7 @@ def _blockwise(model: Model, tokens: Tensor) -> list[float]:
     for index, (_, block) in enumerate(running):
         running.advance(index, block)
     return [
+        # The logits at position t predict token t + 1.
         _loss(model, rows[:-1], window[1:])
         for ids, logits in running.logits(model.net, len(running.blocks))
         for window, rows in zip(ids, logits, strict=True)
@@ -172,6 +175,8 @@ def window_loss(model: Model, window: Tensor) -> float:
 
 def _loss(model: Model, logits: Tensor, targets: Tensor) -> float:
     parts = [
+        # In parts: 2048 x 128,000 logits in float32 are 1 GiB. The sum is in float64,
+        # so that it does not depend on the size of the parts.
         cross_entropy(rows.float(), target, reduction="none").double().sum()
         for rows, target in zip(
             torch.split(logits, _ROWS), torch.split(targets, _ROWS), strict=True

@@ -135,6 +135,7 @@ def seconds(
     """
     device = devices.pick()
     found = []
+    # A collection in the middle of a run would count as the network's time.
     gc.collect()
     enabled = gc.isenabled()
     gc.disable()
@@ -142,6 +143,8 @@ def seconds(
         for _ in range(warmups + repeats):
             if prepare is not None:
                 prepare()
+            # A GPU returns before its work is done: wait, so that the clock starts on
+            # an idle device.
             devices.synchronize(device)
             began = time.perf_counter()
             run()
@@ -167,6 +170,7 @@ def median(
     Yields:
         Two measurements; the first has the repeats as its values.
     """
+    # Median and quartiles: a single run that the machine disturbed moves neither.
     first, _, third = statistics.quantiles(values, n=4, method="inclusive")
     yield Measurement(
         metric=metric,

@@ -56,6 +56,8 @@ class _Writer:
 
     def read(self) -> None:
         """Fill the cache again: each run appends to it."""
+        # Only the last position is predicted: a head over the whole prompt would use
+        # memory for nothing.
         self._seen = self._net(input_ids=self._prompt, use_cache=True, logits_to_keep=1)
 
     def write(self, count: int) -> None:

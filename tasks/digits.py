@@ -41,6 +41,7 @@ class Digits(ImageTask):
             mean=(0.3053,),  # of all images
             std=(0.3760,),
         )
+        # A fixed seed, whatever `split_seed` is: it only divides what is not test.
         order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
         return whole.take(order[_TEST:]), whole.take(order[:_TEST]), 10
 

@@ -48,7 +48,8 @@ def gloss(token: Mapping[str, Any]) -> str:
     """One source word: the first English sense, or the Chinese word if it has none.
 
     Args:
-        token: ``word`` and ``gloss_en``.
+        token: The Chinese ``word``, and ``gloss_en``, its English senses with `;`
+            between them.
 
     Returns:
         A word without spaces.

@@ -82,6 +82,8 @@ class ImageNetFolder(ImageTask):
                 with Image.open(Path(self.path) / name) as image:
                     return _crop(image.convert("RGB"), self.side)
             except (OSError, SyntaxError, ValueError) as why:
+                # Reading goes on, so that one error names all broken files. The image
+                # of zeros is never used.
                 broken.append(f"{Path(self.path) / name} cannot be read: {why}")
                 return np.zeros((3, self.side, self.side), dtype=np.uint8)
 

@@ -45,6 +45,7 @@ class Memory(_speed.Speed):
 
 def weights(net: nn.Module) -> int:
     """Bytes of parameters and buffers in memory, shared ones counted once."""
+    # By the address of the storage: tied weights and views share one.
     found = {
         t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()
         for t in [*net.parameters(), *net.buffers()]
@@ -59,10 +60,11 @@ def running(run: Callable[[], object]) -> int:
         run: The work; its result is included while it is computed.
 
     Returns:
-        Bytes.
+        The peak in bytes, without what was allocated before.
     """
     device = devices.pick()
     if device.type == "cuda":
+        # What is there already, the weights included, is not counted here.
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
         run()
@@ -73,6 +75,8 @@ def running(run: Callable[[], object]) -> int:
         run()
     result = record.profiler
     assert result is not None
+    # Every allocation and release in order of time, with a negative number of bytes for
+    # a release: the largest running sum is the peak.
     events = [
         (e.start_ns(), e.nbytes())
         for e in result.kineto_results.events()

@@ -78,6 +78,8 @@ class ParallelTextTask(TranslationTask):
         parts, start, share = {}, 0, 0.0
         for split, more in self._shares().items():
             share += more
+            # Bounds are rounded and not sizes, so that no line is left out or used
+            # twice.
             parts[split] = order[start : round(n * share)]
             start = round(n * share)
         whole = {

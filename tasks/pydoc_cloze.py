@@ -11,6 +11,7 @@ from harness.toolkit import texts
 from tasks._lm_eval import task_index
 from tasks._lm_eval.zero_shot import ZeroShot
 
+# Words and plain punctuation: no code, tables or lists.
 _PROSE = re.compile(r"[A-Z][\w\s,;:.()'\"-]*")
 _ENDS = re.compile(r"(?P<context>.+) (?P<word>[a-z]{4,})\.")
 _WORDS = (30, 80)  # of a paragraph: enough to guess from, and short

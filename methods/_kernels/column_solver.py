@@ -27,7 +27,7 @@ class Rule(Protocol):
         """The new values of a column.
 
         Args:
-            index: Index of the column.
+            index: Number of the column in the order of treatment, from 0.
             weights: The columns from ``index`` to the end of the block with the
                 corrections so far, shape ``(out, k)``.
 
@@ -106,8 +106,10 @@ def solve(weight: Tensor, factor: Tensor, rule: Rule, blocks: list[int]) -> Tens
     Args:
         weight: Shape ``(out, in)``, float32 or float64.
         factor: R, upper triangular, shape ``(in, in)``; see ``inverse_factor``.
-        rule: Decides the values.
-        blocks: As ``bounds`` gives them.
+        rule: Gives the new values q of each column, in order; it sees the corrections
+            so far.
+        blocks: First column of each block, in order, and the number of columns, from
+            ``bounds``.
 
     Returns:
         The new weight, in the dtype of ``weight``.

@@ -192,7 +192,8 @@ def pair_scores(parts: Parts, query: Tensor, key: Tensor) -> Tensor:
     arXiv:2408.09632).
 
     Args:
-        parts: The block.
+        parts: The block, for the number and the width of its heads and the pairs of
+            channels.
         query: ``E[q^2]`` of every output, shape ``(heads * head_dim,)``.
         key: ``E[k^2]``, shape ``(key_heads * head_dim,)``.
 
@@ -211,8 +212,8 @@ def best_channels(parts: Parts, scores: Tensor, count: int) -> Tensor:
     """The channels of highest score of each key head, pairs complete.
 
     Args:
-        parts: The block.
-        scores: From ``pair_scores``.
+        parts: The block, for the pairs of channels.
+        scores: Squared scores from ``pair_scores``, shape ``(key_heads, head_dim)``.
         count: Number of channels of a head; even if channels turn in pairs.
 
     Returns:
@@ -243,8 +244,8 @@ def keep_query_key(net: nn.Module, parts: Parts, channels: Tensor) -> None:
     """Leave only some channels of each query and key head, in place.
 
     Args:
-        net: The network.
-        parts: The block.
+        net: A private copy, of which the two matrices of the block are replaced.
+        parts: The block whose query and key matrices are cut.
         channels: Indices within a head, shape ``(key_heads, count)``.
     """
     starts = torch.arange(parts.key_heads) * parts.head_dim
@@ -266,9 +267,9 @@ def keep_best_query_key(
     """Leave the channels of highest score of each query and key head, in place.
 
     Args:
-        net: The network.
-        parts: The block.
-        scores: From ``pair_scores``.
+        net: A private copy, of which the two matrices of the block are replaced.
+        parts: The block whose query and key matrices are cut.
+        scores: Squared scores from ``pair_scores``, shape ``(key_heads, head_dim)``.
         width: Number of channels of a head; one less if they turn in pairs and it is
             odd. At least one channel or pair stays.
     """
@@ -286,9 +287,9 @@ def turn_query_key(
 
     Args:
         net: The network, without rotary positions.
-        parts: The block.
+        parts: The block whose query and key matrices are mapped.
         query_map: One map for each query head, ``(heads, rank, head_dim)``, float64.
-        key_map: One map for each key head.
+        key_map: One map for each key head, ``(key_heads, rank, head_dim)``, float64.
     """
     for role, maps in (("query", query_map), ("key", key_map)):
         old = _plain(net, parts.names[role])
@@ -356,12 +357,13 @@ def value_output(net: nn.Module, parts: Parts, gram: Tensor) -> ValueOutput:
     SVD of ``[O_1; ...; O_g] V G^(1/2)``, with matrices of the width of a head alone.
 
     Args:
-        net: The dense network.
-        parts: The block.
+        net: The dense network, which is only read.
+        parts: The block whose value and output matrices are decomposed.
         gram: G, the second moment of the inputs of the value matrix.
 
     Returns:
-        The directions.
+        The directions of each key-value head, all ``head_dim`` of them: any rank is a
+        slice.
 
     Raises:
         NotFinite: If a weight or G is not finite.
@@ -404,9 +406,9 @@ def keep_value_output(
     one: it becomes part of the bias of the output, exactly.
 
     Args:
-        net: The network.
-        parts: The block.
-        found: From ``value_output``.
+        net: A private copy, of which the two matrices of the block are replaced.
+        parts: The block whose value and output matrices are cut.
+        found: The directions from ``value_output``; the first ``rank`` are used.
         rank: Number of directions of each head.
     """
     value, output = (_plain(net, parts.names[r]) for r in ("value", "output"))

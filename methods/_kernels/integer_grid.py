@@ -107,7 +107,7 @@ def in_groups(weight: Tensor, size: int) -> Tensor:
 
     Args:
         weight: Weight matrix, shape ``(out, in)``.
-        size: Weights of a group.
+        size: Number of neighbouring weights of a row that share a scale.
 
     Returns:
         Shape ``(out, groups, size)``. The zeros change no grid, since every grid
@@ -156,8 +156,8 @@ def unpack(packed: Tensor, bits: int, count: int, *, signed: bool) -> Tensor:
 
     Args:
         packed: Int8, shape ``(rows, bytes)``.
-        bits: As given to ``pack``.
-        count: Numbers in a row.
+        bits: Bits of each number, 1 to 8, as given to ``pack``.
+        count: Numbers in a row, which the bytes alone do not say.
         signed: Whether the highest bit of a number is its sign.
 
     Returns:

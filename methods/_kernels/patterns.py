@@ -32,7 +32,7 @@ class Pattern:
         """Check that the groups cover the rows of a matrix.
 
         Args:
-            width: Weights in a row.
+            width: Number of weights in a row, which is the number of inputs.
             name: The matrix, for the message.
 
         Raises:
@@ -69,7 +69,7 @@ def parse(text: str) -> Pattern:
         text: Two whole numbers with a colon between them.
 
     Returns:
-        The pattern.
+        The pattern, of which ``n`` is ``kept`` and ``m`` is ``group``.
 
     Raises:
         ValueError: If it is not two numbers ``n:m`` with 0 < n < m.
@@ -107,7 +107,7 @@ def least(scores: Tensor, count: int) -> Tensor:
 
     Args:
         scores: Shape ``(rows, width)``.
-        count: From 0 to ``width``.
+        count: How many scores of each row to mark, from 0 to ``width``.
 
     Returns:
         Boolean, of the shape of ``scores``.

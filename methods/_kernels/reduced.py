@@ -54,7 +54,7 @@ def watched(
 
     Args:
         model: The dense model.
-        parts: Its blocks.
+        parts: Its blocks, whose query and key matrices get hooks.
 
     Yields:
         Module path of each query and key matrix -> moments.
@@ -98,7 +98,7 @@ def keep_neurons(
 
     Args:
         net: The network; the attention of the block is reduced already.
-        parts: The block.
+        parts: The block whose MLP becomes narrower.
         scores: The neurons of highest score stay, shape ``(neurons,)``.
         budget: The numbers that the matrices of the block may store.
         gram: Fit the down projection to the inputs with this second moment, by least

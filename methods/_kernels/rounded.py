@@ -154,7 +154,7 @@ def rounded_layer(
         module: The linear layer, or GPT-2's transposed one; gives the bias and dtype.
         codes: Whole numbers, shape ``(out, in)``.
         grid: Scales and zero points of shape ``(out, groups)``.
-        group_size: Weights of a group.
+        group_size: Number of weights of a row that share a scale.
         order: The column of the weight that each column of codes stands for, shape
             ``(in,)``; None if they are the same.
         divisors: Numbers by which the columns of the weight are divided, shape

@@ -50,7 +50,7 @@ class SlicedBlock(nn.Module):
 
     Args:
         block: The block whose attention, MLP and norms it takes over.
-        hidden: Width of the embeddings.
+        hidden: Width of the embeddings, before slicing.
         width: Width of the residual stream within the block.
         enters: Whether the block reads embeddings of width ``hidden``.
         leaves: Whether its output has the width ``hidden``.
@@ -125,7 +125,7 @@ def norms_of(block: nn.Module) -> tuple[str, str]:
         block: A block, sliced or not.
 
     Returns:
-        Two names.
+        Names of two children of the block: the norm of the attention, and of the MLP.
 
     Raises:
         LookupError: If the block has none that are known, or calls its attention by

@@ -53,7 +53,7 @@ def initial_of(net: nn.Module, seed: int, gain: float) -> Initial:
     """The initial values that ``seed`` gives the parameters of ``net``.
 
     Args:
-        net: Gives shapes and device.
+        net: Gives the shapes of the parameters, their order and the device.
         seed: Any 64-bit integer that seeds the generator.
         gain: 1 is LeCun's normal distribution; the square root of 2 is He's.
 
@@ -113,10 +113,10 @@ class Tracked(nn.Module):
 
     Args:
         net: Its parameters are replaced by buffers that are never stored.
-        seed: Of the initial values.
-        gain: Of the initial values.
+        seed: Seed of the generator that draws the initial values.
+        gain: Standard deviation of the initial values times the root of the fan-in.
         factor: What the initial values are multiplied by.
-        k: Number of tracked weights.
+        k: Number of weights that are stored; all others are regenerated.
     """
 
     def __init__(

@@ -30,7 +30,7 @@ class Units:
     Args:
         reader: Module path of the matrix of role ``output`` or ``down``.
         writers: Module paths of the others: query, key and value, or gate and up.
-        count: Number of units.
+        count: Number of units: the neurons, or the key-value heads.
     """
 
     reader: str
@@ -216,8 +216,9 @@ def choose(
     one, since an attention or an MLP without any has no shape.
 
     Args:
-        model: The dense model.
-        units: As ``units_of`` gives them.
+        model: The dense model, for the number of weights in each unit and in all
+            blocks.
+        units: Kinds of units, each of one block, from ``units_of``.
         scores: For each entry the scores of its units, shape ``(count,)``.
         ratio: The share of the block weights to remove, in [0, 1).
         added: Numbers that each reader that loses a unit gets in exchange (a bias).
@@ -274,8 +275,8 @@ def narrow(
     """Remove the other units of one entry from a network, in place.
 
     Args:
-        net: The network.
-        one: Which matrices.
+        net: A private copy, of which the matrices of the entry are replaced.
+        one: The reader and the writers that lose channels.
         kept: Indices of the units that stay, in order.
         bias: Added to the bias of the reader, shape ``(out,)``; None for nothing.
     """

@@ -105,11 +105,15 @@ class ImageTask:
 
     def _split(self, train: Images, test: Images, classes: int) -> ImageData:
         rng = torch.Generator().manual_seed(self.split_seed)
+        # The held-out images do not depend on `limit`, so that trainings with fewer
+        # images select on the same ones.
         order = torch.randperm(len(train), generator=rng)
         held_out = round(len(train) * self.validation)
         if self.select_on == "test":
             kept, validation = order, test
         else:
+            # Sorted, so that images are read in the order in which they lie in memory
+            # or on disk.
             kept, validation = order[held_out:], train.take(order[:held_out].sort()[0])
         if self.limit is not None:
             kept = kept[: self.limit]
@@ -160,7 +164,7 @@ def classification(logits: Tensor, labels: Tensor) -> Iterator[Measurement]:
         labels: True classes, shape ``(n,)``.
 
     Yields:
-        See ``ImageTask.evaluate``.
+        ``accuracy`` first, then the others that ``ImageTask.evaluate`` lists.
     """
     right = (logits.argmax(1) == labels).double()
     # The best constant answer: the most frequent class of the test split.
@@ -177,6 +181,7 @@ def classification(logits: Tensor, labels: Tensor) -> Iterator[Measurement]:
     if logits.shape[1] <= _PER_CLASS_UP_TO:
         for label in range(logits.shape[1]):
             mine = right[labels == label]
+            # A class without test images has no accuracy.
             if len(mine):
                 yield _mean(f"accuracy_class_{label}", mine, "max")
 

@@ -42,6 +42,8 @@ def once(
     folder = cache_folder() / digest
     if not (folder / "labels.npy").is_file():
         _decode(folder, shape, rows())
+    # Copy on write: torch wants memory that it may write to, and the file must not
+    # change.
     pixels = np.load(folder / "pixels.npy", mmap_mode="c", allow_pickle=False)
     if pixels.nbytes <= _READ_WHOLE_BYTES:
         pixels = np.array(pixels)
@@ -53,6 +55,8 @@ def _decode(
     folder: Path, shape: tuple[int, ...], rows: Iterator[tuple[Any, int]]
 ) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
+    # Written beside its place and renamed at the end: a folder of this name is always
+    # whole, also after a process that was killed.
     with tempfile.TemporaryDirectory(dir=folder.parent) as beside:
         half = Path(beside) / "half"
         half.mkdir()

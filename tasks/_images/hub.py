@@ -54,9 +54,11 @@ class HubImages(ImageTask):
 
         rows = datasets.load_dataset(self.hub, self.config, split=split)
         features = rows.features
+        # The column is `img` in one data set and `image` in another.
         picture = next(k for k, f in features.items() if isinstance(f, datasets.Image))
         mode = "L" if self.channels == 1 else "RGB"
         for row in rows:
+            # (height, width), or (height, width, 3); then channels first.
             image = np.asarray(row[picture].convert(mode), dtype=np.uint8)
             image = image.reshape(self.side, self.side, self.channels)
             yield image.transpose(2, 0, 1), row[self.labels]

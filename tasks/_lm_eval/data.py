@@ -13,6 +13,8 @@ from typing import Any
 from harness.core import BenchError
 from harness.toolkit import identity, text_files
 
+# The first bytes of gzip, zip, bzip2, xz and zstd: `datasets` unpacks these files, so
+# that their bytes are not text.
 _PACKED = (b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
 
 
@@ -39,6 +41,8 @@ def revision(facts: Mapping[str, Any]) -> str | None:
     """
     if "dataset" not in facts:
         return "code"
+    # Local files are identified by their content; a data set of the hub, or files
+    # behind an address, by the copy in the cache.
     files = list(_listed(facts.get("files")))
     if files and not any("://" in name for name in files):
         return _content(files)
@@ -48,6 +52,8 @@ def revision(facts: Mapping[str, Any]) -> str | None:
     # with files or options of its own has a hash behind the name.
     names = [config, f"{config}-*"] if config else ["default", "default-*", "*"]
     for name in names:
+        # NAME/VERSION/COMMIT/dataset_info.json. Of several copies the newest is the one
+        # that was prepared last.
         found = sorted(
             where.glob(f"{name}/*/*/dataset_info.json"), key=lambda p: p.stat().st_mtime
         )
@@ -63,7 +69,7 @@ def check_text(facts: Mapping[str, Any]) -> None:
     start of a plain text as text.
 
     Args:
-        facts: As for ``revision``.
+        facts: ``dataset`` and ``files`` of one task, as in a ``Card``.
 
     Raises:
         BenchError: Naming a file and its first wrong byte.
@@ -104,6 +110,8 @@ def _content(files: list[str]) -> str | None:
 def _copy(info: Path) -> str:
     """The commit that a prepared data set is of, with a hash over its splits."""
     splits = json.loads(info.read_text()).get("splits") or {}
+    # The commit names the folder; the sizes of the splits tell copies apart that were
+    # prepared in part or by another version of `datasets`.
     sizes = sorted(
         (name, part.get("num_examples"), part.get("num_bytes"))
         for name, part in splits.items()

@@ -59,7 +59,7 @@ def load(task: ZeroShot) -> Loaded:
     """Load lm-eval's task objects with their data, which is downloaded if missing.
 
     Args:
-        task: Names the task.
+        task: The task and its options, which name what lm-eval loads.
 
     Returns:
         The objects, without requests yet.
@@ -86,8 +86,10 @@ def load(task: ZeroShot) -> Loaded:
             raise Unsupported(f"task {one} runs code that the model writes; not here")
         if getattr(made, "MULTIMODAL", False):
             raise Unsupported(f"task {one} shows the model more than text")
+        # lm-eval would build the requests of a task again for every network.
         _once(made)
     _check_shots(task, found["tasks"])
+    # A tag has no object of its own: its tasks are given one by one.
     root = found.get("groups", {}).get(name)
     roots = [root] if root is not None else list(found["tasks"].values())
     return Loaded(roots=roots, tasks=found["tasks"], manager=manager)
@@ -98,6 +100,7 @@ def _check_shots(task: ZeroShot, found: Mapping[str, Any]) -> None:
     said = task.shots()
     for name, made in found.items():
         default = made.get_config("num_fewshot")
+        # lm-eval's own rule: a task that sets 0 keeps 0.
         done = default if task.num_fewshot is None or default == 0 else task.num_fewshot
         if name in said and said[name] != (done or 0):
             raise BenchError(
@@ -127,6 +130,8 @@ def measure(task: ZeroShot, model: Model) -> list[Measurement]:
     if loaded.tokenizer is None:
         loaded.tokenizer = in_memory.tokenizer_for(model, add_bos=task.add_bos)
     with quiet():
+        # lm-eval has one object for each network; the loaded task, the tokenizer and
+        # the tokens serve all networks.
         lm = in_memory.InMemory(
             model,
             loaded.tokenizer,
@@ -148,6 +153,7 @@ def measure(task: ZeroShot, model: Model) -> list[Measurement]:
     asked = {name: made.instances for name, made in loaded.tasks.items()}
     counts = in_memory.truncated(lm.cut, asked)
     name = task.task()[0]
+    # Only a choice between given answers has a chance level.
     choosing = {
         one
         for one, made in loaded.tasks.items()
@@ -177,6 +183,7 @@ def _once(task: Any) -> None:
         if not getattr(task, "_instances", None):
             build(**options)
         for instance in task.instances:
+            # What the network before answered must not count for this one.
             instance.resps, instance.filtered_resps = [], {}
 
     task.build_all_requests = build_or_empty
@@ -202,6 +209,8 @@ def _measurements(
         goals = results["higher_is_better"].get(name) or {}
         samples = results["samples"].get(name, [])
         for key, value in found.items():
+            # lm-eval's keys are METRIC,FILTER, beside keys such as `alias` without a
+            # filter.
             metric, comma, chosen = key.partition(",")
             if not comma or metric.endswith("_stderr") or isinstance(value, str):
                 continue
@@ -232,6 +241,7 @@ def _chance(samples: Sequence[Mapping[str, Any]], metric: str) -> float | None:
         return None
     if any("acc_mutual_info" in one for one in samples):
         return None
+    # One response for each answer: questions may differ in their number of answers.
     return math.fsum(1 / len(one["resps"]) for one in samples) / len(samples)
 
 
@@ -279,6 +289,8 @@ def quiet() -> Iterator[None]:
         stack.enter_context(_random_state())
         stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
         stack.enter_context(_environment("DISABLE_MULTIPROC", "1"))
+        # Each patch is registered for its undoing before the next one, so that an error
+        # leaves none behind.
         for owner, name, value in patched:
             stack.callback(setattr, owner, name, getattr(owner, name))
             setattr(owner, name, value)
@@ -292,6 +304,7 @@ def quiet() -> Iterator[None]:
 def _random_state() -> Iterator[None]:
     before = random.getstate(), np.random.get_state()
     device = devices.pick()
+    # Naming the device limits what is saved; the CPU's generator always is.
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         try:
             yield

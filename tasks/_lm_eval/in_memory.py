@@ -26,7 +26,7 @@ class InMemory(HFLM):
 
     Args:
         model: The network and its length.
-        tokenizer: Of ``tokenizer_for``.
+        tokenizer: A copy of the model's tokenizer, from ``tokenizer_for``.
         tokens: What the tokenizer made of each text so far; grows.
         **options: ``batch_size`` and ``add_bos_token``, as ``HFLM`` has them.
     """
@@ -47,6 +47,8 @@ class InMemory(HFLM):
 
     def tok_encode(self, string: str, *args: Any, **options: Any) -> list[int]:
         """Tokenise as lm-eval does, and remember the result."""
+        # The options are part of the key: with and without special tokens a text has
+        # other tokens.
         key = (string, args, tuple(options.items()))
         if key not in self._tokens:
             self._tokens[key] = super().tok_encode(string, *args, **options)
@@ -58,6 +60,8 @@ class InMemory(HFLM):
     ) -> Any:
         """Tokenise prompts as lm-eval does, and note which ones it cuts."""
         whole, mask = super().tok_batch_encode(strings, *args, **kw)
+        # The parent would cut in silence; asked for the whole prompts, it lets them be
+        # counted and cut here.
         if left_truncate_len:
             lengths = mask.sum(1).tolist()  # without padding
             for text, length in zip(strings, lengths, strict=True):
@@ -70,6 +74,8 @@ class InMemory(HFLM):
         """As lm-eval does; answers that cannot be scored are refused in words."""
         for request in requests:
             context, answer = request.args
+            # Nothing in front of the answer: lm-eval puts one token there, and nothing
+            # can be cut or merged.
             if not context:
                 continue
             before, scored = self._encode_pair(context, answer)
@@ -83,6 +89,8 @@ class InMemory(HFLM):
                     f"an answer of {request.task_name} has {len(scored)} tokens, and "
                     f"{self._name} reads {self.max_length} at most"
                 )
+            # The last token is predicted and never read: one token more than the length
+            # fits.
             if len(before) + len(scored) > self.max_length + 1:
                 self._note_cut(request)
         return super().loglikelihood(requests, disable_tqdm)
@@ -123,6 +131,7 @@ class _Net:
     """Only what lm-eval needs of a network; given the network, it would tie weights."""
 
     def __init__(self, net: nn.Module) -> None:
+        # Tying weights would undo a compression that untied them.
         self.config: Any = net.config
         self.device = next(net.parameters()).device
         self.dtype = next(net.parameters()).dtype
@@ -158,6 +167,7 @@ def tokenizer_for(model: Model, *, add_bos: bool | None) -> Any:
         with tempfile.TemporaryDirectory() as folder:
             made.save_pretrained(folder)
             made = type(made).from_pretrained(folder, add_bos_token=True)
+    # None leaves the tokenizer's own rule as it is.
     rule = {} if add_bos is None else {"add_special_tokens": add_bos}
     found = made(_SAMPLE, return_special_tokens_mask=True, **rule)
     ids, special = found["input_ids"], found["special_tokens_mask"]
@@ -182,7 +192,7 @@ def truncated(
 
     Args:
         cut: Task -> documents with a cut prompt.
-        instances: Task -> its requests.
+        instances: Task -> its requests, several for each document.
 
     Returns:
         Task -> documents with a cut prompt, and all its documents.

@@ -28,7 +28,7 @@ class Card:
     """What must be known of a task or group before lm-eval itself is imported.
 
     Args:
-        name: As lm-eval knows it.
+        name: Name by which lm-eval loads the task, group or tag.
         folders: Those with its YAML files, relative to lm-eval's, or absolute.
         tasks: Each task in it -> its ``version``, the number of solved examples that
             it sets itself as ``num_fewshot``, and, where they are known, the
@@ -80,6 +80,8 @@ def _named(name: str) -> Card | None:
     """The card of a name of lm-eval, from the cache on the disk if it is there."""
     if not re.fullmatch(r"[\w.+\-]+", name):
         return None
+    # One small file for each name: a run needs the cards of its own tasks only. The
+    # folder's name has lm-eval's version, so that another release is searched again.
     kept = _cache() / f"{name}.json"
     if kept.is_file():
         value = json.loads(kept.read_text())
@@ -181,6 +183,8 @@ def _keep(made: Card, path: Path) -> None:
     """Write a card to a new file and rename it; a cache is only a convenience."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        # In the same folder, so that the rename replaces the file at once: another
+        # process reads a whole card or none.
         with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
             json.dump(asdict(made), file)
         Path(file.name).replace(path)
@@ -224,6 +228,8 @@ def _search(name: str) -> Card | None:
     folders: set[str] = set()
     wanted = {name}
     index: Any = {}
+    # A group names its tasks, which may be in other folders: search for the names that
+    # the folders so far do not declare, until none is missing or none is found.
     while wanted:
         found = _folders(wanted) - folders
         if not found:
@@ -342,6 +348,7 @@ def _members(index: Any, members: Any) -> Iterator[_Leaf]:
             below = _members(index, member["task"])
         else:
             below = _leaves(index, str(member.get("group") or member.get("task")))
+        # What the group changes in the task; an outer group wins over an inner one.
         own = {k: v for k, v in member.items() if k not in ("task", "group")}
         yield from ((name, {**changes, **own}) for name, changes in below)
 
@@ -350,6 +357,7 @@ def _facts(said: Mapping[str, Any]) -> dict[str, Any]:
     """What a task's YAML says of its version, its examples and its data."""
     facts: dict[str, Any] = {"version": (said.get("metadata") or {}).get("version")}
     facts["num_fewshot"] = said.get("num_fewshot")
+    # A task whose own code makes its data has no data set to identify.
     if "dataset_path" in said and "custom_dataset" not in said:
         facts["dataset"] = said["dataset_path"]
         facts["config"] = said.get("dataset_name")

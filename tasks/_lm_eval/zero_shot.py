@@ -109,6 +109,7 @@ class ZeroShot:
         return {
             "harness": f"lm-eval {task_index.release()}",
             "tasks": self.versions(),
+            # One number where all tasks have the same, which is the usual case.
             "num_fewshot": min(shots.values())
             if len({*shots.values()}) == 1
             else shots,
@@ -153,6 +154,8 @@ class ZeroShot:
         try:
             yield from evaluate.measure(self, model)
         except Exception as why:
+            # The same error class as before, so that the trial is treated as out of
+            # memory, with a sentence that says which option helps.
             if not devices.out_of_memory(why):
                 raise
             import torch

@@ -36,6 +36,7 @@ def corpus_scores(
     rouge = _rouge(hypotheses, references)
     exact = [100.0 * (h == r) for h, r in zip(hypotheses, references, strict=True)]
     for metric, values in (("rouge_l", rouge), ("exact_match", exact)):
+        # A mean over sentences: the mean of each resample is one product, (RESAMPLES,).
         spread = draws @ np.asarray(values) / n
         yield Measurement(
             metric=metric,
@@ -97,6 +98,8 @@ def _corpus_score(
     """A corpus metric of sacrebleu; the bootstrap sums its own counts of sentences."""
     hypotheses, references = (list(side) for side in sides)
     value = scorer.corpus_score(hypotheses, [references]).score
+    # Corpus scores are functions of sums of counts over sentences: n-grams are counted
+    # once, and a resample only adds up rows, (sentences, counts).
     counts = np.asarray(scorer._extract_corpus_statistics(hypotheses, [references]))
     spread = [
         scorer._aggregate_and_compute([row]).score
@@ -115,6 +118,7 @@ def _corpus_score(
 
 def _draws(n: int) -> Any:
     """How often each sentence is drawn, shape ``(RESAMPLES, n)``; always the same."""
+    # The same draws for every network, so that standard errors do not differ by chance.
     rng = np.random.default_rng(0)
     return rng.multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
 

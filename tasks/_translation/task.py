@@ -136,6 +136,7 @@ class TranslationTask:
             raise NotFinite(f"the loss on the test split of {self.name} is {value}")
         return Measurement(
             metric="word_perplexity",
+            # A collapsed model stays a finite number.
             value=float(np.exp(min(value, 700.0))),
             goal="min",
             n=pairs.target_words,
@@ -151,6 +152,8 @@ class TranslationTask:
 
     def _parallel(self, splits: Mapping[str, tuple[Words, Words]]) -> ParallelText:
         given = list(zip(*splits["train"], strict=True))[: self.limit]
+        # Only training pairs may be left out: a test set without its long sentences
+        # would be another one.
         train = [
             pair for pair in given if max(len(side) for side in pair) <= self.max_words
         ]
@@ -161,6 +164,8 @@ class TranslationTask:
                 f"dev and {len(splits['test'][0])} test pairs; it needs one of each"
             )
         source, target = ([list(s) for s in side] for side in zip(*train, strict=True))
+        # The vocabularies come from the training pairs alone: words of dev and test
+        # that training lacks are <unk>, as in use.
         text = ParallelText(
             source=Vocabulary.of(source, min_count=self.min_count),
             target=Vocabulary.of(target, min_count=self.min_count),

@@ -206,7 +206,7 @@ def leave(
     classes)``. ``entropy``: leaves below ``threshold * log(classes)``.
 
     Args:
-        rule: Exit rule, described above.
+        rule: One of the four rules above.
         logits: Of the exit, ``(batch, classes)``.
         threshold: In [0, 1]; at 0 no sample leaves, at 1 every sample.
         state: Classes not excluded so far, bool, of the shape of ``logits``.
@@ -236,8 +236,10 @@ class Costs:
     """Multiply-adds of a network with exits, per sample.
 
     Args:
-        segments: Of each part of the network.
-        heads: Of each exit's head.
+        segments: Multiply-adds of one sample in each part of the network, from exit to
+            exit.
+        heads: Multiply-adds of one sample in the head of each exit; one entry fewer
+            than ``segments``.
     """
 
     def __init__(self, segments: Sequence[int], heads: Sequence[int]) -> None:
@@ -264,7 +266,7 @@ def costs_of(net: ExitNet, model: Model) -> Costs:
     """Count a network's parts with the counter that measures everything else.
 
     Args:
-        net: The network with exits.
+        net: The network with exits; its mode (train or eval) is put back.
         model: Model with an example input.
 
     Returns:
@@ -307,10 +309,10 @@ def with_exits(
     """Put an exit behind every module of ``net`` with the role ``exit_point``.
 
     Args:
-        model: Gives roles and example.
+        model: Its roles name the exit points, and its example gives the shapes there.
         net: A stack of layers; becomes part of the result.
         classes: Number of classes, which is the number of logits.
-        rule: When a sample leaves.
+        rule: The rule by which a sample leaves at an exit; see ``leave``.
         pool: Side of the pooling in front of the linear heads.
         conv: Whether heads begin with a convolution.
 

@@ -44,8 +44,9 @@ class Candidate:
     """Thresholds, with what they do to the validation split.
 
     Args:
-        thresholds: One for each exit.
-        accuracy: Share that is right.
+        thresholds: One number from 0 to 1 for each exit; at 0 no sample leaves there.
+        accuracy: Share of the validation images whose class is right, wherever they
+            leave.
         saved: Share of the plain network's MACs that is saved on average.
     """
 
@@ -58,7 +59,7 @@ def thresholds_of(rule: Rule) -> tuple[float, ...]:
     """The thresholds that are tried at each exit, in order; at the first nobody leaves.
 
     Args:
-        rule: When a sample leaves.
+        rule: The rule that compares with the thresholds; see ``leave``.
 
     Returns:
         0 and 25 values from 1e-5 to 1 with equal ratios; eleven more between 0.7 and 1
@@ -73,7 +74,7 @@ class Validation:
     """The logits of the validation split, on which thresholds are tried.
 
     Args:
-        rule: When a sample leaves.
+        rule: The rule by which a sample leaves at an exit; see ``leave``.
         logits: Of every exit and, last, of the network, each ``(n, classes)``.
         labels: True classes, shape ``(n,)``.
         costs: MACs of each segment and head.
@@ -281,11 +282,11 @@ def simulate(
     """What thresholds do to examples whose logits at all exits are known.
 
     Args:
-        rule: When a sample leaves.
+        rule: The rule by which a sample leaves at an exit; see ``leave``.
         logits: Of every exit and of the network, each ``(n, classes)``.
         labels: True classes, shape ``(n,)``.
         costs: MACs of each segment and head.
-        thresholds: One for each exit.
+        thresholds: One number from 0 to 1 for each exit, in the network's order.
 
     Returns:
         Accuracy and MACs saved, equal to what the network itself would do.
@@ -322,7 +323,7 @@ def coordinate_search(seen: Validation) -> list[Candidate]:
     where the one before ended.
 
     Args:
-        seen: The validation split.
+        seen: The validation split, which tries thresholds and remembers what it tried.
 
     Returns:
         Every candidate that was tried, in no order.
@@ -345,8 +346,8 @@ def refined(seen: Validation, start: Candidate, ratio: float) -> Candidate:
     """The most accurate thresholds that save at least a ratio, near some that do.
 
     Args:
-        seen: The validation split.
-        start: Saves at least ``ratio``.
+        seen: The validation split, which tries thresholds; left as it is.
+        start: Thresholds that save at least ``ratio``, from which the search starts.
         ratio: Share of the MACs to save.
 
     Returns:
@@ -390,7 +391,7 @@ def released_search(seen: Validation) -> list[Candidate]:
     beside.
 
     Args:
-        seen: The validation split.
+        seen: The validation split, which tries thresholds and remembers what it tried.
 
     Returns:
         Candidates in no order.

@@ -98,8 +98,9 @@ def remove(model: Model, net: nn.Module, filters: Mapping[str, list[int]]) -> nn
     """A smaller copy of ``net``.
 
     Args:
-        model: Model that ``groups`` accepts.
-        net: Left as it is.
+        model: Its example is run once to find the layers that are coupled.
+        net: A network of the architecture of ``model``; it is copied, and left as it
+            is.
         filters: Name of a convolution -> the filters to take out.
 
     Returns:
@@ -179,12 +180,13 @@ def prune_to(
     """Remove the lowest filters until ``net`` has at most ``budget`` parameters.
 
     Args:
-        model: Model that ``groups`` accepts.
-        net: Left as it is.
+        model: Its roles name the convolutions, and its example is run for each try.
+        net: A network of the architecture of ``model``; left as it is.
         scores: Of the filters of each group; ranked over all layers together.
         budget: Parameters of the whole network.
         at_most: Stop after so many filters even above the budget; None for no limit.
-        floor: As for ``order``.
+        floor: Number of filters of each convolution that stay at least; 1 where it is
+            silent.
 
     Returns:
         The largest network of this ranking within the budget.

@@ -85,7 +85,7 @@ def linears(model: Model, roles: Iterable[str] = LINEARS) -> dict[str, nn.Module
 
     Args:
         model: Its role table says which module is which.
-        roles: The roles to take.
+        roles: Roles of the matrices; all linear roles of a block by default.
 
     Returns:
         Path -> module, in the network's order.
@@ -261,10 +261,10 @@ def kept(model: Model, factors: Factors) -> Factors:
 
     Args:
         model: The model whose matrix was factorised.
-        factors: From ``factorize``.
+        factors: Factors in memory, from ``factorize``.
 
     Returns:
-        Equal factors.
+        Factors with equal values, in files or in memory.
     """
     right = factors.right
     return replace(

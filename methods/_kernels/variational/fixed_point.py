@@ -66,10 +66,10 @@ class FixedPoint(nn.Module):
         Args:
             weight: Weight matrix, shape ``(out, in)``.
             bias: Shape ``(out,)``; stays float32.
-            plan: Of the same rows.
+            plan: Bits and exponent of each of the ``out`` rows.
 
         Returns:
-            The layer.
+            The layer, whose float32 weights are exactly those of its file.
         """
         made = cls(weight.shape[1], weight.shape[0])
         made.plan = plan

@@ -17,8 +17,9 @@ class Prior:
     """What is uncertain in a matrix, and the numbers that the posterior starts from.
 
     Args:
-        gaussian: Each weight is normal.
-        sticks: Each weight has a utility indicator with a stick-breaking prior.
+        gaussian: Whether each weight is a normal random variable with its own mean and
+            variance.
+        sticks: Whether each weight has a utility indicator with a stick-breaking prior.
         alpha: Of the sticks' Beta(alpha, 1); None for the number of sticks, so that
             ``E ln pi`` of the last column is -1.
         truncation: Columns beyond this many have no utility; None for all columns.
