@@ -32,9 +32,18 @@ class _Stop(Exception):
 class ClassAwarePruning:
     """Score, remove, retrain, and again, until the asked share of parameters is gone.
 
-    The score of a filter is the number of classes for which it matters; see
-    ``class_scores``. The scores are those of HWAI-TUDa/Class-Aware-Pruning; its removal
-    loop was not released, so that ``class_threshold`` and ``max_fraction`` are ours.
+    The score of a filter f is the number of classes for which it matters:
+    ``max_p sum_c s_c(f, p)``, with ``s_c(f, p)`` the share of the images of class c for
+    which the activation a at position p has ``a dL/da != 0``; see ``class_scores``. The
+    lowest filters leave in cuts of at most a tenth of all filters, with new scores
+    before each cut, until the share ``ratio`` of the parameters is gone; a quarter of
+    the filters of every layer stays. By default nothing is trained. The cost of
+    ``train`` is ``CE + orthogonality sum_K ||K * K - I||_F + l1 sum |w|`` over the
+    kernels K of 3 x 3 convolutions, convolved with each other, and all parameters w.
+
+    The paper is arXiv:2312.05875. The scores are those of
+    HWAI-TUDa/Class-Aware-Pruning; its removal loop was not released, so that
+    ``class_threshold`` and ``max_fraction`` are ours.
 
     In the paper the share of parameters is an outcome: filters leave until none matters
     for fewer classes than a threshold, or accuracy falls too far (here also until every
@@ -184,6 +193,7 @@ class ClassAwarePruning:
         if not ranking and self.until == "published":
             raise _Stop(f"every layer has its floor of {self.floor} of its filters")
         if self.class_threshold is not None:
+            # `ranking` is without the filters that the floor protects.
             below = [value for value, *_ in ranking if value < self.class_threshold]
             if not below:
                 done = 1 - surgery.parameters(net) / surgery.parameters(ctx.model.net)

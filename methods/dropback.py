@@ -38,8 +38,11 @@ class DropBack:
 
     After each step of plain SGD, the k weights with the largest distance from their
     initial values, over the whole network, keep their new value; every other weight
-    falls back to its initial value, which is a function of a seed and its index. The
-    selection is exact (see ``Tracking``).
+    falls back to its initial value, which is a function of a seed and its index:
+    ``w_i = w0_i + d_i`` with at most k of the d_i not zero, those of largest ``|d_i|``.
+    Of the weights only these values, their indices and the seed are stored. The
+    selection is exact (see ``Tracking``). The paper is arXiv:1806.06949; the default
+    recipe is that of its code for MNIST.
 
     Args:
         recipe: Of the training; SGD without momentum, since the distance from the

@@ -75,6 +75,7 @@ class Flap:
                 for name in here
             ]
             try:
+                # Through the dense block: statistics are those of the dense model.
                 running.advance(number, block)
             finally:
                 for handle in handles:
@@ -134,6 +135,8 @@ class Flap:
             moved = moved + seen.mean.square()
         # S_j for each channel, then the mean over the channels of a unit: (count,).
         scores = (moved * weight.square().sum(0)).view(one.count, -1).mean(1)
+        # Raw scores of two projections have different units and differ by orders of
+        # magnitude: a common ranking would empty the smaller ones.
         spread = scores.std() if one.count > 1 else scores.new_zeros(())
         return (scores - scores.mean()) / (spread if spread > 0 else 1.0)
 

@@ -55,6 +55,7 @@ class Fwsvd:
         tokens = ctx.calibration().tokens[: self.samples or None]
         fisher = row_fisher(differentiable(ctx), names, tokens)
         groups = [Group((name,)) for name in names]
+        # A vector counts as a diagonal Gram matrix: D D^T = diag(I).
         return factorize_groups(model, groups, lambda g: fisher[g.names[0]])
 
     def compress(

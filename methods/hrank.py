@@ -20,8 +20,13 @@ from methods._kernels.filters.scored import Scored
 class HRank(Scored):
     """Average rank of each filter's map behind the ReLU; the same share of every layer.
 
-    The released code retrains layer by layer with rates set by hand; here all layers
-    lose the same share at once.
+    The score of filter f is ``mean_b rank(relu(A_bf))``, with ``A_bf`` the map of
+    shape ``(height, width)`` that it gives for image b: a map of low rank carries
+    little information. The lowest filters leave until the share ``ratio`` of the
+    parameters is gone. By default 500 images are read and nothing is trained.
+
+    The paper is arXiv:2002.10179. The released code retrains layer by layer with rates
+    set by hand; here all layers lose the same share at once.
 
     Args:
         batches: Batches that ranks are means over (the released ``limit``).

@@ -17,7 +17,11 @@ from methods._kernels.filters import surgery
 class L1Filter:
     """The filters with the smallest sums of absolute weights leave.
 
-    Every layer loses the same share of its filters.
+    The score of filter f is ``sum |W_f|`` over its weights, of shape
+    ``(in, height, width)``. Every layer loses the same share of its filters, so that
+    the share ``ratio`` of all parameters is gone. By default nothing is trained. The
+    paper is arXiv:1608.08710; it sets the share of each stage by hand, from the
+    sensitivity of its layers.
 
     Args:
         finetune: Training afterwards; None for none.

@@ -33,7 +33,14 @@ class Slim:
 class NetworkSlimming:
     """Train with an L1 penalty on norm weights, then cut at one global threshold.
 
-    At least one channel of every layer stays, where the released code fails.
+    The training minimises ``CE + sparsity sum |gamma|`` over the weights gamma of all
+    batch normalisations, by its subgradient ``sparsity sign(gamma)``. A channel whose
+    ``|gamma|`` is small adds little to the next layer; the smallest of all layers leave
+    until the share ``ratio`` of the parameters is gone. By default the norm weights of
+    the dense network are taken as they are, and nothing is trained.
+
+    The paper is arXiv:1708.06519. At least one channel of every layer stays, where the
+    released code fails.
 
     Args:
         sparsity: Factor of the penalty (1e-4 for VGG-19, 1e-5 for ResNet-164).

@@ -144,6 +144,8 @@ class SbGru:
         ]
         if wrong:
             raise ValueError("; ".join(wrong))
+        # Builds the recipe once, so that a wrong field is reported before anything
+        # runs.
         self.recipe_for(Recipe())
 
     def recipe_for(self, dense: Recipe) -> Recipe:
@@ -161,6 +163,7 @@ class SbGru:
             return Posterior(net=net, matrices=_settle(net, names))
         assert isinstance(net.recipe, Recipe)
         recipe = self.recipe_for(net.recipe)
+        # Also around `make_variational`: utilities start from random numbers.
         with quiet_seed(ctx, "sb_gru/initial weights"):
             if self.start == "scratch":
                 net.reset_parameters()  # type: ignore[operator]
@@ -190,10 +193,13 @@ class SbGru:
         net = copy.deepcopy(fitted.net)
         matrices = fitted.matrices
         means = {
+            # Zeros are cheap: the bitmap of a row stores one in a single bit.
             name: torch.where(m.utility >= self.cutoff, m.mean, 0.0)
             for name, m in matrices.items()
         }
         variances = [
+            # An error e of a weight costs e^2 / 2 v: with equal variances v every error
+            # costs the same. At v = 0 the cost would not be finite.
             (m.variance if self.rows else torch.ones_like(m.mean)).clamp_min(
                 _LEAST_VARIANCE
             )
@@ -242,6 +248,9 @@ class Variational(Translating):
 
     def loss(self, net: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         """Loss of the batch, and its share of the divergence from the prior."""
+        # The lower bound is a sum over all target words minus one divergence. The loss
+        # of a batch is a mean over its words, to which 1 / words of the divergence
+        # belongs.
         divergence = total_kl(self.layers) / self.buckets.pairs.target_words
         return super().loss(net, batch) + self.weight() * divergence
 
@@ -255,6 +264,7 @@ class Variational(Translating):
         """Deal the batches; cool the indicators."""
         super().before_epoch(net, epoch)
         self.epoch = epoch
+        # Steps so far: the temperature is set once an epoch.
         fallen = math.exp(-self.method.cooling * epoch * len(self.buckets))
         for layer in self.layers:
             layer.temperature = max(
@@ -297,6 +307,7 @@ def _settle(net: nn.Module, names: Iterable[str]) -> dict[str, Matrix]:
     for name in names:
         layer = net.get_submodule(name)
         if isinstance(layer, nn.Linear):
+            # `plain` has no posterior: equal variances, and every weight of use.
             one = torch.ones_like(layer.weight)
             matrices[name] = _matrix(layer.weight, one, one)
             continue
@@ -322,6 +333,7 @@ def _report(matrices: Iterable[Matrix], cutoff: float) -> list[Measurement]:
     utilities = torch.cat([m.utility.flatten() for m in matrices])
     kept = utilities >= cutoff
     variances = torch.cat([m.variance.flatten() for m in matrices])[kept]
+    # Only of weights that stay; one that is zeroed needs no digits.
     significand = (
         unit_round_off_bits(variances).double().mean() if len(variances) else 0
     )

@@ -196,6 +196,7 @@ class Chooser:
                 f"columns {first} to {first + weights.shape[1] - 1} of {self.name}"
             )
         if self.threshold == "released":
+            # The lowest cost that should stay; `<=` removes its weight too.
             limit = flat.sort().values[int(len(flat) * self.ratio)]
             self._zeros = cost <= limit
         else:

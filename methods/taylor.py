@@ -23,6 +23,11 @@ On = Literal["gate", "activation", "weights"]
 class Taylor(Scored):
     """The filters whose removal changes the loss least, to first order, leave.
 
+    With a the map of a filter behind its norm and ``g = dL/da``, the score is
+    ``(sum a g)^2`` over images and positions (``gate``), ``mean_b |mean_p a g|`` over
+    images b and positions p (``activation``), or ``(sum w dL/dw)^2`` over the weights w
+    of the filter (``weights``); each is a mean over batches of training images.
+
     Both papers prune a few units, train a few minibatches, score again, and so on: at
     the minimum of a loss the first-order scores of one moment are mostly noise. The
     parameters leave in ``steps`` cuts, with new scores before each; ``between`` is the

@@ -40,6 +40,13 @@ class Noisy:
 class VariationalDropout:
     """Learn a dropout rate for each weight; the noisiest weights become zero.
 
+    Each weight is a normal random variable with mean theta and variance
+    ``alpha theta^2``. The training minimises ``CE + share / N sum KL(alpha)`` over
+    means and variances, with N training images and KL the divergence from the
+    log-uniform prior (equation 14 of the paper), whose ``share`` rises from 0 at epoch
+    5 to 1 at epoch 20. A large alpha means that the weight may be anything: it becomes
+    zero. The others keep their mean. The paper is arXiv:1701.05369.
+
     The paper zeroes weights with a log alpha above ``threshold``, which fixes the
     sparsity; here the ratio fixes it, and the noisiest go first. The sparsity of the
     threshold is recorded as ``zeros_at_threshold``.

@@ -230,6 +230,7 @@ def batched(model: Model, batch: int) -> dict[str, Any]:
         made[name] = value
         if isinstance(value, torch.Tensor):
             dtype = weights.dtype if value.is_floating_point() else value.dtype
+            # Copies of one example: the time does not depend on the values.
             many = value.repeat(batch, *[1] * (value.ndim - 1))
             made[name] = many.to(weights.device, dtype)
     return made

@@ -112,6 +112,7 @@ class LmEval(ZeroShot):
         parts = {n: _revision(f) or "unknown" for n, f in self.card.tasks.items()}
         if Path(self.id).suffix == ".yaml":  # lm-eval's own have its version
             own = task_index.sources(Path(self.id).expanduser())
+            # The space makes the key different from every name of a task.
             parts[" its files"] = identity.of_files(own)
         return digest(parts)
 

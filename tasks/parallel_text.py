@@ -103,6 +103,7 @@ class ParallelTextTask(TranslationTask):
     def protocol(self) -> dict[str, Any]:
         """As for every translation task, with the split."""
         own = dict.fromkeys(self._own_files(), "own files")
+        # The seed decides nothing where every split has its own files.
         seed = {"split_seed": self.split_seed} if self._shares() else {}
         return super().protocol() | {"split": self._shares() | own | seed}
 

@@ -105,6 +105,7 @@ class Rounded(nn.Module):
 
     def pack(self) -> dict[str, Tensor]:
         """The tensors of the file; codes and zero points take ``bits`` bits each."""
+        # In memory a code takes a byte, in the file `bits` bits.
         packed = {"codes": pack(self.codes, self.bits), "scales": self.scales}
         if self.zeros is not None:  # all in one row: no gap at the end of each
             packed["zeros"] = pack(self.zeros.reshape(1, -1), self.bits)

@@ -91,6 +91,7 @@ def _parameters(net: nn.Module) -> list[tuple[nn.Module, str, Tensor]]:
         for name, weight in owner._parameters.items()
         if weight is not None
     ]
+    # It would have two ranges of flat indices, with two initial values.
     if len({id(weight) for *_, weight in found}) < len(found):
         raise Unsupported("a network with shared parameters cannot be tracked")
     return found
@@ -102,6 +103,7 @@ def flatten(net: nn.Module) -> Tensor:
     flat = torch.cat([weight.detach().reshape(-1) for weight in parameters])
     start = 0
     for weight in parameters:
+        # One operation on the vector then changes all parameters.
         weight.data = flat[start : start + weight.numel()].view(weight.shape)
         start += weight.numel()
     return flat
@@ -160,6 +162,7 @@ class Tracked(nn.Module):
 
     def pack(self) -> dict[str, Tensor]:
         """Values, indices, and the running statistics of norms."""
+        # The state dict has no weights here: they are buffers outside of it.
         statistics = {f"net.{k}": v for k, v in self.net.state_dict().items()}
         return {"values": self.values, "indices": self.indices, **statistics}
 

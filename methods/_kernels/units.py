@@ -124,6 +124,7 @@ def _check(model: Model, found: Sequence[Units]) -> None:
                     "pruning would change what the network computes; choose a model "
                     "of the LLaMA, Mistral or Qwen family"
                 )
+        # By the copy in float32, so that the states stay exact for the next block.
         running.advance(index, block)
 
 
@@ -180,6 +181,8 @@ def _units(
     inputs = _linear(model.net, path).in_features
     if reader == "output":
         owner: Any = model.net.get_submodule(path.rpartition(".")[0])
+        # The attention of these families reshapes to (..., -1, head_dim), so that it
+        # adapts to fewer heads. One that stores `num_heads` reshapes to that number.
         if not hasattr(owner, "num_key_value_groups") or hasattr(owner, "num_heads"):
             raise Unsupported(
                 f"the attention of {model.name} has a fixed number of heads, so that "
@@ -241,6 +244,7 @@ def choose(
         if left <= 0:
             break
         which = int(owner[place])
+        # An attention or MLP without any unit has no shape.
         if remaining[which] == 1:
             continue
         # The first unit to leave gives its reader a bias, whose numbers have to be

@@ -198,6 +198,7 @@ def _translated(
     hypotheses = [" ".join(text.target.decode(tokens)) for tokens, _ in found]
     unknown = int(sum((s == UNKNOWN).sum() for s in source))
     words = sum(len(s) for s in source)
+    # Cut at `max_length`; such translations count in all scores.
     unfinished = sum(not ended for _, ended in found)
     counts = [
         _count("unknown_source_words", unknown, words),

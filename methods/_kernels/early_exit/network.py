@@ -150,6 +150,7 @@ class ExitNet(nn.Module):
         for place, (part, head) in enumerate(zip(parts, self.heads, strict=True)):
             images = part(images)
             logits = head(images)
+            # The rules of confidence and entropy never exclude a class.
             state = _all_classes(logits) if state is None else state
             gone, state = leave(self.rule, logits, self.thresholds[place], state)
             if result is None:
@@ -329,6 +330,8 @@ def with_exits(
     (features,) = model.example().values()
     features, heads = features.to(device), []
     with torch.inference_mode():
+        # The example runs through the stack, since only a run tells the shape at an
+        # exit.
         for name, child in net.eval().named_children():
             features = child(features)
             if name in names:

@@ -381,6 +381,7 @@ def empty(cls: type[M], like: Tensor, **spec: Any) -> M:
     Returns:
         The module, uninitialised.
     """
+    # A constructor draws initial values, which takes longer than the copy that follows.
     with torch.device("meta"):
         made = cls(**spec)
     return made.to(like.dtype).to_empty(device=like.device)
