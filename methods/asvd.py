@@ -113,6 +113,7 @@ class Asvd:
         sizes = {name: tuple(matrix(m).shape) for name, m in modules.items()}
         shares = searched(fitted.losses, sizes, ratio)
         for group, factors in fitted.factors.items():
+            # A matrix without an accepted truncation stays dense.
             if group.names[0] in shares:
                 weight = stacked(modules, group)
                 rank = share_rank(weight.shape, shares[group.names[0]])

@@ -49,7 +49,12 @@ class ClassExclusion(EarlyExit):
         return "exclusion" if self.loss == "binary" else "softmax_exclusion"
 
     def loss_at(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The loss of one exit."""
+        """The loss of one exit: binary cross-entropy, the mean of classes and images.
+
+        With the logistic probability ``p_c`` of class c it is ``-w log p_c`` for the
+        true class and ``-log(1 - p_c)`` for every other one, with
+        ``w = false_exclusion (classes - 1)``: to exclude the true class costs most.
+        """
         if self.loss == "softmax":
             return super().loss_at(logits, labels)
         classes = logits.shape[1]

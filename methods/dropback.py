@@ -161,6 +161,8 @@ class Tracking(Objective):
         self._prepare()
 
     def _prepare(self) -> None:
+        # Made again and not stored: a mark for each weight follows from the tracked
+        # set.
         self._slope = torch.empty_like(self.flat)
         self._free = torch.ones_like(self.flat, dtype=torch.bool)
         self._free[self.tracked] = False
@@ -275,7 +277,7 @@ class Tracking(Objective):
         return order, self.flat[order].clone()
 
     def state(self) -> dict[str, Tensor]:
-        """The tracked set."""
+        """The tracked set, which a checkpoint stores to continue the training."""
         return {
             "tracked": self.tracked,
             "origin": self.origin,
@@ -284,7 +286,7 @@ class Tracking(Objective):
         }
 
     def restore(self, net: nn.Module, state: Mapping[str, Tensor]) -> None:
-        """Take the tracked set back."""
+        """Take the tracked set back, as ``state`` gave it."""
         device = self.flat.device
         self.tracked = state["tracked"].to(device)
         self.origin = state["origin"].to(device)

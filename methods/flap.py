@@ -150,7 +150,7 @@ class _Sums:
         self.squares: Tensor | float = 0.0
 
     def add(self, _module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        """A forward pre-hook."""
+        """Add the inputs of one forward pass; called as a forward pre-hook."""
         rows = args[0].detach().flatten(0, -2).double()
         self.count += len(rows)
         self.total = self.total + rows.sum(0)

@@ -45,7 +45,7 @@ class HRank(Scored):
         images: Tensor,
         labels: Tensor,
     ) -> dict[str, Tensor]:
-        """The average rank of every filter's feature map."""
+        """The average rank of every filter's maps, each of shape ``(filters,)``."""
         maps, _ = outputs(net, {g.name: g.output for g in found}, images)
         return {name: ranks(m).mean(0) for name, m in maps.items()}
 

@@ -119,6 +119,7 @@ class LlmPruner:
     def _treated(self, model: Model) -> list[units.Units]:
         found = units.units_of(model)  # two entries a block
         last = len(found) - 2 * self.keep_last
+        # Attention and MLP of each block, in order: two entries to skip for each block.
         treated = found[2 * self.keep_first : last]
         if not treated:
             raise Unsupported(

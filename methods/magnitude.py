@@ -85,6 +85,8 @@ class Magnitude:
             goal = _Moving(
                 name="magnitude", model=ctx.model, ratio=ratio, scope=self.scope
             )
+        # Both objectives train on the same loss and differ in what becomes zero after a
+        # step.
         goal.label_smoothing = self.finetune.label_smoothing
         train(net, self.finetune, ctx, objective=goal)
         record_zeros(net, masks, ctx)

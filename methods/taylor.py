@@ -53,7 +53,7 @@ class Taylor(Scored):
         images: Tensor,
         labels: Tensor,
     ) -> dict[str, Tensor]:
-        """The scores of one batch."""
+        """The scores of one batch, by convolution, each of shape ``(filters,)``."""
         return _READERS[self.on](net, found, images, labels)
 
 

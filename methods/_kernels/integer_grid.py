@@ -117,7 +117,7 @@ def in_groups(weight: Tensor, size: int) -> Tensor:
 
 
 def not_below(values: Tensor, dtype: torch.dtype) -> Tensor:
-    """``values`` in a dtype, rounded up."""
+    """The smallest number of a dtype that is not below each of ``values``."""
     cast = values.to(dtype)
     above = torch.nextafter(cast, torch.full_like(cast, torch.inf))
     return cast.where(cast.to(values.dtype) >= values, above)

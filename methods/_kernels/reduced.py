@@ -29,7 +29,7 @@ class HeadMoments:
         self._total: Tensor | float = 0.0
 
     def add(self, _module: nn.Module, _args: Any, out: Tensor) -> None:
-        """A forward hook."""
+        """Add the outputs of one forward pass; called as a forward hook."""
         # (tokens, heads, head_dim)
         rows = out.detach().unflatten(-1, (-1, self.head_dim)).flatten(0, -3).double()
         self._count += len(rows)

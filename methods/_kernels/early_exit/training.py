@@ -154,7 +154,7 @@ class EarlyExit:
         return self.rule
 
     def loss_at(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The loss of one exit."""
+        """Cross-entropy of the softmax at one exit, the mean of a batch, in nats."""
         return functional.cross_entropy(logits, labels)
 
     def weights(self, exits: int) -> list[float]:
@@ -194,6 +194,8 @@ class EarlyExit:
         """The network with the thresholds for ``ratio``; 0 is the dense network."""
         if ratio == 0:
             return ctx.dense()
+        # The candidates do not depend on the ratio: one training and one search serve
+        # all.
         enough = [c for c in fitted.candidates if c.saved >= ratio]
         if not enough:
             most = max(c.saved for c in fitted.candidates)

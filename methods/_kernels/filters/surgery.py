@@ -119,7 +119,7 @@ def remove(model: Model, net: nn.Module, filters: Mapping[str, list[int]]) -> nn
 
 
 def parameters(net: nn.Module) -> int:
-    """Number of parameters."""
+    """Number of parameters of a network, biases and norm weights included."""
     return sum(p.numel() for p in net.parameters())
 
 

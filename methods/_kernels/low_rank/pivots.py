@@ -70,7 +70,7 @@ class Pivoted(nn.Module):
 
 
 def pivoted_cost(out_features: int, in_features: int, rank: int) -> int:
-    """The numbers that the pivoted form stores, the positions of its outputs included.
+    """``rank (in + out - rank) + out``: what is stored, positions of outputs included.
 
     >>> pivoted_cost(6, 4, 2)
     22

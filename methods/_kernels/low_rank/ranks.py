@@ -35,7 +35,7 @@ def rank_for(out_features: int, in_features: int, ratio: float) -> int:
 
 
 def pair_cost(out_features: int, in_features: int, rank: int) -> int:
-    """The number of weights in two thin factors.
+    """``rank (out + in)``: the number of weights in two thin factors.
 
     >>> pair_cost(6, 4, 2)
     20
