@@ -15,6 +15,7 @@ from harness.toolkit.blockwise import stream
 from harness.toolkit.host_memory import settle
 from harness.toolkit.roles import block_of
 from harness.toolkit.saved_model import replace
+from harness.toolkit.spread import devices_of
 from methods._kernels.low_rank.factors import check_finite, empty
 from methods._kernels.low_rank.ranks import kept
 from methods._kernels.sliced import RootMeanSquare, SlicedBlock, norms_of
@@ -88,9 +89,14 @@ class SliceGpt:
             block.
 
         Raises:
-            Unsupported: If the ratio leaves no direction, or if the blocks of the model
-                are built in another way.
+            Unsupported: If the ratio leaves no direction, if the blocks of the model
+                are built in another way, or if they are on several devices.
         """
+        if len(devices_of(ctx.model.net)) > 1:
+            raise Unsupported(
+                "slicegpt multiplies directions of neighbouring blocks, which must be "
+                "on one device: write `gpus: 1` for it under `resources`"
+            )
         net = ctx.dense()
         running = stream(ctx.model, ctx.calibration().tokens)
         hidden = running.states[0].shape[-1]

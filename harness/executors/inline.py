@@ -54,6 +54,7 @@ class Inline:
                     store=job.store,
                     run=job.run,
                     placement=job.bundle.resources.placement,
+                    gpus=job.bundle.resources.gpus or 0.0,
                 )
             )
             self._state.restore(artifact.model)

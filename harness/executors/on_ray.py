@@ -196,6 +196,7 @@ class OnRay:
                 store=job.store,
                 cpus=job.bundle.resources.cpus,
                 placement=job.bundle.resources.placement,
+                gpus=request.gpus,
                 run=job.run,
             )
             # The memory of the job is requested for the build, too: it loads the same

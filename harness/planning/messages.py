@@ -57,6 +57,7 @@ class ArtifactJob:
         cpus: Number of processor threads that torch and BLAS use.
         run: Id of the run that asks for it, if one does.
         placement: Where the weights of the model are; see ``Resources``.
+        gpus: Number of devices that the weights are spread over, if above 1.
     """
 
     artifact: Artifact
@@ -64,6 +65,7 @@ class ArtifactJob:
     cpus: float = 1.0
     run: str = ""
     placement: Placement = "auto"
+    gpus: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,7 +26,9 @@ class Resources:
     Args:
         cpus: Processor threads; torch and BLAS get as many.
         gpus: Devices, fractions allowed. None leaves it to the packing: the share
-            that the predicted peak needs where there are devices, else none.
+            that the predicted peak needs where there are devices, else none. With 2 or
+            more, all on one machine, the blocks of a pretrained language model are
+            spread over them.
         device_memory: Peak bytes on a device (``20GB`` in a grid), instead of the
             prediction; without ``gpus`` it becomes a share of a device.
         memory: Host memory in bytes (``4GB`` in a grid); None is as predicted.

@@ -32,7 +32,8 @@ from harness.running.failures import (
     classify,
     store_io,
 )
-from harness.toolkit import devices, host_memory, model_size
+from harness.toolkit import devices, host_memory, model_size, spread
+from harness.toolkit.blockwise import blocks_of
 from harness.toolkit.tensor_files import read_tensors
 from results.storage import artifacts as shelf
 from results.storage.leases import stop_requested
@@ -107,8 +108,9 @@ def load_model(
     store: Store,
     dense: Artifact | None,
     placement: Placement = "auto",
+    gpus: float = 0.0,
 ) -> Model:
-    """The dense model of a trial, on this process's device.
+    """The dense model of a trial, on this process's device or devices.
 
     Args:
         part: Plugin spec of the model.
@@ -117,13 +119,16 @@ def load_model(
         dense: The checkpoint's artifact, None for a pretrained model.
         placement: Where the weights are; a checkpoint trained here is small and always
             on the device.
+        gpus: Number of devices; the blocks of a pretrained model are spread over them
+            if there are several.
 
     Returns:
         The model, in ``eval`` mode.
 
     Raises:
         BenchError: If the checkpoint is not in the store, or the files of a pretrained
-            model are not those of the plan.
+            model are not those of the plan, or this process has fewer devices.
+        Unsupported: If the model cannot be spread over several devices.
     """
     if dense is None:
         model: Model = _pinned(part).load()
@@ -140,7 +145,11 @@ def load_model(
         data = task_data(_task(dense))
         model = configured("model", part).build(data.shape, dense.seed)
         _fill(model.net, folder / "model.safetensors", dense)
-    devices.cast(model.net, getattr(torch, dtype)).to(devices.pick()).eval()
+    devices.cast(model.net, getattr(torch, dtype)).eval()
+    if dense is None and gpus > 1:
+        spread.spread(model.net, blocks_of(model)[0], devices.several(int(gpus)))
+    else:
+        model.net.to(devices.pick())
     return replace(model, name=part.name)
 
 
@@ -333,7 +342,7 @@ def _build_calibration(job: ArtifactJob, folder: Path, store: Store) -> None:
         json.loads(artifact.calibration or "{}"),
     )
     model = load_model(
-        artifact.model, artifact.dtype, store, None, placement=job.placement
+        artifact.model, artifact.dtype, store, None, job.placement, job.gpus
     )
     statistics.build(model, spec, folder)
     # The statistics of other weights must not be stored under this plan's id.

@@ -36,7 +36,7 @@ from harness.running.failures import (
     store_io,
 )
 from harness.running.seal import Seal
-from harness.toolkit import devices, host_memory, model_size
+from harness.toolkit import devices, host_memory, model_size, spread
 from results.storage.store import Store
 
 
@@ -145,6 +145,7 @@ class Steps:
                 self.store,
                 self._artifact("dense"),
                 placement=self.job.bundle.resources.placement,
+                gpus=self.job.bundle.resources.gpus or 0.0,
             )
             self.coverage = refuse_partial(trial, self.model)
             self.dense = model_size.size(self.model)
@@ -160,8 +161,9 @@ class Steps:
 
     def _placement(self) -> str:
         assert self.model is not None
-        held = host_memory.of(self.model.net) is not None
-        return "blockwise" if held else "device"
+        if host_memory.of(self.model.net) is not None:
+            return "blockwise"
+        return "devices" if len(spread.devices_of(self.model.net)) > 1 else "device"
 
     def _fit(self, method: Any, trial: Trial) -> None:
         assert self.model is not None

@@ -15,6 +15,7 @@ import threadpoolctl
 import torch
 from torch import nn
 
+from harness.core import BenchError
 from harness.toolkit import host_memory
 from results.storage.leases import NODE
 
@@ -54,6 +55,27 @@ def pick() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def several(count: int) -> list[torch.device]:
+    """The devices of this process, of which Ray gave it as many as it asked for.
+
+    Args:
+        count: How many, at least 1.
+
+    Returns:
+        ``count`` devices; the first one is that of ``pick``.
+
+    Raises:
+        BenchError: If this process sees fewer.
+    """
+    found = 0 if pick().type == "cpu" else torch.cuda.device_count()
+    if found < count:
+        raise BenchError(
+            f"`gpus: {count}` was asked for, and this process sees {found} of them: "
+            "lower `gpus` under `resources`, or run on a cluster with such a node"
+        )
+    return [torch.device("cuda", i) for i in range(count)]
+
+
 def name(device: torch.device) -> str:
     """The name of the GPU as its driver reports it, or of the processor."""
     if device.type == "cuda":
@@ -83,7 +105,8 @@ def node() -> str | None:
 def synchronize(device: torch.device) -> None:
     """Wait until all work on the device has ended; on a CPU it has ended already."""
     if device.type == "cuda":
-        torch.cuda.synchronize(device)
+        for one in _in_use():
+            torch.cuda.synchronize(one)
 
 
 def free_bytes(device: torch.device) -> int | None:
@@ -134,7 +157,8 @@ def threads() -> int:
 def reset_peaks(device: torch.device) -> None:
     """Start a new measurement of peak memory."""
     if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+        for one in range(torch.cuda.device_count()):
+            torch.cuda.reset_peak_memory_stats(one)
     # Linux keeps the peak of resident memory for a process's whole life; 5 resets it.
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
@@ -151,10 +175,24 @@ def peak_memory() -> int | None:
 
 
 def peak_device(device: torch.device) -> int | None:
-    """Peak allocated bytes of the accelerator since ``reset_peaks``; None on a CPU."""
+    """Peak allocated bytes since ``reset_peaks``; None on a CPU.
+
+    Args:
+        device: The device of this process; of several, the fullest one counts.
+
+    Returns:
+        Bytes.
+    """
     if device.type != "cuda":
         return None
-    return int(torch.cuda.max_memory_allocated(device))
+    every = range(torch.cuda.device_count())
+    return max(int(torch.cuda.max_memory_allocated(one)) for one in every)
+
+
+def _in_use() -> list[int]:
+    """The devices on which this process has tensors; asking the others costs memory."""
+    every = range(torch.cuda.device_count())
+    return [one for one in every if torch.cuda.memory_allocated(one)]
 
 
 def cast(net: nn.Module, dtype: torch.dtype) -> nn.Module:

@@ -94,6 +94,7 @@ def context(model, folder: Path | None = None, **spec):
 
 def logits(net, length=16):
     ids = torch.arange(length).mul(7).remainder(256)[None]
+    ids = ids.to(next(net.parameters()).device)
     with torch.inference_mode():
         return net(input_ids=ids, use_cache=False).logits
 

@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import tiny_llm
 import torch
+from fake_device import FakeDevices
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -74,6 +75,38 @@ def test_both_placements_store_equal_numbers(folder, tmp_path, monkeypatch, dtyp
     assert len(found["device"]) == 3
     rounding = 1e-5 if dtype == "float32" else 1e-2
     assert found["blockwise"] == pytest.approx(found["device"], rel=rounding)
+
+
+def test_a_grid_on_two_devices_stores_the_numbers_of_the_host(
+    folder, tmp_path, monkeypatch
+):
+    found = {}
+    for asked in ("gpus: 0", "gpus: 2"):
+        path = tmp_path / "grid.yaml"
+        text = (GRID % (folder, "float32", "auto")).replace("gpus: 0", asked)
+        path.write_text(text.replace("wanda, ", ""))
+        store = open_store(tmp_path / asked, create=True)
+        plan = plans.make(grids.read(path))
+        with FakeDevices(2) as fake, monkeypatch.context() as patch:
+            if asked == "gpus: 2":
+                patch.setattr(devices, "pick", lambda: fake.devices[0])
+                patch.setattr(devices, "several", lambda count: fake.devices[:count])
+            Driver(plan=plan, store=store, executor=Inline(), watcher=Quiet()).run()
+        rows = ask(
+            store,
+            "SELECT method, placement, reason, value FROM trials LEFT JOIN "
+            "(SELECT * FROM measurements WHERE metric = 'perplexity') USING (attempt)",
+        ).rows
+        assert {r[2] for r in rows} == {None}, rows
+        found[asked] = {(r[0], r[1]): r[3] for r in rows}
+
+    assert found["gpus: 2"] == pytest.approx(
+        {
+            (name, "devices"): found["gpus: 0"][name, "device"]
+            for name in ("dense", "svd_llm")
+        },
+        rel=1e-4,
+    )
 
 
 def test_blockwise_is_refused_on_a_gpu(tmp_path, monkeypatch):
