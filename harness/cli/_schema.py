@@ -102,6 +102,7 @@ def _mapping(
     properties: Mapping[str, Any], required: Iterable[str] = ()
 ) -> dict[str, Any]:
     made: dict[str, Any] = {"type": "object", "properties": dict(properties)}
+    # Anything may stand under ``x-...``: that is where people keep YAML anchors.
     made["patternProperties"] = {"^x-": {}}
     return made | {"additionalProperties": False, "required": list(required)}
 
@@ -118,6 +119,7 @@ def _item(kind: str) -> dict[str, Any]:
     # Other names of models are those of a hub, and other tasks those of lm-eval.
     free = [] if kind == "method" else [{"type": "string", "minLength": 1}]
     name = {"anyOf": [*known, *free]}
+    # The options depend on the name, which JSON Schema says as one if-then per plugin.
     chosen = [
         {
             "if": {"properties": {"name": {"const": plugin.name}}},
@@ -175,6 +177,7 @@ def _type(hint: Any) -> dict[str, Any]:
         return {"enum": list(inner)}
     if origin in (Union, types.UnionType):
         return {"anyOf": [_type(one) for one in inner]}
+    # ``tuple[int, ...]`` is a list of any length; other tuples have one type per place.
     if origin is tuple and len(inner) == 2 and inner[1] is Ellipsis:
         return {"type": "array", "items": _type(inner[0])}
     if origin is tuple:
@@ -185,4 +188,5 @@ def _type(hint: Any) -> dict[str, Any]:
         return {"type": "object"}
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return _mapping(_properties(hint))
+    # An unknown type allows everything: the schema must not refuse what ``plan`` takes.
     return _SCALARS.get(hint, {})

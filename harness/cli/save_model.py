@@ -168,6 +168,8 @@ def _bundle(row: dict[str, Any]) -> Bundle:
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "one.yaml"
         path.write_text(json.dumps(block))
+        # The stored row becomes a grid of one trial, read by the same code as any grid:
+        # if its id is the stored one, nothing that can change the number has changed.
         grid = grids.read(path, locked={})
     for bundle in plan.make(grid).bundles:
         if any(trial.id == row["trial"] for trial in bundle.trials):
@@ -185,6 +187,7 @@ def _rebuilt(bundle: Bundle, store: Store) -> tuple[Any, dict[str, Any] | None]:
     from harness.running import artifacts
     from harness.running.worker import compressed
 
+    # Artifacts that the store has are used again.
     built = [
         artifacts.produce(ArtifactJob(artifact=artifact, store=store.uri))
         for artifact in bundle.artifacts

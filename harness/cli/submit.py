@@ -47,6 +47,8 @@ def submit(
     with tolerate_unseen():  # models and data need be on the cluster alone
         grids.read(path, changed=options["changed"])
     packaged = path in grids.packaged().values()
+    # The cluster has the packaged grids, but of a user's file only the copy in the
+    # job's folder.
     words = ["run", grid if packaged else path.name, "--store", store]
     words += ["--address", "auto", *_options(options)]
     jobs = _jobs(cluster)

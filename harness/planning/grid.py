@@ -214,7 +214,7 @@ class _Reader:
             return []
         read, sharing = [], []
         for index, own in enumerate(blocks):
-            whole = common | own if isinstance(own, dict) else own
+            whole = common | own if isinstance(own, dict) else own  # its own keys win
             block = self.block(whole, index)
             if block is None:
                 continue

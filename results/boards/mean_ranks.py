@@ -120,5 +120,6 @@ def _ranks(
         name: [float(rows[board]["recovery"]) for board in boards]
         for name, rows in table.items()
     }
+    # Recovery is larger for better methods whatever the goal of a metric is.
     found = critical_difference(scores)
     return found.mean, found.critical_difference

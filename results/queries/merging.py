@@ -84,6 +84,7 @@ def merge(source: Store, target: Store) -> Merged:
 
 
 def _same(one: Store, two: Store) -> bool:
+    # Resolved: a link to a store is the same store.
     if one.folder.local and two.folder.local:
         return one.folder.local.resolve() == two.folder.local.resolve()
     return one.uri.rstrip("/") == two.uri.rstrip("/")
@@ -96,6 +97,8 @@ def _alone(target: Store) -> contextlib.AbstractContextManager[None]:
 
 
 def _merge(source: Store, target: Store) -> Merged:
+    # What the target has is read first. An attempt that a run stores there meanwhile
+    # has a new id, which the source cannot have.
     known = reading(target, _known)
     if source.mixed:  # readers of the target must then expect other columns, too
         accept_columns(target, source)
@@ -104,6 +107,8 @@ def _merge(source: Store, target: Store) -> Merged:
     parts = {table: temporary.beside(scratch / f"{table}-{name}") for table in _KEYS}
     try:
         copied = reading(source, partial(_write_missing, known=known, parts=parts))
+        # In the order of ``_KEYS``: samples before the attempts that they belong to, so
+        # that a kill in between leaves no attempt without its samples.
         for table in _KEYS:
             if copied[table]:
                 _publish(target, parts[table], f"{table}/compacted/{name}")
@@ -159,6 +164,8 @@ def _write_missing(
     """Write what the target lacks, one file a table; how many keys it lacked."""
     with connected(source, _NO_SCRIPT) as connection:
         found = dict(connection.execute(_OUTCOMES).fetchall())
+        # Equal ids with other numbers: a store was edited, and nothing here tells which
+        # one.
         common = known.outcomes.keys() & found.keys()
         differ = sorted(one for one in common if known.outcomes[one] != found[one])
         if differ:
@@ -201,6 +208,7 @@ def _write_table(connection: Connection, table: str, known: list[str], to: Path)
         f"(SELECT count(*) FROM read_parquet({quoted(str(to))})) {kept}"
     ).fetchone()
     keys, rows, written = counts or (0, 0, 0)
+    # Counted before the file is published, as a compaction does.
     if rows != written:
         raise StoreError(f"merging {table} read {rows} rows, wrote {written}")
     return int(keys)

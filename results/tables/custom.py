@@ -156,6 +156,7 @@ def _refuse_mixed(scores: Sequence[Score], cols: Sequence[str]) -> None:
     protocols: dict[tuple[Any, ...], dict[str, Mapping[str, Any]]] = {}
     for score in scores:
         column = (score["task"], *(score["at"][axis] for axis in cols))
+        # One entry per protocol of a column: a second one is a mixture.
         fields = json_reader.mapping(score["protocol_fields"])
         protocols.setdefault(column, {})[str(score["protocol"])] = fields
     for column, found in protocols.items():

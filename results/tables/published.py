@@ -164,6 +164,7 @@ def _checked(name: str, text: bytes, file: str) -> PaperTable:
         for key in ("title", "columns", "rows")
         if not content.get(key)
     ]
+    # Errors of all parts are collected, each with the number of its row or column.
     parts = {"columns": _COLUMN, "rows": _ROW, "unplanned": _UNPLANNED}
     for part, known in parts.items():
         for number, one in enumerate(_list(content.get(part)), 1):
@@ -231,6 +232,7 @@ def _fits(value: Any, kinds: Kinds) -> bool:
         return list in kinds and all(
             isinstance(v, dict | str | int | float | None) for v in value
         )
+    # Before the numbers: a bool is an ``int`` in Python.
     if isinstance(value, bool):
         return bool in kinds
     return isinstance(value, kinds)
