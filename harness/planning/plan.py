@@ -152,8 +152,7 @@ def _cost_class(bundle: Bundle) -> CostClass:
     tasks: dict[PluginSpec, int] = {}
     for trial in bundle.trials:
         tasks[trial.task] = tasks.get(trial.task, 0) + 1
-    # Only how many ratios and tasks there are, not which ones: the predictor gives
-    # every ratio the same cost.
+    # How many ratios, not which ones: the predictor gives every ratio the same cost.
     ratios = len({t.ratio for t in bundle.trials})
     asked = (bundle.resources, bundle.exclusive, bundle.underestimated)
     return _interned(first, tuple(tasks.items()), ratios, *asked)

@@ -216,8 +216,7 @@ def _class(error: BaseException) -> str:
         ("setup", (BenchError,)),
         ("infra", (ConnectionError, TimeoutError)),
     )
-    # In the order of the table: ``Unsupported`` and ``NotFinite`` may be subclasses of
-    # a class further down.
+    # The first match counts, should an exception of a plugin belong to two.
     return next((name for name, kinds in classes if isinstance(error, kinds)), "bug")
 
 
