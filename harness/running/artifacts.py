@@ -56,8 +56,7 @@ def produce(job: ArtifactJob) -> Built:
     devices.set_threads(int(job.cpus))
     artifact = job.artifact
     store = open_store(job.store)
-    # Checked again here, although the driver knew the store at the start: another run
-    # may have built it since.
+    # An earlier run, or one that goes on beside this one, may have built it.
     if shelf.find(store, artifact.id) is not None:
         return Built(artifact=artifact.id, reused=True)
     # After a stop request no trial starts, so the artifact would not be used.
