@@ -1,6 +1,7 @@
 // The leaderboard: who wins at which ratio, by how much, is it clear, at what saving.
 
 import { go, link } from "page/address.js";
+import { comparing } from "page/compare.js";
 import { copyButton, download, h, wide } from "page/html.js";
 import * as format from "page/format.js";
 import { looks } from "page/methods.js";
@@ -120,7 +121,7 @@ function answers(board, style) {
     cell("Best", [swatch(style, best.method), name(best)]),
     cell(board.metric, value(best), "n"),
     cell("Recovery", recovery(best), "n"),
-    cell("Ahead", ahead(best, next, like, tied)),
+    cell("Ahead", [ahead(best, next, like, tied), next?.trials.length ? [" ", h("a", { href: comparing(best, next) }, "compare")] : null]),
     cell("Saves", savings(best)));
   const heads = ["Ratio", "Best", board.metric, "Recovery", "Ahead of the next", "Really saves"];
   return wide(`Best per ratio, ${board.model} on ${board.task}`,
@@ -227,5 +228,6 @@ function tools(board) {
     copyButton("Copy LaTeX", () => format.latex(made().shortHeads, made().short)),
     copyButton("Copy CSV", () => format.csv(made().heads, made().rows)),
     h("button", { type: "button", onclick: () => download(`${board.key}.csv`, "text/csv", format.csv(made().heads, made().rows)) }, "Download CSV"),
-    copyButton("Copy link", () => location.href));
+    copyButton("Copy link", () => location.href),
+    h("a", { class: "button", href: link("compare", "", { board: board.key }) }, "Compare rows"));
 }

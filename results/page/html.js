@@ -22,6 +22,16 @@ export function wide(label, table) {
   return h("div", { class: "wide", role: "region", "aria-label": label, tabindex: "0" }, table);
 }
 
+// A table of plain cells; the first cell of a row is its heading, `numeric` columns align
+// right. With the style "cards" each row is a card on a phone.
+export function table(label, heads, rows, numeric = [], style = null) {
+  const kind = (i) => (numeric.includes(i) ? "n" : null);
+  return wide(label, h("table", { class: style },
+    h("thead", {}, h("tr", {}, heads.map((head, i) => h("th", { scope: "col", class: kind(i) }, head)))),
+    h("tbody", {}, rows.map((row) => h("tr", {}, row.map((cell, i) =>
+      (i === 0 ? h("th", { scope: "row" }, cell) : h("td", { class: kind(i), "data-head": heads[i] }, h("span", {}, cell)))))))));
+}
+
 export function copyButton(title, text) {
   const button = h("button", { type: "button", onclick: copy }, title);
   async function copy() {

@@ -4,6 +4,7 @@ import { read, link } from "page/address.js";
 import { ask, isLive, watch } from "page/data.js";
 import { h } from "page/html.js";
 import * as board from "page/board.js";
+import * as compare from "page/compare.js";
 import * as coverage from "page/coverage.js";
 import * as curves from "page/curves.js";
 import * as overview from "page/overview.js";
@@ -12,8 +13,8 @@ import * as tradeoff from "page/tradeoff.js";
 import * as trial from "page/trial.js";
 
 // Address -> module with `title` and `draw(route)`, which returns the nodes of the view.
-const VIEWS = { board, tradeoff, curves, coverage, papers, overview, trial };
-const LISTED = ["board", "tradeoff", "curves", "coverage", "papers", "overview"];
+const VIEWS = { board, tradeoff, curves, compare, coverage, papers, overview, trial };
+const LISTED = ["board", "tradeoff", "curves", "compare", "coverage", "papers", "overview"];
 const content = document.getElementById("content");
 let drawn = 0; // counts calls, so that a slow answer does not replace a later view
 let shown = ""; // view and name of what is on the page

@@ -2,8 +2,9 @@
 
 import { link } from "page/address.js";
 import { chart } from "page/chart.js";
+import { comparing } from "page/compare.js";
 import { ask, isLive } from "page/data.js";
-import { copyButton, h, wide } from "page/html.js";
+import { copyButton, h, table } from "page/html.js";
 import * as format from "page/format.js";
 
 export const title = "Trial";
@@ -27,18 +28,12 @@ export async function draw({ name }) {
     trial.reason ? h("p", { class: "reason", role: "note" }, trial.reason) : null,
     trial.traceback ? h("details", {}, h("summary", {}, "Traceback"), h("pre", { tabindex: "0" }, trial.traceback)) : null,
     trial.log ? h("details", {}, h("summary", {}, "What its process printed"), h("pre", { tabindex: "0" }, trial.log)) : null,
-    h("section", {}, h("h2", {}, "Run it again"), h("pre", { class: "command", tabindex: "0" }, trial.command), copyButton("Copy the command", () => trial.command)),
+    h("section", {}, h("h2", {}, "Run it again"), h("pre", { class: "command", tabindex: "0" }, trial.command), copyButton("Copy the command", () => trial.command), " ",
+      h("a", { href: comparing({ trials: [trial.trial] }) }, "Compare this trial with another")),
     numbers(trial), curves(trial), sizes(trial), samples(trial),
     h("section", {}, h("h2", {}, "Settings"), tree(trial.identity ?? {}), protocol(trial)),
     facts(trial), lineage(trial), attempts(trial),
   ];
-}
-
-function table(label, heads, rows, numeric = []) {
-  return wide(label, h("table", {},
-    h("thead", {}, h("tr", {}, heads.map((head, i) => h("th", { scope: "col", class: numeric.includes(i) ? "n" : null }, head)))),
-    h("tbody", {}, rows.map((row) => h("tr", {}, row.map((cell, i) =>
-      i === 0 ? h("th", { scope: "row" }, cell) : h("td", { class: numeric.includes(i) ? "n" : null }, cell)))))));
 }
 
 function numbers(trial) {

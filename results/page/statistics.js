@@ -1,0 +1,68 @@
+// Paired tests over samples: those of results/tables/statistics.py.
+
+const DRAWS = 10000;
+const LEVEL = 0.05;
+
+// Exact two-sided p value that a win is as likely as a loss (McNemar's test).
+export function mcnemar(wins, losses) {
+  const n = wins + losses;
+  let [term, total] = [-n * Math.LN2, 0]; // logarithm of C(n, i) / 2^n
+  for (let i = 0; i <= Math.min(wins, losses); i += 1) {
+    total += Math.exp(term);
+    term += Math.log((n - i) / (i + 1));
+  }
+  return Math.min(1, 2 * total);
+}
+
+// How often the mean of resampled, centred differences is as far from 0 as the observed one.
+export function bootstrap(differences, draws = DRAWS) {
+  const n = differences.length;
+  const mean = differences.reduce((sum, one) => sum + one, 0) / n;
+  const centred = Float64Array.from(differences, (one) => one - mean);
+  const random = generator(1);
+  let extreme = 0;
+  for (let draw = 0; draw < draws; draw += 1) {
+    let sum = 0;
+    for (let i = 0; i < n; i += 1) sum += centred[(random() * n) | 0];
+    if (Math.abs(sum / n) >= Math.abs(mean) - 1e-12) extreme += 1;
+  }
+  return (extreme + 1) / (draws + 1);
+}
+
+// Mulberry32: the same numbers in every browser, so that a page says the same each time.
+function generator(seed) {
+  let state = seed;
+  return () => {
+    state = (state + 0x6d2b79f5) | 0;
+    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
+    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
+  };
+}
+
+// Holm's correction of the p values of one family, in the same order.
+export function holm(values) {
+  const order = values.map((_, i) => i).sort((a, b) => values[a] - values[b]);
+  const corrected = [];
+  let largest = 0;
+  order.forEach((index, rank) => {
+    largest = Math.max(largest, values[index] * (values.length - rank));
+    corrected[index] = Math.min(1, largest);
+  });
+  return corrected;
+}
+
+// Of equal samples: how often `b` is better and worse than `a`, and the fitting test.
+export function paired(a, b, goal) {
+  const sign = goal === "min" ? -1 : 1;
+  const differences = a.map((value, i) => sign * (b[i] - value));
+  const wins = differences.filter((one) => one > 0).length;
+  const losses = differences.filter((one) => one < 0).length;
+  const binary = [...a, ...b].every((value) => value === 0 || value === 1);
+  const p = binary ? mcnemar(wins, losses) : bootstrap(differences);
+  return { n: a.length, wins, losses, binary, p, test: binary ? "McNemar" : "bootstrap" };
+}
+
+export function isDifferent(p) {
+  return p <= LEVEL;
+}

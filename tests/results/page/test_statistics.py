@@ -1,0 +1,41 @@
+"""The page's tests against those of results/tables/statistics.py, in a real browser."""
+
+import random
+
+import pytest
+from browser import browse, in_browser
+
+from results.boards import report
+from results.tables import statistics
+
+pytestmark = in_browser
+
+
+def test_the_page_computes_the_same_tests_as_the_tables(tmp_path):
+    draw = random.Random(0)
+    right = [[float(draw.random() < share) for _ in range(300)] for share in (0.8, 0.7)]
+    losses = [[draw.gauss(mean, 1.0) for _ in range(80)] for mean in (0.0, 0.2)]
+    many = [4000, 3800]  # 2^7800 is no float: the terms are added as logarithms
+    out, console = browse(
+        report.html({"overview": {"totals": {}}, "boards": []}),
+        f"""const s = await import("page/statistics.js");
+        return {{ binary: s.paired(...{right}, "max"), real: s.paired(...{losses}, "min"),
+          holm: s.holm([0.01, 0.04, 0.03]), none: s.mcnemar(0, 0),
+          hand: s.mcnemar(8, 2), many: s.mcnemar(...{many}) }};""",
+        tmp_path,
+    )
+
+    assert (out["errors"], console) == ([], "")
+    # 8 samples only one is right on, 2 only the other: 2 (1 + 10 + 45) / 2^10.
+    assert (out["hand"], out["none"]) == (pytest.approx(112 / 1024), 1)
+    exact = statistics.mcnemar([1] * many[0] + [0] * many[1], [0] * 4000 + [1] * 3800)
+    assert out["many"] == pytest.approx(exact)
+    assert out["holm"] == pytest.approx(statistics.holm([0.01, 0.04, 0.03]))
+    assert out["binary"]["p"] == pytest.approx(statistics.mcnemar(*right))
+    better = sum(b > a for a, b in zip(*right, strict=True))
+    assert (out["binary"]["wins"], out["binary"]["test"]) == (better, "McNemar")
+    # Both draw 10,000 resamples: three standard errors of their difference.
+    p = statistics.paired_bootstrap(*losses)
+    assert out["real"]["p"] == pytest.approx(p, abs=3 * (2 * p * (1 - p) / 1e4) ** 0.5)
+    lower = sum(b < a for a, b in zip(*losses, strict=True))
+    assert (out["real"]["wins"], out["real"]["test"]) == (lower, "bootstrap")
