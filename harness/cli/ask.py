@@ -57,7 +57,16 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Rank numbers of different protocols, or of different hosts, together.",
 )
-@format_option
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "md", "latex", "html", "csv", "csv-raw", "json"]),
+    default="table",
+    show_default=True,
+    help="How to print: md, latex and html have the columns of the table; csv and json "
+    "have every column of the view, with all digits (csv-raw leaves texts that a "
+    "spreadsheet would compute as they are).",
+)
 @on_store
 def leaderboard(
     store: Store, grid: str | None, form: str, mean: bool, **options: Any
@@ -68,6 +77,7 @@ def leaderboard(
     run, only its trials. Numbers of different protocols stand on boards of their own;
     for times and memory the host, the device and the threads are part of the protocol.
     """
+    from results.boards import board_text
     from results.boards import leaderboard as view
     from results.queries import protocols
     from results.text.formats import render
@@ -82,11 +92,17 @@ def leaderboard(
     if mean:
         from results.boards.mean_ranks import over_boards
 
+        if form in ("latex", "html"):
+            raise click.UsageError(f"--mean prints table, md, csv or json, not {form}")
         found = over_boards(rows, allow_unequal=unequal, across_protocols=mixed)
         click.echo(render(found, form))
-    elif form == "table":
+    elif form == "table" or form in board_text.FORMATS:
         fields = protocols.stored(store, view.rival_protocols(rows))
-        click.echo(view.boards(rows, fields, mixed=mixed, ruled=order is None))
+        boards = view.listed(rows, fields, mixed=mixed)
+        if form == "table":
+            click.echo(view.boards(boards, ruled=order is None))
+        else:
+            click.echo(board_text.render(boards, form))
     else:
         click.echo(render(rows, form))
 

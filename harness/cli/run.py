@@ -218,7 +218,7 @@ def _show_leaderboard(plan: Plan, store: Store) -> None:
         if row[at["model"]] in models and row[at["task"]] in tasks
     ]
     ours = Answer(columns=everything.columns, types=everything.types, rows=rows)
-    click.echo(leaderboard.boards(ours))
+    click.echo(leaderboard.boards(leaderboard.listed(ours)))
 
 
 @click.command()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from results.boards.board_rows import TEXTS, cells, headings, is_best
 from results.errors import StoreError, unknown
 from results.queries import grids, left_out
 from results.queries.db import ask
@@ -25,14 +27,10 @@ from results.text.columns import (
     styled,
     terminal_width,
 )
-from results.text.formats import DASH, number
-from results.text.labels import label, method_label
+from results.text.labels import label
 
 # trained, seeds, params, of, stderr, achieved, recovery
 _DROPPED = (10, 9, 8, 4, 6, 3, 7)
-# A classifier of ten classes that guesses keeps a little more than a tenth of what a
-# good one has, and a language model with such a perplexity writes noise.
-_USELESS = 0.12
 _SAME_RATIO = 1e-9
 BOARD = ("model", "model_options", "task", "task_options", "metric", "protocol")
 
@@ -228,24 +226,54 @@ def rival_protocols(answer: Answer) -> set[str]:
     return {one for several in found.values() if len(several) > 1 for one in several}
 
 
-def boards(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Board:
+    """The rows of one model, task, metric and protocol, ready to be written.
+
+    Args:
+        title: The model and the task.
+        ranked: The metric, and whether more or less of it is better.
+        note: In which fields protocols differ; empty where there is one.
+        rows: Rows of the view ``leaderboard``.
+        marks: Protocol -> what tells it from others; empty unless they are mixed.
+    """
+
+    title: str
+    ranked: str
+    note: str
+    rows: Sequence[Mapping[str, Any]]
+    marks: Mapping[str, str]
+
+    def cells(self) -> list[list[str]]:
+        """The cells of each row, in the order of ``headings``."""
+        made = []
+        for row in self.rows:
+            mark = self.marks.get(row["protocol"])
+            best = is_best(row, self.rows)
+            made.append(cells(row, f" [{mark}]" if mark else "", best=best))
+        return [line[: len(self.headings())] for line in made]
+
+    def headings(self) -> list[str]:
+        """The headings of the columns; the last is left out where nothing trained."""
+        return headings(self.rows)
+
+
+def listed(
     answer: Answer,
     protocols: Mapping[str, Fields] | None = None,
     *,
     mixed: bool = False,
-    ruled: bool = True,
-) -> str:
-    """One heading and one table for each model, task, metric and protocol.
+) -> list[Board]:
+    """One board for each model, task, metric and protocol.
 
     Args:
         answer: Rows as ``read`` or ``together`` gives them.
         protocols: Hash -> fields of those in it, to say in what they differ.
         mixed: Whether all protocols of a task stand on one board; the board says so,
             and each row says in what it differs.
-        ruled: Whether a space parts the ratios; not in an order of another kind.
 
     Returns:
-        Text with ANSI colours, as wide as the terminal at most.
+        The boards.
     """
     width = len(BOARD) - mixed  # the protocol is the last
 
@@ -257,44 +285,68 @@ def boards(
     for row in rows:
         fields = (protocols or {}).get(row["protocol"], {})
         known.setdefault(_board(row)[:-1], {})[row["protocol"]] = fields
-    parts = []
+    made = []
     for _, group in groupby(rows, key=board):
-        listed = list(group)
-        first = listed[0]
+        mine = list(group)
+        first = mine[0]
         own = known[_board(first)[:-1]]
         apart = told_apart(own) if len(own) > 1 else {}
-        parts.append("\n".join(_heading(first, own, mixed=mixed)))
-        parts[-1] += f"\n{_table(listed, apart if mixed else {}, ruled=ruled)}"
-    return "\n\n".join(parts)
+        arrow = "higher is better" if first["goal"] == "max" else "lower is better"
+        made.append(
+            Board(
+                title=printable(_title(first)),
+                ranked=printable(f"{first['metric']}, {arrow}"),
+                note=printable(_note(first, own, mixed=mixed)),
+                rows=mine,
+                marks=apart if mixed else {},
+            )
+        )
+    return made
+
+
+def boards(found: Iterable[Board], *, ruled: bool = True) -> str:
+    """The boards for a terminal, one heading and one table each.
+
+    Args:
+        found: Of ``listed``.
+        ruled: Whether a space parts the ratios; not in an order of another kind.
+
+    Returns:
+        Text with ANSI colours, as wide as the terminal at most.
+    """
+    return "\n\n".join(
+        "\n".join([*_heading(board), str(_table(board, ruled=ruled))])
+        for board in found
+    )
 
 
 def _board(row: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(row[column] or "" for column in BOARD)
 
 
-def _heading(
+def _note(
     row: Mapping[str, Any], protocols: Mapping[str, Fields], *, mixed: bool
-) -> list[str]:
-    """What the board is of; two numbers compare only where the protocols agree."""
-    arrow = "higher is better" if row["goal"] == "max" else "lower is better"
-    words = printable(f"{row['metric']}, {arrow}")
-    ranked = styled(words, DIM)
-    title = printable(_title(row))
-    folded = textwrap.wrap(title, terminal_width(), break_on_hyphens=False)
+) -> str:
+    """Two numbers compare only where the protocols agree."""
+    if len(protocols) < 2:
+        return ""
+    if mixed:
+        fields = named(differing(protocols.values()))
+        return f"{len(protocols)} protocols on one board, which differ in {fields}"
+    where = told_apart(protocols)[row["protocol"]]
+    return f"one of {len(protocols)} protocols: {row['protocol']} {where}"
+
+
+def _heading(board: Board) -> list[str]:
+    """What the board is of, on lines that fit the terminal."""
+    ranked = styled(board.ranked, DIM)
+    folded = textwrap.wrap(board.title, terminal_width(), break_on_hyphens=False)
     lines = [styled(line, BOLD, CYAN) for line in folded]
-    if len(folded[-1]) + 2 + len(words) <= terminal_width():
+    if len(folded[-1]) + 2 + len(board.ranked) <= terminal_width():
         lines[-1] += f"  {ranked}"
     else:
         lines.append(ranked)
-    if len(protocols) < 2:
-        return lines
-    if mixed:
-        fields = named(differing(protocols.values()))
-        text = f"{len(protocols)} protocols on one board, which differ in {fields}"
-    else:
-        where = told_apart(protocols)[row["protocol"]]
-        text = f"one of {len(protocols)} protocols: {row['protocol']} {where}"
-    more = textwrap.wrap(printable(text), min(terminal_width(), 100))
+    more = textwrap.wrap(board.note, min(terminal_width(), 100))
     return lines + [styled(line, YELLOW) for line in more]
 
 
@@ -303,88 +355,20 @@ def _title(row: Mapping[str, Any]) -> str:
     return f"{model} on {label(row['task'], row['task_options'])}"
 
 
-def _table(
-    rows: list[dict[str, Any]], marks: Mapping[str, str], *, ruled: bool
-) -> Columns:
-    headings = ["", "method", "asked", "achieved", "of", rows[0]["metric"]]
-    headings += ["± stderr", "recovery", "params", "seeds", "epochs"]
-    if not any(row.get("trained_epochs") for row in rows):
-        headings.pop()  # nothing trained
+def _table(board: Board, *, ruled: bool) -> Columns:
+    heads = board.headings()
     table = Columns(
-        headings=headings,
-        left=[i in (0, 1, 4) for i in range(len(headings))],
-        dropped=[i for i in _DROPPED if i < len(headings)],
+        headings=heads,
+        left=[i in TEXTS for i in range(len(heads))],
+        dropped=[i for i in _DROPPED if i < len(heads)],
     )
-    ratio = rows[0]["ratio"]
-    for row in rows:
+    ratio = board.rows[0]["ratio"]
+    for row, line in zip(board.rows, board.cells(), strict=True):
         if ruled and row["ratio"] != ratio:
             table.rule()
             ratio = row["ratio"]
-        mark = marks.get(row["protocol"])
-        best = is_best(row, rows)
-        cells = _cells(row, f" [{mark}]" if mark else "", best=best)
-        table.add(cells[: len(headings)], *_style(row, best=best))
+        table.add(line, *_style(row, best=bool(line[0])))
     return table
-
-
-def _cells(row: Mapping[str, Any], mark: str, *, best: bool) -> list[str]:
-    return [
-        "★" if best else "",
-        method_label(row) + mark,
-        f"{row['ratio']:g}",
-        _or_dash(row["achieved"], "{:.3f}") + _partly(row),
-        _OF.get(row["ratio_of"], row["ratio_of"] or ""),
-        number(row["mean"]),
-        _or_dash(row["stderr"], "{:.2g}"),
-        "at chance" if row.get("at_chance") else _or_dash(row["recovery"], "{:.1%}"),
-        magnitude(row["params"]),
-        f"{row['ok']}/{row['planned']}",
-        _or_dash(row.get("trained_epochs"), "{:g}"),
-    ]
-
-
-def _partly(row: Mapping[str, Any]) -> str:
-    """The share of the block weights that was treated, where it is not all of them."""
-    share = row.get("coverage")
-    return "" if share is None or share >= 1 else f" ({share:.1%} treated)"
-
-
-_OF = {"tracked_weights": "tracked", "parameters": "params", "none": ""}
-
-
-def magnitude(value: float | None) -> str:
-    """A count in thousands, millions, billions.
-
-    >>> magnitude(134_515_008), magnitude(17_610), magnitude(12)
-    ('134.5M', '17.6k', '12')
-    """
-    if value is None:
-        return DASH
-    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= size:
-            return f"{value / size:.1f}{unit}"
-    return f"{value:.0f}"
-
-
-def is_best(row: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> bool:
-    """Whether a row gets a star: the first of several that is worth using.
-
-    Args:
-        row: A row of the view ``leaderboard``.
-        rows: All rows of its leaderboard.
-
-    Returns:
-        False for the dense model, without another method at the same ratio, for what
-        is not better than guessing, and for a recovery of at most ``_USELESS``.
-    """
-    if row["place"] != 1 or row["method"] == "dense":
-        return False
-    if row.get("at_chance"):
-        return False
-    if row["recovery"] is not None and row["recovery"] <= _USELESS:
-        return False
-    same = [r for r in rows if r["ratio"] == row["ratio"] and r["method"] != "dense"]
-    return len(same) > 1
 
 
 def _style(row: Mapping[str, Any], *, best: bool) -> tuple[str, ...]:
@@ -392,7 +376,3 @@ def _style(row: Mapping[str, Any], *, best: bool) -> tuple[str, ...]:
     if row["method"] == "dense":
         return (ITALIC,)
     return (BOLD, GREEN) if best else ()
-
-
-def _or_dash(value: float | None, form: str) -> str:
-    return DASH if value is None else form.format(value)

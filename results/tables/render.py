@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import json
 import shutil
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator
 
@@ -14,6 +13,7 @@ from results.tables.cells import Cell
 from results.tables.paper import Row, Table, as_answer
 from results.text.columns import BOLD, DIM, YELLOW, Columns, printable, styled
 from results.text.formats import DASH, as_csv, markdown
+from results.text.tex import PACKAGES, tex
 
 FORMATS = ("rich", "md", "latex", "csv", "csv-raw", "html")
 MARKS = {
@@ -103,20 +103,20 @@ def latex(table: Table) -> str:
     reasons: dict[str, str] = {}
     body = []
     for row in table.rows:
-        labels = [f"{_tex(label)} &" for label in row.labels]
+        labels = [f"{tex(label)} &" for label in row.labels]
         cells = [_latex_cell(cell, reasons) for cell in row.cells]
         for i, (text, key) in enumerate(cells):
             end = r" \\" if i == len(cells) - 1 else " &"
             cells[i] = (text + end, key)
         body += labels + [text + key for text, key in cells]
-    headings = " & ".join(map(_tex, [*table.labels, *table.columns]))
-    notes = [_tex(text) for text in [*table.warnings, *_legend(table), *_notes(table)]]
-    notes += [f"$^{{{mark}}}$ {_tex(reason)}" for reason, mark in reasons.items()]
+    headings = " & ".join(map(tex, [*table.labels, *table.columns]))
+    notes = [tex(text) for text in [*table.warnings, *_legend(table), *_notes(table)]]
+    notes += [f"$^{{{mark}}}$ {tex(reason)}" for reason, mark in reasons.items()]
     lines = [
-        r"% needs \usepackage{booktabs,graphicx,textcomp} and \usepackage[T1]{fontenc}",
+        f"% needs {PACKAGES}",
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{{_tex(table.title)}}}",
+        rf"\caption{{{tex(table.title)}}}",
         r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{{shape}}}",
         r"\toprule",
@@ -195,7 +195,7 @@ _TEX_MARKS = {"=": "$^{=}$", "≈": r"$^{\approx}$", "≠": r"$^{\neq}$", "p": "
 
 
 def _latex_cell(cell: Cell, reasons: dict[str, str]) -> tuple[str, str]:
-    published = "" if cell.published is None else f" ({_tex(cell.published)})"
+    published = "" if cell.published is None else f" ({tex(cell.published)})"
     if cell.text is None:
         reason = cell.reason or cell.verdict
         mark = reasons.setdefault(reason, _letters(len(reasons)))
@@ -222,55 +222,6 @@ def _letters(index: int) -> str:
         index, rest = divmod(index - 1, 26)
         text = chr(ord("a") + rest) + text
     return text
-
-
-_TEX = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
-    "†": r"$^{\dagger}$",
-    "≈": r"$\approx$",
-    "≠": r"$\neq$",
-    "★": r"$\star$",
-    "±": r"$\pm$",
-    "·": r"$\cdot$",
-    "`": r"\textasciigrave{}",
-    "'": r"\textquotesingle{}",
-    "-": "{-}",  # two of them would be a dash
-    "\N{MULTIPLICATION SIGN}": r"$\times$",
-    "÷": r"$\div$",
-    DASH: "--",
-}
-
-
-# Letters beyond ASCII that the encoding T1 has a glyph for.
-_TEX_LETTERS = frozenset(
-    "¡£§«»¿ÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÐÑÒÓÔÕÖØÙÚÛÜÝÞßàáâãäåæçèéêëìíîïðñòóôõöøùúûüýþÿĂăĄąĆćČčĎďĐđĘęĚě"
-    "ĞğİıĹĺĽľŁłŃńŇňŊŋŐőŒœŔŕŘřŚśŞşŠšŢţŤťŮůŰűŸŹźŻżŽž"
-)
-
-
-def _tex(text: str) -> str:
-    """``text`` so that LaTeX prints it unchanged, with ``?`` for what it cannot print.
-
-    A letter without a glyph loses its accent.
-    """
-    return "".join(map(_tex_character, " ".join(str(text).split())))
-
-
-def _tex_character(c: str) -> str:
-    if c in _TEX:
-        return _TEX[c]
-    if c in "#$%&_{}":
-        return "\\" + c
-    if (c.isascii() and c.isprintable()) or c in _TEX_LETTERS:
-        return c
-    base = unicodedata.normalize("NFKD", c)[0]
-    return base if base.isascii() and base.isalnum() else "?"
 
 
 def _h(text: str) -> str:

@@ -48,6 +48,28 @@ def test_leaderboard_puts_dense_first_and_marks_the_best(run, stored, monkeypatc
     assert "2/3" in out  # one trial of magnitude at 0.6 failed
 
 
+@pytest.mark.parametrize(
+    ("form", "start"),
+    [
+        ("md", "**mlp on digits**: accuracy"),
+        ("latex", r"% needs \usepackage{booktabs"),
+        ("html", '<figure class="leaderboard">'),
+        ("csv", "task,task_options,protocol"),
+        ("json", "["),
+    ],
+)
+def test_leaderboard_prints_every_format(run, stored, form, start):
+    done = run("leaderboard", stored, "--model", "mlp", "--format", form)
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert done.stdout.startswith(start)
+
+
+def test_the_mean_has_no_latex(run, stored):
+    done = run("leaderboard", stored, "--mean", "--format", "latex")
+    assert done.exit_code == 2
+    assert "--mean prints table, md, csv or json, not latex" in done.stderr
+
+
 @pytest.mark.parametrize("width", [80, 120, 200])
 def test_leaderboard_fits_the_terminal_and_breaks_no_name(
     run, stored, monkeypatch, width

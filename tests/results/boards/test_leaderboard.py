@@ -6,7 +6,7 @@ import re
 import pytest
 from synthetic import row
 
-from results.boards import figures, leaderboard
+from results.boards import board_rows, figures, leaderboard
 from results.boards.mean_ranks import over_boards
 from results.errors import StoreError
 from results.queries import protocols
@@ -56,7 +56,7 @@ def _shown(store, *, mixed, **only):
     rows = leaderboard.read(store, **only)
     rows = leaderboard.together(rows) if mixed else rows
     fields = protocols.stored(store, leaderboard.rival_protocols(rows))
-    return _plain(leaderboard.boards(rows, fields, mixed=mixed))
+    return _plain(leaderboard.boards(leaderboard.listed(rows, fields, mixed=mixed)))
 
 
 def test_times_of_two_hosts_are_not_ranked_together(empty):
@@ -203,7 +203,7 @@ def test_a_line_stands_between_ratios_and_the_best_of_each_is_marked(empty):
         made["measurements"] = [{"metric": "accuracy", "value": value, "goal": "max"}]
         empty.append(made)
 
-    text = leaderboard.boards(leaderboard.read(empty), {}, mixed=False)
+    text = leaderboard.boards(leaderboard.listed(leaderboard.read(empty)))
     lines = text.splitlines()
     body = lines[next(i for i, line in enumerate(lines) if "─" in line) + 1 :]
     seen = [_plain(line).split() for line in body]
@@ -321,7 +321,7 @@ def test_what_is_no_better_than_guessing_is_said_and_gets_no_star(
     assert best["at_chance"] is at_chance
     assert {r["at_chance"] for r in rows if r["metric"] == "n"} == {None}
     mine = [r for r in rows if r["metric"] == "m"]
-    assert leaderboard.is_best(best, mine) is not bool(at_chance)
+    assert board_rows.is_best(best, mine) is not bool(at_chance)
     said = re.search(r"svd .*at chance", _shown(empty, mixed=False))
     assert (said is not None) is bool(at_chance)
 
@@ -348,15 +348,3 @@ def test_epochs_of_training_are_shown_where_a_method_trains(empty):
     trains = next(line for line in shown.splitlines() if "dropback" in line)
     assert heading.split()[-1] == "epochs"
     assert trains.split()[-1] == "20"
-
-
-def test_no_star_without_a_rival_and_none_on_a_useless_result():
-    def made(method, ratio, place, recovery):
-        return {"method": method, "ratio": ratio, "place": place, "recovery": recovery}
-
-    best, second = made("svd", 0.2, 1, 0.9), made("magnitude", 0.2, 2, 0.5)
-    wreck, worse = made("svd", 0.5, 1, 0.1), made("magnitude", 0.5, 2, 0.05)
-    dense, alone = made("dense", 0.0, 1, 1.0), made("svd", 0.7, 1, 0.8)
-    unknown, other = made("svd", 0.8, 1, None), made("magnitude", 0.8, 2, None)
-    rows = [dense, best, second, wreck, worse, alone, unknown, other]
-    assert [row for row in rows if leaderboard.is_best(row, rows)] == [best, unknown]

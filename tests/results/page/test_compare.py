@@ -37,8 +37,8 @@ def test_two_trials_are_tested_sample_by_sample(empty, tmp_path):
     )
 
     assert (out["errors"], out["asked"], console) == ([], [], "")
-    assert out["numbers"][1].startswith("accuracy of B0.3333−0.417not distinguishable")
-    assert out["numbers"][1].endswith("1 better, 6 worse of 120.13 (McNemar)")
+    line = "accuracy of B0.3333\N{MINUS SIGN}0.417not distinguishable"
+    assert out["numbers"][1] == f"{line}1 better, 6 worse of 120.13 (McNemar)"
     assert out["square"] == ["3", "6", "1", "2"]
     assert out["lists"] == ["6", "0, 1, 2, 3, 4, 5"]
     assert out["settings"] == ['method.0.options.mode"a""b"']

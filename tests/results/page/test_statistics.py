@@ -19,7 +19,8 @@ def test_the_page_computes_the_same_tests_as_the_tables(tmp_path):
     out, console = browse(
         report.html({"overview": {"totals": {}}, "boards": []}),
         f"""const s = await import("page/statistics.js");
-        return {{ binary: s.paired(...{right}, "max"), real: s.paired(...{losses}, "min"),
+        return {{ binary: s.paired(...{right}, "max"),
+          real: s.paired(...{losses}, "min"),
           holm: s.holm([0.01, 0.04, 0.03]), none: s.mcnemar(0, 0),
           hand: s.mcnemar(8, 2), many: s.mcnemar(...{many}) }};""",
         tmp_path,
