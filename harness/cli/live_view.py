@@ -17,6 +17,7 @@ from rich.text import Text
 from harness.planning.messages import Event, Job
 from harness.planning.trial import Trial
 from harness.scheduling.interval import format_duration
+from results.boards.running_now import seconds_left
 from results.outcomes import FINISHED, Status
 from results.text.counts import counted
 
@@ -108,17 +109,9 @@ class View:
         return self.counts.total()
 
     def left(self) -> float | None:
-        """Seconds until the end; None before the first result without a forecast.
-
-        The forecast counts as one trial that has ended, so that it decides at the
-        start, and the trials of this run decide soon.
-        """
+        """Seconds until the end; None before the first result without a forecast."""
         elapsed = time.monotonic() - self._began
-        if self.expected is None:
-            each = elapsed / self.done if self.done else None
-        else:
-            each = (self.expected / max(1, self.total) + elapsed) / (1 + self.done)
-        return None if each is None else each * max(0, self.total - self.done)
+        return seconds_left(self.expected, self.total, self.done, elapsed)
 
     def pace(self) -> str:
         """Return the remaining time in words."""

@@ -108,6 +108,7 @@ def drive(
     from harness.cli.live_view import View
     from harness.executors.choice import executor_for
     from harness.running import session
+    from results.storage import leases
 
     if options["address"] != "inline":
         local = options["address"] == "local"
@@ -116,7 +117,9 @@ def drive(
     executor = executor_for(options["address"], options["cpus"], store)
     plan = claimed.planned.plan
     try:
-        with View(plan.trials, console, _expected(plan, store, executor)) as view:
+        expected = _expected(plan, store, executor)
+        leases.expect(store, claimed.run_id, plan.trials, expected)
+        with View(plan.trials, console, expected) as view:
             return session.drive(
                 claimed, store, executor, view, max_failures=max_failures
             )

@@ -8,8 +8,10 @@ from typing import Any
 
 from results.boards import ranking, trial_page
 from results.boards.ranking import rounded
+from results.boards.running_now import running_now
+from results.boards.timeline import timeline
 from results.boards.trial_page import rounded_all
-from results.queries import left_out
+from results.queries import grids, left_out
 from results.queries.db import ask
 from results.storage.store import Store
 from results.tables import published
@@ -46,9 +48,10 @@ FROM wanted AS w LEFT JOIN newest AS n USING (trial)
 GROUP BY w.grid ORDER BY planned_at DESC NULLS LAST, w.grid
 """
 _FAILURES = f"""
-SELECT trial, status, error_class, reason, method, model, task, ratio, seed, tries,
-       host, started_at
-FROM failures LIMIT {_MOST_FAILURES}
+SELECT f.trial, f.status, f.error_class, f.reason, f.method, f.model, f.task, f.ratio,
+       f.seed, f.tries, f.host, f.started_at, n.grid
+FROM failures AS f JOIN newest AS n USING (trial)
+ORDER BY f.started_at DESC, f.trial LIMIT {_MOST_FAILURES}
 """
 _ENVIRONMENTS = """
 SELECT host, device, threads, dtype, "commit", dirty, count(*) AS trials,
@@ -72,7 +75,7 @@ _TRIALS = "SELECT trial FROM newest ORDER BY status = 'ok', started_at DESC, tri
 
 
 def overview(store: Store) -> dict[str, Any]:
-    """Progress of each grid, failures, and the environments that computed the rows."""
+    """Progress of each grid, what runs, failures, and what computed the rows."""
     (totals,) = _rows(store, _TOTALS, "20_newest")
     return {
         "store": clean(store.uri),
@@ -82,6 +85,7 @@ def overview(store: Store) -> dict[str, Any]:
         "failures": _rows(store, _FAILURES, "61_failures"),
         "environments": _rows(store, _ENVIRONMENTS, "20_newest"),
         "left_out": _left_out(store),
+        "running": running_now(store),
     }
 
 
@@ -167,12 +171,14 @@ def answer(store: Store, request: str) -> Any:
 
     Args:
         store: Where the trials are.
-        request: The name of a view, or ``trial/ID``.
+        request: The name of a view, ``trial/ID`` or ``timeline/GRID``.
 
     Returns:
-        Lists and mappings that can be written as JSON; None if no view or trial has
-        this name.
+        Lists and mappings that can be written as JSON; None if no view, trial or grid
+        has this name.
     """
+    if request.startswith("timeline/"):
+        return timeline(store, request.removeprefix("timeline/"))
     if request.startswith("trial/"):
         trial = request.removeprefix("trial/")
         return trial_page.trials(store, [trial]).get(trial)
@@ -194,6 +200,6 @@ def everything(store: Store, most_trials: int) -> dict[str, Any]:
     left_out.warn(store)
     trials = [t for (t,) in ask(store, _TRIALS, through="20_newest").rows[:most_trials]]
     pages = trial_page.trials(store, trials)
-    return {name: view(store) for name, view in _VIEWS.items()} | {
-        f"trial/{trial}": page for trial, page in pages.items()
-    }
+    made = {name: view(store) for name, view in _VIEWS.items()}
+    made |= {f"timeline/{name}": timeline(store, name) for name in grids.names(store)}
+    return made | {f"trial/{trial}": page for trial, page in pages.items()}

@@ -39,10 +39,11 @@ class Answers:
         self._kept: dict[str, bytes | None] = {}
 
     def state(self) -> str:
-        """Return a text that changes when a file of the store's tables does."""
+        """Return a text that changes when a file of the tables does, or what runs."""
         # Files are never changed, only added and replaced: their list is the state.
-        listed = json.dumps(self._store.at_this_moment().snapshot, sort_keys=True)
-        return hashlib.sha256(listed.encode()).hexdigest()[:16]
+        files = self._store.at_this_moment().snapshot
+        listed = [files, self._store.folder.names("running")]
+        return hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:16]
 
     def answer(self, request: str) -> bytes | None:
         """Return the answer to one request as JSON; None if nothing has its name."""

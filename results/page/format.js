@@ -71,6 +71,11 @@ export function seconds(value) {
   return hours < 72 ? `${hours} h` : `${number(value / 86400)} d`;
 }
 
+// Seconds since 1970 as the time in UTC, to the second.
+export function moment(value) {
+  return `${new Date(value * 1000).toISOString().slice(0, 19).replace("T", " ")} UTC`;
+}
+
 export function plural(n, one, many = `${one}s`) {
   return `${n.toLocaleString("en")} ${n === 1 ? one : many}`;
 }

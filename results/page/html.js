@@ -1,5 +1,7 @@
 // Makes elements. Text is always set as text, so that a name cannot become markup.
 
+import { seconds } from "page/format.js";
+
 const SVG = "http://www.w3.org/2000/svg";
 const SVG_TAGS = new Set(["svg", "path", "circle", "line", "g", "title", "rect"]);
 
@@ -30,6 +32,16 @@ export function table(label, heads, rows, numeric = [], style = null) {
     h("thead", {}, h("tr", {}, heads.map((head, i) => h("th", { scope: "col", class: kind(i) }, head)))),
     h("tbody", {}, rows.map((row) => h("tr", {}, row.map((cell, i) =>
       (i === 0 ? h("th", { scope: "row" }, cell) : h("td", { class: kind(i), "data-head": heads[i] }, h("span", {}, cell)))))))));
+}
+
+// The time since a moment, which counts on; `now` is the moment by the same clock.
+export function clock(since, now) {
+  const start = Date.now() / 1000 - (now - since);
+  const node = h("span", { class: "clock" });
+  const show = () => (node.textContent = seconds(Math.max(0, Math.round(Date.now() / 1000 - start))));
+  show();
+  const timer = setInterval(() => (node.isConnected ? show() : clearInterval(timer)), 1000);
+  return node;
 }
 
 export function copyButton(title, text) {

@@ -7,13 +7,14 @@ import * as board from "page/board.js";
 import * as compare from "page/compare.js";
 import * as coverage from "page/coverage.js";
 import * as curves from "page/curves.js";
+import * as grid from "page/grid.js";
 import * as overview from "page/overview.js";
 import * as papers from "page/papers.js";
 import * as tradeoff from "page/tradeoff.js";
 import * as trial from "page/trial.js";
 
 // Address -> module with `title` and `draw(route)`, which returns the nodes of the view.
-const VIEWS = { board, tradeoff, curves, compare, coverage, papers, overview, trial };
+const VIEWS = { board, tradeoff, curves, compare, coverage, papers, overview, grid, trial };
 const LISTED = ["board", "tradeoff", "curves", "compare", "coverage", "papers", "overview"];
 const content = document.getElementById("content");
 let drawn = 0; // counts calls, so that a slow answer does not replace a later view

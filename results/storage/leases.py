@@ -55,6 +55,8 @@ class Owner:
         started_at: Start time in seconds since 1970.
         plan: Id of the plan in the table ``plans``.
         claims: Whether the driver has not yet checked for conflicts.
+        trials: Number of trials that the driver has to run; None until it says so.
+        seconds: Forecast of how long all of them take; None if there is none.
     """
 
     run: str
@@ -63,6 +65,8 @@ class Owner:
     started_at: float
     plan: str
     claims: bool = False
+    trials: int | None = None
+    seconds: float | None = None
 
     def alive(self) -> bool | None:
         """Whether the driver is alive; None if it is on another machine."""
@@ -187,6 +191,22 @@ def _write_owner(store: Store, run: str, plan: str, *, claims: bool) -> None:
     store.folder.write(f"running/{run}.driver", json.dumps(owner).encode())
 
 
+def expect(store: Store, run: str, trials: int, seconds: float | None) -> None:
+    """Add to the lease of a driver what it has to do, for readers of the store.
+
+    Args:
+        store: The store that the run writes to.
+        run: Id of the run, which ``claim`` has written.
+        trials: Number of trials to run.
+        seconds: Forecast of how long all of them take; None if there is none.
+    """
+    path = f"running/{run}.driver"
+    text = store.folder.read(path)
+    if text is not None:
+        owner = json.loads(text) | {"trials": trials, "seconds": seconds}
+        store.folder.write(path, json.dumps(owner).encode())
+
+
 def owners(store: Store) -> list[Owner]:
     """Returns the drivers that have a lease; deletes leases of this machine's dead."""
     found = []
@@ -202,6 +222,8 @@ def owners(store: Store) -> list[Owner]:
                 started_at=float(value["started_at"]),
                 plan=str(value["plan"]),
                 claims=bool(value.get("claims")),
+                trials=None if (n := value.get("trials")) is None else int(n),
+                seconds=None if (s := value.get("seconds")) is None else float(s),
             )
             # Not for None: of another machine's driver only that machine can tell.
             if owner.alive() is False:

@@ -1,5 +1,7 @@
 """Fixtures over synthetic stores."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,3 +19,11 @@ def empty(tmp_path: Path) -> Store:
 def stored(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """A store to read; tests that write make their own."""
     return grid(tmp_path_factory.mktemp("synthetic") / "store")
+
+
+@pytest.fixture
+def dead() -> int:
+    """The id of a process that ended."""
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    return child.pid

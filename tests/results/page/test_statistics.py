@@ -15,7 +15,7 @@ def test_the_page_computes_the_same_tests_as_the_tables(tmp_path):
     draw = random.Random(0)
     right = [[float(draw.random() < share) for _ in range(300)] for share in (0.8, 0.7)]
     losses = [[draw.gauss(mean, 1.0) for _ in range(80)] for mean in (0.0, 0.2)]
-    many = [4000, 3800]  # 2^7800 is no float: the terms are added as logarithms
+    many = [4000, 3800]  # 2^7800 exceeds a float: terms are logarithms
     out, console = browse(
         report.html({"overview": {"totals": {}}, "boards": []}),
         f"""const s = await import("page/statistics.js");

@@ -3,8 +3,6 @@
 import json
 import os
 import socket
-import subprocess
-import sys
 import threading
 
 import pytest
@@ -26,14 +24,6 @@ def write(store: Store, name: str, **changes: object) -> None:
         "claims": False,
     }
     store.folder.write(f"running/{name}", json.dumps(value | changes).encode())
-
-
-@pytest.fixture
-def dead() -> int:
-    """The id of a process that ended."""
-    child = subprocess.Popen([sys.executable, "-c", ""])
-    child.wait()
-    return child.pid
 
 
 def test_a_worker_is_named_while_it_works(empty, monkeypatch):
@@ -194,3 +184,17 @@ def test_trials_are_asked_back_from_one_job(empty):
     leases.request_trials(empty, "r1-b", ["t1", "t2"])
     assert leases.requested_trials(empty, "r1-b") == {"t1", "t2"}
     assert leases.requested_trials(empty, "r1-c") == frozenset()
+
+
+def test_a_driver_says_what_it_expects_until_it_ends(empty):
+    with leases.claim(empty, "r1", "p1"):
+        (owner,) = leases.owners(empty)
+        assert (owner.trials, owner.seconds) == (None, None)
+        leases.expect(empty, "r1", 12, 34.5)
+        (owner,) = leases.owners(empty)
+        assert (owner.trials, owner.seconds, owner.plan) == (12, 34.5, "p1")
+        leases.expect(empty, "r1", 9000, None)
+        assert leases.owners(empty)[0].seconds is None
+
+    leases.expect(empty, "r1", 12, 34.5)  # too late: nothing is written
+    assert leases.owners(empty) == []
