@@ -109,6 +109,7 @@ class Chain:
         # Members may record the same metric; that of the last one describes the result.
         recorded: dict[tuple[str, int | None], Measurement] = {}
         for member in self.members():
+            # A list of its own, so that the records of each member can be merged.
             here = replace(ctx, recorded=[])
             # The first member was fitted by `fit`, on the dense network. The dense
             # network of every later one is the result so far.

@@ -163,6 +163,7 @@ class ClassAwarePruning:
                     raise Unsupported(str(why)) from None
                 break
             net, cuts = smaller, cuts + 1
+        # On the curve its epochs follow those of all cuts.
         surgery.retrain(net, self.finetune, ctx, name="last", epoch=cuts * epochs)
         ctx.record(Measurement(metric="cuts", value=float(cuts)))
         surgery.record_widths(ctx.model, net, ctx)
@@ -182,6 +183,7 @@ class ClassAwarePruning:
         scores = class_scores(
             net, found, ctx, images_per_class=self.images_per_class, reduce=self.reduce
         )
+        # A share of the dense widths: those of the network shrink with every cut.
         floor = {
             g.name: math.ceil(self.floor * g.size)
             for g in surgery.groups(ctx.model, ctx.model.net)
@@ -262,6 +264,7 @@ def class_scores(
     convs: dict[str, nn.Module] = {g.name: g.conv for g in found}
     sums: dict[str, Tensor] = {}
     tops: dict[str, Tensor] = {}
+    # One class at a time: a share is over the images of its class.
     for label in range(ctx.data.classes):
         images, labels = _of_class(ctx, label, images_per_class)
         pairs = activations_and_gradients(net, convs, images, labels)
@@ -308,6 +311,7 @@ class Modified(Objective):
         """The modified cost of one batch."""
         cost = super().loss(net, batch)
         for module in net.modules():
+            # The padding of `not_orthogonal` belongs to kernels of this size.
             if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3):
                 cost = cost + self.orthogonality * not_orthogonal(module.weight)
         return cost + self.l1 * sum(p.abs().sum() for p in net.parameters())
@@ -325,6 +329,9 @@ def not_orthogonal(kernel: Tensor) -> Tensor:
     Returns:
         The Frobenius norm, a scalar; 0 for an orthonormal set.
     """
+    # [o, p, y, x]: the inner product of kernel o with kernel p, shifted by
+    # (y - 1, x - 1). An orthogonal convolution has 1 where o = p without a shift, and 0
+    # elsewhere.
     products = functional.conv2d(kernel, kernel, padding=1)  # (out, out, 3, 3)
     target = torch.zeros_like(products)
     target[:, :, 1, 1] = torch.eye(len(kernel), device=kernel.device)

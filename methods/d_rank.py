@@ -45,6 +45,8 @@ class Member:
     @property
     def most(self) -> int:
         """The highest rank that stores less than the dense group."""
+        # One weight less than the dense group at least: with as many it would lose for
+        # nothing.
         return max(1, (self.out * self.inner - 1) // self.cost)
 
 
@@ -312,6 +314,8 @@ def _released(
     shares: Sequence[float],
 ) -> list[float]:
     """Equal ranks instead of ``shares`` where the released code falls back to them."""
+    # The released code compares the errors for output, up and down only, and gives
+    # equal ranks to gate.
     if role in ATTENTION:
         return list(shares)
     same: list[float] = []

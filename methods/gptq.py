@@ -199,6 +199,7 @@ class Rounder:
         """Fit the grid of the group that starts here, if one does."""
         if self.static is None and first % self.size == 0:
             group = weights[:, : self.size]
+            # A row of the last group may be shorter: the slice ends with the matrix.
             self._grids.append(fit_grid(group, self.bits, self.levels, self.dtype))
 
     def column(self, index: int, weights: Tensor) -> Tensor:

@@ -74,6 +74,8 @@ class SparseGpt:
         pattern, errors = self._pattern(), []
         if self.blocksize < 1:
             errors.append(f"blocksize {self.blocksize} is below 1")
+        # A group across two blocks would be chosen before the corrections of its first
+        # block reach its last columns.
         elif pattern is not None and self.blocksize % pattern.group:
             errors.append(
                 f"blocksize {self.blocksize} is not a multiple of {pattern.group}, the "
@@ -127,6 +129,8 @@ class SparseGpt:
             # into it.
             weight = matrix(net.get_submodule(name))
             factor, dead = inverse_factor(gram_of(seen, name), self.damping, name)
+            # Solved in float32: in half precision the corrections of many columns would
+            # be rounded away.
             weight.copy_(self._pruned(weight.float(), factor, dead, ratio, name))
         return net
 

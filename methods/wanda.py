@@ -132,6 +132,8 @@ class Wanda:
             for name in names:
                 yield name, found.gram(name).diagonal().sqrt()
         else:
+            # Root mean squares instead of norms: a common factor in a matrix changes no
+            # ranking.
             for name, seen in behind_prefix(net, ctx, names):
                 yield name, norms_of(seen, name).float()
 

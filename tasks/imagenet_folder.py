@@ -110,6 +110,8 @@ def _listing(path: str) -> dict[str, list[str]]:
     root = Path(path)
     files: dict[str, list[str]] = {}
     for split in ("train", "val"):
+        # The order of a folder differs between file systems, and the held-out images
+        # are drawn by position.
         found = sorted(
             p for p in root.glob(f"{split}/*/*") if p.suffix.lower() in _TYPES
         )

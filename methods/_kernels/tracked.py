@@ -43,6 +43,8 @@ class Initial:
         """
         # Parameter p owns the indices from ends[p - 1] to ends[p] - 1.
         owner = torch.bucketize(index, self.ends, right=True)
+        # A function of seed and index alone: any weight can be regenerated without the
+        # others.
         return normals(self.seed, index) * self.scale[owner] + self.base[owner]
 
     def __len__(self) -> int:

@@ -43,6 +43,7 @@ class Card:
 @cache
 def home() -> Path:
     """The folder of lm-eval's own tasks."""
+    # Found without an import, which takes seconds.
     spec = find_spec("lm_eval")
     if spec is None or spec.origin is None:
         raise BenchError("tasks of lm-eval need the package: pip install lm-eval")
@@ -78,6 +79,7 @@ def card(name: str) -> Card | None:
 @cache
 def _named(name: str) -> Card | None:
     """The card of a name of lm-eval, from the cache on the disk if it is there."""
+    # The name becomes a file name below: a path in it must not leave the folder.
     if not re.fullmatch(r"[\w.+\-]+", name):
         return None
     # One small file for each name: a run needs the cards of its own tasks only. The
@@ -281,6 +283,7 @@ def _own(path: Path, changed: int, size: int) -> Card:
     folder = str(whole.parent)
     index = manager(Card(name="", folders=(folder,), tasks={})).task_index
     tasks = _tasks(index, name)
+    # lm-eval reads the whole folder of the file, and with it tasks of other files.
     _refuse_twins(whole.parent, {name, *tasks})
     entry = index.get(name)
     if entry is None or Path(entry.yaml_path) != whole:

@@ -126,6 +126,7 @@ class ExitNet(nn.Module):
     def all_logits(self, images: Tensor) -> list[Tensor]:
         """Logits of every exit and, last, of the network, for every sample."""
         found = []
+        # In training no sample leaves: every exit learns from all samples.
         *parts, last = self.segments()
         for part, head in zip(parts, self.heads, strict=True):
             images = part(images)

@@ -421,6 +421,7 @@ def released_search(seen: Validation) -> list[Candidate]:
 def _latencies(net: ExitNet, ctx: Context) -> list[Measurement]:
     """Median seconds of one image, with exits and through the whole plain network."""
     images, _ = ctx.data.validation.batch(
+        # A smaller split is read more than once.
         torch.arange(_TIMED) % len(ctx.data.validation)
     )
     images = images.to(ctx.device)
@@ -432,6 +433,7 @@ def _latencies(net: ExitNet, ctx: Context) -> list[Measurement]:
                 begin = time.perf_counter()
                 timed(image).cpu()  # waits for the device
                 times.append(time.perf_counter() - begin)
+        # The median, which a single disturbed run does not move.
         middle = sorted(times)[len(times) // 2]
         found.append(
             Measurement(metric=metric, value=middle, unit="s", goal="min", n=len(times))

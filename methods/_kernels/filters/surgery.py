@@ -78,6 +78,8 @@ def _graph(model: Model, net: nn.Module) -> object:
     device = next(net.parameters()).device
     example = {k: v.to(device) for k, v in model.example().items()}
     was_training = net.training
+    # The graph of layers that share a width, from one run of the example: a filter that
+    # leaves takes its channel of the norm and of every layer that reads it along.
     graph = torch_pruning.DependencyGraph().build_dependency(
         net.eval(), example_inputs=example
     )
@@ -205,6 +207,7 @@ def prune_to(
     most = len(ranking) if at_most is None else min(at_most, len(ranking))
     harshest = first(most)
     if parameters(harshest) > budget:
+        # The limit of one cut comes before the budget, which later cuts can still meet.
         if at_most is not None and most < len(ranking):
             return harshest
         raise Unsupported(

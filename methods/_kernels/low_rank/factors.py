@@ -97,6 +97,7 @@ def linears(model: Model, roles: Iterable[str] = LINEARS) -> dict[str, nn.Module
     wanted = set(roles)
     found = {
         name: module
+        # A module with two paths is found twice, so that it is refused as shared below.
         for name, module in model.net.named_modules(remove_duplicate=False)
         if model.role(name) in wanted
     }
@@ -177,6 +178,7 @@ def checked_rank(
     out, inner = sum(s[0] for s in shapes), shapes[0][1]
     # floor((1 - ratio) out in / (out + in)), with the outputs of all members.
     rank = rank_for(out, inner, ratio)
+    # A smaller last group of blocks may get the rank of a full one.
     if members is not None and not group.once:
         rank = rank_for(members * shapes[0][0], inner, ratio)
     if rank < 1:

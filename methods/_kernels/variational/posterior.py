@@ -96,6 +96,7 @@ class VariationalLinear(nn.Module):
             start = math.log(math.expm1(prior.sigma)) / self.rate
             self.raw_sigma = nn.Parameter(torch.full_like(self.mean, start))
         if sticks is not None:
+            # Every utility starts at about a half.
             start_logits = torch.empty_like(self.mean).uniform_(-0.1, 0.1)
             self.logits = nn.Parameter(start_logits / self.rate)
 
@@ -150,6 +151,8 @@ class VariationalLinear(nn.Module):
         if self.raw_sigma is not None:
             total = total + stick_breaking.kl_gaussian(self.mean, self.sigma()).sum()
         if self.logits is not None and log_prior is not None:
+            # Beyond the truncation level a utility is zero by definition, without a
+            # divergence.
             logits = self.rate * self.logits[: len(log_prior)]
             total = (
                 total + stick_breaking.kl_utilities(logits, log_prior[:, None]).sum()
@@ -165,6 +168,7 @@ class VariationalLinear(nn.Module):
         assert self.sticks is not None
         if self.sticks.count == len(utilities):
             return utilities
+        # An output unit is a row here and a column of the paper's matrix.
         rows = torch.arange(len(utilities), device=utilities.device)
         return utilities * (rows < self.sticks.count)[:, None]
 
