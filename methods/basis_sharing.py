@@ -10,7 +10,10 @@ from torch import nn
 from harness.core import Context, Model
 from harness.registry import method
 from methods._kernels.low_rank.factors import Factors, Group, linears, matrix
-from methods._kernels.low_rank.groups import groups_across_blocks
+from methods._kernels.low_rank.groups import (
+    groups_across_blocks,
+    groups_across_experts,
+)
 from methods._kernels.low_rank.layers import LowRank
 from methods._kernels.low_rank.refit import pooled_update, refit, update
 from methods._kernels.low_rank.uniform import factorize_groups, truncate_groups
@@ -47,7 +50,14 @@ class BasisSharing:
     defaults keep the budget and handle a singular G. The released ``do_update_model``
     (``update: true`` without ``refit``) is called by none of its scripts.
 
+    Of a mixture of experts, the experts with the same number in adjacent blocks form a
+    group. With ``groups: experts`` it is all experts of one block, whose inputs come
+    from the same hidden states; all other matrices are decomposed alone. The paper has
+    no experts. Their Gram matrices are those of the tokens that are routed to each.
+
     Args:
+        groups: ``blocks`` shares a basis across adjacent blocks, ``experts`` across the
+            experts of a block.
         group_size: Number of adjacent blocks that share a basis; the remaining blocks
             form a last, smaller group.
         shared: Roles that share a basis; the others are decomposed alone.
@@ -65,6 +75,7 @@ class BasisSharing:
             sum over all tokens; for ``cholesky`` only.
     """
 
+    groups: Literal["blocks", "experts"] = "blocks"
     group_size: int = 2
     shared: tuple[str, ...] = ("query", "key", "value", "qkv", "gate", "up")
     remainder: Literal["own", "full"] = "own"
@@ -77,14 +88,23 @@ class BasisSharing:
         """Check the size of a group.
 
         Raises:
-            ValueError: If ``group_size`` is below 1.
+            ValueError: If ``group_size`` is below 1, or an option is for blocks alone.
         """
+        if self.groups == "experts" and self.remainder == "full":
+            raise ValueError(
+                "remainder: full is for groups of blocks, and with groups: experts "
+                "all groups are full: leave one of the two out"
+            )
         if self.group_size < 1:
             raise ValueError(f"group_size {self.group_size} is below 1")
 
     def fit(self, model: Model, ctx: Context) -> dict[Group, Factors]:
         """Decompose each group once; every ratio truncates the same factors."""
-        groups = groups_across_blocks(model, size=self.group_size, shared=self.shared)
+        if self.groups == "experts":
+            groups = groups_across_experts(model, shared=self.shared)
+        else:
+            size = self.group_size
+            groups = groups_across_blocks(model, size=size, shared=self.shared)
         return factorize_groups(
             model, groups, whitened(ctx.calibration(), self.whitening, self.jitter)
         )

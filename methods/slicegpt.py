@@ -148,6 +148,13 @@ def _folded(model: Model, net: nn.Module, path: str) -> Folded:
         if name.startswith(f"{path}.") and (role := model.role(name)):
             found.setdefault(role, []).append(name)
     halves = []
+    known = {role for part in (*READERS, *WRITERS) for role in part}
+    if other := sorted(found.keys() - known):
+        raise Unsupported(
+            f"block {block_of(path)} of {model.name} has a matrix of role {other[0]}, "
+            "which cannot be sliced: choose a dense model of the LLaMA, Mistral, Qwen2 "
+            "or OPT family"
+        )
     for readers, writers in zip(READERS, WRITERS, strict=True):
         reads = [name for role in readers for name in found.get(role, [])]
         writes = [name for role in writers for name in found.get(role, [])]
@@ -155,9 +162,9 @@ def _folded(model: Model, net: nn.Module, path: str) -> Folded:
         if not reads or len(writes) != 1 or not plain:
             raise Unsupported(
                 f"block {block_of(path)} of {model.name} is not built of plain linear "
-                "layers with one output and one down projection: choose a model of the "
-                "LLaMA, Mistral, Qwen2 or OPT family, and put this method first in a "
-                "chain"
+                "layers with one output and one down projection (a mixture has one an "
+                "expert): choose a dense model of the LLaMA, Mistral, Qwen2 or OPT "
+                "family, and put this method first in a chain"
             )
         halves.append((reads, writes[0]))
     try:

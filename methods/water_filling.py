@@ -99,7 +99,8 @@ class WaterFilling:
     The two-sided whitening is also that of OBD-LLM (arXiv:2604.00821, here
     ``obd_llm``), which gives every matrix the same ratio. The joined matrices, the one
     budget and the pivoted factors with it are this project's own combination; there is
-    no released code to compare with.
+    no released code to compare with. Of a mixture of experts, G and H are means over
+    the tokens that an expert reads, and its error counts by their share of all tokens.
 
     Args:
         join: Matrices of a block that share their input factor: ``qkv`` (query, key and
@@ -132,16 +133,17 @@ class WaterFilling:
         groups = groups_within_blocks(model, self.join)
         calibration = ctx.calibration()
         curvature: Mapping[Group, Tensor] = {}
+        shares: Mapping[Group, float] = {}
         if self.sensitivity == "gradient":
-            curvature = self._curvature(groups, ctx)
+            curvature, shares = self._curvature(groups, ctx)
         factors, shapes, members = {}, {}, {}
         for group in groups:
             weight = stacked(modules, group)
             gram = calibration.gram(group.names[0])
             made = factorize_group(modules, group, gram, curvature.get(group))
             made = kept(model, made)
-            if not curvature:
-                made = replace(made, energy=made.energy / made.energy.sum())
+            unit = 1 / shares[group] if curvature else made.energy.sum()
+            made = replace(made, energy=made.energy / unit)
             factors[group], shapes[group] = made, (weight.shape[0], weight.shape[1])
             members[group] = tuple(matrix(modules[n]).shape[0] for n in group.names)
         return Fitted(factors, shapes, members)
@@ -183,11 +185,13 @@ class WaterFilling:
             ranks = allocate(offers, sum(budgets))
         return dict(zip(groups, ranks, strict=True))
 
-    def _curvature(self, groups: list[Group], ctx: Context) -> Mapping[Group, Tensor]:
+    def _curvature(
+        self, groups: list[Group], ctx: Context
+    ) -> tuple[Mapping[Group, Tensor], Mapping[Group, float]]:
         net = differentiable(ctx).requires_grad_(False)
         curvature = OutputCurvature(net, groups)
         tokens = ctx.calibration().tokens[: self.gradient_samples]
         with curvature.watch():
             for _ in backward(net, tokens, sampled(ctx.stream("labels"))):
                 pass
-        return curvature.mean()
+        return curvature.mean(), curvature.shares()

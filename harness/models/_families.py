@@ -101,13 +101,12 @@ def look(name: str, lacking: Mapping[str, Any]) -> Family:
 
     from harness.models import _language
     from harness.toolkit import model_size
-    from harness.toolkit.roles import LINEARS
 
     # Shapes without memory: the largest families have hundreds of billions of weights.
     with torch.device("meta"):
         net = AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **lacking))
     model = _language.wrap(name, net, tokenizer=None)
-    treated = {path for path, _ in model.modules(*LINEARS)}
+    treated = model_size.treated(model)
     dense = {
         _place(path)
         for path, _ in model_size.block_weights(model)

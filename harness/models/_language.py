@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.core import BenchError, Model
-from harness.toolkit import identity, model_size, roles, text_part
+from harness.toolkit import experts, identity, model_size, roles, text_part
 from harness.toolkit.untrusted import BROKEN, refuse_bomb
 
 EXAMPLE_TOKENS = 128  # multiply-adds are counted over one window of this length
@@ -30,7 +30,9 @@ def wrap(name: str, net: nn.Module, tokenizer: Any) -> Model:
 
     Args:
         name: As the grid names it.
-        net: The network; its embeddings and head stay as they are.
+        net: The network; its embeddings and head stay as they are. The experts of a
+            mixture become linear layers of their own, in place, unless it is on
+            torch's meta device: no method runs there, and it may have thousands.
         tokenizer: Of transformers; None for a network without text.
 
     Returns:
@@ -42,6 +44,8 @@ def wrap(name: str, net: nn.Module, tokenizer: Any) -> Model:
     """
     refuse_bomb(tokenizer, name)
     config: Any = net.config
+    if not next(net.parameters()).is_meta:
+        experts.split(net)
     if _encoder(config):
         raise BenchError(
             f"model {name!r} ({config.model_type}) is an encoder: it fills gaps and "
@@ -133,7 +137,7 @@ def configured_coverage(
         ``model_type`` and the share of block weights with a role; None if the network
         cannot be built from its configuration alone.
     """
-    sources = [roles.__file__, model_size.__file__, __file__]
+    sources = [roles.__file__, experts.__file__, model_size.__file__, __file__]
     named = {"config": folder / "config.json"}
     named |= {f"source {n}": Path(path) for n, path in enumerate(sources)}
     release = version("transformers")

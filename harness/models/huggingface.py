@@ -29,7 +29,7 @@ class HuggingFace:
         commit: Commit, branch or tag on the hub; ignored for a folder.
         trust_remote_code: Run the model code that comes with the weights.
         partial: ``allow`` lets methods treat a model of which they know less than
-            95 % of the block weights (mixtures of experts, say); the rest stays dense.
+            95 % of the block weights (state spaces, say); the rest stays dense.
     """
 
     names: ClassVar[str] = (

@@ -32,6 +32,7 @@ from harness.running.failures import (
     classify,
     store_io,
 )
+from harness.toolkit import calibration as statistics
 from harness.toolkit import devices, host_memory, model_size, spread
 from harness.toolkit.blockwise import blocks_of
 from harness.toolkit.tensor_files import read_tensors
@@ -278,7 +279,7 @@ def same_data(part: PluginSpec) -> None:
         )
 
 
-def calibration(artifact: Artifact, store: Store) -> Any:
+def calibration(artifact: Artifact, store: Store) -> statistics.Calibration:
     """The opened calibration of an artifact.
 
     Args:
@@ -291,8 +292,6 @@ def calibration(artifact: Artifact, store: Store) -> Any:
     Raises:
         BenchError: If it is not in the store.
     """
-    from harness.toolkit import calibration as statistics
-
     with store_io():
         folder = shelf.find(store, artifact.id)
     if folder is None:
@@ -331,8 +330,6 @@ def _build_dense(job: ArtifactJob, folder: Path, store: Store) -> None:
 
 
 def _build_calibration(job: ArtifactJob, folder: Path, store: Store) -> None:
-    from harness.toolkit import calibration as statistics
-
     artifact = job.artifact
     spec = build(
         "calibration",

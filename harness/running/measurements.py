@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 import numbers
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from harness.core import Goal, Measurement, NotFinite
+
+if TYPE_CHECKING:
+    from harness.toolkit.experts import Routed
 
 MAX_ERRORS = 5  # errors of one trial that its reason names
 _LARGEST = 2**63 - 1  # of a stored whole number
@@ -212,6 +215,33 @@ def joined(*stages: Sequence[Measurement]) -> list[Measurement]:
     _no_repeats([one for one in found if one.step is None], errors)
     errors.refuse()
     return found
+
+
+def of_experts(routed: Mapping[str, Routed]) -> list[Measurement]:
+    """What the experts of a mixture saw of the calibration text.
+
+    Args:
+        routed: Expert -> what it saw; empty for other networks.
+
+    Returns:
+        ``expert_tokens``, the fewest tokens that an expert was given, with the number
+        of every expert in ``values``; and ``experts_completed``, the number of experts
+        with too few of their own for their statistics. Nothing without experts.
+    """
+    if not routed:
+        return []
+    tokens = [float(one.tokens) for one in routed.values()]
+    few = sum(one.tokens < one.floor for one in routed.values())
+    return [
+        Measurement(
+            metric="expert_tokens",
+            value=min(tokens),
+            unit="tokens",
+            n=len(tokens),
+            values=tokens,
+        ),
+        Measurement(metric="experts_completed", value=float(few), n=len(tokens)),
+    ]
 
 
 def _no_repeats(found: Sequence[Any], errors: _Errors) -> None:

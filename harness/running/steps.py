@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ from harness.running.failures import (
 )
 from harness.running.seal import Seal
 from harness.toolkit import devices, host_memory, model_size, spread
+from harness.toolkit.calibration import Calibration
+from harness.toolkit.experts import Routed
 from results.storage.store import Store
 
 
@@ -68,6 +71,7 @@ class Steps:
     fit_seconds: float = 0.0
     fit_recorded: tuple[Measurement, ...] = ()
     fit_trained: Trained = field(default_factory=Trained)
+    routed: Mapping[str, Routed] = field(default_factory=dict)  # what experts saw
     shared: Seal | None = None  # of the dense network and the fitted object
     current: _Compressed | None = None
     scratch: Path | None = None
@@ -126,7 +130,12 @@ class Steps:
         found = self._evaluate(trial, made.net)
         row["evaluate_seconds"] = time.perf_counter() - began
         # The task first: its first ranked number is the primary metric.
-        return measurements.joined(found, self.fit_recorded, made.recorded)
+        return measurements.joined(
+            found,
+            self.fit_recorded,
+            made.recorded,
+            measurements.of_experts(self.routed),
+        )
 
     def ready(self, trial: Trial) -> None:
         """Load and fit, the first time and after damage."""
@@ -217,12 +226,15 @@ class Steps:
             data=None if dense is None else task_data(trial.task),
             scratch=self._scratch(trial),
             calibrate=(
-                None
-                if statistics is None
-                else lambda: calibration(statistics, self.store)
+                None if statistics is None else lambda: self._statistics(statistics)
             ),
             checkpoint_key=key,
         )
+
+    def _statistics(self, artifact: Artifact) -> Calibration:
+        found = calibration(artifact, self.store)
+        self.routed = found.routed
+        return found
 
     def _scratch(self, trial: Trial) -> Path:
         """A folder for checkpoints, the same for all runs of a bundle."""

@@ -16,6 +16,8 @@ from harness.toolkit import identity, texts
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from harness.toolkit.experts import Routed
+
 _INDEX, _TOKENS = "calibration.json", "tokens.safetensors"
 
 
@@ -98,6 +100,18 @@ class Calibration:
         """
         return self._read(layer, "gram")
 
+    @property
+    def routed(self) -> Mapping[str, Routed]:
+        """Module path of each expert -> what it saw; empty without a mixture.
+
+        An expert that few tokens reach also reads others for its statistics, see
+        ``harness.toolkit.experts.completed``.
+        """
+        from harness.toolkit.experts import Routed
+
+        found = self.index.get("routed", {})
+        return {expert: Routed(*seen) for expert, seen in found.items()}
+
     def mean_abs(self, layer: str) -> Tensor:
         """The mean of ``|x|`` over all tokens, by channel: float32, shape ``(in,)``."""
         return self._read(layer, "abs")
@@ -147,7 +161,8 @@ def build(model: Model, spec: CalibrationSpec, folder: Path) -> None:
     """Run the windows through the dense model and write the statistics of each input.
 
     Block by block: beside the model, the hidden states of all windows and the Gram
-    matrices of one block are alive, and each block's go to a file of their own.
+    matrices of one block are alive, and each block's go to a file of their own. Each
+    expert of a mixture has the statistics of the tokens that are routed to it.
 
     Args:
         model: The dense language model.
@@ -158,10 +173,10 @@ def build(model: Model, spec: CalibrationSpec, folder: Path) -> None:
         BenchError: If the text or the model is too short for a window.
         NotFinite: If an input holds NaN or an infinity; names the layer.
     """
-    import torch
     from safetensors.torch import save_file
 
     from harness.toolkit.blockwise import stream
+    from harness.toolkit.experts import completed
 
     if model.encode is None:
         raise BenchError(f"{model.name} has no tokenizer to read {spec.text} with")
@@ -179,19 +194,23 @@ def build(model: Model, spec: CalibrationSpec, folder: Path) -> None:
     save_file({"tokens": tokens.contiguous()}, folder / _TOKENS)
     sites: dict[str, str] = {}
     files: dict[str, str] = {}
+    routed: dict[str, Routed] = {}
     running = stream(model, tokens)
     # One pass through the network, block by block: the states after a block are the
     # inputs of the next one, so that no token is computed twice.
     for number, (path, block) in enumerate(running):
         members = {n: m for n, m in model.modules() if n.startswith(f"{path}.")}
-        with collect(members) as statistics, torch.no_grad():
+        # Experts with few tokens run once more, which the sums have to see.
+        with collect(members) as statistics, completed(block) as counts:
             running.advance(number, block)
+        routed |= {f"{path}.{expert}": count for expert, count in counts.items()}
         name = f"block-{number:04}.safetensors"
         save_file(statistics.finished(), folder / name)
         sites |= statistics.sites
         files |= dict.fromkeys(statistics.gram, name)
         _trim()
     index = {"sites": sites, "files": files, "samples": spec.samples}
+    index |= {"routed": routed} if routed else {}
     (folder / _INDEX).write_text(json.dumps(index, indent=1) + "\n")
 
 

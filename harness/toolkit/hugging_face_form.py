@@ -56,12 +56,15 @@ def write(model: Model, origin: Mapping[str, Any], folder: Path, card: str) -> F
             "language models whose class transformers has; leave --format out"
         )
     described = saved_model.describe(net)
-    layers = {entry["layer"] for entry in described.layers.values()}
+    # Experts of the architecture's own shapes go back to the layout of transformers.
+    placed = {p: e["layer"] for p, e in described.layers.items()}
+    changed = {path for path, layer in placed.items() if layer != "experts"}
+    layers = {placed[path] for path in changed}
     if not layers and plain_checkpoint.has_its_shapes(net):
         form: Form = "plain"
         plain_checkpoint.write(net, folder)
     elif layers == {"dropped_block"} and plain_checkpoint.write_without(
-        model, sorted(described.layers), folder
+        model, sorted(changed), folder
     ):
         form = "fewer blocks"
     else:

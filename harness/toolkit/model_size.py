@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from harness.core import Model
-from harness.toolkit import saved_model
+from harness.toolkit import experts, saved_model
 from harness.toolkit.roles import LINEARS, TOWER, block_of
 
 
@@ -162,8 +162,8 @@ def reads_roles(method: Mapping[str, Any]) -> bool:
 def coverage(model: Model) -> float | None:
     """The share of a language model's block weights that belong to a known role.
 
-    Methods treat the modules with a role and leave all others dense: fused experts,
-    linear attention, and the matrices of families without roles.
+    Methods treat the modules with a role and leave all others dense: routers, state
+    spaces, and the matrices of families without roles.
 
     Args:
         model: The dense model; its network may be on torch's meta device.
@@ -175,11 +175,26 @@ def coverage(model: Model) -> float | None:
         return None
     weights = dict(block_weights(model))
     whole = sum(w.numel() for w in weights.values())
-    known = {path for path, _ in model.modules(*LINEARS)}
-    treated = sum(
-        w.numel() for n, w in weights.items() if n.rpartition(".")[0] in known
-    )
-    return treated / whole if whole else 0.0
+    known = treated(model)
+    counted = (w.numel() for n, w in weights.items() if n.rpartition(".")[0] in known)
+    return sum(counted) / whole if whole else 0.0
+
+
+def treated(model: Model) -> set[str]:
+    """Paths of the modules whose matrices have a role.
+
+    Args:
+        model: The dense model; its network may be on torch's meta device, where the
+            experts of a mixture are not split.
+
+    Returns:
+        Module paths; that of all experts of a block where they are one module.
+    """
+    return {path for path, _ in model.modules(*LINEARS)} | {
+        path
+        for path, module in model.net.named_modules()
+        if experts.is_fused(module) and model.role(f"{path}.0.down_proj")
+    }
 
 
 def share_of_bits(dense: Model, net: nn.Module) -> float:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.core import Model
+from harness.toolkit import experts
 from harness.toolkit.roles import blocks_path
 
 
@@ -27,7 +28,7 @@ def has_its_shapes(net: Any) -> bool:
     """Whether a fresh network of the configuration has the same tensors."""
     # Shapes without memory.
     with torch.device("meta"):
-        fresh = type(net)(configuration(net))
+        fresh = experts.split(type(net)(configuration(net)))
     here, there = net.state_dict(), fresh.state_dict()
     return here.keys() == there.keys() and all(
         here[name].shape == there[name].shape for name in here
@@ -36,7 +37,7 @@ def has_its_shapes(net: Any) -> bool:
 
 def write(net: Any, folder: Path) -> None:
     """Write a network whose shapes are those of its configuration."""
-    fresh = _fresh(net, dict(net.state_dict()), configuration(net))
+    fresh = _fresh(net, experts.fused_state(net), configuration(net))
     fresh.save_pretrained(folder)
 
 
@@ -72,7 +73,7 @@ def write_without(model: Model, dropped: list[str], folder: Path) -> bool:
     # Blocks are counted from 0 without gaps: "4.attn.weight" becomes "3.attn.weight".
     number = {str(old): str(new) for new, old in enumerate(left)}
     state = {}
-    for name, value in net.state_dict().items():
+    for name, value in experts.fused_state(net).items():
         if name.startswith(f"{path}."):
             old, rest = name[len(path) + 1 :].split(".", 1)
             state[f"{path}.{number[old]}.{rest}"] = value

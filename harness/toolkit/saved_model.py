@@ -187,7 +187,8 @@ def load(folder: Path) -> Model:
         )
     try:
         form = read_form(path, FORMAT)
-        with Budget((folder / WEIGHTS).stat().st_size, str(path)):
+        parts = len(form["layers"]) + len(form["sizes"])
+        with Budget((folder / WEIGHTS).stat().st_size, str(path), parts):
             skeleton = _skeleton(form["origin"], folder)
             net = _rebuilt(skeleton.net, form)
         _fill(net, form, read_tensors(folder / WEIGHTS))

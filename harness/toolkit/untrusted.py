@@ -31,7 +31,9 @@ BROKEN = (
     TypeError,
     ValueError,
 )
-OPERATIONS = 20_000  # that build one network; a hundred layers take a thousand
+# That build one network, and more for each part that its form lists: an expert takes
+# ten. A hundred layers take a thousand.
+OPERATIONS, OF_A_PART = 20_000, 50
 _WIDEST = 8  # bytes of the widest element
 GROWTH = 1000.0  # times longer that a tokenizer's rules may make a text
 
@@ -44,11 +46,13 @@ class Budget(TorchDispatchMode):
     Args:
         stored: Bytes of the file with its tensors.
         what: Who asks, for the message.
+        parts: Number of modules that the form lists.
     """
 
-    def __init__(self, stored: int, what: str) -> None:
+    def __init__(self, stored: int, what: str, parts: int = 0) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.limit, self.what = SPARE + LARGEST * stored, what
+        self.steps = OPERATIONS + OF_A_PART * parts
         self.bytes = self.operations = 0
 
     def __torch_dispatch__(
@@ -63,7 +67,7 @@ class Budget(TorchDispatchMode):
         # Sums all allocations and not only those alive: a bound that is simple and
         # large enough.
         self.bytes += _asked(str(func), args)
-        if self.bytes > self.limit or self.operations > OPERATIONS:
+        if self.bytes > self.limit or self.operations > self.steps:
             raise BenchError(
                 f"{self.what} asks for {self.bytes:.3g} bytes in {self.operations} "
                 f"steps; at most {self.limit} bytes fit what was stored"

@@ -87,15 +87,16 @@ def parts_of(model: Model) -> list[Parts]:
 
 
 def _parts(model: Model, found: Mapping[str, Sequence[str]]) -> Parts:
-    needed = ("query", "key", "value", "output", "up", "down")
-    for role in (*needed, *(["gate"] if "gate" in found else [])):
+    needed = ["query", "key", "value", "output", "up", "down"]
+    needed += ["gate"] if "gate" in found else []
+    for role in needed:
         if len(found.get(role, ())) != 1:
             raise Unsupported(
                 f"{model.name} does not have one matrix of role {role} in each block, "
-                "which a reduction of heads needs: choose a model of the LLaMA, "
-                "Mistral, Qwen2 or OPT family"
+                "which a reduction of heads needs (a mixture has one an expert): "
+                "choose a dense model of the LLaMA, Mistral, Qwen2 or OPT family"
             )
-    names = {role: paths[0] for role, paths in found.items() if len(paths) == 1}
+    names = {role: found[role][0] for role in needed}
     widths = {role: _plain(model.net, path) for role, path in names.items()}
     # Heads are slices of `head_dim` rows, so that the module of the attention has to
     # name this number; a wrong guess would cut through heads.

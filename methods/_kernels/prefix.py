@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from harness.core import Context
 from harness.toolkit.blockwise import stream
 from harness.toolkit.calibration import Statistics, collect
+from harness.toolkit.experts import completed
 
 # The block that computes the inputs of a matrix from the output of the blocks before.
 Inputs = Literal["dense", "compressed"]
@@ -55,8 +56,10 @@ def behind_prefix(
         # block, and pass through it again once the caller has compressed it. `advance`
         # replaces the tensors of the list, so that a copy of the list is enough.
         kept = list(running.states)
-        with reads({name: source.get_submodule(name) for name in here}) as seen:
-            running.advance(index, source.get_submodule(path))
+        reader = source.get_submodule(path)
+        watched = {name: source.get_submodule(name) for name in here}
+        with reads(watched) as seen, completed(reader):
+            running.advance(index, reader)
         running.states = kept
         for name in here:
             yield name, seen

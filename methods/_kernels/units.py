@@ -174,8 +174,8 @@ def _units(
     if wrong := [role for role, names in named.items() if len(names) != 1]:
         raise Unsupported(
             f"{model.name} does not have one matrix of role {wrong[0]} in each block, "
-            "which structured pruning needs: choose a model of the LLaMA, Mistral or "
-            "Qwen family"
+            "which structured pruning needs (a mixture has one an expert): choose a "
+            "dense model of the LLaMA, Mistral or Qwen family"
         )
     path = named[reader][0]
     inputs = _linear(model.net, path).in_features

@@ -4,6 +4,7 @@ import pytest
 import torch
 from tiny_llm import FAMILIES, context, logits, tiny
 
+from harness.core import BenchError
 from harness.registry import find
 from methods._kernels.low_rank.factors import linears, matrix
 from methods._kernels.low_rank.groups import groups_across_blocks
@@ -119,3 +120,30 @@ def test_an_empty_group_is_refused():
 
     with pytest.raises(BenchError, match="group_size 0 is below 1"):
         build("basis_sharing", group_size=0)
+
+
+def test_experts_of_a_block_share_the_best_basis_for_the_sum_of_their_grams(tmp_path):
+    # A second implementation in float64: the four gates below each other, whitened by
+    # a Cholesky factor, cut at k = floor(0.6 * 4 * 16 * 24 / (4 * 16 + 24)) = 10.
+    ctx = context(tiny("qwen3_moe"), tmp_path)
+    net = fit_and_compress(ctx, "basis_sharing", 0.4, groups="experts")
+    names = [f"model.layers.1.mlp.experts.{n}.gate_proj" for n in range(4)]
+    dense = [ctx.model.net.get_submodule(n).weight.detach().double() for n in names]
+    gram = sum(ctx.calibration().gram(name).double() for name in names)
+    root = torch.linalg.cholesky(gram)
+    u, s, v = torch.linalg.svd(torch.cat(dense) @ root, full_matrices=False)
+    best = (u[:, :10] * s[:10]) @ v[:10] @ torch.linalg.inv(root)
+
+    thin = [net.get_submodule(name) for name in names]
+    assert {one.right.weight.shape for one in thin} == {(10, 24)}
+    assert all(one.right is thin[0].right for one in thin)
+    for name, wanted in zip(names, best.split(16), strict=True):
+        found = product(net, name).double()
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    alone = net.model.layers[1].mlp.experts.get_submodule("0.down_proj")
+    assert alone.right is not net.get_submodule(names[0]).right
+
+
+def test_a_full_remainder_does_not_go_with_experts():
+    with pytest.raises(BenchError, match="leave one of the two out"):
+        build("basis_sharing", groups="experts", remainder="full")

@@ -9,7 +9,7 @@ import torch
 from harness.core import Model, Unsupported
 from harness.registry import discover, facts, find
 from harness.running.artifacts import seed_everything
-from harness.toolkit import calibration, host_memory
+from harness.toolkit import calibration, experts, host_memory, plain_checkpoint
 from harness.toolkit.host_memory import HostMemory
 from tasks._perplexity import window_losses
 
@@ -29,8 +29,9 @@ def network(family, folder, host=None):
     """The same network, in memory or mapped from a checkpoint."""
     model = tiny_llm.tiny(family)
     if host is not None:
-        model.net.save_pretrained(folder / "dense")
+        plain_checkpoint.write(model.net, folder / "dense")
         net = type(model.net).from_pretrained(folder / "dense").eval()
+        experts.split(net)
         host_memory.hold(net, host)
         model = model.with_net(net)
     return model
@@ -51,7 +52,11 @@ def compressed(name: str, model: Model, folder):
 
 
 @pytest.mark.parametrize(
-    "family", ["llama", pytest.param("gpt2", marks=pytest.mark.slow)]
+    "family",
+    [
+        "llama",
+        *(pytest.param(f, marks=pytest.mark.slow) for f in ("gpt2", "qwen3_moe")),
+    ],
 )
 @pytest.mark.parametrize(
     "name",

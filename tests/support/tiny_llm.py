@@ -9,6 +9,7 @@ from transformers.models.llama import LlamaConfig
 from transformers.models.mistral import MistralConfig
 from transformers.models.opt import OPTConfig
 from transformers.models.qwen2 import Qwen2Config
+from transformers.models.qwen3_moe import Qwen3MoeConfig
 
 from harness.core import Context
 from harness.models import _language
@@ -53,10 +54,19 @@ CONFIGS = {
     "gpt2": lambda: GPT2Config(**_GPT2),
 }
 FAMILIES = tuple(CONFIGS)
+MIXTURES = {  # of four experts in each block
+    "qwen3_moe": lambda: Qwen3MoeConfig(
+        **_LLAMA,
+        head_dim=6,
+        num_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=16,
+    ),
+}
 
 
 def config(family, **changes):
-    made = CONFIGS[family]()
+    made = (CONFIGS | MIXTURES)[family]()
     for key, value in changes.items():
         setattr(made, key, value)
     return made
@@ -67,7 +77,7 @@ def tiny(family, seed=0, dtype=torch.float32, **changes):
     torch.manual_seed(seed)
     net = AutoModelForCausalLM.from_config(config(family, **changes))
     for name, value in net.named_parameters():
-        if name.endswith("bias") or value.ndim == 2:
+        if name.endswith("bias") or value.ndim >= 2:
             torch.nn.init.normal_(value, std=0.2)
     net.config.dtype = dtype
     devices.cast(net, dtype)

@@ -135,7 +135,8 @@ def row_fisher(
         tokens: Windows, shape ``(N, L)``; one window is one batch.
 
     Returns:
-        Name -> float64 tensor of shape ``(in,)``.
+        Name -> float64 tensor of shape ``(in,)``; ones for an expert that no token
+        reaches.
     """
     totals: dict[str, Tensor] = {}
     net.requires_grad_(False)
@@ -166,6 +167,10 @@ def row_fisher(
     finally:  # a hook refers to the totals and to its module, which it would keep alive
         for handle in handles:
             handle.remove()
+    for name in names:  # an expert that no token reaches: a plain SVD
+        if name not in totals:
+            width = matrix(net.get_submodule(name)).shape[1]
+            totals[name] = torch.ones(width, dtype=torch.float64)
     return totals
 
 
@@ -208,6 +213,9 @@ class OutputCurvature:
         gradient at the input through this group alone. The sums are used up: a second
         call returns nothing.
 
+        An expert that no token reaches has no gradient. Its H is the mean square of
+        all other gradients, the same for each of its outputs.
+
         Args:
             damping: This share of its mean diagonal is added to the diagonal of H.
 
@@ -215,6 +223,7 @@ class OutputCurvature:
             Group -> moment.
         """
         means, self.moments = self.moments, {}
+        unseen = [group for group in self._groups if group not in means]
         for group, moment in means.items():
             weights = [matrix(self._net.get_submodule(n)) for n in group.names]
             out, inner = sum(w.shape[0] for w in weights), weights[0].shape[1]
@@ -226,7 +235,29 @@ class OutputCurvature:
                 added = weight.T @ weight if out > inner else torch.eye(out).double()
                 share = damping * self._squares[group] / (self._tokens[group] * out)
                 moment.add_(added, alpha=share)
-        return means
+        return means | {group: self._typical(group) for group in unseen}
+
+    def shares(self) -> dict[Group, float]:
+        """The share of all tokens that each group read: below 1 for experts alone.
+
+        A moment is a mean over the tokens that the group read. Times this share, it is
+        one over all tokens, and the losses of different experts are comparable. An
+        expert that no token reached counts as if one had.
+        """
+        whole = max(self._tokens.values())
+        return {group: self._tokens.get(group, 1) / whole for group in self._groups}
+
+    def _typical(self, group: Group) -> Tensor:
+        """The moment of a group without gradients."""
+        outputs = sum(
+            count * sum(matrix(self._net.get_submodule(n)).shape[0] for n in seen.names)
+            for seen, count in self._tokens.items()
+        )
+        square = sum(self._squares.values()) / outputs
+        weights = [matrix(self._net.get_submodule(n)) for n in group.names]
+        weight = torch.cat(weights).double().cpu()
+        out, inner = weight.shape
+        return square * (weight.T @ weight if out > inner else torch.eye(out).double())
 
     def _hook(self, group: Group, name: str) -> Callable[..., None]:
         members = [self._net.get_submodule(n) for n in group.names]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from harness.core import Model
-from harness.toolkit.roles import block_of
+from harness.core import Model, Unsupported
+from harness.toolkit.roles import block_of, expert_of
 from methods._kernels.low_rank.factors import Group, linears
 
 Join = Literal["none", "qk", "qkv"]
@@ -34,7 +34,7 @@ def groups_within_blocks(model: Model, join: Join) -> list[Group]:
     for name in linears(model):
         role = model.role(name)
         together = partner.get(role or "")
-        key = (block_of(name), together) if together else (name,)
+        key = (name.rpartition(".")[0], together) if together else (name,)
         members.setdefault(key, []).append(name)
     return [Group(tuple(names)) for names in members.values()]
 
@@ -43,6 +43,8 @@ def groups_across_blocks(
     model: Model, *, size: int, shared: Sequence[str]
 ) -> list[Group]:
     """Groups of matrices of one role in adjacent blocks; other roles stay alone.
+
+    Of a mixture, experts of the same number form a group.
 
     Args:
         model: Its role table says which matrix is which.
@@ -57,8 +59,36 @@ def groups_across_blocks(
     for name in linears(model):
         role, number = model.role(name), block_of(name)
         block = order.setdefault(number, len(order))
-        key = (role, block // size) if role in shared else (name,)
+        alike = (role, expert_of(name), block // size)
+        key = alike if role in shared else (name,)
         members.setdefault(key, []).append(name)
     return [
         Group(tuple(names), once=key[0] not in shared) for key, names in members.items()
     ]
+
+
+def groups_across_experts(model: Model, *, shared: Sequence[str]) -> list[Group]:
+    """Groups of matrices of one role in the experts of a block; the rest stay alone.
+
+    Args:
+        model: Its role table says which matrix is which.
+        shared: The roles whose matrices share a basis.
+
+    Returns:
+        Groups that cover every matrix once.
+
+    Raises:
+        Unsupported: If the model has no experts.
+    """
+    members: dict[tuple[object, ...], list[str]] = {}
+    for name in linears(model):
+        role, expert = model.role(name), expert_of(name)
+        together = role in shared and (expert or "").isdigit()
+        key = (role, block_of(name)) if together else (name,)
+        members.setdefault(key, []).append(name)
+    if all(len(names) == 1 for names in members.values()):
+        raise Unsupported(
+            f"{model.name} has no experts that could share a basis: leave out "
+            "`groups: experts`, or choose a mixture of experts"
+        )
+    return [Group(tuple(names), once=len(names) == 1) for names in members.values()]

@@ -14,7 +14,8 @@ from harness.core import BenchError, Model
 from harness.registry import find
 from harness.toolkit import hugging_face_form, saved_model
 
-# Method, its options, ratio, family, and the form that its network gets.
+# Method, its options, ratio, family, and the form that its network gets. A second word
+# tells cases of one method apart.
 CASES = {
     "magnitude": ({}, 0.5, "llama", "plain"),
     "wanda": ({}, 0.5, "opt", "plain"),
@@ -40,6 +41,10 @@ CASES = {
         "llama",
         "own layers",
     ),
+    "magnitude experts": ({}, 0.5, "qwen3_moe", "plain"),
+    "shortgpt experts": ({}, 0.3, "qwen3_moe", "fewer blocks"),
+    "svd experts": ({}, 0.3, "qwen3_moe", "own layers"),
+    "gptq experts": ({"bits": 4, "group_size": 8}, 0.875, "qwen3_moe", "own layers"),
 }
 # `-S` leaves out the path files by which an installation adds this project.
 OPEN = """
@@ -67,7 +72,7 @@ def opened(tmp_path_factory):
     for name, (options, asked, family, _) in CASES.items():
         model = tiny(family)
         ctx = context(model, tmp_path_factory.mktemp("calibration"))
-        method = find("method", name).build(options)
+        method = find("method", name.split()[0]).build(options)
         fitted = method.fit(model, ctx) if hasattr(method, "fit") else None
         fixed = method.ratios() if hasattr(method, "ratios") else None
         net = method.compress(fitted, (fixed or [asked])[0], ctx).eval()

@@ -8,6 +8,7 @@ from tiny_llm import context, tiny
 from torch.nn.functional import cross_entropy
 
 from harness.core import NotFinite
+from harness.registry import find
 from methods._kernels.low_rank.curvature import (
     OutputCurvature,
     backward,
@@ -143,3 +144,53 @@ def test_gradients_of_float16_networks_are_taken_in_float32(stored, used):
     ctx = context(tiny("llama", dtype=stored))
 
     assert next(differentiable(ctx).parameters()).dtype == used
+
+
+REST = ("obd_llm", "fwsvd")  # of the methods that read gradients
+
+
+def without_two_experts():
+    """A mixture whose router gives every token to experts 0 and 1."""
+    model = tiny("qwen3_moe")
+    for block in model.net.model.layers:
+        block.mlp.gate.register_forward_hook(
+            lambda _, args, out: (out[0], out[1], out[2] * 0 + torch.tensor([0, 1]))
+        )
+    return model
+
+
+def test_an_expert_without_tokens_has_the_mean_curvature_and_the_least_share():
+    model = without_two_experts()
+    path = "model.layers.1.mlp.experts"
+    seen, unseen = (Group((f"{path}.{n}.down_proj",)) for n in (0, 3))
+    net = copy.deepcopy(model.net).requires_grad_(False)
+    curvature = OutputCurvature(net, [seen, unseen])
+    with curvature.watch():
+        for _ in backward(net, torch.arange(64).view(2, 32), likelihood):
+            pass
+    moments, shares = curvature.mean(), curvature.shares()
+
+    # Both have 24 outputs and 16 inputs: the moment is W^T H W, with H = c I and
+    # c = E|g|^2 / 24 over the tokens of the experts that were reached.
+    weight = net.get_submodule(unseen.names[0]).weight.double()
+    wanted = weight.T @ weight
+    scale = float(moments[unseen].trace() / wanted.trace())
+    torch.testing.assert_close(moments[unseen], scale * wanted)
+    assert scale > 0
+    assert (shares[seen], shares[unseen]) == (1.0, 1 / 64)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["water_filling", *(pytest.param(n, marks=pytest.mark.slow) for n in REST)],
+)
+def test_methods_with_gradients_treat_experts_without_tokens(name, tmp_path):
+    ctx = context(without_two_experts(), tmp_path)
+    method = find("method", name).build({})
+
+    net = method.compress(method.fit(ctx.model, ctx), 0.4, ctx)
+
+    weights = [p for n, p in net.named_parameters() if ".experts.3." in n]
+    assert all(weight.isfinite().all() for weight in weights)
+    one = net.get_submodule("model.layers.1.mlp.experts.3.up_proj")
+    assert type(one) is not torch.nn.Linear, "it stays dense"

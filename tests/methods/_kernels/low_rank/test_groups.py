@@ -1,9 +1,14 @@
 import pytest
 from tiny_llm import tiny
 
+from harness.core import Unsupported
 from harness.toolkit.roles import block_of
 from methods._kernels.low_rank.factors import checked_rank, linears
-from methods._kernels.low_rank.groups import groups_across_blocks, groups_within_blocks
+from methods._kernels.low_rank.groups import (
+    groups_across_blocks,
+    groups_across_experts,
+    groups_within_blocks,
+)
 from methods._kernels.low_rank.ranks import rank_for
 
 
@@ -61,3 +66,42 @@ def test_the_rank_of_a_smaller_last_group_is_that_of_a_whole_one():
     assert checked_rank(modules, last, 0.2, members=2) == rank_for(2 * out, inner, 0.2)
     # Never above the full rank of what the group has.
     assert checked_rank(modules, last, 0.0, members=9) == 24
+
+
+def test_of_a_mixture_each_expert_joins_its_own_gate_and_up():
+    found = groups_within_blocks(tiny("qwen3_moe"), "qk")
+
+    joined = [group.names for group in found if "experts" in group.names[0]]
+    path = "model.layers.0.mlp.experts.3"
+    assert (f"{path}.gate_proj", f"{path}.up_proj") in joined
+    assert len([names for names in joined if len(names) == 2]) == 3 * 4
+    assert max(map(len, joined)) == 2
+
+
+def test_across_blocks_experts_of_the_same_number_are_joined():
+    model = tiny("qwen3_moe")
+
+    found = groups_across_blocks(model, size=3, shared=["up"])
+
+    ups = [group.names for group in found if len(group.names) > 1]
+    paths = "model.layers.{}.mlp.experts.{}.up_proj"
+    assert ups == [tuple(paths.format(b, n) for b in range(3)) for n in range(4)]
+    assert sorted(n for g in found for n in g.names) == sorted(linears(model))
+
+
+def test_across_experts_one_role_of_a_block_is_joined():
+    model = tiny("qwen3_moe")
+
+    found = groups_across_experts(model, shared=["gate", "up", "query"])
+
+    joined = [group for group in found if len(group.names) > 1]
+    assert [len(group.names) for group in joined] == [4] * 6  # gate and up, 3 blocks
+    assert {roles(model, group) for group in joined} == {("gate",) * 4, ("up",) * 4}
+    assert all(len({block_of(n) for n in group.names}) == 1 for group in joined)
+    assert not any(group.once for group in joined)
+    assert sorted(n for g in found for n in g.names) == sorted(linears(model))
+
+
+def test_across_experts_a_dense_model_is_refused():
+    with pytest.raises(Unsupported, match="no experts that could share a basis"):
+        groups_across_experts(tiny("llama"), shared=["up"])
