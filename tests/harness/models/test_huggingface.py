@@ -9,6 +9,7 @@ from tokenizers import Regex, Tokenizer, normalizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from harness.core import BenchError
+from harness.models import _language
 from harness.models.huggingface import HuggingFace
 from harness.registry import resolve
 from harness.toolkit import model_size
@@ -109,6 +110,27 @@ def test_a_network_without_known_roles_loads_and_refuses_methods_that_read_them(
 
 
 def test_a_network_of_which_a_part_has_roles_is_refused_unless_the_grid_allows(folder):
+    from transformers import TrOCRConfig
+
+    small = TrOCRConfig(
+        vocab_size=256, d_model=24, decoder_layers=2, decoder_attention_heads=4,
+        decoder_ffn_dim=40, cross_attention_hidden_size=24, pad_token_id=0,
+    )  # fmt: skip
+    found = rebuild(folder, small)
+    why = found.refuses(needs("linears"))
+
+    # By hand: attention 4 * 24*24 and an MLP of 2 * 24*40 have roles, and the attention
+    # to an image, another 4 * 24*24, has none.
+    assert model_size.coverage(found.load()) == pytest.approx(4224 / 6528)
+    assert "only 64.7% of the block weights" in why
+    assert "`partial: allow`" in why
+    assert replace(found, partial="allow").refuses(needs("linears")) is None
+    assert replace(found, partial="allow").refuses_loaded(
+        needs("linears"), found.load()
+    ) is None  # fmt: skip
+
+
+def test_the_plan_and_the_loaded_network_count_experts_alike(folder):
     from transformers import MixtralConfig
 
     small = MixtralConfig(
@@ -116,17 +138,14 @@ def test_a_network_of_which_a_part_has_roles_is_refused_unless_the_grid_allows(f
         num_attention_heads=4, num_key_value_heads=2, num_local_experts=4,
     )  # fmt: skip
     found = rebuild(folder, small)
-    why = found.refuses(needs("linears"))
+    planned = _language.configured_coverage(folder, trust_remote_code=False)
 
-    # By hand: attention 2 * 24*24 + 2 * 24*12 = 1,728 of 1,728 + 4 experts of 3 * 24*40
-    # + a router of 4 * 24 = 13,344 weights a block.
-    assert model_size.coverage(found.load()) == pytest.approx(1728 / 13344)
-    assert "only 12.9% of the block weights" in why
-    assert "`partial: allow`" in why
-    assert replace(found, partial="allow").refuses(needs("linears")) is None
-    assert replace(found, partial="allow").refuses_loaded(
-        needs("linears"), found.load()
-    ) is None  # fmt: skip
+    # By hand: attention 2 * 24*24 + 2 * 24*12 = 1,728 and 4 experts of 3 * 24*40 have
+    # roles, and a router of 4 * 24 has none.
+    share = (1728 + 4 * 3 * 24 * 40) / (1728 + 4 * 3 * 24 * 40 + 4 * 24)
+    assert planned == ("mixtral", pytest.approx(share))
+    assert model_size.coverage(found.load()) == pytest.approx(share)
+    assert found.refuses(needs("linears")) is None
 
 
 def test_the_plan_needs_no_weights_to_know_the_roles(folder):
