@@ -63,6 +63,9 @@ class Experts(nn.Module):
         known: Any = fused
         # Llama 4 gives every expert all tokens, those of other experts as zeros.
         self.sorted = not hasattr(known, "has_gate")
+        # How the fused parameter lies: transposed is (experts, in, out) where a linear
+        # layer has (out, in); interleaved has the rows of gate and up in turn, not one
+        # half below the other.
         self.transposed = self.sorted or known.is_transposed
         self.interleaved = not (self.sorted or known.is_concatenated)
         self.gated = hasattr(known, "gate_up_proj")
@@ -72,6 +75,8 @@ class Experts(nn.Module):
         self.floor = max(known.down_proj.shape[1:])
         for number in range(self.count):
             self.add_module(str(number), Expert(self._parts(known, number)))
+        # The fused parameter is released: views keep its memory alive, copies do not
+        # need it.
         for name in [n for n in fused._parameters if "_proj" in n]:
             del fused._parameters[name]
         self.shell = fused
@@ -100,6 +105,7 @@ class Experts(nn.Module):
         given = [*routing, *named.values()]
         if self.sorted:
             return self._each(hidden_states)
+        # (n, k) each: the k experts of each token, and their weights.
         index, weights = given
         # Half precision is summed in the dtype of the weights, often float32.
         dtype = torch.promote_types(hidden_states.dtype, weights.dtype)
@@ -107,6 +113,7 @@ class Experts(nn.Module):
         for number in index.unique().tolist():
             if number >= self.count:  # a place that no expert fills
                 continue
+            # Which tokens have this expert, and as which of their k: (m,) each.
             token, place = torch.where(index == number)
             made = self.apart(number, hidden_states[token])
             total.index_add_(0, token, (made * weights[token, place, None]).to(dtype))
@@ -128,6 +135,7 @@ class Experts(nn.Module):
         if not self.sorted:
             index: Tensor = [*routing, *named.values()][0]
             return hidden_states, index
+        # Row e * n + i is token i for expert e; a row of zeros was not routed to it.
         expert = torch.arange(self.count).repeat_interleave(
             len(hidden_states) // self.count
         )
@@ -156,6 +164,7 @@ class Experts(nn.Module):
         if self.gated:
             weight, bias = self._of(fused, "gate_up_proj", number)
             half = len(weight) // 2
+            # Rows of gate and up in a weight of shape (2 * inner, hidden).
             rows = [slice(0, half), slice(half, None)]
             if self.interleaved:
                 rows = [slice(0, None, 2), slice(1, None, 2)]
@@ -257,6 +266,8 @@ def completed(part: nn.Module) -> Iterator[dict[str, Routed]]:
     for path, module, seen in watched:
         for number, count in enumerate(seen.counts):
             counts[f"{path}.{number}"] = Routed(count, module.floor)
+            # The hooks on the matrices are those of the caller, who is still inside of
+            # its own context: this call adds to its sums.
             if count < module.floor and seen.tokens:
                 more = seen.others(number)[: module.floor - count]
                 with torch.no_grad():
@@ -278,6 +289,8 @@ class _Seen:
     ) -> None:
         """A forward pre-hook of the experts."""
         tokens, index = self.experts.routed(*args, **named)
+        # A place that no expert fills has a larger number: all of these fall into one
+        # bin behind the experts, which is not read.
         found = index.flatten().clamp(max=self.experts.count)
         for number, more in enumerate(found.bincount(minlength=1).tolist()):
             if number < self.experts.count:
@@ -291,6 +304,7 @@ class _Seen:
 
     def others(self, number: int) -> Tensor:
         """The first tokens that were not routed to one expert."""
+        # (tokens,): none of the k experts of a token is this one.
         apart = (torch.cat(self.index) != number).all(1)
         return torch.cat(self.tokens)[apart]
 
@@ -310,6 +324,8 @@ def fused_state(net: nn.Module) -> dict[str, Tensor]:
             continue
         for name in [n for n in state if n.startswith(f"{path}.")]:
             value = state.pop(name)
+            # What the module of transformers had beside its matrices goes back to its
+            # old name.
             if name.startswith(f"{path}.shell."):
                 state[path + name.removeprefix(f"{path}.shell")] = value
         for name, value in _fused(module):
@@ -323,6 +339,7 @@ def _fused(module: Experts) -> Iterator[tuple[str, Tensor]]:
     for leaf in ("weight", "bias"):
         if getattr(experts[0].down_proj, leaf) is None:
             continue
+        # (experts, inner, hidden), or (experts, inner) for biases.
         up = torch.stack([getattr(one.up_proj, leaf).detach() for one in experts])
         if module.gated:
             gate = torch.stack(
@@ -331,6 +348,8 @@ def _fused(module: Experts) -> Iterator[tuple[str, Tensor]]:
             pair = (gate, up)
             up = torch.cat(pair, 1)
             if module.interleaved:
+                # Rows of gate and up in turn: (experts, inner, 2, ...) becomes
+                # (experts, 2 * inner, ...).
                 up = torch.stack(pair, 2).flatten(1, 2)
         down = torch.stack([getattr(one.down_proj, leaf).detach() for one in experts])
         turn = module.transposed and leaf == "weight"

@@ -117,9 +117,11 @@ def _trials(store: Store, jobs: Sequence[Lease]) -> list[dict[str, Any]]:
     )
     current = {}
     for job in jobs:
+        # Trials of a job run in order: the first one without a row is running.
         waiting = [trial for attempt, trial in job.attempts if attempt not in ended]
         if waiting:
             stops = [ended[attempt] for attempt, _ in job.attempts if attempt in ended]
+            # It began when the one before it ended; the first one with the lease.
             since = max([job.started_at, *stops])
             current[waiting[0]] = {
                 "trial": waiting[0],

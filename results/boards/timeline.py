@@ -59,6 +59,8 @@ def timeline(store: Store, grid: str) -> dict[str, Any] | None:
     if not ask(store, "FROM plans WHERE grid = ? LIMIT 1", [grid]).rows:
         return None
     bars = []
+    # The query takes the newest bars; ``place`` needs them in the order of their
+    # starts.
     for row in reversed(ask(store, _BARS, [grid], through="10_trials").dicts()):
         row["method"] = clean(label(row["method"], row.pop("method_options")))
         row["model"] = clean(label(row["model"], row.pop("model_options")))
@@ -86,6 +88,8 @@ def place(bars: Iterable[dict[str, Any]]) -> int:
     """
     free: list[float] = []  # worker -> when its last bar stops
     for bar in bars:
+        # First fit in the order of starts: a new worker is opened only while all others
+        # are busy, so that their number is the largest number of bars at one time.
         waits = (i for i, since in enumerate(free) if since <= bar["start"])
         worker = bar["worker"] = next(waits, len(free))
         if worker == len(free):

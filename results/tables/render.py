@@ -68,6 +68,7 @@ def terminal(table: Table) -> str:
                 labels = list(row.labels)
             view.add([*labels, *(_terminal_cell(row.cells[i]) for i in span)])
         parts.append(str(view))
+    # One note for each reason, not one for each empty cell.
     holes = Counter(
         cell.reason or cell.verdict
         for row in table.rows
@@ -108,6 +109,8 @@ def latex(table: Table) -> str:
         for i, (text, key) in enumerate(cells):
             end = r" \\" if i == len(cells) - 1 else " &"
             cells[i] = (text + end, key)
+        # One line of the file per cell, since the key is a comment and reaches to the
+        # end of its line.
         body += labels + [text + key for text, key in cells]
     headings = " & ".join(map(tex, [*table.labels, *table.columns]))
     notes = [tex(text) for text in [*table.warnings, *_legend(table), *_notes(table)]]
@@ -186,6 +189,7 @@ def _markdown_cell(cell: Cell, footnotes: list[str]) -> str:
     elif cell.rank == 2:
         text = f"<u>{text}</u>"
     reason = f" {markdown(cell.reason)}" if cell.reason else ""
+    # The key in the footnote is what ``verify`` reads.
     footnotes.append(f"`shrinkgrid {json.dumps(cell.key)}`{reason}")
     marks = MARKS[cell.verdict] + ("†" if cell.like_best else "")
     return f"{text}[^{len(footnotes)}]{marks}{published}"
@@ -219,6 +223,7 @@ def _letters(index: int) -> str:
     text = ""
     index += 1
     while index:
+        # Base 26 without a zero: after z comes aa.
         index, rest = divmod(index - 1, 26)
         text = chr(ord("a") + rest) + text
     return text
@@ -236,6 +241,7 @@ def _spans(table: Table) -> Iterator[range]:
     """Columns that fit beside the labels, as many at a time as there is room for."""
     room = shutil.get_terminal_size((100, 24))[0]
     labels = [[row.labels[i] for row in table.rows] for i in range(len(table.labels))]
+    # Labels wider than 24 characters fold, so that they do not take all of the room.
     used = sum(min(24, max(map(len, column), default=0)) + _WIDTH for column in labels)
     used += 9 + _WIDTH if _any_published(table) else 0
     start, width = 0, used

@@ -54,5 +54,6 @@ def _character(c: str) -> str:
         return "\\" + c
     if (c.isascii() and c.isprintable()) or c in _TEX_LETTERS:
         return c
+    # Decomposed, the base letter comes first and its accents follow.
     base = unicodedata.normalize("NFKD", c)[0]
     return base if base.isascii() and base.isalnum() else "?"
