@@ -22,6 +22,7 @@ from results.outcomes import FINISHED, Status
 from results.text.counts import counted
 
 LINES_A_SECOND = 5.0  # of plain output; quick trials are counted together
+_LEADERS = 4  # places whose best trial is shown
 
 
 class View:
@@ -47,6 +48,8 @@ class View:
         self._took: deque[float] = deque(maxlen=20)
         self._last: deque[Text] = deque(maxlen=3)
         self._failures: deque[Text] = deque(maxlen=3)
+        # Model, task and ratio -> the best trial so far, and how many were measured.
+        self._best: dict[tuple[str, str, float], tuple[Trial, Event, int]] = {}
         self._began = time.monotonic()
         self._spoke = 0.0
         self._silent = 0
@@ -89,12 +92,40 @@ class View:
         self._warn(trial, event.warning)
         self.counts[event.status] += 1
         self._took.append(event.seconds)
+        self._compare(trial, event)
         if event.status not in FINISHED:
             self._failures.append(self._line(trial, event))
         else:
             self._last.append(self._line(trial, event))
         if self.live is None and self._speaks(always=event.status != Status.OK):
             self._speak(self._line(trial, event))
+
+    def _compare(self, trial: Trial, event: Event) -> None:
+        """Keep the best trial of each model, task and ratio; dense is not in it."""
+        if event.value is None or trial.method.name == "dense":
+            return
+        place = (trial.model.label, trial.task.label, trial.ratio)
+        best, found, count = self._best.pop(place, (trial, event, 0))
+        assert found.value is not None
+        sign = 1 if event.goal == "max" else -1
+        if sign * event.value > sign * found.value:
+            best, found = trial, event
+        self._best[place] = (best, found, count + 1)  # the newest place is the last
+
+    def _leaders(self) -> list[Text]:
+        """The best so far, where several were measured: a line for each place."""
+        known = [(at, *one) for at, one in self._best.items() if one[2] > 1]
+        return [
+            Text.assemble(
+                (f"best of {count} so far ", "dim"),
+                (best.method.label, "bold"),
+                f"  {event.summary}",
+                (f"  {model}, {task}, ratio {ratio:g}", "dim"),
+                no_wrap=True,
+                overflow="ellipsis",
+            )
+            for (model, task, ratio), best, event, count in known[-_LEADERS:]
+        ]
 
     def _warn(self, trial: Trial, warning: str) -> None:
         """Print a warning once for each model and task: other methods share it."""
@@ -173,7 +204,7 @@ class View:
             Text(f"{n} {status}", style=Status.of(status).colour)
             for status, n in sorted(self.counts.items())
         )
-        lines = [*self._last, *self._failures]
+        lines = [*self._last, *self._failures, *self._leaders()]
         if self._stopping:
             lines.append(Text(self._stopping, style="bold yellow"))
         return Group(self._bar.get_renderable(), counts, rows, *lines)

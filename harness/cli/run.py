@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -51,6 +52,8 @@ def run(grid: str, store: str, quiet: bool, **options: Any) -> int:
     Exit status: 0 complete, 2 an error in the input, 3 some trials failed, 130
     interrupted by Ctrl-C or `cancel`.
     """
+    from rich.markup import escape
+
     from harness.executors.address import check_address
     from harness.running import session
     from results.errors import NoStore
@@ -60,16 +63,20 @@ def run(grid: str, store: str, quiet: bool, **options: Any) -> int:
     check_address(options["address"])
     chosen = ("only", "retry", "refresh", "changed")
     selection = select_from(**{key: options.pop(key) for key in chosen})
-    try:
-        open_store(store)
-    except NoStore:
-        session.prepare(grid, None, selection)  # an error in the grid makes no store
-    opened = open_store(store, create=True)
-    session.recover(opened)
     console = _common.console(stderr=True, quiet=quiet)
     outcome = None
     take_over = options.pop("take_over")
-    with session.claim(grid, opened, selection, take_over=take_over) as claimed:
+    with contextlib.ExitStack() as claims:
+        with console.status(f"planning {escape(grid)}: its plugins, and the store"):
+            try:
+                open_store(store)
+            except NoStore:  # an error in the grid makes no store
+                session.prepare(grid, None, selection)
+            opened = open_store(store, create=True)
+            session.recover(opened)
+            claimed = claims.enter_context(
+                session.claim(grid, opened, selection, take_over=take_over)
+            )
         _warn(opened, console)
         planned = claimed.planned
         summarise(planned, console)

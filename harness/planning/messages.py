@@ -93,6 +93,8 @@ class Event:
         status: Final status of the trial.
         seconds: How long it took.
         summary: ``perplexity 24.19``, or the reason of a failure.
+        value: The primary metric; None where nothing ranks.
+        goal: ``max`` or ``min``: what is better; empty where nothing ranks.
         error_class: Error class of a trial that failed; None for status ``ok``.
         warning: What a reader of its numbers must know, such as prompts that were cut.
         node: For a crash: Ray's id of the node that the worker ran on.
@@ -107,6 +109,8 @@ class Event:
     status: str = ""
     seconds: float = 0.0
     summary: str = ""
+    value: float | None = None
+    goal: str = ""
     warning: str = ""
     error_class: str | None = None
     node: str = ""

@@ -206,6 +206,7 @@ class _Worker:
             # Everything that a plugin could have put into the row is dropped.
             row = {k: row[k] for k in ("started_at", "seconds")}
             self._append(trial, row, (), failure)
+        primary = primary_metric(found)
         return Event(
             what="ended",
             trial=trial.id,
@@ -213,6 +214,8 @@ class _Worker:
             seconds=row["seconds"],
             error_class=None if failure is None else failure.error_class,
             summary=failure.reason if failure else summary(found),
+            value=None if failure or primary is None else primary.value,
+            goal="" if failure or primary is None else primary.goal,
             poisoned=failure is not None and devices.poisoned(failure.reason),
             warning="" if failure else warning(found),
         )

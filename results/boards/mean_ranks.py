@@ -7,9 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from results.boards.leaderboard import BOARD
+from results.boards.ranking import rounded
 from results.errors import StoreError
-from results.tables.statistics import critical_difference
+from results.queries.db import ask
+from results.storage.store import Store
+from results.tables.statistics import critical_difference, indistinguishable
 from results.text.answer import Answer
+from results.text.clean import clean
 from results.text.labels import method_label
 
 _COLUMNS = {
@@ -23,6 +27,9 @@ _COLUMNS = {
     "ok": "BIGINT",
     "planned": "BIGINT",
 }
+_RANKED = """
+FROM leaderboard WHERE main AND method <> 'dense' AND recovery IS NOT NULL
+"""
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -74,6 +81,62 @@ def over_boards(
         )
     kinds = tuple(_COLUMNS.values())
     return Answer(columns=tuple(_COLUMNS), types=kinds, rows=made)
+
+
+def diagrams(store: Store) -> list[dict[str, Any]]:
+    """Mean ranks at each ratio, for critical difference diagrams.
+
+    Methods can be ranked on boards that measured all of them. The methods and boards
+    of a diagram are those with the most numbers.
+
+    Args:
+        store: Where the trials are.
+
+    Returns:
+        One mapping a ratio with two methods on two boards or more: ``ratio``,
+        ``boards`` (their names), ``methods`` (``method`` and ``rank``, best first),
+        ``critical_difference`` (Nemenyi, 5 %), ``p_value`` (Friedman's, that all
+        methods are equal) and ``groups`` (see ``indistinguishable``).
+    """
+    rows = ask(store, _RANKED, through="40_leaderboard").dicts()
+    made = []
+    for ratio in sorted({row["ratio"] for row in rows}):
+        table: dict[str, dict[tuple[str, ...], float]] = {}
+        for row in rows:
+            if row["ratio"] == ratio:
+                board = tuple(str(row[column]) for column in BOARD)
+                table.setdefault(method_label(row), {})[board] = float(row["recovery"])
+        boards, methods = _complete(table)
+        if len(boards) > 1 and len(methods) > 1:
+            scores = {name: [table[name][b] for b in boards] for name in methods}
+            made.append({"ratio": rounded(ratio), **_diagram(scores, boards)})
+    return made
+
+
+def _complete(
+    table: Mapping[str, Mapping[tuple[str, ...], float]],
+) -> tuple[list[tuple[str, ...]], list[str]]:
+    """Boards, and the methods that stand on all of them: the most numbers."""
+    choices = [
+        (sorted(own), [name for name in table if own.keys() <= table[name].keys()])
+        for own in table.values()
+    ]
+    return max(choices, key=lambda one: (len(one[0]) * len(one[1]), one))
+
+
+def _diagram(
+    scores: Mapping[str, Sequence[float]], boards: Sequence[tuple[str, ...]]
+) -> dict[str, Any]:
+    found = critical_difference(scores)
+    ranked = sorted(found.mean.items(), key=lambda one: (one[1], one[0]))
+    ranks = [rank for _, rank in ranked]
+    return {
+        "boards": [clean(f"{board[0]} on {board[2]}") for board in boards],
+        "methods": [{"method": clean(n), "rank": rounded(r)} for n, r in ranked],
+        "critical_difference": rounded(found.critical_difference),
+        "p_value": rounded(found.p_value),
+        "groups": indistinguishable(ranks, found.critical_difference),
+    }
 
 
 def _missing(table: Mapping[str, Mapping[tuple[str, ...], Any]]) -> list[str]:

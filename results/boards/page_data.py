@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from typing import Any
 
-from results.boards import ranking, trial_page
+from results.boards import mean_ranks, ranking, trial_page
 from results.boards.ranking import rounded
 from results.boards.running_now import running_now
 from results.boards.timeline import timeline
@@ -163,6 +163,7 @@ _VIEWS: Mapping[str, Callable[[Store], Any]] = {
     "boards": ranking.boards,
     "coverage": coverage,
     "papers": papers,
+    "ranks": mean_ranks.diagrams,
 }
 
 

@@ -5,6 +5,8 @@ import { chart } from "page/chart.js";
 import { h } from "page/html.js";
 import * as format from "page/format.js";
 import { labels, looks } from "page/methods.js";
+import { ask } from "page/data.js";
+import { ranks } from "page/ranks.js";
 import { boards, chosen, filters, nothing } from "page/rows.js";
 
 export const title = "Ratio curves";
@@ -17,7 +19,8 @@ export async function draw({ query }) {
   return [h("h1", {}, title), filters(all, query, ["model", "task", "metric"]),
     found.length ? h("div", { class: "charts" }, found.slice(0, MOST).map((board) => picture(board, style))) : nothing(all),
     found.length > MOST ? h("p", {}, `The first ${MOST} of ${found.length} charts; choose a model or a task to see others.`) : null,
-    h("p", { class: "legend" }, "Recovery is the share of the dense model's quality that is kept. The achieved ratio is a share of what each method counts. A click on a point opens its trial.")];
+    h("p", { class: "legend" }, "Recovery is the share of the dense model's quality that is kept. The achieved ratio is a share of what each method counts. A click on a point opens its trial."),
+    query.size ? null : ranks((await ask("ranks")) ?? [], style)];
 }
 
 // The error of a recovery, from that of the mean; the dense number is taken as exact.

@@ -39,7 +39,7 @@ function workers({ grid, bars, hosts }) {
   }));
   const lanes = [...new Set(points.map((point) => point.lane))].sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
   const x = { field: "start", type: "temporal", scale: { type: "utc" }, title: "time (UTC)", axis: { labelOverlap: true } };
-  const y = { field: "lane", type: "nominal", sort: lanes, title: null, axis: { labelLimit: 180 } };
+  const y = { field: "lane", type: "nominal", scale: { domain: lanes }, title: null, axis: { labelLimit: 180 } };
   const colour = { field: "method", type: "nominal", legend: null, scale: { domain: names, range: names.map((method) => style.get(method).colour) } };
   const tooltip = [["method", "method"], ["model", "model"], ["ended", "trials"], ["took", "time"]].map(([field, title]) => ({ field, title }));
   const layer = [

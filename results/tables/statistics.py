@@ -272,6 +272,28 @@ def critical_difference(
     )
 
 
+def indistinguishable(ranks: Reals, difference: float) -> list[tuple[int, int]]:
+    """Groups of methods whose mean ranks a critical difference does not tell apart.
+
+    Args:
+        ranks: Mean ranks in rising order.
+        difference: The critical difference; ranks that differ by as much are different.
+
+    Returns:
+        The first and the last index of each group of two or more that no other group
+        contains, as a critical difference diagram joins them (Demsar 2006, figure 1).
+
+    >>> indistinguishable([1.0, 1.5, 2.2, 4.0], 1.0)
+    [(0, 1), (1, 2)]
+    """
+    found: list[tuple[int, int]] = []
+    for first, rank in enumerate(ranks):
+        last = max(i for i, other in enumerate(ranks) if other - rank < difference)
+        if last > first and (not found or last > found[-1][1]):
+            found.append((first, last))
+    return found
+
+
 def _paired(a: Reals, b: Reals) -> NDArray[np.float64]:
     if len(a) != len(b) or not len(a):
         raise ValueError(f"paired values need equal lengths, not {len(a)} and {len(b)}")

@@ -14,7 +14,8 @@ from typing import Any
 import aiohttp
 from browser import CHROMIUM
 
-_PAUSE = 0.3  # seconds between two looks of ``until``
+_PAUSE = 0.3  # seconds between two looks
+_ANSWER = 120  # seconds that the browser has to answer
 
 
 class LivePage:
@@ -46,7 +47,7 @@ class LivePage:
         await self._socket.send_json(
             {"id": number, "method": method, "params": parameters}
         )
-        return (await self._waiting[number])["result"]
+        return (await asyncio.wait_for(self._waiting[number], _ANSWER))["result"]
 
     async def run(self, script: str) -> Any:
         """What the body of an async function returns in the page."""
@@ -57,7 +58,7 @@ class LivePage:
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
-    async def until(self, condition: str, seconds: float = 300.0) -> None:
+    async def until(self, condition: str, seconds: float = 200.0) -> None:
         """Wait until an expression holds in the page."""
         deadline = time.monotonic() + seconds
         while not await self.run(f"return Boolean({condition});"):
@@ -76,16 +77,15 @@ async def opened(url: str, folder: Path) -> AsyncIterator[LivePage]:
     """
     words = ["--headless", "--no-sandbox", "--disable-gpu", "--window-size=1400,900"]
     words += ["--remote-debugging-port=0", f"--user-data-dir={folder / 'profile'}"]
-    process = await asyncio.create_subprocess_exec(
-        str(CHROMIUM), *words, "about:blank", stderr=asyncio.subprocess.PIPE
-    )
-    assert process.stderr is not None
+    said = folder / "chromium.log"  # a pipe that nobody reads would stop the browser
+    with said.open("wb") as log:
+        process = await asyncio.create_subprocess_exec(
+            str(CHROMIUM), *words, "about:blank", stderr=log
+        )
     try:
-        port = None
-        async for line in process.stderr:
-            if port := re.search(rb"listening on ws://127.0.0.1:(\d+)/", line):
-                break
-        assert port, "the browser ended"
+        while not (port := re.search(rb"ws://127.0.0.1:(\d+)/", said.read_bytes())):
+            assert process.returncode is None, said.read_text()
+            await asyncio.sleep(_PAUSE)
         async with (
             aiohttp.ClientSession() as session,
             session.get(f"http://127.0.0.1:{int(port[1])}/json") as listed,

@@ -10,9 +10,11 @@ from harness.planning.messages import Event
 from harness.running.worker import warning
 
 
-def trial(method, model="m", task="t"):
+def trial(method, model="m", task="t", ratio=0.2):
     return SimpleNamespace(
         id=f"{method}{model}{task}",
+        method=SimpleNamespace(name=method, label=method),
+        ratio=ratio,
         model=SimpleNamespace(label=model),
         task=SimpleNamespace(label=task),
     )
@@ -71,3 +73,27 @@ def test_an_interrupt_is_answered_at_once_with_what_it_waits_for(monkeypatch, ca
     assert capfd.readouterr().err == (
         "stopping after 1 running trial; Ctrl-C again stops now\n"
     )
+
+
+def test_the_best_so_far_is_that_of_each_model_task_and_ratio():
+    view = View(9, Console(width=200))
+    for method, ratio, value in (
+        ("dense", 0.2, 0.99),  # what the others are compared with, and no rival
+        ("svd", 0.2, 0.8),
+        ("asvd", 0.2, 0.9),
+        ("wanda", 0.2, 0.85),
+        ("svd", 0.4, 0.7),  # without a rival so far
+    ):
+        said = f"accuracy {value}"
+        ended = Event(what="ended", status="ok", value=value, goal="max", summary=said)
+        view.event(None, trial(method, ratio=ratio), ended)
+    for method, value in (("svd", 30.0), ("asvd", 20.0)):
+        said = f"perplexity {value}"
+        ended = Event(what="ended", status="ok", value=value, goal="min", summary=said)
+        view.event(None, trial(method, task="u"), ended)
+    view.event(None, trial("x"), Event(what="ended", status="failed"))
+
+    assert [line.plain for line in view._leaders()] == [
+        "best of 3 so far asvd  accuracy 0.9  m, t, ratio 0.2",
+        "best of 2 so far asvd  perplexity 20.0  m, u, ratio 0.2",
+    ]

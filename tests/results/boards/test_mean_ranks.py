@@ -1,10 +1,12 @@
 """Means over boards: only over equal ones, with ranks."""
 
+import math
+
 import pytest
 from synthetic import row
 
 from results.boards import leaderboard
-from results.boards.mean_ranks import BOARD, over_boards
+from results.boards.mean_ranks import BOARD, diagrams, over_boards
 from results.errors import StoreError
 from results.storage.store import Store
 from results.text.answer import Answer
@@ -120,3 +122,49 @@ def test_protocols_are_boards_of_their_own_unless_told():
         over_boards(_answer(*rows))
     found = over_boards(_answer(*rows), across_protocols=True).dicts()
     assert [r["boards"] for r in found] == [1, 1]
+
+
+def test_a_diagram_ranks_the_methods_on_the_boards_that_measured_them_all(empty):
+    # Three boards have a, b and c; d stands on one, and e alone on a fourth one.
+    # On each board a is first, b second and c third: these are the mean ranks.
+    numbers = {"a": (0.9, 0.8, 0.7), "b": (0.8, 0.7, 0.6), "c": (0.7, 0.6, 0.5)}
+    points = [
+        (method, f"t{i}", value)
+        for method, values in numbers.items()
+        for i, value in enumerate(values)
+    ]
+    points += [("d", "t0", 0.95), ("e", "t3", 0.5)]
+    points += [("dense", f"t{i}", 1.0) for i in range(4)]
+    empty.append_all(
+        [
+            row(
+                f"{method}-{task}",
+                method=method,
+                task=task,
+                ratio=0.0 if method == "dense" else 0.5,
+                measured={"accuracy": value},
+            )
+            for method, task, value in points
+        ]
+    )
+
+    (found,) = diagrams(empty)
+
+    assert found["methods"] == [
+        {"method": "a", "rank": 1.0},
+        {"method": "b", "rank": 2.0},
+        {"method": "c", "rank": 3.0},
+    ]
+    assert (found["ratio"], len(found["boards"])) == (0.5, 3)
+    # Nemenyi: q(0.05, 3) = 2.343 (Demsar 2006, table 5), sqrt(3 * 4 / (6 * 3)).
+    difference = 2.343 * (12 / 18) ** 0.5
+    assert found["critical_difference"] == pytest.approx(difference, abs=1e-3)
+    assert found["groups"] == [(0, 1), (1, 2)]  # only a and c are told apart
+    # Friedman: chi-squared = 6 with two degrees of freedom, p = exp(-3).
+    assert found["p_value"] == pytest.approx(math.exp(-3), rel=1e-6)
+
+
+def test_one_board_or_one_method_has_no_diagram(empty):
+    assert diagrams(empty) == []
+    empty.append_all([row("d", method="dense", ratio=0.0), row("a"), row("b", seed=1)])
+    assert diagrams(empty) == []

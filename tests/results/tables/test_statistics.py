@@ -122,6 +122,21 @@ def test_the_critical_difference_of_demsar():
     assert sum(found.mean.values()) == pytest.approx(10)
 
 
+def test_the_groups_of_demsars_example():
+    # Demsar 2006, section 3.2.2: mean ranks of C4.5 with and without two parameters on
+    # 14 data sets. At 5 % (CD 1.25) no two differ; at 10 % (CD 1.12) plain C4.5 is
+    # worse than +m and +m+cf, and C4.5+cf belongs to either group.
+    ranks = {"+m+cf": 1.964, "+m": 2.0, "+cf": 2.893, "plain": 3.143}
+    for difference, groups in ((1.25, [(0, 3)]), (1.12, [(0, 2), (2, 3)])):
+        found = statistics.indistinguishable(list(ranks.values()), difference)
+        assert found == groups
+
+
+def test_ranks_that_differ_by_the_critical_difference_are_told_apart():
+    assert statistics.indistinguishable([1.0, 2.0], 1.0) == []
+    assert statistics.indistinguishable([1.0, 1.0, 1.0], 0.5) == [(0, 2)]
+
+
 def test_ranks_share_ties_and_the_best_is_one():
     scores = {"a": [0.9, 0.9, 0.9], "b": [0.5, 0.5, 0.5], "c": [0.5, 0.5, 0.5]}
     assert statistics.critical_difference(scores).mean == {"a": 1.0, "b": 2.5, "c": 2.5}
