@@ -117,6 +117,8 @@ class BasisSharing:
         net = truncate_groups(fitted, ratio, ctx, full=size)
         if ratio == 0:
             return net
+        # An update replaces the coefficients anyway: it fits them to the inputs of the
+        # compressed network instead of the dense one.
         if self.refit == "own_gram" and not self.update:
             _own_gram(net, fitted, ctx)
         if self.update and self.refit == "own_gram":

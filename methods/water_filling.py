@@ -142,6 +142,10 @@ class WaterFilling:
             gram = calibration.gram(group.names[0])
             made = factorize_group(modules, group, gram, curvature.get(group))
             made = kept(model, made)
+            # With H errors are nats per token that the group reads; times its share of
+            # the tokens they are nats per token of the text. Without H they have the
+            # unit of the group's outputs, and only shares of their energy can be
+            # compared.
             unit = 1 / shares[group] if curvature else made.energy.sum()
             made = replace(made, energy=made.energy / unit)
             factors[group], shapes[group] = made, (weight.shape[0], weight.shape[1])
@@ -180,6 +184,8 @@ class WaterFilling:
         budgets = [fitted.budget(group, ratio) for group in groups]
         if self.spend == "uniform":
             both = zip(offers, budgets, strict=True)
+            # A budget of one group: the largest rank that fits, in either form of
+            # storage.
             ranks = [allocate([one], budget)[0] for one, budget in both]
         else:
             ranks = allocate(offers, sum(budgets))

@@ -253,6 +253,8 @@ class OutputCurvature:
             count * sum(matrix(self._net.get_submodule(n)).shape[0] for n in seen.names)
             for seen, count in self._tokens.items()
         )
+        # The mean square of an entry of all gradients: H is this number times the
+        # identity.
         square = sum(self._squares.values()) / outputs
         weights = [matrix(self._net.get_submodule(n)) for n in group.names]
         weight = torch.cat(weights).double().cpu()

@@ -34,6 +34,7 @@ def groups_within_blocks(model: Model, join: Join) -> list[Group]:
     for name in linears(model):
         role = model.role(name)
         together = partner.get(role or "")
+        # The owner tells blocks apart, and experts of one block.
         key = (name.rpartition(".")[0], together) if together else (name,)
         members.setdefault(key, []).append(name)
     return [Group(tuple(names)) for names in members.values()]
@@ -63,7 +64,10 @@ def groups_across_blocks(
         key = alike if role in shared else (name,)
         members.setdefault(key, []).append(name)
     return [
-        Group(tuple(names), once=key[0] not in shared) for key, names in members.items()
+        # A matrix alone has its path as key, a shared group begins with its role.
+        # Members of several blocks read different inputs.
+        Group(tuple(names), once=key[0] not in shared)
+        for key, names in members.items()
     ]
 
 
@@ -91,4 +95,6 @@ def groups_across_experts(model: Model, *, shared: Sequence[str]) -> list[Group]
             f"{model.name} has no experts that could share a basis: leave out "
             "`groups: experts`, or choose a mixture of experts"
         )
+    # Every expert reads the tokens that are routed to it: the product with the basis
+    # differs.
     return [Group(tuple(names), once=len(names) == 1) for names in members.values()]

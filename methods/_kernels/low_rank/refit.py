@@ -132,7 +132,7 @@ def pooled_update(net: nn.Module, ctx: Context, groups: Iterable[Group]) -> None
     pools: dict[Group, Tensor] = {}
     for name, seen in behind_prefix(net, ctx, owner, inputs="compressed"):
         gram = gram_of(seen, name)
-        # A sum of means: every block sees the same number of tokens.
+        # A sum of means over the tokens of each member, as in the decomposition.
         pools[owner[name]] = pools.get(owner[name], torch.zeros_like(gram)) + gram
     for group in groups:
         for name in group.names:
