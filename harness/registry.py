@@ -98,7 +98,8 @@ def method(  # noqa: PLR0913 - what a method declares, all by keyword
             that the method has the single ratio 0.
         needs: What it reads: ``calibration`` (tokens and Gram statistics of a
             language model), ``training_data``, and roles that the model must have
-            (``linears``, ``convs``, ``exits``, ``recurrent``).
+            (``linears``, ``convs``, ``exits``, ``recurrent``; ``units`` and ``width``
+            as ``harness.toolkit.roles.ONE_EACH`` says).
         kinds: The kinds of model that it can treat.
         stochastic: Whether the seed changes its result on a pretrained model.
         tolerance: How far the achieved ratio may stay from the requested ratio.

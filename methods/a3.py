@@ -34,7 +34,7 @@ class Block:
 @method(
     "a3",
     ratio_of="weights",
-    needs={"linears", "calibration"},
+    needs={"linears", "calibration", "units"},
     kinds={"causal_lm"},
     tolerance=0.05,
 )

@@ -31,7 +31,7 @@ class Channels:
 @method(
     "flap",
     ratio_of="weights",
-    needs={"linears", "calibration"},
+    needs={"linears", "calibration", "units"},
     kinds={"causal_lm"},
     tolerance=0.01,
 )

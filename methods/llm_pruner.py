@@ -16,7 +16,7 @@ from methods._kernels.low_rank.curvature import backward, differentiable, likeli
 @method(
     "llm_pruner",
     ratio_of="weights",
-    needs={"linears", "calibration"},
+    needs={"linears", "calibration", "units"},
     kinds={"causal_lm"},
     tolerance=0.01,
 )

@@ -36,7 +36,7 @@ class Block:
 @method(
     "modegpt",
     ratio_of="weights",
-    needs={"linears", "calibration"},
+    needs={"linears", "calibration", "units"},
     kinds={"causal_lm"},
     tolerance=0.05,
 )

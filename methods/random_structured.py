@@ -15,7 +15,7 @@ from methods._kernels import units
 @method(
     "random_structured",
     ratio_of="weights",
-    needs={"linears"},
+    needs={"linears", "units"},
     kinds={"causal_lm"},
     stochastic=True,
     tolerance=0.01,

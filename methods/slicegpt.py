@@ -28,7 +28,7 @@ WRITERS = (("output",), ("down",))
 @method(
     "slicegpt",
     ratio_of="width",
-    needs={"linears", "calibration"},
+    needs={"linears", "calibration", "width"},
     kinds={"causal_lm"},
     tolerance=0.05,
 )

@@ -5,9 +5,9 @@ from __future__ import annotations
 import inspect
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from harness.core import BenchError, Model
 from harness.toolkit import experts, identity, model_size, roles, text_part
+from harness.toolkit.roles import ONE_EACH
 from harness.toolkit.untrusted import BROKEN, refuse_bomb
 
 EXAMPLE_TOKENS = 128  # multiply-adds are counted over one window of this length
-GIVES = ("linears", "calibration")
+GIVES = ("linears", "calibration", *ONE_EACH)
 STRUCTURE = "structure.json"  # beside the weights of a network that was saved here
 LEAST_COVERAGE = 0.95  # of the block weights; a method refuses a model below it
 
@@ -97,45 +98,77 @@ def _takes(net: nn.Module, name: str) -> bool:
     return name in given or any(p.kind is p.VAR_KEYWORD for p in given.values())
 
 
-def refusal(name: str, partial: str, family: str, share: float) -> str | None:
-    """Why methods that read roles do not treat a model, or None if they do.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What methods that read roles need to know of a model.
+
+    Args:
+        family: The ``model_type`` of its configuration.
+        coverage: The share of the block weights that have a role, in [0, 1].
+        single: Roles of which each block has exactly one matrix.
+    """
+
+    family: str
+    coverage: float
+    single: tuple[str, ...]
+
+
+def look(model: Model) -> Seen:
+    """Look at the roles of a network, which may be on torch's meta device."""
+    return Seen(
+        family=str(getattr(model.net.config, "model_type", "unknown")),
+        coverage=model_size.coverage(model) or 0.0,
+        single=tuple(sorted(model_size.single_roles(model))),
+    )
+
+
+def refusal(
+    name: str, partial: str, seen: Seen, method: Mapping[str, Any]
+) -> str | None:
+    """Why a method that reads roles does not treat a model, or None if it does.
 
     Args:
         name: Of the model, for the message.
         partial: ``allow`` or ``refuse``, as the grid says.
-        family: The ``model_type`` of its configuration.
-        share: Of the block weights that have a role, in [0, 1].
+        seen: What the model has.
+        method: What the method declares.
 
     Returns:
         One sentence, or None.
     """
-    if share == 0:
+    if seen.coverage == 0:
         return (
-            f"model {name!r} ({family}) has no matrix whose role is known "
+            f"model {name!r} ({seen.family}) has no matrix whose role is known "
             "(`shrinkgrid list families` says what methods treat); `dense` needs no "
             "roles"
         )
-    if share < LEAST_COVERAGE and partial != "allow":
+    if seen.coverage < LEAST_COVERAGE and partial != "allow":
         return (
-            f"only {share:.1%} of the block weights of model {name!r} ({family}) have "
-            f"a known role, and methods ask for {LEAST_COVERAGE:.0%}: the rest would "
-            "stay dense. Write `partial: allow` on the model's line to treat that part"
+            f"only {seen.coverage:.1%} of the block weights of model {name!r} "
+            f"({seen.family}) have a known role, and methods ask for "
+            f"{LEAST_COVERAGE:.0%}: the rest would stay dense. Write `partial: allow` "
+            "on the model's line to treat that part"
+        )
+    wanted = [role for n in sorted(method["needs"]) for role in ONE_EACH.get(n, ())]
+    if lacking := [role for role in wanted if role not in seen.single]:
+        return (
+            f"model {name!r} ({seen.family}) does not have one matrix of role "
+            f"{lacking[0]} in each block, which a method that removes heads, neurons "
+            "or hidden channels needs: take a dense model of the LLaMA, Mistral or "
+            "Qwen family, or a low-rank, sparse or quantised method"
         )
     return None
 
 
-def configured_coverage(
-    folder: Path, *, trust_remote_code: bool
-) -> tuple[str, float] | None:
-    """Family and coverage of a model that is not loaded, remembered by its config.
+def configured(folder: Path, *, trust_remote_code: bool) -> Seen | None:
+    """What a model that is not loaded has, remembered by its configuration.
 
     Args:
         folder: With ``config.json``.
         trust_remote_code: Whether code beside it may build the network.
 
     Returns:
-        ``model_type`` and the share of block weights with a role; None if the network
-        cannot be built from its configuration alone.
+        As ``look``; None if the network cannot be built from its configuration alone.
     """
     sources = [roles.__file__, experts.__file__, model_size.__file__, __file__]
     named = {"config": folder / "config.json"}
@@ -145,23 +178,19 @@ def configured_coverage(
     kept = identity.cache_folder() / "coverage" / f"{key}-{release}.json"
     try:
         found = json.loads(kept.read_bytes())
-        return str(found["family"]), float(found["coverage"])
+        return Seen(**{**found, "single": tuple(found["single"])})
     except (OSError, ValueError, LookupError, TypeError):
         pass
     try:
-        seen = _built_coverage(folder, trust_remote_code=trust_remote_code)
+        seen = _built(folder, trust_remote_code=trust_remote_code)
     except (*BROKEN, BenchError, ImportError):  # loading says what is wrong
         return None
-    if seen is not None:
-        text = json.dumps({"family": seen[0], "coverage": seen[1]})
-        identity.keep(kept, text)
+    identity.keep(kept, json.dumps(asdict(seen)))
     return seen
 
 
-def _built_coverage(
-    folder: Path, *, trust_remote_code: bool
-) -> tuple[str, float] | None:
-    """Build a network on torch's meta device, which holds no weights, and count."""
+def _built(folder: Path, *, trust_remote_code: bool) -> Seen:
+    """Build a network on torch's meta device, which holds no weights, and look."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
@@ -169,8 +198,7 @@ def _built_coverage(
         net = AutoModelForCausalLM.from_config(
             config, trust_remote_code=trust_remote_code
         )
-    share = model_size.coverage(wrap(str(folder), net, tokenizer=None))
-    return None if share is None else (str(config.model_type), share)
+    return look(wrap(str(folder), net, tokenizer=None))
 
 
 def saved(name: str, folder: Path) -> Model:

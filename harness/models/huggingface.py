@@ -124,18 +124,17 @@ class HuggingFace:
             return None
         if (folder / _language.STRUCTURE).is_file():
             return None  # a network that was compressed here has modules of its own
-        seen = _language.configured_coverage(
-            folder, trust_remote_code=self.trust_remote_code
-        )
-        return None if seen is None else _language.refusal(self.id, self.partial, *seen)
+        seen = _language.configured(folder, trust_remote_code=self.trust_remote_code)
+        if seen is None:
+            return None
+        return _language.refusal(self.id, self.partial, seen, method)
 
     def refuses_loaded(self, method: Mapping[str, Any], model: Model) -> str | None:
         """As ``refuses``, from the network that was loaded."""
         if not model_size.reads_roles(method):
             return None
-        share = model_size.coverage(model)
-        family = str(getattr(model.net.config, "model_type", "unknown"))
-        return _language.refusal(self.id, self.partial, family, share or 0.0)
+        seen = _language.look(model)
+        return _language.refusal(self.id, self.partial, seen, method)
 
     def at(self, revision: str) -> HuggingFace:
         """This model at a revision that ``revision()`` gave.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -195,6 +196,25 @@ def treated(model: Model) -> set[str]:
         for path, module in model.net.named_modules()
         if experts.is_fused(module) and model.role(f"{path}.0.down_proj")
     }
+
+
+def single_roles(model: Model) -> set[str]:
+    """The roles of which each block of a language model has exactly one matrix.
+
+    Args:
+        model: The dense model; its network may be on torch's meta device.
+
+    Returns:
+        Roles; none of an MLP where a block has several experts.
+    """
+    blocks: dict[int | None, Counter[str]] = {}
+    for path, module in model.net.named_modules():
+        first = f"{path}.0.down_proj" if experts.is_fused(module) else path
+        if (role := model.role(first)) and block_of(path) is not None:
+            many = 2 if experts.is_fused(module) else 1
+            blocks.setdefault(block_of(path), Counter())[role] += many
+    found = [{role for role, n in one.items() if n == 1} for one in blocks.values()]
+    return set.intersection(*found) if found else set()
 
 
 def share_of_bits(dense: Model, net: nn.Module) -> float:

@@ -66,6 +66,12 @@ LINEARS = (
     "linear",
 )
 
+# What a structured method needs of each block: one matrix of each of these roles.
+ONE_EACH: Mapping[str, tuple[str, ...]] = {
+    "units": ("query", "key", "value", "output", "up", "down"),
+    "width": ("output", "down"),
+}
+
 
 def block_of(name: str) -> int | None:
     """The number of the block that a module belongs to; None outside of blocks.

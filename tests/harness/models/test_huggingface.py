@@ -2,18 +2,20 @@ import json
 from dataclasses import replace
 
 import pytest
+import tiny_llm
 import torch
 from safetensors.torch import load_file, save_file
 from tiny_llm import config, logits
 from tokenizers import Regex, Tokenizer, normalizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from harness.core import BenchError
+from harness.core import BenchError, Unsupported
 from harness.models import _language
 from harness.models.huggingface import HuggingFace
 from harness.registry import resolve
 from harness.toolkit import model_size
-from harness.toolkit.roles import block_of
+from harness.toolkit.roles import ONE_EACH, block_of
+from methods._kernels.heads import parts_of
 
 
 @pytest.fixture
@@ -138,14 +140,50 @@ def test_the_plan_and_the_loaded_network_count_experts_alike(folder):
         num_attention_heads=4, num_key_value_heads=2, num_local_experts=4,
     )  # fmt: skip
     found = rebuild(folder, small)
-    planned = _language.configured_coverage(folder, trust_remote_code=False)
+    planned = _language.configured(folder, trust_remote_code=False)
 
     # By hand: attention 2 * 24*24 + 2 * 24*12 = 1,728 and 4 experts of 3 * 24*40 have
     # roles, and a router of 4 * 24 has none.
     share = (1728 + 4 * 3 * 24 * 40) / (1728 + 4 * 3 * 24 * 40 + 4 * 24)
-    assert planned == ("mixtral", pytest.approx(share))
-    assert model_size.coverage(found.load()) == pytest.approx(share)
+    assert planned.coverage == pytest.approx(share)
+    assert planned == _language.look(found.load())
+    assert planned.single == ("key", "output", "query", "value")
     assert found.refuses(needs("linears")) is None
+
+
+@pytest.mark.parametrize("need", ["units", "width"])
+def test_structured_methods_are_refused_before_a_mixture_is_loaded(folder, need):
+    from transformers import MixtralConfig
+
+    wanted = needs("linears", need)
+    assert family(folder).refuses(wanted) is None
+
+    small = MixtralConfig(
+        vocab_size=256, hidden_size=24, intermediate_size=40, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, num_local_experts=4,
+    )  # fmt: skip
+    found = rebuild(folder, small)
+    why = found.refuses(wanted)
+
+    assert "(mixtral) does not have one matrix of role" in why
+    assert "take a dense model" in why
+    assert found.refuses_loaded(wanted, found.load()) == why
+
+
+@pytest.mark.parametrize(
+    ("name", "treated"),
+    [("llama", True), ("opt", True), ("gpt2", False), ("qwen3_moe", False)],
+)
+def test_what_the_plan_says_of_units_is_what_structured_methods_do(name, treated):
+    model = tiny_llm.tiny(name)
+    single = _language.look(model).single
+
+    assert (set(ONE_EACH["units"]) <= set(single)) == treated
+    if treated:
+        assert parts_of(model)
+    else:
+        with pytest.raises(Unsupported, match="does not have one matrix of role"):
+            parts_of(model)
 
 
 def test_the_plan_needs_no_weights_to_know_the_roles(folder):
