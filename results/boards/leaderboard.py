@@ -29,6 +29,7 @@ from results.text.columns import (
 )
 from results.text.labels import label
 
+# Columns in the order in which a narrow terminal leaves them out:
 # trained, seeds, params, of, stderr, achieved, recovery
 _DROPPED = (10, 9, 8, 4, 6, 3, 7)
 _SAME_RATIO = 1e-9
@@ -131,6 +132,7 @@ def sorted_by(answer: Answer, column: str) -> Answer:
     known = [row for row in answer.rows if row[at] is not None]
     known.sort(key=lambda row: row[at], reverse=column.startswith("-"))
     rows = known + [row for row in answer.rows if row[at] is None]
+    # Stable: the dense rows come first, and the rest keeps its order.
     rows.sort(key=lambda row: row[method] != "dense")
     return Answer(columns=answer.columns, types=answer.types, rows=rows)
 
@@ -206,6 +208,8 @@ def together(answer: Answer) -> Answer:
     for rivals in groups.values():
         sign = -1 if rivals[0]["goal"] == "max" else 1
         for row in rivals:
+            # Counts the better ones, so that ties share a place, as ``rank()`` in SQL
+            # does.
             better = sum(sign * other["mean"] < sign * row["mean"] for other in rivals)
             row["place"] = 1 + better
     rows.sort(
@@ -283,6 +287,7 @@ def listed(
     rows = sorted(answer.dicts(), key=board)  # stable: the order stays inside
     known: dict[tuple[str, ...], dict[str, Fields]] = {}
     for row in rows:
+        # Protocols of one model, task and metric: only these have to be told apart.
         fields = (protocols or {}).get(row["protocol"], {})
         known.setdefault(_board(row)[:-1], {})[row["protocol"]] = fields
     made = []
