@@ -18,8 +18,9 @@ Methods treat a family whose coverage is at least {least:.0%}. Below it the plan
 them. With `partial: allow` on the line of the model they treat the part that has roles;
 the column `coverage` of the store has the share. A ratio counts all weights of the
 blocks. `flap`, `llm_pruner` and `random_structured` remove attention heads and neurons;
-they also ask for separate matrices of query, key and value. `shrinkgrid list families`
-prints this table.
+they also ask for separate matrices of query, key and value, and for one MLP in each
+block, which mixtures of experts do not have. `shrinkgrid list families` prints this
+table.
 """
 
 

@@ -3,7 +3,14 @@
 import pytest
 
 from harness.core import Measurement, NotFinite
-from harness.running.measurements import BadMeasurement, checked, columns, joined
+from harness.running.measurements import (
+    BadMeasurement,
+    checked,
+    columns,
+    joined,
+    of_experts,
+)
+from harness.toolkit.experts import Routed
 
 
 def one(metric: str, step: int | None = None, value: float = 1.0) -> Measurement:
@@ -54,3 +61,16 @@ def test_the_other_numbers_of_a_row_are_finite_too():
     assert columns({"achieved_ratio": 0.5, "macs": None})["achieved_ratio"] == 0.5
     with pytest.raises(NotFinite, match="achieved_ratio is nan"):
         columns({"achieved_ratio": float("nan")})
+
+
+def test_what_experts_saw_is_the_fewest_tokens_and_the_number_below_the_floor():
+    # Three experts with a floor of 40 tokens: one is below it, one is at it.
+    routed = {"a": Routed(100, 40), "b": Routed(40, 40), "c": Routed(3, 40)}
+
+    fewest, completed = of_experts(routed)
+
+    assert (fewest.metric, fewest.value, fewest.n) == ("expert_tokens", 3, 3)
+    assert (fewest.unit, list(fewest.values)) == ("tokens", [100, 40, 3])
+    assert (completed.metric, completed.value) == ("experts_completed", 1)
+    assert checked([fewest, completed])
+    assert of_experts({}) == []
