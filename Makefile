@@ -26,9 +26,10 @@ PARALLEL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4
 test: .venv/.test ## Run the fast tests.
 	$(PARALLEL) --dist worksteal
 
+# Three processes on any machine: the one with the tests of several hosts mostly waits.
 test-slow: .venv/.test ## Run the slow tests: a real language model, killed processes, several hosts.
-	$(PARALLEL) --dist loadfile -m "slow and not cluster" --timeout 1200
-	$(BIN)/python -m pytest -m cluster --timeout 1200
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadgroup \
+	  -m "slow or cluster" --timeout 1200
 
 test-gpu: .venv/.test ## Run the tests that need a CUDA device; says so where there is none.
 	@if $(BIN)/python -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; \

@@ -28,6 +28,18 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 collect_ignore = ["toys"]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the slow tests of a file together, and those that start several hosts.
+
+    The former share what they made; the latter use one name for a network.
+    """
+    for item in items:
+        several = item.get_closest_marker("cluster") is not None
+        item.add_marker(
+            pytest.mark.xdist_group("several hosts" if several else str(item.path))
+        )
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Real data and reference arrays; tests that need them are skipped elsewhere."""

@@ -6,7 +6,7 @@ import html
 from collections.abc import Callable, Sequence
 
 from results.boards.board_rows import TEXTS
-from results.boards.leaderboard import Board
+from results.boards.leaderboard import Board, one_seed
 from results.text.columns import printable
 from results.text.formats import markdown
 from results.text.tex import PACKAGES, tex
@@ -38,7 +38,9 @@ def _about(board: Board) -> str:
     """The sentences above or below a table."""
     starred = [_STAR] if any(line[0] for line in board.cells()) else []
     note = [f"{board.note}."] if board.note else []
-    return " ".join([f"{board.ranked}.", *note, *starred])
+    left_out = one_seed([board])
+    seeds = [f"{left_out}."] if left_out else []
+    return " ".join([f"{board.ranked}.", *note, *starred, *seeds])
 
 
 def _named(line: Sequence[str], write: Callable[[str], str], best: str) -> list[str]:

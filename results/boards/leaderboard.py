@@ -319,10 +319,31 @@ def boards(found: Iterable[Board], *, ruled: bool = True) -> str:
     Returns:
         Text with ANSI colours, as wide as the terminal at most.
     """
-    return "\n\n".join(
-        "\n".join([*_heading(board), str(_table(board, ruled=ruled))])
-        for board in found
+    shown = list(found)
+    parts = [
+        "\n".join([*_heading(board), str(_table(board, ruled=ruled))]) for board in shown
+    ]
+    if note := one_seed(shown):
+        parts.append("\n".join(styled(line, DIM) for line in _wrapped(note)))
+    return "\n\n".join(parts)
+
+
+def one_seed(found: Iterable[Board]) -> str:
+    """What the errors of rows with one seed leave out; empty if there are none.
+
+    Two trainings can differ by far more than the samples of one of them suggest.
+    """
+    rows = (row for board in found for row in board.rows)
+    if not any(row["ok"] == 1 and row["stderr"] is not None for row in rows):
+        return ""
+    return (
+        "± of a row with one seed covers the choice of the task's samples, not that of "
+        "the seed (initial weights, order of the data, calibration)"
     )
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, min(terminal_width(), 100))
 
 
 def _board(row: Mapping[str, Any]) -> tuple[str, ...]:
@@ -351,8 +372,7 @@ def _heading(board: Board) -> list[str]:
         lines[-1] += f"  {ranked}"
     else:
         lines.append(ranked)
-    more = textwrap.wrap(board.note, min(terminal_width(), 100))
-    return lines + [styled(line, YELLOW) for line in more]
+    return lines + [styled(line, YELLOW) for line in _wrapped(board.note)]
 
 
 def _title(row: Mapping[str, Any]) -> str:

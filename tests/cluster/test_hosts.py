@@ -48,11 +48,11 @@ def lab(tmp_path_factory) -> Iterator[Lab]:
         place = ["--host", "10.77.0.1", "--port", "5005"]
         three.start(1, sys.executable, "-m", "moto.server", *place, log="s3.log")
         three.ray(1, "--num-cpus=1", "--num-gpus=1")
-        until(lambda: answers(made, "127.0.0.1", 8265), 120, "the dashboard")
+        until(lambda: answers(made, "127.0.0.1", 8265), 300, "the dashboard")
         for host in (2, 3):
             three.ray(host, "--num-cpus=1", "--num-gpus=1")
-        until(lambda: answers(made, "10.77.0.1", 5005), 60, "the object store")
-        until(lambda: alive(made) == 3, 120, "three nodes")
+        until(lambda: answers(made, "10.77.0.1", 5005), 300, "the object store")
+        until(lambda: alive(made) == 3, 300, "three nodes")
         yield made
 
 
@@ -116,7 +116,7 @@ def test_a_closed_terminal_ends_nothing_and_cancel_drains(lab):
     assert second.stdout is not None
     # The log comes from its first line, though the job is older than this view of it.
     assert any("36 to run" in line for line in iter(second.stdout.readline, ""))
-    until(lambda: len(finished(store)) >= 1, 60, "a finished trial")
+    until(lambda: len(finished(store)) >= 1, 300, "a finished trial")
 
     second.send_signal(signal.SIGINT)
     out, err = second.communicate(timeout=30)

@@ -13,7 +13,7 @@ from results.storage.store import open_store
 WHY_NOT = hosts.impossible()
 pytestmark = [
     pytest.mark.cluster,
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(1200),
     pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT)),
 ]
 # The head notices within seconds, not within Ray's minute.
@@ -41,13 +41,13 @@ def test_a_host_that_is_cut_off_and_comes_back_costs_what_it_was_running(tmp_pat
     with hosts.hosts(2, hidden=[laptop], env=env) as two:
         lab = Lab(hosts=two, laptop=laptop, shared=shared)
         two.ray(1, "--num-cpus=1", "--num-gpus=1")
-        until(lambda: answers(lab, "127.0.0.1", 8265), 120, "the dashboard")
+        until(lambda: answers(lab, "127.0.0.1", 8265), 300, "the dashboard")
         two.ray(2, "--num-cpus=1", "--num-gpus=1")
-        until(lambda: alive(lab) == 2, 120, "two nodes")
+        until(lambda: alive(lab) == 2, 300, "two nodes")
         store = str(shared / "store")
         (laptop / "link.yaml").write_text(GRID)
         typed = lab.start("submit", "link.yaml", "--store", store)
-        until(lambda: on_host2(store), 120, "a finished trial on host 2")
+        until(lambda: on_host2(store), 300, "a finished trial on host 2")
         before = finished(store)
 
         two.plug(2, into=False)

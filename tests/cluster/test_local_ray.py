@@ -52,7 +52,7 @@ def test_every_port_is_on_loopback_and_no_secret_stays(toys, folder):
         assert process.poll() is None or marked, process.stdout.read()
         return bool(marked)
 
-    hosts.until(busy, 120, "a running trial")
+    hosts.until(busy, 300, "a running trial")
     family = [process.pid, *(p.pid for p in psutil.Process(process.pid).children(True))]
     names = {psutil.Process(pid).name() for pid in family}
     ports = [

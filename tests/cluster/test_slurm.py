@@ -88,9 +88,9 @@ def run(grid: Path, store: Path, stand_ins: Path, stop_after: int | None = None)
             env=three.env,
         )
         if stop_after is not None:
-            hosts.until(lambda: len(finished(store)) >= stop_after, 300, "a trial")
+            hosts.until(lambda: len(finished(store)) >= stop_after, 600, "a trial")
             process.send_signal(signal.SIGTERM)
-        code = process.wait(timeout=300)
+        code = process.wait(timeout=600)
         said = (three.folder / "script.log").read_text()
     shutil.rmtree(f"/tmp/ray-{JOB}", ignore_errors=True)
     return subprocess.CompletedProcess(script, code, "", said)

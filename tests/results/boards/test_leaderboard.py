@@ -91,6 +91,18 @@ def test_places_together_are_those_of_a_plain_count(empty):
         assert one["place"] == 1 + sum(other < one["mean"] for other in rivals)
 
 
+def test_a_board_says_what_the_error_of_one_seed_leaves_out(empty):
+    for seed, method in ((0, "svd"), (1, "svd"), (0, "magnitude")):
+        made = row(f"{method}-{seed}", method=method, ratio=0.5, seed=seed)
+        made["measurements"] = [
+            {"metric": "accuracy", "value": 0.5, "stderr": 0.1, "goal": "max"}
+        ]
+        empty.append(made)
+
+    assert "with one seed" in _shown(empty, mixed=False)
+    assert "with one seed" not in _shown(empty, mixed=False, method=["svd"])
+
+
 def test_one_protocol_can_be_chosen(empty):
     text = _shown(_hosts(empty), mixed=False, protocol=["at-beta"])
     assert "16" in text
