@@ -40,7 +40,7 @@ class View:
         self.total = total
         self.expected = expected
         self.console = console
-        self.counts: Counter[str] = Counter()
+        self._ended: dict[str, str] = {}  # trial -> status of its last attempt
         self.live: Live | None = None
         self._running: dict[str, tuple[Trial, float]] = {}
         self._warned: set[str] = set()
@@ -87,10 +87,11 @@ class View:
         del job
         if event.what == "started":
             self._running[trial.id] = (trial, time.monotonic())
+            self._ended.pop(trial.id, None)  # another attempt
             return
         self._running.pop(trial.id, None)
         self._warn(trial, event.warning)
-        self.counts[event.status] += 1
+        self._ended[trial.id] = event.status
         self._took.append(event.seconds)
         self._compare(trial, event)
         if event.status not in FINISHED:
@@ -136,8 +137,8 @@ class View:
 
     @property
     def done(self) -> int:
-        """Attempts that ended."""
-        return self.counts.total()
+        """Trials that ended and are not tried again."""
+        return len(self._ended)
 
     def left(self) -> float | None:
         """Seconds until the end; None before the first result without a forecast."""
@@ -202,7 +203,7 @@ class View:
             rows.add_row(clock, Text(str(trial), overflow="ellipsis", no_wrap=True))
         counts = Text("  ").join(
             Text(f"{n} {status}", style=Status.of(status).colour)
-            for status, n in sorted(self.counts.items())
+            for status, n in sorted(Counter(self._ended.values()).items())
         )
         lines = [*self._last, *self._failures, *self._leaders()]
         if self._stopping:

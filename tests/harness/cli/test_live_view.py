@@ -57,6 +57,18 @@ def test_the_time_left_begins_with_the_forecast_and_follows_the_trials(monkeypat
     assert View(4, Console(width=200)).pace() == "waiting for the first result"
 
 
+def test_a_trial_that_is_tried_again_is_counted_once(capsys):
+    view = View(2, Console(width=200))
+    for status in ("out_of_memory", "failed"):
+        view.event(None, trial("svd"), Event(what="started"))
+        view.event(None, trial("svd"), Event(what="ended", status=status))
+    view.event(None, trial("dense"), Event(what="ended", status="lost"))
+
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in said] == ["[1/2]", "[1/2]", "[2/2]"]
+    assert view.pace() == "finishing"
+
+
 def test_an_interrupt_is_answered_at_once_with_what_it_waits_for(monkeypatch, capfd):
     now = [0.0]
     monkeypatch.setattr("harness.cli.live_view.time.monotonic", lambda: now[0])
