@@ -52,6 +52,9 @@ def connect(address: str, cpus: int | None = None, gpus: int | None = None) -> N
     if address == "local":
         _check_space()
         protect_token()
+        # On a busy machine Ray's agents need longer to import than the 30 s after which
+        # the raylet ends itself.
+        os.environ.setdefault("RAY_agent_register_timeout_ms", "300000")
         options = quiet | {"num_cpus": cpus, "num_gpus": gpus}
         with _on_loopback():
             _start(options)

@@ -55,6 +55,20 @@ def test_a_head_out_of_reach_is_never_asked(monkeypatch):
     assert watchdog.check() is None
 
 
+def test_ray_waits_for_its_agents_on_a_busy_machine(monkeypatch):
+    name, seen = "RAY_agent_register_timeout_ms", []
+    monkeypatch.setattr(cluster, "_check_space", lambda: None)
+    monkeypatch.setattr(cluster, "protect_token", lambda: None)
+    monkeypatch.setattr(cluster, "_start", lambda _: seen.append(os.environ[name]))
+    monkeypatch.setenv(name, "40000")  # a person's own choice stays
+    cluster.connect("local")
+    monkeypatch.delenv(name)
+    cluster.connect("local")
+
+    assert seen[0] == "40000"
+    assert int(seen[1]) >= 120_000  # importing took 25 s with six processes a core
+
+
 def test_a_raylet_that_was_killed_is_noticed_at_once():
     process = subprocess.Popen(["sleep", "60"])
     watchdog = Watchdog("", psutil.Process(process.pid))
