@@ -104,13 +104,19 @@ def _collect(module: str, own: str, seen: dict[str, str]) -> None:
     path = _source(module, own)
     if module in seen or path is None:
         return
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    _strip(tree)
-    seen[module] = ast.dump(tree)
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    for name in _imports(tree, package):
+    seen[module], names = _code(path.read_text(encoding="utf-8"), package)
+    for name in names:
         # Recursion ends because ``seen`` has every module on the way.
         _follow(name, own, seen)
+
+
+@cache  # plugins share most of what they import
+def _code(text: str, package: str) -> tuple[str, tuple[str, ...]]:
+    """What counts of a module's source, and the names that it imports."""
+    tree = ast.parse(text)
+    _strip(tree)
+    return ast.dump(tree), tuple(_imports(tree, package))
 
 
 def _imports(tree: ast.AST, package: str) -> Iterator[str]:
