@@ -7,7 +7,7 @@ import json
 import os
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,10 +25,11 @@ from harness.cli._common import (
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from harness.planning.plan import Plan
+    from harness.planning.plan import Bundle, Plan
     from harness.running.driver import Outcome
     from harness.running.session import Claim, Planned
     from results.storage.store import Store
+    from results.text.columns import Columns
 
 
 _FORECAST = 5000  # trials; the forecast of a larger plan takes too long
@@ -350,34 +351,15 @@ def summarise(planned: Planned, console: Console) -> None:
 
 
 def _table(made: Plan, console: Console) -> None:
-    """Print one line for each bundle, then artifacts and unsupported pairs."""
+    """Print one line for bundles that differ in the seed alone, then the rest."""
     from rich.markup import escape
-    from rich.table import Table
+    from rich.text import Text
 
-    from harness.planning.resources import gigabytes
-    from harness.scheduling.interval import format_duration
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("method", "model", "tasks", "ratios", "seed", "asks for"):
-        table.add_column(column, overflow="fold")
-    for bundle in made.bundles:
-        first = bundle.trials[0]
-        asked = bundle.resources
-        wants = f"{asked.cpus:g} cpu" + (f", {asked.gpus:g} gpu" if asked.gpus else "")
-        if asked.device_bytes:
-            wants += f", {gigabytes(asked.device_bytes)} of a device"
-        if asked.seconds:
-            wants += f", {format_duration(asked.seconds)}"
-        table.add_row(
-            first.method.label,
-            first.model.label,
-            ", ".join(dict.fromkeys(t.task.label for t in bundle.trials)),
-            " ".join(f"{r:g}" for r in dict.fromkeys(t.ratio for t in bundle.trials)),
-            str(first.seed),
-            wants,
-        )
     if made.bundles:
-        console.print(table)
+        console.print(Text.from_ansi(str(_bundles(made.bundles))), soft_wrap=True)
+        asked = {_wants(bundle) for bundle in made.bundles}
+        if len(asked) == 1:
+            console.print(f"each line asks for {asked.pop()}", highlight=False)
     for artifact in made.artifacts.values():
         console.print(f"artifact  {escape(str(artifact))}", highlight=False)
     seen = set()
@@ -389,3 +371,43 @@ def _table(made: Plan, console: Console) -> None:
                 f"{why}",
                 highlight=False,
             )
+
+
+def _bundles(bundles: Iterable[Bundle]) -> Columns:
+    """The table of bundles; the requested resources have a column if they differ."""
+    from results.text.columns import Columns
+
+    seeds: dict[tuple[str, ...], list[str]] = {}
+    for bundle in bundles:
+        first = bundle.trials[0]
+        tasks = ", ".join(dict.fromkeys(t.task.label for t in bundle.trials))
+        ratios = " ".join(
+            f"{r:g}" for r in dict.fromkeys(t.ratio for t in bundle.trials)
+        )
+        row = (first.method.label, first.model.label, tasks, ratios, _wants(bundle))
+        seeds.setdefault(row, []).append(str(first.seed))
+    headings = ["method", "model", "tasks", "ratios", "seeds", "asks for"]
+    wanted = {row[-1] for row in seeds}
+    if len(wanted) == 1:
+        headings.pop()
+    table = Columns(
+        headings=headings,
+        left=[True] * len(headings),
+        dropped=[i for i in (5, 4, 1) if i < len(headings)],
+    )
+    for row, several in seeds.items():
+        table.add([*row[:4], " ".join(several), row[4]][: len(headings)])
+    return table
+
+
+def _wants(bundle: Bundle) -> str:
+    from harness.planning.resources import gigabytes
+    from harness.scheduling.interval import format_duration
+
+    asked = bundle.resources
+    wants = f"{asked.cpus:g} cpu" + (f", {asked.gpus:g} gpu" if asked.gpus else "")
+    if asked.device_bytes:
+        wants += f", {gigabytes(asked.device_bytes)} of a device"
+    if asked.seconds:
+        wants += f", at most {format_duration(asked.seconds)}"
+    return wants

@@ -46,6 +46,7 @@ def type_(store, monkeypatch, capsys):
         (("leaderboard",), ["class_aware_pruning", "recipe.schedule=linear"]),
         (("show", f"{19:016x}"), ["class_aware_pruning", "recipe.schedule=linear"]),
         (("sql", "SELECT method, model, task, ratio FROM newest"), ["smollm2-135m"]),
+        (("plan", "digits_images"), ["class_aware_pruning", "digits_convnet"]),
         (("rm", "--grid", "synthetic"), ["smollm2-135m-magnitude-0.2-0"]),
     ],
     ids=lambda one: one[0] if isinstance(one, tuple) else "",
