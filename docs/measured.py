@@ -87,19 +87,22 @@ def table(asked: str) -> str:
 
     Args:
         asked: ``key=value`` words: model, task and metric; ``methods``, names with
-            commas between them; ``hide``, an option whose fields the text names.
+            commas between them; ``hide``, options whose fields the text names;
+            ``also``, more columns of the leaderboard.
 
     Returns:
         The lines of the table.
     """
     only = dict(word.split("=", 1) for word in asked.split())
-    methods, hidden = only.pop("methods", ""), only.pop("hide", None)
+    methods, hidden = only.pop("methods", ""), only.pop("hide", "")
+    also = [name for name in only.pop("also", "").split(",") if name]
     wanted = {"dense", *methods.split(",")} if methods else None
     rows = leaderboard.one_board(
         open_store(PACKAGED), **{key: [value] for key, value in only.items()}
     )
     head = [only.get("metric", rows[0]["metric"]) if h == "metric" else h for h in HEAD]
-    lines = [head, [":---" if h == "method" else "---:" for h in HEAD]]
+    head[-1:-1] = [name.replace("trained_", "") for name in also]
+    lines = [head, [":---" if h == "method" else "---:" for h in head]]
     calibrations = {row["calibration"] for row in rows} - {None}
     for row in rows:
         if wanted is not None and row["method"] not in wanted:
@@ -114,16 +117,18 @@ def table(asked: str) -> str:
                 achieved if row["method"] != "dense" else DASH,
                 f"{row['params']:,.0f}",
                 DASH if row["bytes"] is None else f"{row['bytes']:,.0f}",
+                *(DASH if row[n] is None else f"{row[n]:,.0f}" for n in also),
                 str(row["seeds"]),
             ]
         )
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _named(row: dict[str, Any], hidden: str | None, *, told: bool) -> str:
+def _named(row: dict[str, Any], hidden: str, *, told: bool) -> str:
     """The label of a method, with its calibration only if others have another."""
     words = method_label(row if told else row | {"calibration": None}).split(" ")
-    kept = [word for word in words if not hidden or not word.startswith(f"{hidden}.")]
+    prefixes = tuple(f"{name}." for name in hidden.split(",") if name)
+    kept = [word for word in words if not word.startswith(prefixes)]
     return " ".join(kept).replace("_", "\\_")
 
 
