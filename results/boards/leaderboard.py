@@ -321,7 +321,8 @@ def boards(found: Iterable[Board], *, ruled: bool = True) -> str:
     """
     shown = list(found)
     parts = [
-        "\n".join([*_heading(board), str(_table(board, ruled=ruled))]) for board in shown
+        "\n".join([*_heading(board), str(_table(board, ruled=ruled))])
+        for board in shown
     ]
     if note := one_seed(shown):
         parts.append("\n".join(styled(line, DIM) for line in _wrapped(note)))
