@@ -377,7 +377,7 @@ def _bundles(bundles: Iterable[Bundle]) -> Columns:
     """The table of bundles; the requested resources have a column if they differ."""
     from results.text.columns import Columns
 
-    seeds: dict[tuple[str, ...], list[str]] = {}
+    seeds: dict[tuple[str, str, str, str, str], list[str]] = {}
     for bundle in bundles:
         first = bundle.trials[0]
         tasks = ", ".join(dict.fromkeys(t.task.label for t in bundle.trials))
