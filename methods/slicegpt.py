@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +62,8 @@ class SliceGpt:
         centre: ``layer_norm`` subtracts the mean of the hidden states where the norms
             of the model do; ``always`` subtracts it from the embeddings of any model.
     """
+
+    one_device: ClassVar[bool] = True  # the plan asks for no second one
 
     multiple: int = 1
     centre: Literal["layer_norm", "always"] = "layer_norm"

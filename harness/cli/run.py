@@ -251,6 +251,7 @@ def plan(
 
     Also what they share, what is skipped, and why.
     """
+    from harness.cli._placement import placement_table
     from harness.planning.configured_plugin import tolerate_unseen
     from harness.planning.selection import plan_row, states
     from harness.running import session
@@ -279,7 +280,10 @@ def plan(
     console = _common.console()
     _table(planned.plan, console)
     summarise(planned, console)
-    for line in sentences(planned.plan, there, Predictor.of(opened)):
+    predictor = Predictor.of(opened)
+    if there.gpus:
+        placement_table(planned.plan, there, predictor, console)
+    for line in sentences(planned.plan, there, predictor):
         console.print(line, highlight=False, markup=False)
     for warning in opened.warnings if opened else ():
         click.echo(f"warning: {warning}", err=True)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import re
 import textwrap
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from harness.core import BenchError, Model
 from harness.models import _language
 from harness.registry import model
-from harness.toolkit import checkpoint, devices, identity, model_size
+from harness.toolkit import checkpoint, devices, identity, model_size, shape
+from harness.toolkit.shape import Shape
 from harness.toolkit.stored_size import stored_params
 
 
@@ -176,6 +179,28 @@ class HuggingFace:
             return None
         return stored_params(Path(self.id).expanduser())
 
+    def shape(self) -> Shape | None:
+        """The sizes by the configuration, without asking the hub.
+
+        Returns:
+            The shape; None if no configuration is here and the name is not that of a
+            model in ``published.json``, or if its blocks hold several experts.
+        """
+        if self.id in _published():
+            return shape.from_config(_published()[self.id])
+        from huggingface_hub import try_to_load_from_cache
+
+        try:
+            if _is_folder(self.id):
+                path: Any = Path(self.id).expanduser() / "config.json"
+            else:
+                words = (self.id, "config.json")
+                path = try_to_load_from_cache(*words, revision=self.commit)
+        except ValueError:  # not a name that the hub could have
+            return None
+        known = isinstance(path, str | Path)  # else it is not in the cache
+        return shape.from_file(Path(path)) if known else None
+
     def load(self) -> Model:
         """The network with its weights as stored, on the CPU, in eval mode.
 
@@ -245,6 +270,14 @@ class HuggingFace:
             "language model of transformers, on the hub (run `shrinkgrid prepare GRID` "
             "where there is a network) or in a folder with config.json"
         )
+
+
+@cache
+def _published() -> dict[str, dict[str, Any]]:
+    """What ``config.json`` says of the models that papers compress, by hub name."""
+    text = Path(__file__).with_name("published.json").read_text()
+    found: dict[str, dict[str, Any]] = json.loads(text)
+    return found
 
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")

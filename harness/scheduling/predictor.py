@@ -17,6 +17,7 @@ from harness.scheduling.priors import (
     WIDE,
     alive_bytes,
     artifact_seconds,
+    peak_bytes,
     step_seconds,
     tokens,
 )
@@ -179,7 +180,10 @@ class _Question:
         """Peak bytes on the device and on the host, and whether they were measured."""
         trial = self.trial
         params = self.history.params(trial.model)
-        alive = alive_bytes(trial.method, params, trial.dtype)
+        sizes = (trial.dtype, trial.calibration or "{}", task.protocol or "{}")
+        alive = peak_bytes(trial.method, trial.model, *sizes)
+        if alive is None:
+            alive = alive_bytes(trial.method, params, trial.dtype)
         (host, same_host), (on_device, same) = (
             self._peak(kind, task) for kind in ("memory", "device")
         )

@@ -10,11 +10,12 @@ from functools import lru_cache
 from harness.planning.plan import Artifact, configured, has_fit, trained
 from harness.planning.trial import PluginSpec
 from harness.registry import facts, find
+from harness.scheduling import peaks
 from harness.scheduling.interval import Interval
+from harness.toolkit.shape import Shape
 
 BASE = 700_000_000  # host bytes of a worker before any model: torch, Arrow, the engine
 CONTEXT = 600_000_000  # device bytes of a process before any tensor: CUDA's own
-DTYPES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 # Parameters of a model of unknown size, by its kind, and of one that is trained here.
 TYPICAL = {"classifier": 10**7, "seq2seq": 10**7, "causal_lm": 10**9, "any": 10**8}
 TRAINED = 10**6
@@ -92,12 +93,12 @@ def alive_bytes(method: PluginSpec, params: int, dtype: str) -> Interval:
     Args:
         method: Its kind decides how many copies of the weights exist at once.
         params: The number of parameters of the model.
-        dtype: The dtype of the weights, a key of ``DTYPES``.
+        dtype: The dtype of the weights, a key of ``peaks.DTYPES``.
 
     Returns:
         Bytes.
     """
-    alive = PRIORS[kind_of(method)][0] * params * DTYPES[dtype]
+    alive = PRIORS[kind_of(method)][0] * params * peaks.DTYPES[dtype]
     return Interval(alive / 3, alive, alive * 1.5)
 
 
@@ -122,8 +123,41 @@ def kind_of(method: PluginSpec) -> str:
 
 
 @lru_cache(maxsize=4096)
+def shape_of(model: PluginSpec) -> Shape | None:
+    """The sizes of a language model, if its configuration is known on this machine."""
+    found: Shape | None = getattr(configured("model", model), "shape", lambda: None)()
+    return found
+
+
+@lru_cache(maxsize=4096)
+def peak_bytes(
+    method: PluginSpec, model: PluginSpec, dtype: str, calibration: str, protocol: str
+) -> Interval | None:
+    """The peak of all tensors on a device, from sizes of the model.
+
+    Args:
+        method: The method; its default options are assumed.
+        model: The model.
+        dtype: Floating-point type of the weights.
+        calibration: Canonical JSON of the calibration; ``{}`` without one.
+        protocol: Canonical JSON of the task's protocol.
+
+    Returns:
+        Bytes; None if the shape of the model, or the method, is not known.
+    """
+    shape = shape_of(model)
+    if shape is None:
+        return None
+    fields = json.loads(protocol)
+    sizes = (fields.get(key) for key in ("batch_size", "window"))
+    batch, window = (size if isinstance(size, int) else 1 for size in sizes)
+    read = json.loads(calibration)
+    return peaks.predicted(method.plugin, shape, dtype, read, (batch, window))
+
+
+@lru_cache(maxsize=4096)
 def guessed_params(model: PluginSpec) -> int:
-    """Parameters by the weight files, else by the name, else by the kind of model.
+    """Parameters by the weight files, the configuration, the name, or the kind.
 
     Only the plugin knows whether a model has weight files on this machine. A plugin
     that can tell has a method ``stored_params``.
@@ -131,6 +165,9 @@ def guessed_params(model: PluginSpec) -> int:
     stored = getattr(configured("model", model), "stored_params", lambda: None)()
     if stored is not None:
         return int(stored)
+    known = shape_of(model)
+    if known is not None:
+        return known.params
     found = _SIZE.search(model.name.lower())
     if found:
         experts, number, unit = found.groups()

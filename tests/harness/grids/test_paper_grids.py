@@ -27,6 +27,8 @@ TRIALS = {
     "d_rank": 10 * (1 + 4) + 9 * (1 + 5) + 5 * 2 - 2,
     # 10 tasks x (2 models x (dense + 4 methods x 2 ratios) + dense + 3 methods x 2)
     "lowrankarena": 10 * (2 * (1 + 4 * 2) + 1 + 3 * 2),
+    # 5 models x (dense + 5 methods x 2 ratios)
+    "large_models": 5 * (1 + 5 * 2),
     # 6 tasks x (dense + 5 methods x 2 ratios)
     "joint_rank_k": 6 * (1 + 5 * 2),
     "joint_rank_k_small": 1 + 6 * 2,
@@ -42,7 +44,8 @@ def test_a_paper_grid_plans_without_weights_or_data(name, monkeypatch):
     assert not made.unsupported
     assert sum(len(bundle.trials) for bundle in made.bundles) == TRIALS[name]
     gpus = {bundle.resources.gpus for bundle in made.bundles}
-    assert gpus == {None if name.endswith("_small") else 1.0}
+    several = {4.0, 8.0} if name == "large_models" else set()
+    assert gpus == {None if name.endswith("_small") else 1.0, *several}
 
 
 def test_plan_shows_a_grid_whose_model_and_data_are_not_here(tmp_path, monkeypatch):
