@@ -30,8 +30,8 @@ OPTIONS = {
 QUANTITY = {"zeros": "nonzero", "macs": "macs", "bits": "bytes"}
 # Codes of whole bits need scales beside them, and these layers are tiny.
 SCALES = {"bits": 0.15}
-# Whole blocks leave, and the language models here have two or three.
-COARSE = {"shortgpt": 0.3}
+# Whole blocks leave, and the language models here have three.
+COARSE = {"shortgpt": 0.1}
 # Experts are not alike, so that a block has no one width that could be reduced.
 WITH_EXPERTS = {"svd_llm", "gptq", "wanda"}  # tried in the fast tests
 NO_EXPERTS = {"a3", "flap", "llm_pruner", "modegpt", "random_structured", "slicegpt"}
