@@ -95,7 +95,9 @@ class Chain:
         if any(m.ratio is None for m in members):
             return None
         first, own = members[0], getattr(members[0].instance, "ratios", None)
-        return (first.ratio or 0.0,) if own is None else own(dtype)
+        # A method that has `ratios` may still leave the ratio open: None.
+        found = None if own is None else own(dtype)
+        return (first.ratio or 0.0,) if found is None else found
 
     def fit(self, model: Model, ctx: Context) -> Any:
         """The result of the first member's ``fit``."""

@@ -319,7 +319,7 @@ def shortage(
     ):
         if wanted is not None and free is not None and free < wanted:
             return (
-                f"put back: it needs {gigabytes(wanted)} of {what} memory, and "
+                f"not started: it needs {gigabytes(wanted)} of {what} memory, and only "
                 f"{gigabytes(max(0, free))} is free"
             )
     return None

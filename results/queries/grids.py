@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from results.errors import StoreError, suggestion
+from results.outcomes import REPEATED
 from results.queries.db import ask
 from results.storage.store import Store
 from results.text.answer import Answer
@@ -16,9 +17,11 @@ SELECT * FROM plans
 WHERE plan = (SELECT arg_max(plan, planned_at) FROM plans WHERE grid = ?)
 """
 
-
+# Any run repeats trials with these statuses, so that they count as missing.
+_AGAIN = ", ".join(f"'{status}'" for status in sorted(REPEATED))
+_OPEN = f"(status IS NULL OR status IN ({_AGAIN}))"
 # One row a grid: its newest plan, with the trials that run now ($1).
-_OVERVIEW = """
+_OVERVIEW = f"""
 WITH p AS (
   SELECT * FROM plans SEMI JOIN
     (SELECT arg_max(plan, planned_at) AS plan FROM plans GROUP BY grid) USING (plan)
@@ -29,10 +32,10 @@ WITH p AS (
 SELECT grid, strftime(max(planned_at), '%Y-%m-%d %H:%M') AS planned_at,
        count(*) AS trials,
        count(*) FILTER (unsupported IS NULL AND status = 'ok') AS done,
-       count(*) FILTER (unsupported IS NULL AND status IS NULL AND runs) AS running,
-       count(*) FILTER (unsupported IS NULL
+       count(*) FILTER (unsupported IS NULL AND {_OPEN} AND runs) AS running,
+       count(*) FILTER (unsupported IS NULL AND NOT {_OPEN}
                         AND status NOT IN ('ok', 'unsupported')) AS failed,
-       count(*) FILTER (unsupported IS NULL AND status IS NULL AND NOT runs) AS missing,
+       count(*) FILTER (unsupported IS NULL AND {_OPEN} AND NOT runs) AS missing,
        count(*) FILTER (unsupported IS NOT NULL
                         OR status = 'unsupported') AS unsupported
 FROM t GROUP BY grid ORDER BY max(planned_at) DESC, grid

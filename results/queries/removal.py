@@ -22,8 +22,11 @@ from results.storage import logs, temporary
 from results.storage.folder import explained
 from results.storage.store import Store
 
-_ATTEMPTS = """
-SELECT attempt, bundle FROM trials WHERE trial IN (SELECT unnest($1::VARCHAR[]))
+_BUNDLES = """
+SELECT DISTINCT bundle FROM trials WHERE trial IN (SELECT unnest($1::VARCHAR[]))
+"""
+_ORPHANS = """
+SELECT DISTINCT attempt FROM samples ANTI JOIN trials USING (attempt)
 """
 _SHARED = """
 SELECT bundle FROM trials WHERE bundle IS NOT NULL
@@ -62,10 +65,11 @@ def remove(store: Store, trials: Collection[str], grid: str | None = None) -> No
 
     Raises:
         StoreError: If a compaction is at work, or the disk is full; what was not
-            removed yet is still there, and the same call goes on.
+            removed yet is still there, and the same call goes on. After a call that was
+            killed, logs without a trial may stay.
     """
     gone = sorted(trials)
-    attempts = ask(store, _ATTEMPTS, [gone], through="10_trials").rows
+    bundles = {one for (one,) in ask(store, _BUNDLES, [gone], through="10_trials").rows}
     # A log belongs to a bundle, which may also have trials that stay.
     kept = {one for (one,) in ask(store, _SHARED, [gone], through="10_trials").rows}
     try:
@@ -73,16 +77,17 @@ def remove(store: Store, trials: Collection[str], grid: str | None = None) -> No
             # Trials first: a sample or a log without its trial is invisible, and a
             # trial without its samples would be a damaged one.
             _rewrite(store, "trials", "trial", gone)
-            _rewrite(store, "samples", "attempt", [attempt for attempt, _ in attempts])
+            # Also those that an earlier call left when it was killed between the two.
+            orphans = [one for (one,) in ask(store, _ORPHANS).rows]
+            _rewrite(store, "samples", "attempt", orphans)
             if grid is not None:
                 _rewrite(store, "plans", "grid", [grid])
     except (duckdb.IOException, OSError) as why:
         if isinstance(why, OSError):
             raise explained(why, store.uri) from why
         raise StoreError(f"the store {store.uri} cannot be changed: {why}") from why
-    bundles = {bundle for _, bundle in attempts} - kept
     for name in logs.names(store):
-        if name.partition("-")[0] in bundles:
+        if name.partition("-")[0] in bundles - kept:
             store.folder.delete(f"logs/{name}")
 
 

@@ -258,12 +258,14 @@ def critical_difference(
     ranks = stats.rankdata(-table, axis=1)
     # Demsar's table 5 is the quantile of the studentised range over sqrt(2).
     q = stats.studentized_range.ppf(1 - level, methods, np.inf) / math.sqrt(2)
-    # Friedman's test needs three methods, and divides by zero if all of them always
-    # tie. Two methods have Wilcoxon's signed-rank test instead.
-    equal = methods < 3 or bool((ranks == ranks[:, :1]).all())
-    p = 1.0 if equal else float(stats.friedmanchisquare(*table.T).pvalue)
-    if methods == 2:
+    # Friedman's test needs three methods; two have Wilcoxon's signed-rank test instead.
+    # Both divide by zero if all methods always tie.
+    if bool((ranks == ranks[:, :1]).all()):
+        p = 1.0
+    elif methods == 2:
         p = float(stats.wilcoxon(table[:, 0], table[:, 1]).pvalue)
+    else:
+        p = float(stats.friedmanchisquare(*table.T).pvalue)
     return Ranks(
         mean=dict(zip(scores, map(float, ranks.mean(axis=0)), strict=True)),
         critical_difference=float(q) * math.sqrt(methods * (methods + 1) / (6 * tasks)),

@@ -57,6 +57,12 @@ def test_a_chain_is_its_members_one_after_the_other():
     torch.testing.assert_close(logits(both), logits(net), rtol=1e-4, atol=1e-4)
 
 
+def test_a_first_member_with_a_fixed_ratio_gives_the_chain_its_ratio():
+    # wanda has a ratio of its own only with a pattern.
+    for first in ({"name": "wanda", "ratio": 0.3}, {"name": "magnitude", "ratio": 0.3}):
+        assert chain(first, "round_to_nearest").ratios() == (0.3,)
+
+
 def test_ratio_zero_of_a_chain_is_the_dense_network():
     ctx, method = context(tiny("llama")), chain(*CHAIN)
     net = method.compress(method.fit(ctx.model, ctx), 0, ctx)

@@ -186,7 +186,7 @@ class OutputCurvature:
         self.moments: dict[Group, Tensor] = {}
         self._tokens: dict[Group, int] = {}
         self._squares: dict[Group, float] = {}
-        self._pending: dict[Group, list[Tensor]] = {}
+        self._pending: dict[Group, dict[str, Tensor]] = {}
         self._net = net
         self._groups = groups
 
@@ -274,14 +274,16 @@ class OutputCurvature:
             self._squares[group] = self._squares.get(group, 0.0) + squares
             # The moment needs the rows of all members for the same tokens, and the
             # backward pass reaches the members one by one.
-            pending = self._pending.setdefault(group, [])
+            pending = self._pending.setdefault(group, {})
             # Converted here: float32 copies of all matrices would exceed a GPU.
-            pending.append(rows @ weight.float() if tall else rows)
+            pending[name] = rows @ weight.float() if tall else rows
             if len(pending) == len(group.names):
                 del self._pending[group]
-                # Wide groups have one member or several that are few rows each.
-                whole = sum(pending[1:], pending[0]) if tall else torch.cat(pending, 1)
-                self._add(group, whole)
+                # In the order of the stacked weight, not in that of the backward pass.
+                parts = [pending[n] for n in group.names]
+                self._add(
+                    group, sum(parts[1:], parts[0]) if tall else torch.cat(parts, 1)
+                )
 
         def hook(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> None:
             out.register_hook(seen)

@@ -178,7 +178,9 @@ def test_a_bundle_goes_back_where_less_is_free_than_was_predicted(run, tmp_path)
         ("cancelled", "insufficient_memory"),
         ("ok", None),
     ]
-    assert rows[0][2] == ("put back: it needs 20 GB of device memory, and 1 GB is free")
+    assert rows[0][2] == (
+        "not started: it needs 20 GB of device memory, and only 1 GB is free"
+    )
     assert outcome.counts == {"ok": 1}
     assert outcome.failures == 0
 

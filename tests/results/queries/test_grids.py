@@ -66,3 +66,22 @@ def test_the_store_itself_still_has_every_trial(two_grids):
 def test_a_grid_that_was_not_run_is_an_error(two_grids):
     with pytest.raises(StoreError, match="no grid called 'c'"):
         grids.only(two_grids, "c")
+
+
+def test_what_any_run_repeats_is_missing_and_not_failed(empty):
+    rows = [
+        row(status, grid="a", status=status)
+        for status in ("ok", "failed", "lost", "cancelled", "out_of_memory")
+    ]
+    empty.append_all(rows)
+    empty.record_plan(
+        [
+            {"plan": "p", "planned_at": NOON} | {key: one[key] for key in PLANNED}
+            for one in rows
+        ]
+    )
+
+    (found,) = grids.overview(empty, ["lost"]).dicts()
+
+    names = ("done", "running", "failed", "missing", "unsupported")
+    assert [found[name] for name in names] == [1, 1, 2, 1, 0]

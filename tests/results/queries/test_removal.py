@@ -127,6 +127,30 @@ def test_a_removal_that_is_killed_after_its_commit_is_finished_later(
     assert _trials(empty) == ["b", "c", "d"]
 
 
+def test_a_removal_that_is_killed_between_trials_and_samples_goes_on(
+    empty, monkeypatch
+):
+    _fill(empty)
+    rewrite = removal._rewrite
+
+    def killed(store, table, *given):
+        if table == "samples":
+            raise KeyboardInterrupt
+        rewrite(store, table, *given)
+
+    monkeypatch.setattr(removal, "_rewrite", killed)
+    with pytest.raises(KeyboardInterrupt):
+        removal.remove(empty, {"a"})
+    monkeypatch.undo()
+    orphans = "SELECT count(*) FROM samples ANTI JOIN trials USING (attempt)"
+    assert ask(empty, orphans).rows[0][0] > 0
+
+    removal.remove(empty, {"a"})
+
+    assert ask(empty, orphans).rows == [(0,)]
+    assert _trials(empty) == ["b", "c", "d"]
+
+
 def test_two_do_not_change_a_store_at_once(empty):
     _fill(empty)
 

@@ -75,6 +75,9 @@ def test_every_window_is_run_once_in_order():
         (("model.layers.1.mlp.down_proj",), False),  # 24 x 40
         (("model.layers.1.mlp.up_proj", "model.layers.1.mlp.gate_proj"), True),
         (("model.layers.1.self_attn.k_proj",), False),  # 12 x 24
+        # Two of 12 x 24: the backward pass reaches them in one order only.
+        (("model.layers.1.self_attn.k_proj", "model.layers.1.self_attn.v_proj"), False),
+        (("model.layers.1.self_attn.v_proj", "model.layers.1.self_attn.k_proj"), False),
     ],
 )
 def test_output_curvature_is_the_mean_outer_product_on_the_smaller_side(names, tall):
