@@ -199,19 +199,71 @@ def _external() -> Iterator[Path]:
 def _load_external() -> None:
     """Import the plugin files named by the environment, once per process."""
     for path in _external():
-        spec = importlib.util.spec_from_file_location(f"plugin_{path.stem}", path)
-        if spec is None or spec.loader is None or not path.is_file():
+        if path.suffix != ".py" or not path.is_file():
             raise BenchError(
                 f"SHRINKGRID_PLUGINS names {path}, which is not a Python file"
             )
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module
-        try:
-            spec.loader.exec_module(module)
-        except Exception as why:  # named, as in ``discover``
-            raise BenchError(
-                f"plugin {path} does not import: {type(why).__name__}: {why}"
-            ) from why
+        load_file(path)
+
+
+def load_file(path: Path) -> list[Plugin]:
+    """Import a file with plugins.
+
+    Args:
+        path: A file that ends in .py, not necessarily in a package.
+
+    Returns:
+        The plugins that it defines.
+
+    Raises:
+        BenchError: If it does not import.
+    """
+    spec = importlib.util.spec_from_file_location(f"plugin_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as why:  # named, as in ``discover``
+        raise BenchError(
+            f"plugin {path} does not import: {type(why).__name__}: {why}"
+        ) from why
+    return _defined_in(spec.name)
+
+
+def load_module(name: str) -> list[Plugin]:
+    """Import a module with plugins.
+
+    Args:
+        name: As ``import`` takes it: ``my_package.my_method``.
+
+    Returns:
+        The plugins that it defines; none where there is no such module.
+
+    Raises:
+        BenchError: If it does not import.
+    """
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as why:
+        if name == why.name or name.startswith(f"{why.name}."):
+            return []
+        raise BenchError(f"module {name} does not import: {why}") from why
+    except Exception as why:  # named, as in ``discover``
+        raise BenchError(
+            f"module {name} does not import: {type(why).__name__}: {why}"
+        ) from why
+    return _defined_in(name)
+
+
+def _defined_in(module: str) -> list[Plugin]:
+    """The plugins of a module or, if it is a package, of its modules."""
+    return [
+        plugin
+        for plugin in _plugins.values()
+        if f"{plugin.cls.__module__}.".startswith(f"{module}.")
+    ]
 
 
 @cache

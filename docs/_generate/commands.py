@@ -23,7 +23,8 @@ a packaged grid.
 | status | meaning |
 | --- | --- |
 | 0 | Complete. |
-| 1 | A bug in shrinkgrid (with a traceback). `verify`: a number has changed. |
+| 1 | A bug in shrinkgrid (with a traceback). `verify`: a number has changed. \
+`check`: a contract is broken. |
 | 2 | A user error, in one message; all errors of a file at once. |
 | 3 | The run ended, but some trials failed or did not run. |
 | 130 | Interrupted by Ctrl-C: the first lets running trials finish, the second stops \

@@ -57,6 +57,7 @@ GROUPS = {
         "list": "look",
         "describe": "details",
         "new": "new",
+        "check": "check",
         "schema": "schema",
         "help": "help_text",
     },

@@ -84,7 +84,7 @@ def _retry(
     return given
 
 
-def _changes(
+def changes(
     ctx: click.Context, param: click.Parameter, given: tuple[str, ...]
 ) -> dict[str, Any]:
     """Read the values of --set, which are YAML."""
@@ -126,7 +126,7 @@ def grid_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "changed",
             multiple=True,
             metavar="KEY=VALUE",
-            callback=_changes,
+            callback=changes,
             help="Another value for a key of GRID, written as in the file: "
             "ratios=[0.2,0.4]; may be repeated.",
         ),

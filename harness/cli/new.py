@@ -99,10 +99,69 @@ class {cls}:
 _TEMPLATES = {"method": _METHOD, "task": _TASK}
 
 
+_PYPROJECT = """[build-system]
+requires = ["setuptools>=77"]
+build-backend = "setuptools.build_meta"
+
+[project]
+name = "{project}"
+version = "0.1.0"
+description = "{title}, for shrinkgrid."
+readme = "README.md"
+requires-python = ">=3.11"
+dependencies = ["shrinkgrid"]
+
+# What `shrinkgrid` finds wherever this package is installed. The name on the left is
+# free; the name in a grid is the one in the decorator.
+[project.entry-points."shrinkgrid.{kind}s"]
+{name} = "{package}.{name}"
+"""
+_README = """# {project}
+
+The {kind} `{name}` for shrinkgrid. Install it beside shrinkgrid, and grids find it:
+
+```sh
+pip install --editable .
+shrinkgrid describe {name}
+```
+
+In a grid: `{kind}s: [{name}]`.
+"""
+_TO_TEST = """
+The contracts that every method keeps, and the tests of this repository:
+
+```sh
+shrinkgrid check method {package}.{name}
+pip install pytest
+pytest
+```
+"""
+_TEST_METHOD = '''"""What every method owes, and what this one promises beside it."""
+
+import pytest
+from harness.contracts.suite import checks_of
+
+
+@pytest.mark.parametrize("check", checks_of("{name}"), ids=str)
+def test_contract(check):
+    check()
+
+
+# Add tests with an independent expectation: a case that was calculated by hand, a
+# second implementation, or a published value with its source.
+'''
+
+
 @click.command()
 @click.argument("kind", type=click.Choice(sorted(_TEMPLATES)))
 @click.argument("name")
-def new(kind: str, name: str) -> None:
+@click.option(
+    "--package",
+    metavar="PACKAGE",
+    help="Write a repository instead: a folder PACKAGE with the package, its metadata "
+    "and tests, to publish and install.",
+)
+def new(kind: str, name: str, package: str | None) -> None:
     """Write the file of a new method or task, which works as it is.
 
     In a checkout the file goes to methods/ or tasks/. Elsewhere it goes to the current
@@ -111,28 +170,74 @@ def new(kind: str, name: str) -> None:
     from harness.core import BenchError
     from harness.registry import discover
 
+    _check_name(kind, name)
+    if name in discover(kind):
+        raise BenchError(f"a {kind} called {name!r} exists already; use another name")
+    text = _filled(_TEMPLATES[kind], kind=kind, name=name)
+    if package is not None:
+        _write_package(kind, name, package, text)
+        return
+    path = folder(kind) / f"{name}.py"
+    _write(path, text)
+    click.echo(f"wrote {path}")
+    if path.parent == Path.cwd():
+        click.echo(f"to use it:  export SHRINKGRID_PLUGINS={path}")
+    click.echo(f"its name in a grid is {name!r}")
+    if kind == "method":
+        click.echo(f"to test it:  shrinkgrid check method {path}")
+
+
+def _check_name(kind: str, name: str) -> None:
+    from harness.core import BenchError
+
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
         raise BenchError(
             f"{name!r} is not a valid name for a {kind}: use lower-case letters, "
             "digits and underscores, and begin with a letter"
         )
-    if name in discover(kind):
-        raise BenchError(f"a {kind} called {name!r} exists already; use another name")
-    path = folder(kind) / f"{name}.py"
+
+
+def _filled(template: str, *, kind: str, name: str, package: str = "") -> str:
+    return template.format(
+        kind=kind,
+        name=name,
+        title=name.replace("_", " ").capitalize(),
+        cls="".join(part.capitalize() for part in name.split("_")),
+        package=package,
+        project=package.replace("_", "-"),
+    )
+
+
+def _write_package(kind: str, name: str, package: str, text: str) -> None:
+    """Write a repository whose package publishes the plugin by an entry point."""
+    from harness.core import BenchError
+
+    _check_name("package", package)
+    root = Path.cwd() / package
+    if root.exists():
+        raise BenchError(f"{root} exists; choose another name")
+    files = {"pyproject.toml": _PYPROJECT, "README.md": _README}
+    if kind == "method":
+        files["README.md"] += _TO_TEST
+        files[f"tests/test_{name}.py"] = _TEST_METHOD
+    _write(root / "src" / package / "__init__.py", f'"""{package}."""\n')
+    _write(root / "src" / package / f"{name}.py", text)
+    for file, template in files.items():
+        _write(root / file, _filled(template, kind=kind, name=name, package=package))
+    click.echo(f"wrote {root}: README.md says how to install and test it")
+    click.echo(f"its name in a grid is {name!r}")
+
+
+def _write(path: Path, text: str) -> None:
+    from harness.core import BenchError
+
     if path.exists():
         raise BenchError(f"{path} exists; choose another name")
-    title = name.replace("_", " ").capitalize()
-    cls = "".join(part.capitalize() for part in name.split("_"))
     try:
-        path.write_text(_TEMPLATES[kind].format(name=name, title=title, cls=cls))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
     except OSError as why:
         raise BenchError(f"{path} cannot be written: {why.strerror}") from why
-    click.echo(f"wrote {path}")
-    if path.parent == Path.cwd():
-        click.echo(f"to use it:  export SHRINKGRID_PLUGINS={path}")
-    click.echo(f"its name in a grid is {name!r}")
-    if path.parent != Path.cwd():
-        click.echo(f"to test it:  python -m pytest tests/test_contracts.py -k {name}")
 
 
 def folder(kind: str) -> Path:

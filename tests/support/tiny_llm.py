@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM
 from transformers.models.gpt2 import GPT2Config
 from transformers.models.llama import LlamaConfig
 from transformers.models.mistral import MistralConfig
@@ -11,21 +10,9 @@ from transformers.models.opt import OPTConfig
 from transformers.models.qwen2 import Qwen2Config
 from transformers.models.qwen3_moe import Qwen3MoeConfig
 
+from harness.contracts.samples import EXPERTS, LLAMA, byte_model, calibrated
 from harness.core import Context
-from harness.models import _language
-from harness.toolkit import calibration, devices
 
-_LLAMA = {
-    "vocab_size": 256,
-    "hidden_size": 24,
-    "intermediate_size": 40,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
-    "bos_token_id": None,
-    "eos_token_id": None,
-}
 _OPT = {
     "vocab_size": 256,
     "hidden_size": 24,
@@ -47,22 +34,14 @@ _GPT2 = {
     "eos_token_id": None,
 }
 CONFIGS = {
-    "llama": lambda: LlamaConfig(**_LLAMA, tie_word_embeddings=True),
-    "mistral": lambda: MistralConfig(**_LLAMA),
-    "qwen2": lambda: Qwen2Config(**_LLAMA),
+    "llama": lambda: LlamaConfig(**LLAMA, tie_word_embeddings=True),
+    "mistral": lambda: MistralConfig(**LLAMA),
+    "qwen2": lambda: Qwen2Config(**LLAMA),
     "opt": lambda: OPTConfig(**_OPT),
     "gpt2": lambda: GPT2Config(**_GPT2),
 }
 FAMILIES = tuple(CONFIGS)
-MIXTURES = {  # of four experts in each block
-    "qwen3_moe": lambda: Qwen3MoeConfig(
-        **_LLAMA,
-        head_dim=6,
-        num_experts=4,
-        num_experts_per_tok=2,
-        moe_intermediate_size=16,
-    ),
-}
+MIXTURES = {"qwen3_moe": lambda: Qwen3MoeConfig(**EXPERTS)}
 
 
 def config(family, **changes):
@@ -74,32 +53,14 @@ def config(family, **changes):
 
 def tiny(family, seed=0, dtype=torch.float32, **changes):
     """A model whose tokens are the bytes of the text, with biases that are not zero."""
-    torch.manual_seed(seed)
-    net = AutoModelForCausalLM.from_config(config(family, **changes))
-    for name, value in net.named_parameters():
-        if name.endswith("bias") or value.ndim >= 2:
-            torch.nn.init.normal_(value, std=0.2)
-    net.config.dtype = dtype
-    devices.cast(net, dtype)
-    model = _language.wrap(f"tiny-{family}", net, tokenizer=None)
-    fields = {f: getattr(model, f) for f in model.__slots__}
-    fields["encode"] = lambda text: torch.tensor(list(text.encode()))
-    return type(model)(**fields)
+    return byte_model(f"tiny-{family}", config(family, **changes), seed, dtype)
 
 
 def context(model, folder: Path | None = None, **spec):
     """A context with calibration statistics, on bytes of the Python manual."""
     if folder is None:
         return Context(model=model, seed=0, device=torch.device("cpu"))
-    options = {"samples": 12, "length": 32, **spec}
-    where = folder / "calibration"
-    calibration.build(model, calibration.CalibrationSpec(**options), where)
-    return Context(
-        model=model,
-        seed=0,
-        device=torch.device("cpu"),
-        calibrate=lambda: calibration.open(where),
-    )
+    return calibrated(model, folder, **spec)
 
 
 def logits(net, length=16):

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,29 @@ def test_a_file_is_never_overwritten(kind, tmp_path, monkeypatch, capsys):
     assert _status(["new", kind, "fresh_one"]) == 2
     assert "exists; choose another name" in capsys.readouterr().err
     assert (tmp_path / "fresh_one.py").read_text() == "mine"
+
+
+@pytest.mark.parametrize("kind", ["method", "task"])
+def test_a_package_has_metadata_and_a_method_has_tests(kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert _status(["new", kind, "fresh_one", "--package", "my_package"]) == 0
+
+    metadata = tomllib.loads(Path("my_package/pyproject.toml").read_text())
+    points = metadata["project"]["entry-points"]
+    assert points == {f"shrinkgrid.{kind}s": {"fresh_one": "my_package.fresh_one"}}
+    assert metadata["project"]["name"] == "my-package"
+    assert Path("my_package/src/my_package/fresh_one.py").is_file()
+    assert Path("my_package/tests").is_dir() == (kind == "method")
+    assert f"{kind}s: [fresh_one]" in Path("my_package/README.md").read_text()
+
+
+def test_a_package_never_replaces_a_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("mine").mkdir()
+    for package, said in (("mine", "exists; choose another"), ("My-One", "valid name")):
+        assert _status(["new", "method", "fresh_one", "--package", package]) == 2
+        assert said in capsys.readouterr().err
+    assert list(Path("mine").iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""What every method owes, as checks that run on small models; see ``suite``."""
