@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import sqlite3
 import uuid
 from pathlib import Path
 
@@ -32,10 +34,36 @@ CASE WHEN regexp_matches(
 
 _SUFFIXES = {
     "duckdb": (".duckdb", ".db"),
+    "sqlite": (".sqlite", ".sqlite3"),
     "parquet": ("", ".parquet"),
     "csv": ("", ".csv"),
     "csv-raw": ("", ".csv"),
 }
+FORMS = tuple(_SUFFIXES)
+_AS_IT_IS = ("VARCHAR", "DOUBLE", "BIGINT", "HUGEINT", "INTEGER", "BOOLEAN")
+_AT_ONCE = 10_000  # rows in memory
+
+
+def form_of(path: Path) -> str:
+    """The form that a file's name asks for; a name without a suffix means Parquet.
+
+    Args:
+        path: File or folder to write.
+
+    Returns:
+        One of ``FORMS``.
+
+    Raises:
+        StoreError: If no form has such a suffix.
+    """
+    for form in ("duckdb", "sqlite", "parquet", "csv"):
+        if path.suffix.lower() in _SUFFIXES[form]:
+            return form
+    excel = "; Excel opens CSV files" if path.suffix.startswith(".xls") else ""
+    raise StoreError(
+        f"{path}: no format for {path.suffix!r}; name a database .duckdb or .sqlite, "
+        f"or a folder of tables .parquet or .csv{excel}"
+    )
 
 
 def export(store: Store, path: Path, form: str) -> None:
@@ -43,9 +71,9 @@ def export(store: Store, path: Path, form: str) -> None:
 
     Args:
         store: Store whose tables are copied.
-        path: A new file (``duckdb``) or a new folder (the other forms).
-        form: ``duckdb``, ``parquet``, ``csv`` or ``csv-raw``; plain ``csv`` puts an
-            apostrophe before texts that a spreadsheet would compute.
+        path: A new file (``duckdb``, ``sqlite``) or a new folder (the other forms).
+        form: One of ``FORMS``; plain ``csv`` puts an apostrophe before texts that a
+            spreadsheet would compute.
 
     Raises:
         StoreError: If ``path`` exists or cannot be written.
@@ -54,17 +82,18 @@ def export(store: Store, path: Path, form: str) -> None:
     if path.suffix not in suffixes:
         allowed = " or ".join(one or "no suffix" for one in suffixes)
         raise StoreError(
-            f"{path}: {form} needs {allowed}, not {path.suffix!r}; a database ends in "
-            ".duckdb, and Parquet and CSV make a folder (name it without a suffix)"
+            f"{path}: {form} needs {allowed}, not {path.suffix!r}; databases end in "
+            ".duckdb or .sqlite, and Parquet and CSV make a folder (name it without a "
+            "suffix)"
         )
     if path.exists():
         raise StoreError(f"{path} exists; name a new one, or delete it first")
     beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    write = _database if form == "duckdb" else _tables
+    write = {"duckdb": _database, "sqlite": _sqlite}.get(form, _tables)
     try:
         reading(store, lambda s: write(s, beside, form))
         beside.rename(path)
-    except (OSError, duckdb.IOException) as why:
+    except (OSError, duckdb.IOException, sqlite3.OperationalError) as why:
         said = getattr(why, "strerror", None) or str(why)
         raise StoreError(f"{path} cannot be written: {said}") from why
     finally:
@@ -93,6 +122,52 @@ def _database(store: Store, path: Path, form: str) -> None:
         create_views(connection)
 
 
+def _sqlite(store: Store, path: Path, form: str) -> None:
+    """A database with one table for each view.
+
+    SQLite has neither lists nor times: lists are JSON texts, and times are texts of UTC
+    that its date functions read.
+    """
+    del form
+    path.unlink(missing_ok=True)
+    with connect(store) as source, contextlib.closing(sqlite3.connect(path)) as copy:
+        comparison.fill(source, store)
+        for view in _views(source):
+            columns = source.execute(f"DESCRIBE {view}").fetchall()
+            described = ", ".join(f'"{name}" {_affinity(k)}' for name, k, *_ in columns)
+            copy.execute(f'CREATE TABLE "{view}" ({described})')
+            chosen = ", ".join(_plain(name, kind) for name, kind, *_ in columns)
+            rows = source.execute(f"SELECT {chosen} FROM {view}")
+            marks = ", ".join("?" for _ in columns)
+            while some := rows.fetchmany(_AT_ONCE):
+                copy.executemany(f'INSERT INTO "{view}" VALUES ({marks})', some)
+        copy.commit()
+
+
+def _affinity(kind: str) -> str:
+    """SQLite's type for one of DuckDB."""
+    if kind == "DOUBLE":
+        return "REAL"
+    return "INTEGER" if kind in _AS_IT_IS and kind != "VARCHAR" else "TEXT"
+
+
+def _plain(name: str, kind: str) -> str:
+    """A column as a number or a text, in SQL."""
+    if kind in _AS_IT_IS:
+        return f'"{name}"'
+    nested = kind.endswith("]") or kind.startswith("STRUCT")
+    return f'to_json("{name}")::VARCHAR' if nested else f'"{name}"::VARCHAR'
+
+
+def _views(connection: Connection) -> list[str]:
+    """The names of the project's views, sorted."""
+    found = connection.execute(
+        "SELECT view_name FROM duckdb_views() "
+        "WHERE schema_name = 'main' AND NOT internal ORDER BY view_name"
+    )
+    return [str(name) for (name,) in found.fetchall()]
+
+
 def _tables(store: Store, path: Path, form: str) -> None:
     """A folder with one Parquet or CSV file for each view."""
     shutil.rmtree(path, ignore_errors=True)
@@ -100,11 +175,7 @@ def _tables(store: Store, path: Path, form: str) -> None:
     options = "FORMAT parquet" if form == "parquet" else "FORMAT csv, HEADER"
     with connect(store) as connection:
         comparison.fill(connection, store)
-        views = connection.execute(
-            "SELECT view_name FROM duckdb_views() "
-            "WHERE schema_name = 'main' AND NOT internal ORDER BY view_name"
-        ).fetchall()
-        for (view,) in views:
+        for view in _views(connection):
             target = quoted(str(path / f"{view}.{form.partition('-')[0]}"))
             rows = _spreadsheet_rows(connection, view) if form == "csv" else view
             connection.execute(f"COPY (FROM {rows}) TO {target} ({options})")

@@ -180,18 +180,19 @@ def compact(store: Store) -> None:
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["duckdb", "parquet", "csv", "csv-raw"]),
-    help="By default what FILE's suffix says: .duckdb, else a folder of Parquet.",
+    type=click.Choice(["duckdb", "sqlite", "parquet", "csv", "csv-raw"]),
+    help="By default what FILE's suffix says: .duckdb, .sqlite, .parquet or .csv; a "
+    "folder of Parquet if it has none.",
 )
 @on_store
 def export(store: Store, file: Path, form: str | None) -> None:
     """Copy the store to FILE: a database, or a folder of tables.
 
-    A .duckdb file opens in the plain duckdb client; parquet and csv make a folder
-    with one file a view.
+    A .duckdb file has the rows and the views over them; a .sqlite file has one table
+    for each view. parquet and csv make a folder with one file for each view.
     """
     from results.export import export as copy
+    from results.export import form_of
 
-    kind = form or ("duckdb" if file.suffix in (".duckdb", ".db") else "parquet")
-    copy(store, file, kind)
+    copy(store, file, form or form_of(file))
     click.echo(f"wrote {file}", err=True)

@@ -173,7 +173,7 @@ def test_an_error_is_one_message_and_exit_status_2(shrinkgrid, grid, words, reas
         (["leaderboard", "--model", "toy", "--task", "x"], "no task in"),
         (["status", "toyz"], "Did you mean 'toys'?"),
         (["why", "zzz", "--grid", "GRID"], "toys.yaml --json` prints its ids"),
-        (["export", "a.xlsx"], "not '.xlsx'"),
+        (["export", "a.xlsx"], "no format for '.xlsx'"),
         (["export", "a.csv", "--format", "duckdb"], "duckdb needs .duckdb or .db"),
         (["sql", "from leaderbord"], 'Did you mean "leaderboard"?'),
         (["sql", "select methd from leaderboard"], 'Candidate bindings: "method"'),
