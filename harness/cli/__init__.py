@@ -48,6 +48,7 @@ GROUPS = {
     "Take away and tidy": {
         "save-model": "save_model",
         "export": "ask",
+        "publish": "publish",
         "merge": "merge",
         "compact": "ask",
         "rm": "rm",

@@ -89,6 +89,8 @@ _WRITTEN = {
 
 def _card(store: Store, row: dict[str, Any]) -> str:
     """The model card: what was done to which model, and what was measured of it."""
+    from harness.cli.publish import hub_task
+    from results import publish
     from results.boards import trial_page
     from results.text.formats import markdown, number
 
@@ -98,6 +100,8 @@ def _card(store: Store, row: dict[str, Any]) -> str:
     if re.fullmatch(r"[\w.-]+/[\w.-]+", base):  # a name of the hub, not a folder
         lines.append(f"base_model: {base}")
     achieved = "" if page["achieved"] is None else f", achieved {page['achieved']}"
+    rows = publish.finished(store, [row["trial"]])
+    lines.append(publish.as_yaml(publish.model_index(rows, hub_task)).rstrip())
     lines += [
         "---",
         "",
