@@ -108,7 +108,9 @@ class Stream:
                 _passing(blocks[:index], self.in_tuple),
                 _given(blocks, index, batch, calls),
             ):
-                yield ids, net(input_ids=ids, use_cache=False).logits
+                logits = net(input_ids=ids, use_cache=False).logits
+                # With blocks on several devices, the head has one of its own.
+                yield ids.to(logits.device), logits
 
     @torch.no_grad()
     def loss(self, net: nn.Module, index: int) -> float:
