@@ -192,8 +192,12 @@ class TestInBrowser:
             at=f"#/{view}",
         )
         assert (out["errors"], out["asked"], console) == ([], [], "")
-        assert out["titles"] == ["mlp on digits", "smollm2-135m on pydoc-512"]
-        assert out["drawn"] == 2
+        # Behind the curves, a critical difference diagram for each ratio.
+        charts, ranks = out["titles"][:2], out["titles"][2:]
+        assert charts == ["mlp on digits", "smollm2-135m on pydoc-512"]
+        assert all("critical difference" in title for title in ranks)
+        assert bool(ranks) == (view == "curves")
+        assert out["drawn"] == len(out["titles"])
         assert out["marks"] == (
             14 if view == "tradeoff" else 12
         )  # with and without dense
