@@ -198,9 +198,9 @@ class TestInBrowser:
         assert all("critical difference" in title for title in ranks)
         assert bool(ranks) == (view == "curves")
         assert out["drawn"] == len(out["titles"])
-        assert out["marks"] == (
-            14 if view == "tradeoff" else 12
-        )  # with and without dense
+        # With and without dense; a diagram has a mark for each of the two methods.
+        curves = 12 + 2 * len(ranks)
+        assert out["marks"] == (14 if view == "tradeoff" else curves)
         assert "magnitude" in out["said"]
 
     def test_a_paper_table_shows_published_and_measured_numbers(self, empty, tmp_path):
