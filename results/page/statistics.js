@@ -2,6 +2,7 @@
 
 const DRAWS = 10000;
 const LEVEL = 0.05;
+const FEW = 16; // as there
 
 // Exact two-sided p value that a win is as likely as a loss (McNemar's test).
 export function mcnemar(wins, losses) {
@@ -12,6 +13,14 @@ export function mcnemar(wins, losses) {
     term += Math.log((n - i) / (i + 1));
   }
   return Math.min(1, 2 * total);
+}
+
+// Of all choices of signs of the differences, the share with a mean as far from 0.
+export function signFlips(differences) {
+  let sums = [0];
+  for (const one of differences) sums = [...sums.map((sum) => sum + one), ...sums.map((sum) => sum - one)];
+  const observed = Math.abs(differences.reduce((sum, one) => sum + one, 0));
+  return sums.filter((sum) => Math.abs(sum) >= observed * (1 - 1e-9)).length / sums.length;
 }
 
 // How often the mean of resampled, centred differences is as far from 0 as the observed one.
@@ -59,8 +68,9 @@ export function paired(a, b, goal) {
   const wins = differences.filter((one) => one > 0).length;
   const losses = differences.filter((one) => one < 0).length;
   const binary = [...a, ...b].every((value) => value === 0 || value === 1);
-  const p = binary ? mcnemar(wins, losses) : bootstrap(differences);
-  return { n: a.length, wins, losses, binary, p, test: binary ? "McNemar" : "bootstrap" };
+  const few = a.length <= FEW;
+  const p = binary ? mcnemar(wins, losses) : (few ? signFlips : bootstrap)(differences);
+  return { n: a.length, wins, losses, binary, p, test: binary ? "McNemar" : few ? "sign flips" : "bootstrap" };
 }
 
 export function isDifferent(p) {

@@ -15,12 +15,13 @@ def test_the_page_computes_the_same_tests_as_the_tables(tmp_path):
     draw = random.Random(0)
     right = [[float(draw.random() < share) for _ in range(300)] for share in (0.8, 0.7)]
     losses = [[draw.gauss(mean, 1.0) for _ in range(80)] for mean in (0.0, 0.2)]
+    few = [values[:12] for values in losses]
     many = [4000, 3800]  # 2^7800 exceeds a float: terms are logarithms
     out, console = browse(
         report.html({"overview": {"totals": {}}, "boards": []}),
         f"""const s = await import("page/statistics.js");
         return {{ binary: s.paired(...{right}, "max"),
-          real: s.paired(...{losses}, "min"),
+          real: s.paired(...{losses}, "min"), few: s.paired(...{few}, "min"),
           holm: s.holm([0.01, 0.04, 0.03]), none: s.mcnemar(0, 0),
           hand: s.mcnemar(8, 2), many: s.mcnemar(...{many}) }};""",
         tmp_path,
@@ -38,5 +39,7 @@ def test_the_page_computes_the_same_tests_as_the_tables(tmp_path):
     # Both draw 10,000 resamples: three standard errors of their difference.
     p = statistics.paired_bootstrap(*losses)
     assert out["real"]["p"] == pytest.approx(p, abs=3 * (2 * p * (1 - p) / 1e4) ** 0.5)
+    assert out["few"]["test"] == "sign flips"
+    assert out["few"]["p"] == pytest.approx(statistics.sign_flips(*few))
     lower = sum(b < a for a, b in zip(*losses, strict=True))
     assert (out["real"]["wins"], out["real"]["test"]) == (lower, "bootstrap")

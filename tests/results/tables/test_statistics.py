@@ -66,7 +66,22 @@ def test_unpaired_values_are_refused(lengths):
 
 def test_compare_takes_mcnemar_for_right_and_wrong_only():
     assert statistics.compare([1.0, 0.0], [0.0, 0.0])[1] == "mcnemar"
-    assert statistics.compare([1.0, 0.5], [0.0, 0.0])[1] == "bootstrap"
+    assert statistics.compare([1.0, 0.5], [0.0, 0.0])[1] == "sign flips"
+    assert statistics.compare([0.5] * 16, [0.0] * 16)[1] == "sign flips"
+    assert statistics.compare([0.5] * 17, [0.0] * 17)[1] == "bootstrap"
+
+
+def test_sign_flips_are_those_of_a_hand_count():
+    # Differences 3, 1, -1 sum to 3. The eight choices of signs give 5, 3, 3, 1, -1, -3,
+    # -3 and -5: six are as far from 0.
+    assert statistics.sign_flips([3.0, 1.0, 0.0], [0.0, 0.0, 1.0]) == 6 / 8
+    # All in one direction: only all signs as they are or all of them turned.
+    assert statistics.sign_flips([1.0, 2.0, 3.0, 4.0], [0.0] * 4) == 2 / 16
+    assert statistics.sign_flips([1.0, 2.0], [1.0, 2.0]) == 1.0
+    many = np.random.default_rng(0).normal(0.5, 1.0, 16)
+    signs = np.array(list(itertools.product((-1, 1), repeat=16)))
+    exact = np.mean(abs(signs @ many) >= abs(many.sum()) * (1 - 1e-9))
+    assert statistics.sign_flips(many, [0.0] * 16) == pytest.approx(exact)
 
 
 def test_holm_is_the_step_down_of_the_paper():
