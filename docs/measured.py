@@ -20,6 +20,7 @@ import duckdb
 
 from results.boards import leaderboard
 from results.queries.compaction import compact
+from results.queries.merging import merge
 from results.schema import TABLES, ddl
 from results.storage.store import open_store
 from results.text.formats import DASH, number
@@ -39,16 +40,10 @@ def build(sources: list[str]) -> None:
     """Join stores into the packaged one."""
     with tempfile.TemporaryDirectory() as name:
         joined = open_store(Path(name) / "joined", create=True)
-        joined.mixed = True  # sources of older code lack columns
         folder = joined.folder.local
         assert folder is not None
         for source in sources:
-            # Rows are in files of unique names that no one changes: copies are a union.
-            for table in ("trials", "samples", "plans"):
-                for path in open_store(source).files(table):
-                    to = folder / table / Path(path).name
-                    to.parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copy(Path(source) / path, to)
+            merge(open_store(source), joined)
         compact(joined, at_least=1)
         for table in ("trials", "samples", "plans"):
             for path in folder.glob(f"{table}/compacted/*.parquet"):

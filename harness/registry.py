@@ -239,16 +239,19 @@ def load_module(name: str) -> list[Plugin]:
         name: As ``import`` takes it: ``my_package.my_method``.
 
     Returns:
-        The plugins that it defines; none where there is no such module.
+        The plugins that it defines.
 
     Raises:
-        BenchError: If it does not import.
+        BenchError: If it does not exist, or does not import.
     """
     try:
         importlib.import_module(name)
     except ModuleNotFoundError as why:
         if name == why.name or name.startswith(f"{why.name}."):
-            return []
+            raise BenchError(
+                f"Python finds no module {why.name}: install the package, or run this "
+                "in the folder that contains it"
+            ) from why
         raise BenchError(f"module {name} does not import: {why}") from why
     except Exception as why:  # named, as in ``discover``
         raise BenchError(

@@ -19,7 +19,7 @@ _BROKEN = 1  # exit status
 
 
 @click.command()
-@click.argument("kind", type=click.Choice(["method"]))
+@click.argument("kind", metavar="method", type=click.Choice(["method"]))
 @click.argument("name", shell_complete=_complete.plugins)
 @click.option(
     "--set",
@@ -78,7 +78,7 @@ def _plugins(name: str) -> list[Plugin]:
     path = Path(name)
     if path.suffix == ".py":
         if not path.is_file():
-            raise BenchError(f"there is no file {path}")
+            raise BenchError(f"the file {path} does not exist")
         found = registry.load_file(path.resolve())
     elif "." in name:
         sys.path.insert(0, str(Path.cwd()))  # as `python -m` does

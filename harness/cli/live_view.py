@@ -141,7 +141,7 @@ class View:
         return len(self._ended)
 
     def left(self) -> float | None:
-        """Seconds until the end; None before the first result without a forecast."""
+        """Seconds until the end; None as long as nothing can be said."""
         elapsed = time.monotonic() - self._began
         return seconds_left(self.expected, self.total, self.done, elapsed)
 

@@ -162,8 +162,8 @@ class HuggingFace:
         if self.trust_remote_code:
             wanted.append("*.py")
         try:
-            # Pickle files only where there is no safetensors file: a repository often
-            # has both.
+            # Pickle files only if the repository has no safetensors file: many have
+            # both.
             for weights in ("*.safetensors", "*.bin"):
                 folder = snapshot_download(
                     self.id, revision=self.revision(), allow_patterns=[*wanted, weights]

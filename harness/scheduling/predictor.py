@@ -194,7 +194,7 @@ class _Question:
             on_device = alive
         if host is None:
             host = alive + Interval(BASE, BASE, BASE)
-        # On a CPU there is no device peak that could be known.
+        # A trial on a CPU has no device peak.
         sure = same_host and (same or self.device == CPU.name)
         return on_device + Interval(CONTEXT, CONTEXT, CONTEXT), host, sure
 

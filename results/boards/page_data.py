@@ -41,7 +41,8 @@ SELECT w.grid, count(*) AS planned,
                         (w.unsupported IS NOT NULL OR n.status = 'unsupported'))
            AS unsupported,
        count(*) FILTER (w.unsupported IS NULL AND
-                        n.status NOT IN ('ok', 'unsupported')) AS failed,
+                        n.status NOT IN ('ok', 'unsupported', 'cancelled', 'lost'))
+           AS failed,
        sum(n.seconds) AS seconds, min(w.planned_at) AS planned_at,
        max(n.started_at) AS newest
 FROM wanted AS w LEFT JOIN newest AS n USING (trial)

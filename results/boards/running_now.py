@@ -52,7 +52,7 @@ def seconds_left(
         elapsed: Seconds since the run began.
 
     Returns:
-        Seconds; None before the first result where there is no forecast.
+        Seconds; None before the first result if the run has no forecast.
 
     >>> seconds_left(40.0, 4, 0, 0.0), seconds_left(40.0, 4, 1, 30.0)
     (40.0, 60.0)
@@ -76,21 +76,21 @@ def running_now(store: Store) -> dict[str, Any]:
         store: The store.
 
     Returns:
-        ``now``, and ``since`` of each entry, are seconds since 1970 by this machine
-        and that of the entry. ``runs`` has one entry a driver: ``grid``, ``host``,
-        ``since``, ``done``, ``total`` and ``left`` (seconds; both None where they are
-        not known). ``trials`` has one entry a worker: the trial with its ``grid``,
-        ``method``, ``model``, ``task``, ``ratio`` and ``seed``, ``usual`` (mean
-        seconds of such trials that ended) and ``rest`` (how many of the bundle wait).
+        ``now`` (None while nothing runs), and ``since`` of each entry, are seconds
+        since 1970 by this machine and that of the entry. ``runs`` has one entry a
+        driver: ``grid``, ``host``, ``since``, ``done``, ``total`` and ``left``
+        (seconds), both None if they are not known. ``trials`` has one entry a worker:
+        the trial with its ``grid``, ``method``, ``model``, ``task``, ``ratio`` and
+        ``seed``, ``usual`` (mean seconds of such trials that ended) and ``rest`` (how
+        many of the bundle wait).
     """
     now = time.time()
     owners = [one for one in leases.owners(store) if one.alive() is not False]
     jobs = [one for one in leases.read_all(store) if one.alive() is not False]
-    return {
-        "now": now,
-        "runs": [_run(store, one, now) for one in owners if not one.claims],
-        "trials": _trials(store, jobs),
-    }
+    runs = [_run(store, one, now) for one in owners if not one.claims]
+    trials = _trials(store, jobs)
+    # Without a time while nothing runs: two reports of a store are then equal.
+    return {"now": now if runs or trials else None, "runs": runs, "trials": trials}
 
 
 def _run(store: Store, owner: Owner, now: float) -> dict[str, Any]:

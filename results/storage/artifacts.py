@@ -132,7 +132,7 @@ def _fetch(store: Store, key: str) -> None:
     """Download into this machine's cache, unless it is there."""
     target = store.here("artifacts") / key
     text = store.folder.read(f"artifacts/{key}/{MANIFEST}")
-    # The manifest is uploaded last: without it there is no whole artifact yet.
+    # The manifest is uploaded last: an artifact without one is not complete.
     if text is None or target.is_dir():
         return
     names: list[str] = []

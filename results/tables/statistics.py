@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Reals = Sequence[float] | NDArray[Any]
-# Samples up to which all sign flips are counted. A bootstrap of so few underestimates p:
-# of 4 samples that all say the same it can give 0.0001, where chance alone gives 1/8.
+# Samples up to which all sign flips are counted. A bootstrap of so few underestimates
+# p: of 4 samples that all say the same it can give 0.0001, where chance gives 1/8.
 FEW = 16
 _CHUNK = 2_000_000  # numbers a bootstrap draws at once; bounds its memory
 

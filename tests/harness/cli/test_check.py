@@ -78,8 +78,8 @@ def test_an_error_of_the_method_is_one_failure_for_each_sample(fresh, capsys):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("missing.py", "there is no file missing.py"),
-        ("no_such_package.method", "no_such_package.method defines no method"),
+        ("missing.py", "the file missing.py does not exist"),
+        ("no_such_package.method", "Python finds no module no_such_package:"),
         ("json.decoder", "json.decoder defines no method"),
         ("svdd", "no method called 'svdd'. Did you mean 'svd'?"),
     ],

@@ -5,6 +5,7 @@ from synthetic import NOON, row
 
 from results.boards import page_data
 from results.errors import StoreError
+from results.outcomes import REPEATED
 from results.queries import grids
 from results.queries.db import ask
 
@@ -85,3 +86,8 @@ def test_what_any_run_repeats_is_missing_and_not_failed(empty):
 
     names = ("done", "running", "failed", "missing", "unsupported")
     assert [found[name] for name in names] == [1, 1, 2, 1, 0]
+    query = "SELECT done, failed, missing FROM completeness"
+    assert ask(empty, query).rows == [(1, 2, 2)]
+    (page,) = page_data.everything(empty, 10)["overview"]["grids"]
+    assert (page["planned"], page["ok"], page["failed"]) == (5, 1, 2)
+    assert {"cancelled", "lost"} == REPEATED  # the names in the views

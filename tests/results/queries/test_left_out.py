@@ -103,8 +103,9 @@ def test_a_damaged_row_ends_no_reader(foreign, monkeypatch, columns):
     )
     store = foreign("bad", _accuracy(0.7), **columns)
     answer = leaderboard.read(store)
-    leaderboard.boards(answer)
-    leaderboard.boards(leaderboard.together(answer), mixed=True)
+    leaderboard.boards(leaderboard.listed(answer))
+    together = leaderboard.together(answer)
+    leaderboard.boards(leaderboard.listed(together, mixed=True))
     over_boards(answer, allow_unequal=True)
     own = custom.custom_table(
         store, rows=["method"], cols=["ratio"], metric="accuracy", allow_mixed=True
