@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 import tiny_llm
 from fake_device import FakeDevices
 
+from harness.contracts.samples import OPTIONS
 from harness.core import Context
 from harness.registry import discover, facts, find
 from harness.running.artifacts import seed_everything
@@ -45,10 +46,6 @@ MODELS: dict[str, tuple[int, int, int, int, int, int, str]] = {
     "half": (96, 320, 5, 512, 8, 32, "bfloat16"),
     "check half": (128, 320, 6, 1024, 16, 48, "bfloat16"),
     "check single": (112, 384, 5, 768, 12, 40, "float32"),
-}
-OPTIONS: dict[str, dict[str, Any]] = {
-    "chain": {"chain": ["svd", {"name": "round_to_nearest", "bits": 8}]},
-    "llm_pruner": {"keep_first": 0, "keep_last": 0},
 }
 # Without one of these, depth, activations or the dtype would be confused with others.
 NEEDED = {"base", "deep", "tokens", "half"}

@@ -203,10 +203,10 @@ def _load_external() -> None:
             raise BenchError(
                 f"SHRINKGRID_PLUGINS names {path}, which is not a Python file"
             )
-        load_file(path)
+        plugins_of_file(path)
 
 
-def load_file(path: Path) -> list[Plugin]:
+def plugins_of_file(path: Path) -> list[Plugin]:
     """Import a file with plugins.
 
     Args:
@@ -232,7 +232,7 @@ def load_file(path: Path) -> list[Plugin]:
     return _defined_in(spec.name)
 
 
-def load_module(name: str) -> list[Plugin]:
+def plugins_of_module(name: str) -> list[Plugin]:
     """Import a module with plugins.
 
     Args:

@@ -9,16 +9,13 @@ import torch
 from fake_device import BLOCK, FakeDevices
 from torch import nn
 
+from harness.contracts.samples import OPTIONS
 from harness.core import Context
 from harness.registry import discover, facts, find
 from harness.running.artifacts import seed_everything
 from harness.running.failures import classify
 from harness.toolkit import calibration, spread
 
-OPTIONS = {
-    "chain": {"chain": ["svd", {"name": "round_to_nearest", "bits": 8}]},
-    "llm_pruner": {"keep_first": 0, "keep_last": 0},
-}
 FAST = {("dense", 1), ("svd", 1), ("wanda", 1), ("svd_llm", 2)}
 # It rotates the hidden states of all blocks by one matrix a block, on one device.
 ONE_DEVICE = {"slicegpt"}

@@ -79,10 +79,10 @@ def _plugins(name: str) -> list[Plugin]:
     if path.suffix == ".py":
         if not path.is_file():
             raise BenchError(f"the file {path} does not exist")
-        found = registry.load_file(path.resolve())
+        found = registry.plugins_of_file(path.resolve())
     elif "." in name:
         sys.path.insert(0, str(Path.cwd()))  # as `python -m` does
-        found = registry.load_module(name)
+        found = registry.plugins_of_module(name)
     else:
         return [registry.find("method", name)]
     methods = [plugin for plugin in found if plugin.kind == "method"]

@@ -52,7 +52,7 @@ def publish(  # noqa: PLR0913 - one parameter for each option
     metric: str | None,
     url: str | None,
 ) -> None:
-    """Print the numbers of each TRIAL in a form that other sites read.
+    """Print the numbers of each TRIAL for a model card.
 
     TRIAL is the id of a finished trial, or its start. Nothing is sent anywhere: copy
     the text into a model repository.

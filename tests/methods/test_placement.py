@@ -6,6 +6,7 @@ import pytest
 import tiny_llm
 import torch
 
+from harness.contracts.samples import OPTIONS
 from harness.core import Model, Unsupported
 from harness.registry import discover, facts, find
 from harness.running.artifacts import seed_everything
@@ -13,11 +14,6 @@ from harness.toolkit import calibration, experts, host_memory, plain_checkpoint
 from harness.toolkit.host_memory import HostMemory
 from tasks._perplexity import window_losses
 
-# The tiny networks have three blocks, and matrices narrower than the default groups.
-OPTIONS = {
-    "chain": {"chain": ["svd", {"name": "round_to_nearest", "bits": 8}]},
-    "llm_pruner": {"keep_first": 0, "keep_last": 0},
-}
 METHODS = [
     name
     for name, plugin in discover("method").items()

@@ -47,11 +47,13 @@ def test_filters_are_compared_at_equal_parameters(name):
 
 
 def test_every_method_of_the_mnist_filter_grid_trains_equally_after_its_last_cut():
-    after = [
-        entry["finetune"]
+    *first, last = [
+        [entry["finetune"] for entry in block["methods"] if isinstance(entry, dict)]
         for block in blocks("mnist_filters")
-        for entry in block["methods"]
-        if isinstance(entry, dict)
     ]
-    assert len(after) == 7
+    after = [recipe for block in first for recipe in block]
+    assert len(after) == 8
     assert all(recipe == after[0] for recipe in after)
+    # The last block gives two others as many epochs as class-aware pruning has in all.
+    assert [recipe["epochs"] for recipe in last] == [11, 11]
+    assert all({**recipe, "epochs": 3} == after[0] for recipe in last)

@@ -18,7 +18,7 @@ def test_what_is_not_free_puts_a_bundle_back():
     request = ResourceRequest(cpus=1, gpus=0.5, device_bytes=30 * GB, host_bytes=4 * GB)
 
     assert shortage(request, 31 * GB, 5 * GB) is None
-    assert "needs 30 GB of device memory, and 12 GB is free" in str(
+    assert "needs 30 GB of device memory, and only 12 GB is free" in str(
         shortage(request, 12 * GB, 5 * GB)
     )
     # What the worker holds already need not be free once more.
