@@ -135,12 +135,15 @@ class Tracked(nn.Module):
         indices = torch.zeros(k, dtype=torch.int32 if small else torch.int64)
         self.register_buffer("indices", indices)
         self.indices: Tensor
+        paths = {id(module): path for path, module in net.named_modules()}
+        # Module path and name of each weight, in the order of the flat index.
+        self._weights: list[tuple[str, str]] = []
         # Buffers outside of the state dict: every weight is regenerated, so that no
-        # weight may reach the file. `_regenerated` finds them by that property, in the
-        # order of the flat index.
+        # weight may reach the file.
         for owner, name, weight in _parameters(net):
             delattr(owner, name)
             owner.register_buffer(name, weight.detach().clone(), persistent=False)
+            self._weights.append((paths[id(owner)], name))
         self.net = net
         self._initial = initial
 
@@ -192,7 +195,8 @@ class Tracked(nn.Module):
         flat.mul_(self.factor)
         flat[self.indices.long()] = self.values.data
         start = 0
-        for _, _, weight in _regenerated(self.net):
+        for path, name in self._weights:
+            weight: Tensor = getattr(self.net.get_submodule(path), name)
             size = weight.numel()
             weight.copy_(flat[start : start + size].view(weight.shape))
             start += size
@@ -201,12 +205,3 @@ class Tracked(nn.Module):
         """Logits, by the regenerated weights."""
         logits: Tensor = self.net(images)
         return logits
-
-
-def _regenerated(net: nn.Module) -> list[tuple[nn.Module, str, Tensor]]:
-    return [
-        (owner, name, value)
-        for owner in net.modules()
-        for name, value in owner._buffers.items()
-        if value is not None and name in owner._non_persistent_buffers_set
-    ]

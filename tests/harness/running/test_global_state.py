@@ -97,8 +97,8 @@ def test_modules_that_a_trial_imports_are_watched_from_then_on(state, monkeypatc
 
     Attention.__module__ = late.__name__
     late.Attention = Attention
-    monkeypatch.setitem(sys.modules, late.__name__, late)
     state.begin()
+    monkeypatch.setitem(sys.modules, late.__name__, late)
     state.restore("one that imports")
     Attention.forward = lambda self: 2
 

@@ -13,6 +13,8 @@ class Small(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        # A buffer of its own that is not stored, and no weight.
+        self.register_buffer("scale", torch.tensor([0.5, 2.0]), persistent=False)
         self.conv = nn.Conv2d(2, 3, 2)
         self.norm = nn.BatchNorm2d(3)
         self.slope = nn.PReLU()
@@ -81,6 +83,7 @@ def test_only_tracked_weights_differ_from_their_initial_values_times_the_factor(
         owner, _, leaf = name.rpartition(".")
         found = getattr(made.net.get_submodule(owner), leaf)
         assert torch.equal(found.flatten(), value), name
+    assert made.net.scale.tolist() == [0.5, 2.0]
     assert made.weights()["values"].tolist() == [1, 2, 3, 4]
     assert made.indices.dtype == torch.int32
 
