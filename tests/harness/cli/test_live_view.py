@@ -61,6 +61,7 @@ def test_a_trial_that_is_tried_again_is_counted_once(capsys):
     view = View(2, Console(width=200))
     for status in ("out_of_memory", "failed"):
         view.event(None, trial("svd"), Event(what="started"))
+        assert view.done == 0  # also while it runs again
         view.event(None, trial("svd"), Event(what="ended", status=status))
     view.event(None, trial("dense"), Event(what="ended", status="lost"))
 
