@@ -101,6 +101,26 @@ def app(
             return PlainTextResponse("nothing has this name", status_code=404)
         return Response(found, media_type=_JSON)
 
+    middleware = [
+        Middleware(GZipMiddleware),
+        Middleware(BaseHTTPMiddleware, dispatch=_guard(token)),
+    ]
+    if "*" not in hosts:
+        middleware.insert(
+            0, Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
+        )
+    routes = [
+        Route("/", index),
+        Route("/api/state", state),
+        Route("/api/{request:path}", answer),
+    ]
+    return Starlette(routes=routes, middleware=middleware)
+
+
+def _guard(token: str) -> Callable[[Request, _Next], Awaitable[Response]]:
+    """A middleware that asks for the token, if there is one, and sets headers."""
+    from starlette.responses import PlainTextResponse
+
     async def guarded(request: Request, follow: _Next) -> Response:
         if token and not _knows(request, token):
             text = (
@@ -113,20 +133,7 @@ def app(
             response.set_cookie(_COOKIE, token, httponly=True, samesite="strict")
         return response
 
-    middleware = [
-        Middleware(GZipMiddleware),
-        Middleware(BaseHTTPMiddleware, dispatch=guarded),
-    ]
-    if "*" not in hosts:
-        middleware.insert(
-            0, Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
-        )
-    routes = [
-        Route("/", index),
-        Route("/api/state", state),
-        Route("/api/{request:path}", answer),
-    ]
-    return Starlette(routes=routes, middleware=middleware)
+    return guarded
 
 
 _JSON = "application/json"

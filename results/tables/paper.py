@@ -107,13 +107,7 @@ def paper_table(
         stands_for = dict.fromkeys(table_models, every_model)
     if known is None:
         known = scores(store, table_models | set(stands_for.values()))
-    labels = ["method"]
-    # A column of labels that are all equal would tell nothing.
-    for printed, heading in (("printed_model", "model"), ("printed_data", "data")):
-        if len({row.get(printed) for row in paper.rows}) > 1:
-            labels.append(heading)
-    if any(row.get("printed_ratio") for row in paper.rows):
-        labels.append("ratio")
+    labels = _labels(paper)
     rows = [_paper_row(paper, row, labels, known, stands_for) for row in paper.rows]
     # The dense row comes first, since a reader checks it first.
     rows.sort(key=lambda row: row.group is not None)  # stable: the paper's order
@@ -135,6 +129,18 @@ def paper_table(
     table.notes += [f"Source: {source}" for source in paper.sources]
     table.notes += rank_cells(store, [row.cells for row in table.rows], groups(table))
     return table
+
+
+def _labels(paper: PaperTable) -> list[str]:
+    """Headings of the columns that name a row."""
+    labels = ["method"]
+    # A column of labels that are all equal would tell nothing.
+    for printed, heading in (("printed_model", "model"), ("printed_data", "data")):
+        if len({row.get(printed) for row in paper.rows}) > 1:
+            labels.append(heading)
+    if any(row.get("printed_ratio") for row in paper.rows):
+        labels.append("ratio")
+    return labels
 
 
 def models_of(paper: PaperTable) -> set[str]:
