@@ -18,6 +18,9 @@ source "${SHRINKGRID_VENV:-.venv}/bin/activate"
 # The home folder is on every node, and so is the token; who has none is not let in.
 export RAY_AUTH_MODE=token
 ray get-auth-token --generate > /dev/null
+# Ray ends a node whose agents have not called within 30 s; a home folder that many nodes
+# read at once makes their imports slower than that.
+export RAY_agent_register_timeout_ms="${RAY_agent_register_timeout_ms:-300000}"
 
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 ip=$(srun --nodes=1 --ntasks=1 --nodelist="${nodes[0]}" hostname --ip-address)

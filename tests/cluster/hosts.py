@@ -62,6 +62,9 @@ class Hosts:
         self.prefix = f"sg{os.getpid()}{next(_MADE)}h"
         self._names = [f"{self.prefix}{i}" for i in range(self.count + 1)]
         own = {"PATH": f"{BIN}:{os.environ['PATH']}", "HOME": str(self.folder)}
+        # A raylet whose agents have not called within Ray's 30 seconds ends, as it does
+        # on a machine with more to do than processors; the driver's own Ray waits too.
+        own["RAY_agent_register_timeout_ms"] = "300000"
         self.env = {**os.environ, "OMP_NUM_THREADS": "1", **own, **self.env}
         self.env.pop("PYTHONPATH", None)
 
@@ -108,7 +111,7 @@ class Hosts:
         self._processes.append(process)
         return process
 
-    def ray(self, host: int, *words: str) -> None:
+    def ray(self, host: int, *words: str) -> subprocess.Popen[bytes]:
         """`ray start` on a host: host 1 is the head."""
         place = ["--head", "--port=6379", "--dashboard-host=127.0.0.1"]
         if host > 1:
@@ -116,7 +119,12 @@ class Hosts:
         place += [f"--node-ip-address={self.address(host)}", *words]
         place += [f"--temp-dir={self.folder}/r{host}", "--object-store-memory=80000000"]
         line = ["ray", "start", "--block", "--disable-usage-stats", *place]
-        self.start(host, *line, log=f"ray{host}.log")
+        return self.start(host, *line, log=f"ray{host}.log")
+
+    def ray_logs(self) -> str:
+        """The ends of what each `ray start` printed, for a message."""
+        logs = sorted(self.folder.glob("ray*.log"))
+        return "\n".join(f"{log.name}: ...{log.read_text()[-2000:]}" for log in logs)
 
     def typed(self, host: int, *words: str, env: Mapping[str, str] | None = None):
         """The words in front of a line so that it runs on a host's network."""

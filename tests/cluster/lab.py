@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from hosts import Hosts
+from hosts import Hosts, until
 
 from results.queries.db import ask
 from results.storage import leases
@@ -80,6 +80,22 @@ class Lab:
         out, err = process.communicate(timeout=240)
         assert "Traceback" not in err, err
         return process.returncode, out, err
+
+
+def start_rays(lab: Lab) -> None:
+    """A Ray on each host, one processor and one device each, and wait for all."""
+    hosts = lab.hosts
+    place = ["--num-cpus=1", "--num-gpus=1"]
+    rays = [hosts.ray(1, *place)]
+
+    def standing(true: bool) -> bool:
+        ended = any(ray.poll() is not None for ray in rays)
+        assert not ended, f"a Ray ended\n{hosts.ray_logs()}"
+        return true
+
+    until(lambda: standing(answers(lab, "127.0.0.1", 8265)), 300, "the dashboard")
+    rays += [hosts.ray(host, *place) for host in range(2, hosts.count + 1)]
+    until(lambda: standing(alive(lab) == hosts.count), 300, "all hosts")
 
 
 def answers(lab: Lab, address: str, port: int, host: int = 1) -> bool:

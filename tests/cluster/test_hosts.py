@@ -18,11 +18,11 @@ from lab import (
     HUB_SECRET,
     TOYS,
     Lab,
-    alive,
     answers,
     finished,
     rows,
     running_jobs,
+    start_rays,
 )
 
 from results.storage import leases
@@ -47,12 +47,8 @@ def lab(tmp_path_factory) -> Iterator[Lab]:
         made = Lab(hosts=three, laptop=laptop, shared=shared)
         place = ["--host", "10.77.0.1", "--port", "5005"]
         three.start(1, sys.executable, "-m", "moto.server", *place, log="s3.log")
-        three.ray(1, "--num-cpus=1", "--num-gpus=1")
-        until(lambda: answers(made, "127.0.0.1", 8265), 300, "the dashboard")
-        for host in (2, 3):
-            three.ray(host, "--num-cpus=1", "--num-gpus=1")
+        start_rays(made)
         until(lambda: answers(made, "10.77.0.1", 5005), 300, "the object store")
-        until(lambda: alive(made) == 3, 300, "three nodes")
         yield made
 
 

@@ -5,7 +5,7 @@ from collections import Counter
 import hosts
 import pytest
 from hosts import TOKEN, until
-from lab import TOYS, Lab, alive, answers, finished, rows
+from lab import TOYS, Lab, finished, rows, start_rays
 
 from results.storage import leases
 from results.storage.store import open_store
@@ -40,10 +40,7 @@ def test_a_host_that_is_cut_off_and_comes_back_costs_what_it_was_running(tmp_pat
     env = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, **QUICK}
     with hosts.hosts(2, hidden=[laptop], env=env) as two:
         lab = Lab(hosts=two, laptop=laptop, shared=shared)
-        two.ray(1, "--num-cpus=1", "--num-gpus=1")
-        until(lambda: answers(lab, "127.0.0.1", 8265), 300, "the dashboard")
-        two.ray(2, "--num-cpus=1", "--num-gpus=1")
-        until(lambda: alive(lab) == 2, 300, "two nodes")
+        start_rays(lab)
         store = str(shared / "store")
         (laptop / "link.yaml").write_text(GRID)
         typed = lab.start("submit", "link.yaml", "--store", store)
