@@ -121,7 +121,8 @@ def compare(store: Store, first: str, second: str) -> None:
     Prints what differs in their settings and, for each metric that both measured, both
     numbers and their difference. Where both stored a value for each sample, a paired
     test says whether the difference can be chance: McNemar's for values 0 and 1, else
-    all sign flips of at most 16 samples, and a bootstrap of more.
+    all sign flips of at most 16 samples, a bootstrap of up to 1,000, and its normal
+    limit for more.
     """
     from results.boards import trial_page
     from results.queries.trial_ids import find

@@ -117,7 +117,7 @@ function numbers(items, metrics, tests) {
   }));
   return h("section", {}, h("h2", {}, "Numbers"),
     table("Numbers", ["Metric", "Value ± standard error", "Difference from A", "At 5 %", "Samples, against A", "p"], rows, [1, 2], "cards"),
-    h("p", { class: "legend" }, "Paired tests over the samples that both read: McNemar's exact test where every value is right or wrong, else all sign flips of the differences of at most 16 samples, or a bootstrap of their mean; Holm's correction where several are compared with A. A sample's value is the mean over the seeds."));
+    h("p", { class: "legend" }, "Paired tests over the samples that both read: McNemar's exact test where every value is right or wrong, else all sign flips of the differences of at most 16 samples, a bootstrap of their mean for up to 1,000, and its normal limit for more; Holm's correction where several are compared with A. A sample's value is the mean over the seeds."));
 }
 
 function verdict(test, gap, goal) {

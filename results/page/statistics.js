@@ -3,6 +3,7 @@
 const DRAWS = 10000;
 const LEVEL = 0.05;
 const FEW = 16; // as there
+const MANY = 1000; // as there
 
 // Exact two-sided p value that a win is as likely as a loss (McNemar's test).
 export function mcnemar(wins, losses) {
@@ -38,6 +39,31 @@ export function bootstrap(differences, draws = DRAWS) {
   return (extreme + 1) / (draws + 1);
 }
 
+// The limit of the bootstrap: the mean of many centred differences is normal.
+export function normalTest(differences) {
+  const n = differences.length;
+  const mean = differences.reduce((sum, one) => sum + one, 0) / n;
+  const spread = Math.sqrt(differences.reduce((sum, one) => sum + (one - mean) ** 2, 0) / n);
+  if (spread === 0) return mean === 0 ? 1 : 0;
+  return erfc((Math.abs(mean) / spread) * Math.sqrt(n / 2));
+}
+
+// 1 - erf(x) for x >= 0: the series of erf, and for large x the continued fraction
+// (Abramowitz & Stegun 7.1.6 and 7.1.14), which does not lose the tail.
+export function erfc(x) {
+  if (x > 2) {
+    let fraction = x;
+    for (let k = 60; k > 0; k -= 1) fraction = x + k / 2 / fraction;
+    return Math.exp(-x * x) / Math.sqrt(Math.PI) / fraction;
+  }
+  let [term, sum] = [x, x];
+  for (let n = 1; term > 1e-17 * sum; n += 1) {
+    term *= (2 * x * x) / (2 * n + 1);
+    sum += term;
+  }
+  return 1 - (2 / Math.sqrt(Math.PI)) * Math.exp(-x * x) * sum;
+}
+
 // Mulberry32: the same numbers in every browser, so that a page says the same each time.
 function generator(seed) {
   let state = seed;
@@ -61,6 +87,12 @@ export function holm(values) {
   return corrected;
 }
 
+function tested(differences) {
+  if (differences.length <= FEW) return ["sign flips", signFlips(differences)];
+  if (differences.length > MANY) return ["normal", normalTest(differences)];
+  return ["bootstrap", bootstrap(differences)];
+}
+
 // Of equal samples: how often `b` is better and worse than `a`, and the fitting test.
 export function paired(a, b, goal) {
   const sign = goal === "min" ? -1 : 1;
@@ -68,9 +100,8 @@ export function paired(a, b, goal) {
   const wins = differences.filter((one) => one > 0).length;
   const losses = differences.filter((one) => one < 0).length;
   const binary = [...a, ...b].every((value) => value === 0 || value === 1);
-  const few = a.length <= FEW;
-  const p = binary ? mcnemar(wins, losses) : (few ? signFlips : bootstrap)(differences);
-  return { n: a.length, wins, losses, binary, p, test: binary ? "McNemar" : few ? "sign flips" : "bootstrap" };
+  const [test, p] = binary ? ["McNemar", mcnemar(wins, losses)] : tested(differences);
+  return { n: a.length, wins, losses, binary, p, test };
 }
 
 export function isDifferent(p) {

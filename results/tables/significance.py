@@ -15,7 +15,8 @@ LEVEL = 0.05  # of the tests
 _REACH = 1.959964  # half a 95 % interval of a normal, in standard errors
 _NOTE = (
     "† not distinguishable from the best at 5 %: paired test over the samples "
-    "(McNemar, sign flips, bootstrap), else over the standard errors; Holm's correction"
+    "(McNemar, sign flips, bootstrap, normal), else over the standard errors; Holm's "
+    "correction"
 )
 Samples = Mapping[tuple[str, str], Sequence[float]]
 

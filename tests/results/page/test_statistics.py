@@ -1,5 +1,6 @@
 """The page's tests against those of results/tables/statistics.py, in a real browser."""
 
+import math
 import random
 
 import pytest
@@ -16,6 +17,8 @@ def test_the_page_computes_the_same_tests_as_the_tables(tmp_path):
     right = [[float(draw.random() < share) for _ in range(300)] for share in (0.8, 0.7)]
     losses = [[draw.gauss(mean, 1.0) for _ in range(80)] for mean in (0.0, 0.2)]
     few = [values[:12] for values in losses]
+    long = [[draw.gauss(mean, 1.0) for _ in range(1200)] for mean in (0.0, 0.1)]
+    points = [0.0, 0.3, 1.0, 1.9, 2.1, 4.0, 9.0]
     many = [4000, 3800]  # 2^7800 exceeds a float: terms are logarithms
     out, console = browse(
         report.html({"overview": {"totals": {}}, "boards": []}),
@@ -23,6 +26,7 @@ def test_the_page_computes_the_same_tests_as_the_tables(tmp_path):
         return {{ binary: s.paired(...{right}, "max"),
           real: s.paired(...{losses}, "min"), few: s.paired(...{few}, "min"),
           holm: s.holm([0.01, 0.04, 0.03]), none: s.mcnemar(0, 0),
+          long: s.paired(...{long}, "min"), erfc: {points}.map(s.erfc),
           hand: s.mcnemar(8, 2), many: s.mcnemar(...{many}) }};""",
         tmp_path,
     )
@@ -41,5 +45,8 @@ def test_the_page_computes_the_same_tests_as_the_tables(tmp_path):
     assert out["real"]["p"] == pytest.approx(p, abs=3 * (2 * p * (1 - p) / 1e4) ** 0.5)
     assert out["few"]["test"] == "sign flips"
     assert out["few"]["p"] == pytest.approx(statistics.sign_flips(*few))
+    assert out["long"]["test"] == "normal"
+    assert out["long"]["p"] == pytest.approx(statistics.normal_test(*long))
+    assert out["erfc"] == pytest.approx([math.erfc(x) for x in points], rel=1e-12)
     lower = sum(b < a for a, b in zip(*losses, strict=True))
     assert (out["real"]["wins"], out["real"]["test"]) == (lower, "bootstrap")

@@ -69,6 +69,30 @@ def test_compare_takes_mcnemar_for_right_and_wrong_only():
     assert statistics.compare([1.0, 0.5], [0.0, 0.0])[1] == "sign flips"
     assert statistics.compare([0.5] * 16, [0.0] * 16)[1] == "sign flips"
     assert statistics.compare([0.5] * 17, [0.0] * 17)[1] == "bootstrap"
+    assert statistics.compare([0.5] * 1000, [0.0] * 1000)[1] == "bootstrap"
+    assert statistics.compare([0.5] * 1001, [0.0] * 1001)[1] == "normal"
+
+
+def test_the_normal_test_is_the_limit_of_the_bootstrap_on_skewed_samples():
+    # Differences of an exponential are skewed: the hardest kind for the limit.
+    random = np.random.default_rng(3)
+    a = random.exponential(1.0, 1500)
+    b = np.zeros(1500) + 1.04
+    p = statistics.normal_test(a, b)
+    assert 0.05 < p < 0.5
+    found = statistics.paired_bootstrap(a, b, draws=20_000)
+    assert found == pytest.approx(p, abs=0.012)
+    # Student's test differs by the variance's n - 1 and by its own distribution only.
+    assert stats.ttest_rel(a, b).pvalue == pytest.approx(p, rel=2e-3)
+
+
+def test_the_normal_test_is_that_of_a_hand_count():
+    # Differences 2, 2, 0, 0: mean 1, s = 1, z = 1 / (1 / sqrt(4)) = 2; two tails beyond
+    # two standard deviations of a normal have 4.5500 %.
+    found = statistics.normal_test([2, 2, 1, 1], [0, 0, 1, 1])
+    assert found == pytest.approx(0.0455003)
+    assert statistics.normal_test([1.0] * 9, [0.0] * 9) == 0.0
+    assert statistics.normal_test([1.0] * 9, [1.0] * 9) == 1.0
 
 
 def test_sign_flips_are_those_of_a_hand_count():
