@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import json
 from importlib.resources import files
@@ -107,6 +108,7 @@ def _address(module: str) -> str:
     return f"data:text/javascript;base64,{base64.b64encode(module.encode()).decode()}"
 
 
+@functools.cache  # seconds, and the same for every page
 def _charts() -> str:
     """Vega-Lite with all that it needs; the page runs it when it draws a chart."""
     import vl_convert

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar
 
 import duckdb
@@ -55,7 +56,7 @@ def reading(store: Store, read: Callable[[Store], T]) -> T:
         return read(store)
     harmed = 0
     while True:
-        seen = store.at_this_moment()
+        seen = replace(store.at_this_moment(), connections={})
         try:
             return read(seen)
         except duckdb.PermissionException:
@@ -83,6 +84,9 @@ def reading(store: Store, read: Callable[[Store], T]) -> T:
             if store.mixed or not isinstance(why, _READ_ERRORS):
                 raise
             store.mixed = True  # whole files, of which one lacks columns
+        finally:
+            for connection in (seen.connections or {}).values():
+                connection.close()
 
 
 def _lost_files(store: Store, seen: Store) -> bool:

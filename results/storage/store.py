@@ -50,6 +50,8 @@ class Store:
         snapshot: Table -> its files, where the store is seen as it was at one moment.
         grid: Queries see the trials of this grid only (see ``grids.only``); None for
             all trials.
+        connections: What queries have opened over a snapshot, for the next query; None
+            where each query opens its own. ``reading`` closes them.
     """
 
     folder: Folder
@@ -57,6 +59,9 @@ class Store:
     warnings: list[str] = field(default_factory=list)
     snapshot: Mapping[str, Sequence[str]] | None = None
     grid: str | None = None
+    connections: dict[tuple[object, ...], Any] | None = field(
+        default=None, repr=False, compare=False
+    )
 
     @property
     def uri(self) -> str:

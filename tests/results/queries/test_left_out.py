@@ -76,37 +76,42 @@ def test_a_training_curve_is_not_measured_twice(foreign):
     assert "svd" in {one["method"] for one in leaderboard.read(store).dicts()}
 
 
-@pytest.mark.parametrize(
-    "columns",
-    [
-        {"method": None},
-        {"method_options": "not JSON"},
-        {"task_options": "[1]"},
-        {"protocol_fields": "{"},
-        {"calibration": "{"},
-        {"dtype": None, "protocol": None, "model_options": None},
-        {"ratio": math.nan},
-        {"ratio": None, "achieved_ratio": math.inf},
-        {"seconds": math.nan, "params": -5, "bytes": 0, "macs": 2**63 - 1},
-        {"measurements": None},
-        {"measurements": [None]},
-        {"measurements": [_accuracy(1e308), _accuracy(math.nan)]},
-        {"measurements": [{"metric": None, "value": 0.5, "goal": None}]},
-    ],
-    ids=str,
-)
-def test_a_damaged_row_ends_no_reader(foreign, monkeypatch, columns):
+DAMAGED: list[dict] = [
+    {"method": None},
+    {"method_options": "not JSON"},
+    {"task_options": "[1]"},
+    {"protocol_fields": "{"},
+    {"calibration": "{"},
+    {"dtype": None, "protocol": None, "model_options": None},
+    {"ratio": math.nan},
+    {"ratio": None, "achieved_ratio": math.inf},
+    {"seconds": math.nan, "params": -5, "bytes": 0, "macs": 2**63 - 1},
+    {"measurements": None},
+    {"measurements": [None]},
+    {"measurements": [_accuracy(1e308), _accuracy(math.nan)]},
+    {"measurements": [{"metric": None, "value": 0.5, "goal": None}]},
+]
+
+
+@pytest.mark.parametrize("columns", DAMAGED, ids=str)
+def test_a_damaged_row_ends_no_ranking(foreign, columns):
+    answer = leaderboard.read(foreign("bad", _accuracy(0.7), **columns))
+    leaderboard.boards(leaderboard.listed(answer))
+    together = leaderboard.together(answer)
+    leaderboard.boards(leaderboard.listed(together, mixed=True))
+    over_boards(answer, allow_unequal=True)
+    assert "good" in {one["method"] for one in answer.dicts()}
+
+
+def test_damaged_rows_end_no_table_figure_or_page(foreign, monkeypatch):
     from results.queries import restricted
 
     monkeypatch.setattr(
         custom, "query", lambda store, sql, **_: restricted.select(store, sql)
     )
-    store = foreign("bad", _accuracy(0.7), **columns)
-    answer = leaderboard.read(store)
-    leaderboard.boards(leaderboard.listed(answer))
-    together = leaderboard.together(answer)
-    leaderboard.boards(leaderboard.listed(together, mixed=True))
-    over_boards(answer, allow_unequal=True)
+    for number, columns in enumerate(DAMAGED):
+        own_name = {"method": f"damaged{number}"}  # a cell of its own
+        store = foreign(f"bad{number}", _accuracy(0.7), **(own_name | columns))
     own = custom.custom_table(
         store, rows=["method"], cols=["ratio"], metric="accuracy", allow_mixed=True
     )
@@ -114,7 +119,8 @@ def test_a_damaged_row_ends_no_reader(foreign, monkeypatch, columns):
     for table in (own, paper):
         for form in FORMATS:
             render(table, form)
-    figures.draw("pareto", [one | {"params": 5} for one in answer.dicts()])
+    rows = leaderboard.read(store).dicts()
+    figures.draw("pareto", [one | {"params": 5} for one in rows])
     assert "good" in report.page(store)
 
 

@@ -4,6 +4,7 @@ import os
 import socket
 import struct
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -278,3 +279,26 @@ def test_within_a_snapshot_nothing_is_repeated(empty):
     with pytest.raises(duckdb.InvalidInputException):
         reading(snapshot, fails)
     assert seen == [snapshot]
+
+
+def test_queries_of_one_reading_share_a_database_and_leave_none_open(stored):
+    count, opened = "SELECT count(*) FROM trials", []
+
+    def read(snapshot: Store) -> list[tuple[int]]:
+        answers = [ask(snapshot, count).rows[0] for _ in range(3)]
+        # Another grid sees other rows, so it needs views of its own.
+        answers.append(ask(replace(snapshot, grid="none"), count).rows[0])
+        opened.extend(snapshot.connections.values())
+        stored.append(row("written meanwhile"))
+        return [*answers, ask(snapshot, count).rows[0]]
+
+    (all_rows, *same, of_no_grid, later) = reading(stored, read)
+
+    assert same == [all_rows, all_rows]
+    assert of_no_grid < all_rows
+    assert later == all_rows, "a reading sees one state"
+    assert ask(stored, count).rows[0] == (all_rows[0] + 1,)
+    assert len(opened) == 2
+    for connection in opened:
+        with pytest.raises(duckdb.ConnectionException):
+            connection.execute("SELECT 1")
