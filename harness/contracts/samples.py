@@ -44,9 +44,10 @@ _CONVNET = {"widths": [8, 16, 32, 64]}
 _GRU = {"layers": 2, "units": 12, "recipe": {"epochs": 2, "optimizer": "adam"}}
 
 # What the small size of these models asks of packaged methods: options, because three
-# blocks leave no room for the defaults, ...
+# blocks leave no room for the defaults and 20 epochs take minutes, ...
 OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "chain": {"chain": ["svd", {"name": "round_to_nearest", "bits": 8}]},
+    "dobi_svd": {"samples": 2, "epochs": 1},
     "llm_pruner": {"keep_first": 0, "keep_last": 0},
 }
 # ... and how much farther than declared the achieved ratio may be from the requested

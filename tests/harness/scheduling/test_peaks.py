@@ -78,7 +78,7 @@ def test_every_packaged_method_of_language_models_was_counted():
 
 
 # They have the default estimate of their kind: their fits take long on a fake device.
-UNCOUNTED = {"asvd", "awq", "fwsvd", "gptq", "obd_llm", "water_filling"}
+UNCOUNTED = {"asvd", "awq", "dobi_svd", "fwsvd", "gptq", "obd_llm", "water_filling"}
 FAST = {"svd", "wanda"}
 
 
