@@ -40,7 +40,7 @@ def finished(store: Store, trials: Sequence[str]) -> list[dict[str, Any]]:
     Raises:
         StoreError: If one of them is not finished.
     """
-    rows = ask(store, _QUERY, [list(trials)], through="20_newest").dicts()
+    rows = ask(store, _QUERY, [list(trials)]).dicts()
     missing = set(trials) - {row["trial"] for row in rows}
     if missing:
         raise StoreError(

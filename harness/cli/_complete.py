@@ -75,5 +75,5 @@ def trials(ctx: click.Context, param: click.Parameter, typed: str) -> list[str]:
             f"ORDER BY trial LIMIT {_MOST}"
         )
         opened = open_store(store)
-        return [t for (t,) in ask(opened, query, [typed], through="10_trials").rows]
+        return [t for (t,) in ask(opened, query, [typed]).rows]
     return []

@@ -88,7 +88,7 @@ def _list(store: Store, trials: set[str]) -> None:
 
     wanted = f"SELECT {_COLUMNS} FROM newest WHERE trial IN (SELECT unnest($1))"
     order = "ORDER BY method, model, task, ratio, seed"
-    found = ask(store, f"{wanted} {order}", [sorted(trials)], through="20_newest")
+    found = ask(store, f"{wanted} {order}", [sorted(trials)])
     if found.rows:
         click.echo(render(replace(found, rows=found.rows[:_SHOWN]), "table"))
     if len(found.rows) > _SHOWN:

@@ -101,7 +101,7 @@ def timed(
         StoreError: If none was measured, or with several protocols; says in which
             fields they differ.
     """
-    times = ask(store, "FROM times WHERE cost = ?", [cost], through="45_times").dicts()
+    times = ask(store, "FROM times WHERE cost = ?", [cost]).dicts()
     models = {(row["model"], row["model_options"]) for row in rows}
     # Times of other models do not count as further protocols.
     times = [t for t in times if (t["model"], t["model_options"]) in models]

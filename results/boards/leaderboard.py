@@ -52,7 +52,7 @@ def read(store: Store, **only: Iterable[str]) -> Answer:
         StoreError: If a name stands nowhere in the store, or nothing does.
     """
     left_out.warn(store)
-    answer = ask(store, "FROM leaderboard", through="40_leaderboard")
+    answer = ask(store, "FROM leaderboard")
     if not answer.rows:
         raise StoreError(
             f"the store {store.uri} has no ranked number yet; `shrinkgrid run GRID` "

@@ -98,7 +98,7 @@ def diagrams(store: Store) -> list[dict[str, Any]]:
         ``critical_difference`` (Nemenyi, 5 %), ``p_value`` (Friedman's, that all
         methods are equal) and ``groups`` (see ``indistinguishable``).
     """
-    rows = ask(store, _RANKED, through="40_leaderboard").dicts()
+    rows = ask(store, _RANKED).dicts()
     made = []
     for ratio in sorted({row["ratio"] for row in rows}):
         table: dict[str, dict[tuple[str, ...], float]] = {}

@@ -77,14 +77,14 @@ _TRIALS = "SELECT trial FROM newest ORDER BY status = 'ok', started_at DESC, tri
 
 def overview(store: Store) -> dict[str, Any]:
     """Progress of each grid, what runs, failures, and what computed the rows."""
-    (totals,) = _rows(store, _TOTALS, "20_newest")
+    (totals,) = _rows(store, _TOTALS)
     return {
         "store": clean(store.uri),
         "version": version("shrinkgrid"),
         "totals": totals,
-        "grids": _rows(store, _GRIDS, "20_newest"),
-        "failures": _rows(store, _FAILURES, "61_failures"),
-        "environments": _rows(store, _ENVIRONMENTS, "20_newest"),
+        "grids": _rows(store, _GRIDS),
+        "failures": _rows(store, _FAILURES),
+        "environments": _rows(store, _ENVIRONMENTS),
         "left_out": _left_out(store),
         "running": running_now(store),
     }
@@ -92,18 +92,18 @@ def overview(store: Store) -> dict[str, Any]:
 
 def _left_out(store: Store) -> int:
     """How many numbers no ranking uses; the view `left_out` says why."""
-    found = ask(store, "SELECT count(*) FROM left_out", through="25_left_out")
+    found = ask(store, "SELECT count(*) FROM left_out")
     return int(found.rows[0][0])
 
 
-def _rows(store: Store, sql: str, through: str) -> list[dict[str, Any]]:
-    rows = ask(store, sql, through=through).dicts()
+def _rows(store: Store, sql: str) -> list[dict[str, Any]]:
+    rows = ask(store, sql).dicts()
     return [{key: rounded_all(value) for key, value in row.items()} for row in rows]
 
 
 def coverage(store: Store) -> list[dict[str, Any]]:
     """What was planned per model, task, method and ratio, and what became of it."""
-    rows = _rows(store, _COVERAGE, "20_newest")
+    rows = _rows(store, _COVERAGE)
     for row in rows:
         row["method"] = clean(label(row["method"], row.pop("method_options")))
     return rows
@@ -200,7 +200,7 @@ def everything(store: Store, most_trials: int) -> dict[str, Any]:
         Request -> answer.
     """
     left_out.warn(store)
-    trials = [t for (t,) in ask(store, _TRIALS, through="20_newest").rows[:most_trials]]
+    trials = [t for (t,) in ask(store, _TRIALS).rows[:most_trials]]
     pages = trial_page.trials(store, trials)
     made = {name: view(store) for name, view in _VIEWS.items()}
     made |= {f"timeline/{name}": timeline(store, name) for name in grids.names(store)}

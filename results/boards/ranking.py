@@ -95,11 +95,8 @@ def boards(store: Store) -> list[dict[str, Any]]:
         the task; empty where there is one), and ``rows`` with a list of values per
         row, in the order of ``COLUMNS``.
     """
-    rows = ask(store, "FROM leaderboard", through="40_leaderboard").dicts()
-    trials = {
-        _configuration(row): row
-        for row in ask(store, _TRIALS, through="30_scores").dicts()
-    }
+    rows = ask(store, "FROM leaderboard").dicts()
+    trials = {_configuration(row): row for row in ask(store, _TRIALS).dicts()}
     times = _times(store)
     for row in rows:
         row.update(trials.get(_configuration(row), {"trials": [], "attempts": []}))
@@ -130,7 +127,7 @@ def _times(store: Store) -> dict[tuple[Any, ...], dict[str, float]]:
     Times of two protocols (hosts, batch sizes) do not compare, so that a cost with
     several of them is left out.
     """
-    rows = ask(store, "FROM times", through="45_times").dicts()
+    rows = ask(store, "FROM times").dicts()
     protocols: dict[tuple[str, str], set[str]] = {}
     for row in rows:
         protocols.setdefault((row["model"], row["cost"]), set()).add(row["timed"])

@@ -62,7 +62,7 @@ def page(store: Store) -> str:
 
 
 def _data(snapshot: Store) -> dict[str, Any]:
-    found = ask(snapshot, "SELECT count(*) FROM trials", through="10_trials")
+    found = ask(snapshot, "SELECT count(*) FROM trials")
     if not found.rows[0][0]:
         raise StoreError(f"the store {snapshot.uri} has no trial to report")
     return page_data.everything(snapshot, MOST_TRIALS)

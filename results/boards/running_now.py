@@ -95,7 +95,7 @@ def running_now(store: Store) -> dict[str, Any]:
 
 def _run(store: Store, owner: Owner, now: float) -> dict[str, Any]:
     asked = [owner.plan, owner.started_at]
-    ((grid, done),) = ask(store, _RUN, asked, through="10_trials").rows
+    ((grid, done),) = ask(store, _RUN, asked).rows
     left = None
     if owner.trials is not None:
         elapsed = now - owner.started_at
@@ -112,9 +112,7 @@ def _run(store: Store, owner: Owner, now: float) -> dict[str, Any]:
 
 def _trials(store: Store, jobs: Sequence[Lease]) -> list[dict[str, Any]]:
     attempts = [attempt for job in jobs for attempt, _ in job.attempts]
-    ended: dict[str, float] = dict(
-        ask(store, _ENDED, [attempts], through="10_trials").rows
-    )
+    ended: dict[str, float] = dict(ask(store, _ENDED, [attempts]).rows)
     current = {}
     for job in jobs:
         # Trials of a job run in order: the first one without a row is running.
@@ -129,7 +127,7 @@ def _trials(store: Store, jobs: Sequence[Lease]) -> list[dict[str, Any]]:
                 "since": since,
                 "rest": len(waiting) - 1,
             }
-    found = ask(store, _PLANNED, [list(current)], through="20_newest").dicts()
+    found = ask(store, _PLANNED, [list(current)]).dicts()
     planned = {row["trial"]: row for row in found}
     return [
         one | _described(planned[trial])

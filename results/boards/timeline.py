@@ -61,7 +61,7 @@ def timeline(store: Store, grid: str) -> dict[str, Any] | None:
     bars = []
     # The query takes the newest bars; ``place`` needs them in the order of their
     # starts.
-    for row in reversed(ask(store, _BARS, [grid], through="10_trials").dicts()):
+    for row in reversed(ask(store, _BARS, [grid]).dicts()):
         row["method"] = clean(label(row["method"], row.pop("method_options")))
         row["model"] = clean(label(row["model"], row.pop("model_options")))
         bars.append({key: _plain(key, value) for key, value in row.items()})

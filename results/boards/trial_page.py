@@ -72,13 +72,13 @@ def trials(store: Store, wanted: Sequence[str]) -> dict[str, dict[str, Any]]:
     """
     given = [list(wanted)]
     attempts: dict[str, list[dict[str, Any]]] = {}
-    for row in ask(store, _ATTEMPTS, given, through="10_trials").dicts():
+    for row in ask(store, _ATTEMPTS, given).dicts():
         attempts.setdefault(row["trial"], []).append(row)
-    counting = {a for (a,) in ask(store, _COUNTING, given, through="20_newest").rows}
-    measured = _by_attempt(ask(store, _MEASURED, given, through="20_newest").dicts())
-    samples = _by_attempt(ask(store, _SAMPLES, given, through="20_newest").dicts())
+    counting = {a for (a,) in ask(store, _COUNTING, given).rows}
+    measured = _by_attempt(ask(store, _MEASURED, given).dicts())
+    samples = _by_attempt(ask(store, _SAMPLES, given).dicts())
     bundles: dict[str, list[dict[str, Any]]] = {}
-    for row in ask(store, _SIBLINGS, given, through="20_newest").dicts():
+    for row in ask(store, _SIBLINGS, given).dicts():
         bundles.setdefault(row.pop("bundle"), []).append(row)
     made = {}
     names = logs.names(store)

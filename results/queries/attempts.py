@@ -34,7 +34,7 @@ def read_attempts(store: Store) -> dict[str, list[Attempt]]:
     columns = ", ".join(Attempt.__slots__)
     query = f"SELECT {columns} FROM trials ORDER BY started_at, attempt"
     found: dict[str, list[Attempt]] = {}
-    for values in ask(store, query, through="20_newest").rows:
+    for values in ask(store, query).rows:
         one = Attempt(**dict(zip(Attempt.__slots__, values, strict=True)))
         found.setdefault(one.trial, []).append(one)
     return found

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, TypeAlias
 
@@ -19,6 +21,15 @@ from results.text.answer import Answer
 
 Connection: TypeAlias = duckdb.DuckDBPyConnection
 _MANY_FILES = 500
+_COMMENT = re.compile(r"--[^\n]*")
+_CREATES = re.compile(r"^\s*CREATE (?:VIEW|OR REPLACE MACRO) ([\w.]+)")
+_WORD = re.compile(r"\w+")
+# Whether the trials are in many files, and the views that there are.
+_STATE = """
+SELECT coalesce(getvariable('many_files'), false),
+       list(schema_name || '.' || view_name) FILTER (NOT internal)
+FROM duckdb_views()
+"""
 _HINTS = ("Did you mean", "Candidate", "HINT", "Hint")  # DuckDB's suggestions
 # No query loads an extension, or reads a Python variable as a table.
 SETTINGS = {
@@ -50,47 +61,41 @@ def connect(store: Store) -> duckdb.DuckDBPyConnection:
     return reading(store, connected)
 
 
-def ask(
-    store: Store, query: str, parameters: Sequence[Any] = (), *, through: str = "~"
-) -> Answer:
+def ask(store: Store, query: str, parameters: Sequence[Any] = ()) -> Answer:
     """Rows of one of the project's own queries, over views as they stand now.
 
     Args:
         store: Store that the query reads.
         query: Trusted SQL; a person's goes through ``query``.
         parameters: Values of ``?`` and ``$n``.
-        through: Views of later scripts are left out, which saves their set-up.
 
     Returns:
         The answer.
     """
 
     def read(snapshot: Store) -> Answer:
-        # A database with its views takes a twentieth of a second, and longer where rows
-        # have to be read into it: a page asks 70 times.
         opened = snapshot.connections
         if opened is None:
-            with connected(snapshot, through) as connection:
+            with connected(snapshot, query) as connection:
                 return answer_of(connection, query, parameters)
-        seen = (snapshot.grid, snapshot.mixed)
-        # One with views of later scripts does as well.
-        usable = [key for key in opened if key[1:] == seen and str(key[0]) >= through]
-        key = usable[0] if usable else (through, *seen)
-        if not usable:
-            opened[key] = connected(snapshot, through)
+        # A page asks 70 times: the first query of a reading opens the database.
+        key = (snapshot.grid, snapshot.mixed)
+        if key not in opened:
+            opened[key] = connected(snapshot, "")
+        create_views(opened[key], query)
         return answer_of(opened[key], query, parameters)
 
     return reading(store, read)
 
 
 def connected(
-    store: Store, through: str = "~", settings: Mapping[str, str] | None = None
+    store: Store, query: str | None = None, settings: Mapping[str, str] | None = None
 ) -> Connection:
     """A fresh in-memory database over one snapshot of a store; see ``connect``.
 
     Args:
         store: Snapshot of the store to read.
-        through: Views of later scripts are left out.
+        query: Only the views that this query reads are created; None creates all.
         settings: Settings of DuckDB beside the usual ones.
 
     Returns:
@@ -107,33 +112,71 @@ def connected(
         connection.execute(f"CREATE TABLE stored.comparison ({COMPARISON})")
         # Plans first: they say which trials are of a grid.
         opened = {t: _create_stored(connection, store, t) for t in reversed(TABLES)}
-        create_views(connection, through, opened["trials"] > _MANY_FILES)
+        # Opening many files takes the time, not reading them: each is read once.
+        many = str(opened["trials"] > _MANY_FILES).lower()
+        connection.execute(f"SET VARIABLE many_files = {many}")
+        create_views(connection, query)
         on_error.pop_all()
     return connection
 
 
-def create_views(
-    connection: Connection, through: str = "~", many_files: bool = False
-) -> None:
-    """Create the views of ``results/sql``, in the order of their numbers.
+def create_views(connection: Connection, query: str | None = None) -> None:
+    """Create the views of ``results/sql`` that a connection lacks.
+
+    DuckDB checks a view when it is created, with all that it reads, which takes longer
+    than many a query.
 
     Args:
         connection: Has ``stored.trials``, ``stored.samples`` and ``stored.plans``.
-        through: The last script by name, without its suffix; all by default.
-        many_files: Opening files takes the time, not reading them: read each once.
+        query: Only the views that it reads are created; None creates all.
     """
-    scripts = [
-        script
-        for script in files("results.sql").iterdir()
-        if script.name.endswith(".sql") and script.name <= f"{through}.sql"
-    ]
-    for script in sorted(scripts, key=lambda f: f.name):
-        text = script.read_text(encoding="utf-8")
+    ((many_files, created),) = connection.execute(_STATE).fetchall()
+    wanted = _WORD.findall(query.lower()) if query is not None else None
+    needed = []
+    # From the last to the first: a view reads those that are created before it.
+    for view in reversed(_views()):
+        if wanted is None or view.name.rpartition(".")[2] in wanted:
+            needed.append(view)
+            wanted = None if wanted is None else [*wanted, *view.words]
+    for view in reversed(needed):
+        if view.name in (created or ()):
+            continue
         # ``MATERIALIZED`` reads every file once into memory, which pays only for many
         # files.
-        if not many_files:
-            text = text.replace("AS MATERIALIZED", "AS NOT MATERIALIZED")
-        connection.execute(text)
+        kept = "AS MATERIALIZED" if many_files else "AS NOT MATERIALIZED"
+        connection.execute(view.sql.replace("AS MATERIALIZED", kept))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _View:
+    """A statement of ``results/sql`` that creates a view or a macro.
+
+    Args:
+        name: With its schema.
+        sql: The statement.
+        words: Of the statement, in lower case; names of other views are among them.
+    """
+
+    name: str
+    sql: str
+    words: frozenset[str]
+
+
+@functools.cache
+def _views() -> tuple[_View, ...]:
+    """All views and macros, each after those that it reads."""
+    scripts = [f for f in files("results.sql").iterdir() if f.name.endswith(".sql")]
+    found = []
+    for script in sorted(scripts, key=lambda f: f.name):
+        text = _COMMENT.sub("", script.read_text(encoding="utf-8"))
+        for statement in duckdb.extract_statements(text):
+            # There is no quick way to ask whether a macro exists.
+            sql = statement.query.replace("CREATE MACRO", "CREATE OR REPLACE MACRO")
+            (name,) = _CREATES.findall(sql)
+            words = frozenset(_WORD.findall(sql.lower()))
+            full = name if "." in name else f"main.{name}"
+            found.append(_View(name=full, sql=sql, words=words))
+    return tuple(found)
 
 
 def _create_stored(connection: Connection, store: Store, table: str) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from results.queries.db import connected
+from results.queries.db import ask
 from results.queries.reading import reading
 from results.storage.store import Store
 
@@ -13,19 +13,15 @@ _NAMED = 3  # models that the warning names
 
 def _counts(store: Store) -> list[tuple[Any, ...]]:
     """(1, reason, numbers) of ``left_out``; (0, model, trials) of ``superseded``."""
-    with connected(store, "25_left_out") as connection:
-        found = connection.execute(
-            "SELECT 0, model, count(*) FROM superseded GROUP BY model ORDER BY ALL"
-        ).fetchall()
-        # The view takes long, and is empty if all rows were checked when written.
-        unchecked = connection.execute(
-            "SELECT 1 FROM trials WHERE status = 'ok' AND checked IS NOT true LIMIT 1"
-        ).fetchall()
-        if unchecked:
-            found += connection.execute(
-                "SELECT 1, reason, count(*) FROM left_out GROUP BY ALL ORDER BY ALL"
-            ).fetchall()
-        return found
+    found = ask(
+        store, "SELECT 0, model, count(*) FROM superseded GROUP BY model ORDER BY ALL"
+    ).rows
+    # The view takes long, and is empty if all rows were checked when written.
+    unchecked = "SELECT 1 FROM trials WHERE status = 'ok' AND checked IS NOT true"
+    if not ask(store, f"{unchecked} LIMIT 1").rows:
+        return list(found)
+    bad = "SELECT 1, reason, count(*) FROM left_out GROUP BY ALL ORDER BY ALL"
+    return [*found, *ask(store, bad).rows]
 
 
 def warn(store: Store) -> None:

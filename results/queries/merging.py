@@ -26,7 +26,7 @@ from results.storage.store import Store, accept_columns
 _KEYS = {"samples": "attempt", "trials": "attempt", "plans": "plan"}
 _SHOWN = 3  # ids in a message
 _ROW_GROUP = 30_000  # rows; bounds the memory of the writer and of later readers
-_NO_SCRIPT = ""  # reading raw tables needs none of the views
+_NO_VIEW = ""  # a query of nothing: raw tables are read
 # What two rows of one attempt must have in common.
 _OUTCOMES = """
 SELECT attempt, md5(concat_ws('|', trial, status, measurements::VARCHAR)) AS outcome
@@ -144,7 +144,7 @@ class _Known:
 
 
 def _known(target: Store) -> _Known:
-    with connected(target, _NO_SCRIPT) as connection:
+    with connected(target, _NO_VIEW) as connection:
         keys = {
             table: [
                 one
@@ -162,7 +162,7 @@ def _write_missing(
     source: Store, *, known: _Known, parts: dict[str, Path]
 ) -> dict[str, int]:
     """Write what the target lacks, one file a table; how many keys it lacked."""
-    with connected(source, _NO_SCRIPT) as connection:
+    with connected(source, _NO_VIEW) as connection:
         found = dict(connection.execute(_OUTCOMES).fetchall())
         # Equal ids with other numbers: a store was edited, and nothing here tells which
         # one.

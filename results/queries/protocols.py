@@ -30,7 +30,6 @@ def stored(store: Store, protocols: Iterable[str]) -> dict[str, Fields]:
         store,
         "SELECT protocol, any_value(protocol_fields) FROM trials "
         f"WHERE protocol IN ({listed}) GROUP BY protocol",
-        through="10_trials",
     ).rows
     return {protocol: json_reader.mapping(text) for protocol, text in rows}
 

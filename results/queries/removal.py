@@ -69,9 +69,9 @@ def remove(store: Store, trials: Collection[str], grid: str | None = None) -> No
             killed, logs without a trial may stay.
     """
     gone = sorted(trials)
-    bundles = {one for (one,) in ask(store, _BUNDLES, [gone], through="10_trials").rows}
+    bundles = {one for (one,) in ask(store, _BUNDLES, [gone]).rows}
     # A log belongs to a bundle, which may also have trials that stay.
-    kept = {one for (one,) in ask(store, _SHARED, [gone], through="10_trials").rows}
+    kept = {one for (one,) in ask(store, _SHARED, [gone]).rows}
     try:
         with compaction.alone(store):
             # Trials first: a sample or a log without its trial is invisible, and a

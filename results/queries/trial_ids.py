@@ -29,7 +29,6 @@ def find(store: Store, beginning: str) -> str:
             "SELECT DISTINCT trial FROM trials WHERE starts_with(trial, ?) "
             f"ORDER BY trial LIMIT {_NAMED + 1}",
             [beginning],
-            through="10_trials",
         ).rows
     ]
     if len(found) == 1 or beginning in found:

@@ -26,6 +26,4 @@ def log_of(store: Store, trial: str) -> Log | None:
     names = logs.names(store)
     if not names:
         return None
-    return logs.of_attempts(
-        store, ask(store, _ATTEMPTS, [trial], through="10_trials").rows, names
-    )
+    return logs.of_attempts(store, ask(store, _ATTEMPTS, [trial]).rows, names)

@@ -128,5 +128,5 @@ def _samples(store: Store, rows: Sequence[Sequence[Cell]]) -> Samples:
         return {}
     listed = ", ".join(map(quoted, sorted(attempts)))
     sql = f"SELECT attempt, metric, values FROM samples WHERE attempt IN ({listed})"
-    found = ask(store, sql, through="10_trials").rows
+    found = ask(store, sql).rows
     return {(attempt, metric): values for attempt, metric, values in found}

@@ -1,10 +1,13 @@
 """A child runs work of one key, dies alone, and says what ended it."""
 
+import importlib
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -56,44 +59,49 @@ def many():
 """
 
 
-@pytest.fixture
-def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.fixture(scope="module")
+def work(tmp_path_factory) -> Iterator[ModuleType]:
     """Functions that children can import too."""
-    import importlib
-    import sys
-
-    (tmp_path / "toy_work.py").write_text(WORK)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    sys.modules.pop("toy_work", None)
-    return importlib.import_module("toy_work")
+    folder = tmp_path_factory.mktemp("work")
+    (folder / "toy_work.py").write_text(WORK)
+    with pytest.MonkeyPatch.context() as changed:
+        changed.syspath_prepend(folder)
+        sys.modules.pop("toy_work", None)
+        yield importlib.import_module("toy_work")
 
 
-@pytest.fixture
-def fresh(work) -> Iterator[Owner]:
-    """An owner whose template sees the functions."""
+@pytest.fixture(scope="module")
+def template(work) -> Iterator[Owner]:
+    """An owner whose template sees the functions; it takes seconds to import torch."""
     made = Owner()
     yield made
     made.close()
 
 
-def test_work_of_one_key_shares_a_process_and_of_another_does_not(fresh, work):
-    (first, _), (second, _), (other, _) = (fresh.run(key, work.who) for key in "aab")
+@pytest.fixture
+def owner(template) -> Iterator[Owner]:
+    """That owner, without a child."""
+    yield template
+    template.close_child()
+
+
+def test_work_of_one_key_shares_a_process_and_of_another_does_not(owner, work):
+    (first, _), (second, _), (other, _) = (owner.run(key, work.who) for key in "aab")
 
     assert first == second
     assert other != first
     assert os.getpid() not in (first, other)
 
 
-def test_a_child_has_the_environment_of_its_owner(fresh, work, monkeypatch):
+def test_a_child_has_the_environment_of_its_owner(owner, work, monkeypatch):
     monkeypatch.setenv("TOY_PLACE", "here")
-    assert list(fresh.run("a", work.who))[1] == "here"
+    assert list(owner.run("a", work.who))[1] == "here"
     monkeypatch.setenv("TOY_PLACE", "there")
-    assert list(fresh.run("b", work.who))[1] == "there"
+    assert list(owner.run("b", work.who))[1] == "there"
 
 
-def test_large_and_many_results_arrive_whole(fresh, work):
-    large, *many = fresh.run("a", work.many)
+def test_large_and_many_results_arrive_whole(owner, work):
+    large, *many = owner.run("a", work.many)
 
     assert large == "x" * 10**6
     assert many == list(range(10**5))
@@ -107,8 +115,8 @@ def test_large_and_many_results_arrive_whole(fresh, work):
         ("kill", "its process was killed by SIGKILL", ""),
     ],
 )
-def test_a_death_says_what_killed_and_what_was_written(fresh, work, how, reason, frame):
-    results = fresh.run("a", work.dies, how)
+def test_a_death_says_what_killed_and_what_was_written(owner, work, how, reason, frame):
+    results = owner.run("a", work.dies, how)
     assert next(results) == "begun"
     with pytest.raises(Died) as why:
         next(results)
@@ -116,30 +124,31 @@ def test_a_death_says_what_killed_and_what_was_written(fresh, work, how, reason,
     assert why.value.reason == reason
     assert why.value.output.startswith("last words\n")
     assert frame in why.value.output
-    results = fresh.run("a", work.dies, how)  # the next one lives, and its log is new
+    results = owner.run("a", work.dies, how)  # the next one lives, and its log is new
     assert next(results) == "begun"
     with pytest.raises(Died) as again:
         next(results)
     assert again.value.output.startswith("last words\n")
 
 
-def test_errors_of_the_store_and_bugs_of_ours_come_back(fresh, work):
+def test_errors_of_the_store_and_bugs_of_ours_come_back(owner, work):
     with pytest.raises(StoreError) as why:
-        list(fresh.run("a", work.raises, True))
+        list(owner.run("a", work.raises, True))
     assert why.value.errors == ["the disk", "is full"]
     with pytest.raises(Raised) as bug:
-        list(fresh.run("a", work.raises, False))
+        list(owner.run("a", work.raises, False))
     assert bug.value.reason == "ValueError: broken"
     assert "toy_work.py" in bug.value.output
     with pytest.raises(Died, match="exit status"):
-        list(fresh.run("a", work.interrupted))
+        list(owner.run("a", work.interrupted))
 
 
-def test_no_process_survives_its_owner(fresh, work):
-    child, _ = fresh.run("a", work.who)
-    template = fresh._template.pid
+def test_no_process_survives_its_owner(work):
+    owner = Owner()
+    child, _ = owner.run("a", work.who)
+    template = owner._template.pid
     os.kill(template, signal.SIGKILL)
-    fresh._template.wait()
+    owner._template.wait()
 
     for _ in range(200):
         try:
@@ -151,8 +160,9 @@ def test_no_process_survives_its_owner(fresh, work):
         time.sleep(0.05)
     else:
         pytest.fail("the child lives")
-    fresh._child = fresh._template = None
-    assert len(list(fresh.run("a", work.who))) == 2
+    owner._child = owner._template = None
+    assert len(list(owner.run("a", work.who))) == 2
+    owner.close()
 
 
 def test_output_is_read_only_in_a_child():
@@ -173,26 +183,26 @@ class _Copies:
         self.seen.append(logs.bounded(printed))
 
 
-def test_a_log_gets_what_a_child_prints_and_where_attempts_begin(fresh, work):
+def test_a_log_gets_what_a_child_prints_and_where_attempts_begin(owner, work):
     log = _Copies()
 
-    assert list(fresh.run("a", work.talks, log=log)) == ["a", "b"]
+    assert list(owner.run("a", work.talks, log=log)) == ["a", "b"]
 
     parts = [logs.begun(one, one) + f"this is {one}\n" for one in "ab"]
     assert log.seen[-1] == "".join(parts)
 
 
-def test_a_log_gets_the_last_words_of_a_child_that_dies(fresh, work):
+def test_a_log_gets_the_last_words_of_a_child_that_dies(owner, work):
     log = _Copies()
 
     with pytest.raises(Died):
-        list(fresh.run("a", work.dies, "segfault", log=log))
+        list(owner.run("a", work.dies, "segfault", log=log))
 
     assert log.seen[-1].startswith("last words\n")
     assert "toy_work.py" in log.seen[-1]
 
 
-def test_a_child_that_prints_nothing_has_no_log(fresh, work):
-    list(fresh.run("a", work.silent, log=(log := _Copies())))
+def test_a_child_that_prints_nothing_has_no_log(owner, work):
+    list(owner.run("a", work.silent, log=(log := _Copies())))
 
     assert set(log.seen) == {""}

@@ -8,7 +8,8 @@ import pytest
 from synthetic import row
 
 from results.queries import db
-from results.queries.db import ask, connect
+from results.queries.db import ask, connect, connected
+from results.schema import TABLES
 
 VIEWS = (
     "trials",
@@ -254,3 +255,23 @@ def test_of_many_small_files_the_copies_in_their_footers_are_read(
     assert ask(empty, "SELECT count(*) FROM samples").rows == [(2,)]
     assert len(set(read)) == copied
     assert all(path.startswith("trials/") for path in read)
+
+
+def _made_for(store, query: str) -> set[str]:
+    """The views of a database that is opened for one query, which it answers."""
+    made = "SELECT schema_name || '.' || view_name FROM duckdb_views() "
+    with connected(store.at_this_moment(), query) as connection:
+        connection.execute(query).fetchall()
+        rows = connection.execute(f"{made} WHERE NOT internal").fetchall()
+    return {name for (name,) in rows} - {f"stored.{table}" for table in TABLES}
+
+
+@pytest.mark.parametrize("view", [*VIEWS, "left_out", "published", "comparison"])
+def test_a_view_comes_with_those_that_it_reads(stored, view):
+    assert f"main.{view}" in _made_for(stored, f"SELECT count(*) FROM {view}")
+
+
+def test_no_view_is_made_that_a_query_does_not_read(stored):
+    assert _made_for(stored, "SELECT 1") == set()
+    assert _made_for(stored, "FROM trials") == {"main.trials"}
+    assert "main.leaderboard" not in _made_for(stored, "FROM scores")
