@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from _generate.text import table
-from results.queries.db import ask
+from results.queries.db import connect
 from results.storage.store import open_store
 
 TEXT = """\
@@ -26,13 +26,15 @@ def columns() -> dict[str, dict[str, str]]:
     """View -> column -> type, of a new store."""
     with tempfile.TemporaryDirectory() as folder:
         store = open_store(str(Path(folder) / "store"), create=True)
-        views = [row["name"] for row in ask(store, "SHOW TABLES").dicts()]
-        return {
-            view: {
-                row["column_name"]: row["column_type"]
-                for row in ask(store, f"DESCRIBE {view}").dicts()
+        with connect(store) as connection:
+            views = [name for (name,) in connection.execute("SHOW TABLES").fetchall()]
+            described = {
+                view: connection.execute(f"DESCRIBE {view}").fetchall()
+                for view in views
             }
-            for view in views
+        return {
+            view: {column: kind for column, kind, *_ in rows}
+            for view, rows in described.items()
         }
 
 
