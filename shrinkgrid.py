@@ -332,6 +332,7 @@ def run(
     address: str = "local",
     cpus: int | None = None,
     max_failures: int | None = None,
+    keep_models: bool = False,
 ) -> Run:
     """Runs the trials of a grid that the store lacks, and waits for them.
 
@@ -342,6 +343,8 @@ def run(
             cluster, ``inline`` runs every trial in this process without Ray.
         cpus: Processors of a local Ray; None takes all.
         max_failures: Stop after this many failed trials; None never stops.
+        keep_models: Store the compressed network of each trial, which
+            ``shrinkgrid save-model`` then takes.
 
     Returns:
         How the run ended, with the results.
@@ -369,7 +372,12 @@ def run(
             console = Console(stderr=True)
             with View(claimed.planned.plan.trials, console) as view:
                 outcome = session.drive(
-                    claimed, opened, executor, view, max_failures=max_failures
+                    claimed,
+                    opened,
+                    executor,
+                    view,
+                    max_failures=max_failures,
+                    keep_models=keep_models,
                 )
         finally:
             executor.close()

@@ -84,6 +84,7 @@ TRIALS = {
     "accelerator": "VARCHAR",  # JSON: CUDA, cuDNN, driver, devices; NULL on a CPU
     "precision": "VARCHAR",  # JSON: TF32 and deterministic switches; NULL on a CPU
     "placement": "VARCHAR",  # device | blockwise
+    "network": "VARCHAR",  # id of the artifact with the compressed network, or NULL
     "schema_version": "BIGINT",
     "checked": "BOOLEAN",  # true: no number of the row is in the view left_out
     "measurements": "MEASUREMENT[]",

@@ -44,6 +44,14 @@ max_failures_option = click.option(
 )
 
 
+keep_models_option = click.option(
+    "--keep-models",
+    is_flag=True,
+    help="Store the compressed network of each trial, which `save-model` then takes; "
+    "each needs as many bytes as its column `bytes`.",
+)
+
+
 def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that say where trials run: --address and --cpus."""
     for decorate in (

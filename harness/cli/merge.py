@@ -18,7 +18,7 @@ def merge(stores: tuple[str, ...], into: str) -> None:
 
     What the other store has already is not copied again, so the same command can be
     repeated: after a kill, or when a STORE has grown. Each STORE is only read.
-    Checkpoints and statistics are not copied.
+    Checkpoints, statistics and kept networks are not copied.
     """
     from results.queries.merging import merge as join
     from results.storage.store import open_store

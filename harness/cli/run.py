@@ -16,6 +16,7 @@ import click
 from harness.cli import _common
 from harness.cli._common import (
     grid_options,
+    keep_models_option,
     max_failures_option,
     run_options,
     select_from,
@@ -41,6 +42,7 @@ _FORECAST = 5000  # trials; the forecast of a larger plan takes too long
 @run_options
 @click.option("--fail-fast", is_flag=True, help="Stop at the first failure.")
 @max_failures_option
+@keep_models_option
 @click.option("--quiet", is_flag=True, help="Show no progress and no leaderboard.")
 @click.option(
     "--take-over",
@@ -107,7 +109,7 @@ def drive(
         claimed: The plan.
         store: Where the trials are stored.
         console: Shows the progress.
-        options: The values of ``run_options``.
+        options: The values of ``run_options``, and ``keep_models``.
         max_failures: Stop after so many failed trials; None never stops.
 
     Returns:
@@ -129,7 +131,12 @@ def drive(
         leases.expect(store, claimed.run_id, plan.trials, expected)
         with View(plan.trials, console, expected) as view:
             return session.drive(
-                claimed, store, executor, view, max_failures=max_failures
+                claimed,
+                store,
+                executor,
+                view,
+                max_failures=max_failures,
+                keep_models=options.get("keep_models", False),
             )
     finally:
         executor.close()

@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli._common import grid_options, max_failures_option, store_option
+from harness.cli._common import (
+    grid_options,
+    keep_models_option,
+    max_failures_option,
+    store_option,
+)
 
 if TYPE_CHECKING:
     from harness.executors.job_server import Jobs, State
@@ -30,6 +35,7 @@ cluster_option = click.option(
 @cluster_option
 @click.option("--fail-fast", is_flag=True, help="Stop at the first failure.")
 @max_failures_option
+@keep_models_option
 @click.option("--detach", is_flag=True, help="Do not wait: print the job's id.")
 def submit(
     grid: str, store: str, cluster: str, detach: bool, **options: Any

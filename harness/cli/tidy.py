@@ -17,12 +17,14 @@ if TYPE_CHECKING:
 @click.command()
 @store_option
 @click.option("--artifacts", is_flag=True, help="Checkpoints and statistics too.")
+@click.option("--models", is_flag=True, help="Networks of `run --keep-models` too.")
 @click.option("--apply", is_flag=True, help="Delete; without it only list.")
-def gc(store: str, artifacts: bool, apply: bool) -> None:
+def gc(store: str, artifacts: bool, models: bool, apply: bool) -> None:
     """List files that can be regenerated; --apply deletes them.
 
-    These are checkpoints of trainings, half-written folders, damaged files. Rows are
-    never touched.
+    These are checkpoints of trainings, half-written folders, damaged files, and kept
+    networks of attempts that failed, that a newer attempt replaced, or that were
+    removed. Rows are never touched.
     """
     import shutil
 
@@ -37,7 +39,7 @@ def gc(store: str, artifacts: bool, apply: bool) -> None:
             "has ended (`shrinkgrid status`)"
         )
     total = 0
-    for path in _litter(opened, artifacts=artifacts):
+    for path in _litter(opened, artifacts=artifacts, models=models):
         size = _size(path)
         total += size
         click.echo(f"{size / 1e6:10.1f} MB  {path}")
@@ -49,12 +51,28 @@ def gc(store: str, artifacts: bool, apply: bool) -> None:
     click.echo(f"{total / 1e6:10.1f} MB  {word}")
 
 
-def _litter(store: Store, *, artifacts: bool) -> list[Path]:
+def _litter(store: Store, *, artifacts: bool, models: bool) -> list[Path]:
     """What a store can lose without losing a number."""
-    names = ["scratch", "damaged", *(["artifacts"] if artifacts else [])]
-    found = [p for name in names for p in sorted(store.here(name).iterdir())]
-    half = [p for p in store.here("artifacts").iterdir() if p.name.endswith(".tmp")]
-    return list(dict.fromkeys(found + half))
+    from harness.running.networks import PREFIX
+
+    found = [p for n in ("scratch", "damaged") for p in sorted(store.here(n).iterdir())]
+    needed = set() if models else _networks(store)
+    for path in sorted(store.here("artifacts").iterdir()):
+        kept = path.name.startswith(PREFIX)
+        unused = path.name not in needed if kept else artifacts
+        if unused or path.name.endswith(".tmp"):
+            found.append(path)
+    return found
+
+
+def _networks(store: Store) -> set[str]:
+    """The networks of the attempts that count, which `save-model` takes."""
+    from results.queries.db import ask
+
+    if not store.files("trials"):
+        return set()
+    rows = ask(store, "SELECT network FROM newest WHERE status = 'ok'").rows
+    return {str(network) for (network,) in rows}
 
 
 def _size(path: Path) -> int:

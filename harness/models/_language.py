@@ -247,21 +247,29 @@ def reports() -> Iterator[list[str]]:
 
 
 def save_skeleton(model: Model, folder: Path) -> None:
-    """Write the configuration and the tokenizer beside saved weights."""
-    config: Any = model.net.config
-    config.save_pretrained(folder)
+    """Write the configurations and the tokenizer beside saved weights."""
+    net: Any = model.net
+    net.config.save_pretrained(folder)
+    net.generation_config.save_pretrained(folder)
     if model.tokenizer is not None:
         model.tokenizer.save_pretrained(folder)
 
 
 def skeleton(name: str, folder: Path) -> Model:
     """The network that ``save_skeleton`` described, with no weights worth reading."""
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import (
+        AutoConfig,
+        AutoModelForCausalLM,
+        AutoTokenizer,
+        GenerationConfig,
+    )
     from transformers.initialization import no_init_weights
 
     config = AutoConfig.from_pretrained(folder)
     with no_init_weights():
         net = AutoModelForCausalLM.from_config(config)
+    if (folder / "generation_config.json").is_file():
+        net.generation_config = GenerationConfig.from_pretrained(folder)
     has_tokenizer = (folder / "tokenizer_config.json").is_file()
     tokenizer = AutoTokenizer.from_pretrained(folder) if has_tokenizer else None
     return wrap(name, net, tokenizer)

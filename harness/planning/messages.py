@@ -22,6 +22,7 @@ class Job:
         grid: The grid's name, for the rows.
         run: Id of the run, which the lease of the job names.
         commit: Commit and dirty flag of the driver's checkout, for the rows.
+        keep_models: Whether compressed networks are stored.
     """
 
     bundle: Bundle
@@ -30,6 +31,7 @@ class Job:
     grid: str
     run: str
     commit: tuple[str | None, bool | None] = (None, None)
+    keep_models: bool = False
 
     @property
     def key(self) -> str:

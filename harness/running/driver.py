@@ -100,6 +100,7 @@ class Driver:
         max_failures: Stop after this many failed trials; None never stops.
         commit: Commit of this checkout, and whether it has uncommitted changes.
         clock: Time of the waits before retries.
+        keep_models: Whether the compressed network of each trial is stored.
     """
 
     plan: Plan
@@ -109,6 +110,7 @@ class Driver:
     max_failures: int | None = None
     commit: tuple[str | None, bool | None] = (None, None)
     clock: Clock = field(default_factory=Clock)
+    keep_models: bool = False
     run_id: str = field(default_factory=lambda: new_attempt()[-12:])
     outcome: Outcome = field(default_factory=Outcome)
     stored: list[str] = field(default_factory=list)  # attempts whose rows were stored
@@ -189,6 +191,7 @@ class Driver:
             grid=self.plan.grid.name,
             run=self.run_id,
             commit=self.commit,
+            keep_models=self.keep_models,
         )
         self._ended[job.key] = set()
         return job

@@ -232,6 +232,7 @@ def drive(
     watcher: Watcher,
     *,
     max_failures: int | None = None,
+    keep_models: bool = False,
 ) -> Outcome:
     """Run a claimed plan.
 
@@ -241,6 +242,7 @@ def drive(
         executor: Where bundles run; the caller closes it.
         watcher: Gets every event, to show progress.
         max_failures: Stop after this many failed trials; None never stops.
+        keep_models: Store the compressed network of each trial.
 
     Returns:
         How the run ended.
@@ -256,6 +258,7 @@ def drive(
         max_failures=max_failures,
         commit=provenance.commit(),
         run_id=claimed.run_id,
+        keep_models=keep_models,
     )
     outcome = driver.run()
     check_stored(store, driver.stored)

@@ -15,7 +15,7 @@ from harness.planning.messages import Built, Job
 from harness.planning.plan import Artifact, configured, trained, training_key
 from harness.planning.trial import Trial, digest
 from harness.registry import facts, find
-from harness.running import measurements, rows
+from harness.running import measurements, networks, rows
 from harness.running.artifacts import (
     calibration,
     load_model,
@@ -53,6 +53,7 @@ class _Compressed:
     seconds: float
     recorded: tuple[Measurement, ...]
     trained: Trained
+    kept: str | None = None  # id of the artifact with this network
 
 
 @dataclass(slots=True, kw_only=True)
@@ -126,6 +127,7 @@ class Steps:
                 "coverage": _last(made, "coverage", self.coverage),
             }
         )
+        row["network"] = self._kept(trial, made)
         began = time.perf_counter()
         found = self._evaluate(trial, made.net)
         row["evaluate_seconds"] = time.perf_counter() - began
@@ -292,6 +294,22 @@ class Steps:
             recorded=tuple(measurements.checked(ctx.recorded)),
             trained=ctx.trained,
         )
+
+    def _kept(self, trial: Trial, made: _Compressed) -> str | None:
+        """Store the network if the run asks for it; trials of one network share it."""
+        if self.job.keep_models and made.kept is None:
+            assert self.model is not None
+            dense = self._artifact("dense")
+            shape = None if dense is None else task_data(trial.task).shape
+            # Before the evaluation: a network that cannot be saved fails early.
+            made.kept = networks.keep(
+                self.store,
+                self.job.attempts[trial.id],
+                trial,
+                self.model.with_net(made.net),
+                shape,
+            )
+        return made.kept
 
     def _achieved(self, trial: Trial, made: _Compressed) -> float | None:
         assert self.model is not None
