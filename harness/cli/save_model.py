@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _FIELDS = (
     "trial, method, method_options, model, model_options, model_revision, task, "
-    "task_options, calibration, ratio, seed, dtype"
+    "task_options, calibration, ratio, seed, dtype, network"
 )
 
 
@@ -30,11 +30,12 @@ _FIELDS = (
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["shrinkgrid", "hf"]),
+    type=click.Choice(["shrinkgrid", "hf", "onnx"]),
     default="shrinkgrid",
     show_default=True,
     help="shrinkgrid: a folder that `shrinkgrid.load_model` and grids read; hf: a "
-    "folder that transformers opens without this package.",
+    "folder that transformers opens without this package; onnx: an image classifier as "
+    "a graph for onnxruntime.",
 )
 @store_option
 def save_model(trial: str, folder: Path, form: str, store: str) -> None:
@@ -42,14 +43,19 @@ def save_model(trial: str, folder: Path, form: str, store: str) -> None:
 
     TRIAL is the id of a finished trial, or its start.
 
-    The trial's fit and compression run again, with what the store has of calibration
-    and checkpoints. FOLDER gets model.safetensors, structure.json, and for language
-    models the configuration and the tokenizer. With `--format hf` it is a checkpoint
-    for transformers with a model card.
+    A network that `run --keep-models` stored is taken. Otherwise the trial's fit and
+    compression run again, with what the store has of calibration and checkpoints.
+
+    FOLDER gets model.safetensors, structure.json, and for language models the
+    configuration and the tokenizer. With `--format hf` it is a checkpoint for
+    transformers, with `--format onnx` a graph whose logits were compared with those of
+    the network; both have a model card.
     """
-    from harness.toolkit import saved_model
+    from harness.toolkit import onnx_form
     from results.storage.store import open_store
 
+    if form == "onnx":
+        onnx_form.check_packages()
     shelf = open_store(store)
     row = _row(shelf, trial)
     try:  # before the trial is made again, which may take hours
@@ -58,23 +64,34 @@ def save_model(trial: str, folder: Path, form: str, store: str) -> None:
             raise BenchError(f"{folder} is not empty: name a new folder")
     except OSError as why:
         raise BenchError(f"{folder} cannot be written: {why.strerror}") from why
-    bundle = _bundle(row)
-    model, shape = _rebuilt(bundle, shelf)
-    origin = {
-        "model": row["model"],
-        "options": json.loads(row["model_options"] or "{}"),
-        "revision": row["model_revision"],
-        "shape": shape,
-    }
-    if form == "hf":
-        from harness.toolkit import hugging_face_form
-
-        written = hugging_face_form.write(model, origin, folder, _card(shelf, row))
-        click.echo(_WRITTEN[written].format(folder=folder))
+    model, origin = _kept(row, shelf) or _made_again(row, shelf)
+    if form == "onnx":
+        gap = onnx_form.write(model, folder, _card(shelf, row, "onnx"))
+        file = onnx_form.GRAPH
+        click.echo(
+            f"{folder}: onnxruntime gives the logits of the network, but for "
+            f"{gap:.1g} of the largest"
+        )
     else:
-        saved_model.save(model, origin, folder)
-    size = (folder / saved_model.WEIGHTS).stat().st_size
+        file = "model.safetensors"
+        _save(model, origin, folder, _card(shelf, row, "transformers"), form)
+    size = (folder / file).stat().st_size
     click.echo(f"{folder}: {size:,} bytes of weights, trial {row['trial']}")
+
+
+def _save(
+    model: Any, origin: dict[str, Any], folder: Path, card: str, form: str
+) -> None:
+    """Write a folder for this package, or one for transformers with a model card."""
+    from harness.toolkit import hugging_face_form, saved_model
+
+    if form != "hf":
+        saved_model.save(model, origin, folder)
+        return
+    written = hugging_face_form.write(model, origin, folder, card)
+    click.echo(_WRITTEN[written.form].format(folder=folder))
+    if written.note:
+        click.echo(f"{folder}: {written.note}")
 
 
 _WRITTEN = {
@@ -82,12 +99,14 @@ _WRITTEN = {
     "AutoModelForCausalLM.from_pretrained opens it",
     "fewer blocks": "{folder}: a plain checkpoint with fewer blocks; "
     "AutoModelForCausalLM.from_pretrained opens it",
+    "compressed-tensors": "{folder}: a checkpoint in the format of compressed-tensors; "
+    "AutoModelForCausalLM.from_pretrained opens it where that package is installed",
     "own layers": "{folder}: a checkpoint with layers of its own; "
     "AutoModelForCausalLM.from_pretrained opens it with trust_remote_code=True",
 }
 
 
-def _card(store: Store, row: dict[str, Any]) -> str:
+def _card(store: Store, row: dict[str, Any], library: str) -> str:
     """The model card: what was done to which model, and what was measured of it."""
     from harness.cli.publish import hub_task
     from results import publish
@@ -96,7 +115,7 @@ def _card(store: Store, row: dict[str, Any]) -> str:
 
     page = trial_page.trials(store, [row["trial"]])[row["trial"]]
     base = str(row["model"])
-    lines = ["---", "library_name: transformers", "tags: [compression, shrinkgrid]"]
+    lines = ["---", f"library_name: {library}", "tags: [compression, shrinkgrid]"]
     if re.fullmatch(r"[\w.-]+/[\w.-]+", base):  # a name of the hub, not a folder
         lines.append(f"base_model: {base}")
     achieved = "" if page["achieved"] is None else f", achieved {page['achieved']}"
@@ -148,6 +167,32 @@ def _row(store: Store, trial: str) -> dict[str, Any]:
             "trial, method, ratio FROM newest'` lists them"
         )
     return rows[0]
+
+
+def _kept(row: dict[str, Any], store: Store) -> tuple[Any, dict[str, Any]] | None:
+    """The network that `run --keep-models` stored, with its origin."""
+    from harness.running import networks
+    from harness.toolkit import saved_model
+
+    folder = networks.find(store, row["network"])
+    if folder is None:
+        if row["network"]:
+            click.echo("the network that the run kept is gone; it is made again")
+        return None
+    click.echo("the network that the run kept is taken; nothing is fitted again")
+    form = json.loads((folder / saved_model.STRUCTURE).read_bytes())
+    return saved_model.load(folder), form["origin"]
+
+
+def _made_again(row: dict[str, Any], store: Store) -> tuple[Any, dict[str, Any]]:
+    """The network of the trial, fitted and compressed again, with its origin."""
+    model, shape = _rebuilt(_bundle(row), store)
+    return model, {
+        "model": row["model"],
+        "options": json.loads(row["model_options"] or "{}"),
+        "revision": row["model_revision"],
+        "shape": shape,
+    }
 
 
 def _bundle(row: dict[str, Any]) -> Bundle:

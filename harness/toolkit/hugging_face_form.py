@@ -2,9 +2,11 @@
 
 A network whose shapes are those of its architecture becomes a plain checkpoint; so
 does one that only lacks blocks, with a true number of them in its configuration, if the
-architecture then computes the same. Any other keeps the tensors as they are stored
-here, beside ``modeling_compressed.py``: the layers' own code, and the class that puts
-them in place (transformers asks for ``trust_remote_code=True``).
+architecture then computes the same. A network with matrices rounded to 4 or 8 bits gets
+the format of compressed-tensors where that format can express it. Any other keeps the
+tensors as they are stored here, beside ``modeling_compressed.py``: the layers' own
+code, and the class that puts them in place (transformers asks for
+``trust_remote_code=True``).
 """
 
 from __future__ import annotations
@@ -17,22 +19,36 @@ import sys
 import textwrap
 import types
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
 
 from harness.core import BenchError, Model
-from harness.toolkit import plain_checkpoint, saved_model
+from harness.toolkit import plain_checkpoint, quantized_checkpoint, saved_model
 
 MODELING = "modeling_compressed.py"
 CLASS = "CompressedForCausalLM"
-Form = Literal["plain", "fewer blocks", "own layers"]
+Form = Literal["plain", "fewer blocks", "compressed-tensors", "own layers"]
 # What a layer needs to be measured and saved here, and nowhere else.
 _OURS = {"spec", "pack", "weights", "__getstate__"}
 
 
-def write(model: Model, origin: Mapping[str, Any], folder: Path, card: str) -> Form:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """What was written.
+
+    Args:
+        form: Which form the folder has.
+        note: What its user has to know of the form, or an empty text.
+    """
+
+    form: Form
+    note: str = ""
+
+
+def write(model: Model, origin: Mapping[str, Any], folder: Path, card: str) -> Written:
     """Write a compressed language model for transformers.
 
     Args:
@@ -43,7 +59,7 @@ def write(model: Model, origin: Mapping[str, Any], folder: Path, card: str) -> F
         card: The model card in Markdown; the way to load the folder is added to it.
 
     Returns:
-        Which form the folder has.
+        Which form the folder has, and a note of it.
 
     Raises:
         BenchError: If the model is not a language model of transformers.
@@ -60,6 +76,7 @@ def write(model: Model, origin: Mapping[str, Any], folder: Path, card: str) -> F
     placed = {p: e["layer"] for p, e in described.layers.items()}
     changed = {path for path, layer in placed.items() if layer != "experts"}
     layers = {placed[path] for path in changed}
+    note = ""
     if not layers and plain_checkpoint.has_its_shapes(net):
         form: Form = "plain"
         plain_checkpoint.write(net, folder)
@@ -67,13 +84,30 @@ def write(model: Model, origin: Mapping[str, Any], folder: Path, card: str) -> F
         model, sorted(changed), folder
     ):
         form = "fewer blocks"
+    elif "rounded" in layers:
+        form, note = _rounded(model, origin, folder)
     else:
         form = "own layers"
         _own_layers(model, origin, folder)
     if model.tokenizer is not None:
         model.tokenizer.save_pretrained(folder)
     (folder / "README.md").write_text(card + _how_to_load(form, folder))
-    return form
+    return Written(form=form, note=note)
+
+
+def _rounded(model: Model, origin: Mapping[str, Any], folder: Path) -> tuple[Form, str]:
+    """Write a network with rounded layers; which form it got, and a note of it."""
+    why = quantized_checkpoint.misfit(model.net)
+    why = why or quantized_checkpoint.write(model, folder)
+    if why:
+        _own_layers(model, origin, folder)
+        return "own layers", f"not in the format of compressed-tensors: {why}"
+    if quantized_checkpoint.can_check():
+        return "compressed-tensors", ""
+    return "compressed-tensors", (
+        "not opened here to compare its logits, since the package compressed-tensors "
+        "is not installed"
+    )
 
 
 def _transformers() -> types.ModuleType:
@@ -226,6 +260,12 @@ def _how_to_load(form: Form, folder: Path) -> str:
             f"The layers are defined in `{MODELING}`, which transformers runs only",
             "with `trust_remote_code=True`. It needs torch, transformers and",
             f"safetensors. Its SHA-256 is `{digest}`.",
+            "",
+        ]
+    elif form == "compressed-tensors":
+        lines += [
+            "The weights are in the format `pack-quantized` of compressed-tensors:",
+            "transformers needs `pip install compressed-tensors` to open them.",
             "",
         ]
     return "\n".join(lines)

@@ -26,13 +26,16 @@ def configuration(net: Any) -> Any:
 
 def has_its_shapes(net: Any) -> bool:
     """Whether a fresh network of the configuration has the same tensors."""
-    # Shapes without memory.
-    with torch.device("meta"):
-        fresh = experts.split(type(net)(configuration(net)))
-    here, there = net.state_dict(), fresh.state_dict()
+    here, there = net.state_dict(), without_memory(net).state_dict()
     return here.keys() == there.keys() and all(
         here[name].shape == there[name].shape for name in here
     )
+
+
+def without_memory(net: Any) -> nn.Module:
+    """A fresh network of the configuration that has shapes and no values."""
+    with torch.device("meta"):
+        return experts.split(type(net)(configuration(net)))
 
 
 def write(net: Any, folder: Path) -> None:
@@ -87,7 +90,7 @@ def write_without(model: Model, dropped: list[str], folder: Path) -> bool:
         made = _fresh(net, state, config)
     except (RuntimeError, ValueError, TypeError):  # another shape, or no such network
         return False
-    if not _agree(model, made):
+    if not agree(model, made):
         return False
     made.save_pretrained(folder)
     return True
@@ -106,8 +109,16 @@ def _shorten(config: Any, total: int, left: list[int]) -> None:
 
 
 @torch.no_grad()
-def _agree(model: Model, made: nn.Module) -> bool:
-    """Whether two networks give the same logits for an example, to rounding."""
+def agree(model: Model, made: nn.Module) -> bool:
+    """Whether two networks give the same logits for an example, to rounding.
+
+    Args:
+        model: The network that was measured.
+        made: The other one; it is on the CPU afterwards.
+
+    Returns:
+        True if the logits differ by ten units of the last digit of their norm at most.
+    """
     device = next(model.net.parameters()).device
     ids = model.example()["input_ids"].to(device)
     here = model.net(input_ids=ids, use_cache=False).logits

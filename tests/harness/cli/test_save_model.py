@@ -1,4 +1,6 @@
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -32,23 +34,45 @@ def invoke(*words):
     return CliRunner().invoke(cli, list(words), catch_exceptions=False)
 
 
+TASK = {"name": "text_perplexity", "text": "pydoc-test", "window": 32, "limit": 2}
+
+
+def run(folder, *words, **block):
+    """Run a grid; returns its store."""
+    path, store = folder / "grid.yaml", folder / "store"
+    path.write_text(json.dumps({"ratios": [0.4], **block}))
+    where = ["--store", str(store), "--address", "inline", "--quiet"]
+    assert invoke("run", str(path), *where, *words).exit_code == 0
+    return store
+
+
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory, model):
-    """A store with finished trials of one classifier and one language model."""
-    folder = tmp_path_factory.mktemp("run")
-    path, store = folder / "grid.yaml", folder / "store"
-    task = {"name": "text_perplexity", "text": "pydoc-test", "window": 32, "limit": 2}
-    block = {
-        "models": [str(model)],
-        "methods": ["dense", "basis_sharing"],
-        "ratios": [0.4],
-        "tasks": [task],
-        "calibration": {"samples": 4, "length": 32},
-    }
-    path.write_text(json.dumps(block))
-    where = ["--store", str(store), "--address", "inline", "--quiet"]
-    assert invoke("run", str(path), *where).exit_code == 0
-    return store
+    """A store with finished trials of a language model."""
+    return run(
+        tmp_path_factory.mktemp("run"),
+        models=[str(model)],
+        methods=["dense", "basis_sharing"],
+        tasks=[TASK],
+        calibration={"samples": 4, "length": 32},
+    )
+
+
+@pytest.fixture(scope="module")
+def kept_once(tmp_path_factory, model):
+    return run(
+        tmp_path_factory.mktemp("kept"),
+        "--keep-models",
+        models=[str(model)],
+        methods=["svd"],
+        tasks=[TASK, {**TASK, "window": 16}],
+    )
+
+
+@pytest.fixture
+def kept(kept_once, tmp_path):
+    """A store with one kept network, which two tasks measured; free to change."""
+    return Path(shutil.copytree(kept_once, tmp_path / "store"))
 
 
 def newest(store, method):
@@ -139,3 +163,94 @@ def test_a_dense_trial_becomes_a_plain_checkpoint(ran, tmp_path):
     assert not (folder / "modeling_compressed.py").exists()
     net = AutoModelForCausalLM.from_pretrained(folder)
     assert not net.training
+
+
+def networks(store):
+    return sorted(p.name for p in (store / "artifacts").glob("network-*"))
+
+
+def test_a_kept_network_is_taken_and_nothing_is_fitted_again(
+    kept, tmp_path, monkeypatch
+):
+    from tasks.text_perplexity import TextPerplexity
+
+    sql = "SELECT trial, value, network, task_options, seconds FROM newest "
+    sql += "JOIN measurements USING (attempt) WHERE metric = 'loss'"
+    rows = ask(open_store(str(kept)), sql).dicts()
+    (name,) = networks(kept)
+    assert [row["network"] for row in rows] == [name, name]  # two tasks, one network
+    row = next(r for r in rows if json.loads(r["task_options"])["window"] == 32)
+
+    def fitted(*_):
+        raise AssertionError("fitted again")
+
+    monkeypatch.setattr("harness.cli.save_model._rebuilt", fitted)
+    folder = tmp_path / "saved"
+    said = invoke("save-model", row["trial"], str(folder), "--store", str(kept))
+
+    assert "the network that the run kept is taken" in said.output
+    loaded = saved_model.load(folder)
+    task = TextPerplexity(text="pydoc-test", window=32, limit=2)
+    assert (
+        next(m.value for m in task.evaluate(loaded) if m.metric == "loss")
+        == (row["value"])
+    )
+    hf = tmp_path / "hf"
+    invoke("save-model", row["trial"], str(hf), "--format", "hf", "--store", str(kept))
+    opened = AutoModelForCausalLM.from_pretrained(hf, trust_remote_code=True)
+    torch.testing.assert_close(logits(opened), logits(loaded.net))
+
+
+def test_a_kept_network_that_is_gone_is_made_again(kept, tmp_path):
+    (name,) = networks(kept)
+    shutil.rmtree(kept / "artifacts" / name)
+    trial = ask(open_store(str(kept)), "SELECT trial FROM newest").rows[0][0]
+
+    said = invoke("save-model", trial, str(tmp_path / "new"), "--store", str(kept))
+
+    assert "the network that the run kept is gone; it is made again" in said.output
+    assert (tmp_path / "new" / saved_model.WEIGHTS).is_file()
+
+
+def test_gc_deletes_networks_that_no_number_needs(kept):
+    from results.storage import artifacts as shelf
+
+    (needed,) = networks(kept)
+    for key in ("network-of-a-failed-attempt", "calibration-of-something"):
+        with shelf.make(open_store(str(kept)), key) as folder:
+            (folder / "file").write_text("x")
+
+    invoke("gc", "--apply", "--store", str(kept))
+    assert networks(kept) == [needed]
+    assert (kept / "artifacts" / "calibration-of-something").is_dir()
+    invoke("gc", "--artifacts", "--apply", "--store", str(kept))
+    assert [p.name for p in (kept / "artifacts").iterdir()] == [needed]
+    invoke("gc", "--models", "--apply", "--store", str(kept))
+    assert networks(kept) == []
+
+
+@pytest.mark.slow
+def test_a_classifier_becomes_a_graph_with_a_card(tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    store = run(
+        tmp_path,
+        "--keep-models",
+        models=[{"name": "mlp", "recipe": {"epochs": 1}}],
+        methods=["magnitude"],
+        tasks=[{"name": "digits", "limit": 100}],
+    )
+    trial = ask(open_store(str(store)), "SELECT trial FROM newest").rows[0][0]
+    folder = tmp_path / "graph"
+
+    done = invoke(
+        "save-model", trial, str(folder), "--format", "onnx", "--store", str(store)
+    )
+
+    assert "the network that the run kept is taken" in done.output
+    assert "onnxruntime gives the logits of the network" in done.output
+    card = (folder / "README.md").read_text()
+    assert "library_name: onnx" in card
+    assert "| accuracy | " in card
+    (given,) = onnxruntime.InferenceSession(folder / "model.onnx").get_inputs()
+    assert (given.name, given.shape[1:]) == ("images", [1, 8, 8])

@@ -35,6 +35,19 @@ CASES = {
         "own layers",
     ),
     "round_to_nearest": ({"bits": 8}, 0.75, "gpt2", "own layers"),
+    "round_to_nearest 8 bits": ({"bits": 8}, 0.75, "opt", "compressed-tensors"),
+    "round_to_nearest 4 bits": (
+        {"bits": 4, "group_size": 8, "symmetric": False},
+        0.875,
+        "llama",
+        "compressed-tensors",
+    ),
+    "gptq static groups": (
+        {"bits": 4, "group_size": 8, "act_order": True, "static_groups": True},
+        0.875,
+        "qwen2",
+        "compressed-tensors",
+    ),
     "chain": (
         {"chain": ["basis_sharing", {"name": "round_to_nearest", "bits": 8}]},
         0.3,
@@ -80,9 +93,10 @@ def opened(tmp_path_factory):
         model.net.config.save_pretrained(source)
         origin = {"model": str(source), "options": {}, "revision": "", "shape": None}
         folder = tmp_path_factory.mktemp(name)
-        forms[name] = hugging_face_form.write(
+        written = hugging_face_form.write(
             model.with_net(net), origin, folder, "# A card\n"
         )
+        forms[name] = written.form
         nets[name], folders[name] = net, folder
     packages = [str(Path(torch.__file__).parents[1])]
     wanted = {str(folders[n]): forms[n] == "own layers" for n in CASES}
@@ -116,7 +130,10 @@ def test_the_folder_has_the_logits_and_the_words_of_the_network(opened, name):
     assert answer["said"].tolist() == said.tolist()
 
 
-@pytest.mark.parametrize("name", [n for n, case in CASES.items() if case[3] != "plain"])
+@pytest.mark.parametrize(
+    "name",
+    [n for n, case in CASES.items() if case[3] in ("fewer blocks", "own layers")],
+)
 def test_the_file_is_as_small_as_the_network(opened, name):
     nets, forms, folders = opened
     size = (folders[name] / "model.safetensors").stat().st_size
