@@ -50,6 +50,12 @@ if TYPE_CHECKING:
 @click.option(
     "--mean", is_flag=True, help="One row a method: mean recovery and rank over tasks."
 )
+@click.option(
+    "--groups",
+    metavar="NAME|FILE",
+    help="One row a method: mean recovery in each group of tasks, as capability or a "
+    "YAML file lists them.",
+)
 @click.option("--allow-unequal", is_flag=True, help="Let means be over unequal tasks.")
 @click.option("--protocol", multiple=True, help="Only this protocol; may be repeated.")
 @click.option(
@@ -69,7 +75,12 @@ if TYPE_CHECKING:
 )
 @on_store
 def leaderboard(
-    store: Store, grid: str | None, form: str, mean: bool, **options: Any
+    store: Store,
+    grid: str | None,
+    form: str,
+    mean: bool,
+    groups: str | None,
+    **options: Any,
 ) -> None:
     """Print which method keeps how much, at which ratio.
 
@@ -89,13 +100,13 @@ def leaderboard(
         rows = view.together(rows)
     if order is not None:
         rows = view.sorted_by(rows, order)
-    if mean:
-        from results.boards.mean_ranks import over_boards
-
+    if mean or groups is not None:
+        if mean and groups is not None:
+            raise click.UsageError("give --mean or --groups, not both")
         if form in ("latex", "html"):
-            raise click.UsageError(f"--mean prints table, md, csv or json, not {form}")
-        found = over_boards(rows, allow_unequal=unequal, across_protocols=mixed)
-        click.echo(render(found, form))
+            one = "--mean" if mean else "--groups"
+            raise click.UsageError(f"{one} prints table, md, csv or json, not {form}")
+        click.echo(render(_means(rows, groups, unequal=unequal, mixed=mixed), form))
     elif form == "table" or form in board_text.FORMATS:
         fields = protocols.stored(store, view.rival_protocols(rows))
         boards = view.listed(rows, fields, mixed=mixed)
@@ -105,6 +116,16 @@ def leaderboard(
             click.echo(board_text.render(boards, form))
     else:
         click.echo(render(rows, form))
+
+
+def _means(rows: Answer, groups: str | None, *, unequal: bool, mixed: bool) -> Answer:
+    """Means over all tasks, or over those of each group."""
+    from results.boards.group_means import by_group, read_groups
+    from results.boards.mean_ranks import over_boards
+
+    if groups is not None:
+        return by_group(rows, read_groups(groups))
+    return over_boards(rows, allow_unequal=unequal, across_protocols=mixed)
 
 
 def _chosen(store: Store, grid: str | None, options: dict[str, Any]) -> Answer:

@@ -64,6 +64,23 @@ def test_leaderboard_prints_every_format(run, stored, form, start):
     assert done.stdout.startswith(start)
 
 
+def test_groups_are_read_from_a_file(run, stored, tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("groups:\n  images: [digits]\n  text: [nowhere]\n")
+    words = ("--groups", str(file), "--format", "json", "--model", "mlp")
+    done = run("leaderboard", stored, *words)
+
+    rows = json.loads(done.stdout)
+    assert {row["lacks"] for row in rows} == {"nowhere"}
+    assert all(row["images"] > 0 and row["mean"] is None for row in rows)
+
+
+def test_groups_and_the_mean_exclude_each_other(run, stored):
+    done = run("leaderboard", stored, "--mean", "--groups", "capability")
+    assert done.exit_code == 2
+    assert "give --mean or --groups, not both" in done.stderr
+
+
 def test_the_mean_has_no_latex(run, stored):
     done = run("leaderboard", stored, "--mean", "--format", "latex")
     assert done.exit_code == 2
