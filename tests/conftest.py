@@ -1,5 +1,6 @@
 """Fixtures that several test modules share."""
 
+import gc
 import os
 import signal
 from pathlib import Path
@@ -38,6 +39,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(
             pytest.mark.xdist_group("several hosts" if several else str(item.path))
         )
+
+
+def pytest_collection_finish() -> None:
+    """Spare the collections after each trial the search of all that is imported."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

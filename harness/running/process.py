@@ -14,6 +14,7 @@ import contextlib
 import ctypes
 import faulthandler
 import fcntl
+import gc
 import importlib
 import json
 import os
@@ -279,6 +280,9 @@ def serve_template(descriptor: int) -> None:
                 # is reported.
                 with contextlib.suppress(Exception):
                     importlib.import_module(name)
+            # What is imported stays: a child need not search it for garbage, and does
+            # not write to (and so copy) the pages that it shares with the template.
+            gc.freeze()
             # The template never uses CUDA: a process that is forked after the first use
             # cannot use it.
             pid = os.fork()

@@ -11,6 +11,7 @@ import pytest
 import ray
 from ray import exceptions
 
+from harness.cli import _status
 from harness.executors.on_ray import GRACE, OnRay, _crash, _Running
 from harness.planning import grid as grids
 from harness.planning import plan as plans
@@ -128,20 +129,14 @@ def test_a_method_that_dies_or_spoils_its_process_harms_no_other(tmp_path, toys)
         ("127.0.0.1:99999", "99999"),
     ],
 )
-def test_no_ray_at_the_address_is_one_clear_message(grid, tmp_path, address, reason):
-    done = shrinkgrid(
-        "run",
-        str(grid("dense")),
-        "--store",
-        str(tmp_path / "s"),
-        "--address",
-        address,
-        cwd=tmp_path,
-    )
+def test_no_ray_at_the_address_is_one_clear_message(
+    grid, tmp_path, capsys, address, reason
+):
+    store = ["--store", str(tmp_path / "s")]
 
-    assert done.returncode == 2
-    assert reason in done.stderr
-    assert "Traceback" not in done.stderr
+    assert _status(["run", str(grid("dense")), *store, "--address", address]) == 2
+
+    assert reason in capsys.readouterr().err
 
 
 def test_a_bundle_that_asks_for_more_than_the_cluster_has_is_refused(tmp_path, toys):
@@ -158,13 +153,13 @@ def test_a_bundle_that_asks_for_more_than_the_cluster_has_is_refused(tmp_path, t
     assert "with 1 CPU, no GPU" in done.stderr
 
 
-def test_plan_prints_every_trial_as_json(grid, tmp_path):
+def test_plan_prints_every_trial_as_json(grid, tmp_path, capsys):
     path = grid("dense, toy_drop")
-    done = shrinkgrid(
-        "plan", str(path), "--store", str(tmp_path / "s"), "--json", cwd=tmp_path
-    )
+    store = ["--store", str(tmp_path / "s")]
 
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert _status(["plan", str(path), *store, "--json"]) == 0
+
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [(r["state"], r["method"], r["ratio"]) for r in rows] == [
         ("run", "dense", 0.0),
         ("run", "toy_drop", 0.25),
