@@ -31,6 +31,7 @@ DIFFERS = "not reproduced"
 NOT_RUN = "not run"
 SUBSTITUTE = "other model"
 ABSENT = "no such trial in the store"
+UNMEASURED = "no trial measures this"
 NO_CLAIM = ""  # nothing is published to compare with
 VERDICTS = (REPRODUCED, WITHIN, PROTOCOL, DIFFERS, NOT_RUN, SUBSTITUTE)
 
@@ -123,7 +124,7 @@ def fill(
     )
     # The cell states neither what to measure nor a column of the trial.
     if wanted.get("metric") is None and wanted.get("column") is None:
-        cell.verdict, cell.reason = NOT_RUN, "no trial measures this"
+        cell.verdict, cell.reason = NOT_RUN, UNMEASURED
         return cell
     # Trials of the same method, ratio and data first; which protocol they had is
     # decided later, so that a cell can say "protocol differs" instead of "not run".

@@ -181,7 +181,7 @@ def _paper_row(
             wanted = {**row, **column}
             cell = make.fill(wanted, printed, scores, substitutes=stands_for)
             excuse = paper.excuse(wanted)
-            if cell.reason == make.ABSENT and excuse is not None:
+            if cell.reason in (make.ABSENT, make.UNMEASURED) and excuse is not None:
                 cell.reason = str(excuse["why"])
             filled[column["name"]] = cell
     # Means second: they need the cells of their own row.

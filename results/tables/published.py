@@ -43,11 +43,11 @@ WANTED: dict[str, Kinds] = {
 }
 _TABLE: dict[str, Kinds] = {
     **dict.fromkeys(("title", "paper", "link", "table", "note"), _TEXT),
-    **dict.fromkeys(("sources", "unplanned", "columns", "rows"), (list,)),
+    **dict.fromkeys(("sources", "grids", "unplanned", "columns", "rows"), (list,)),
 }
 _UNPLANNED: dict[str, Kinds] = {
     "why": _TEXT,
-    **dict.fromkeys(("label", "model", "method", "ratio", "task"), (list,)),
+    **dict.fromkeys(("label", "name", "model", "method", "ratio", "task"), (list,)),
 }
 _ROW: dict[str, Kinds] = WANTED | {
     "label": _TEXT,
@@ -72,7 +72,9 @@ class PaperTable:
         table: Number of the table in the paper.
         note: What a reader must know.
         sources: Files or pages from which the numbers were copied.
-        unplanned: Which cells no packaged grid plans: lists of values, and ``why``.
+        grids: Packaged grids that plan its cells.
+        unplanned: Which cells no packaged grid plans: lists of values, of which a cell
+            has one each (``name`` is that of its column), and ``why``.
         columns: Column -> what it measures; keys as in ``WANTED``.
         rows: Row -> which trials it is, and ``cells`` as printed, None for missing.
     """
@@ -86,6 +88,7 @@ class PaperTable:
     table: str = ""
     note: str = ""
     sources: Sequence[str] = field(default_factory=tuple)
+    grids: Sequence[str] = field(default_factory=tuple)
     unplanned: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
 
     def excuse(self, wanted: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -94,6 +97,24 @@ class PaperTable:
             if all(wanted.get(k) in v for k, v in entry.items() if k != "why"):
                 return entry
         return None
+
+    def printed(self) -> Iterator[tuple[dict[str, Any], str | None]]:
+        """The cells that hold something, and why no packaged grid plans them.
+
+        Yields:
+            What the cell wants, and the reason; None where a grid plans it. A mean is
+            planned if all its parts are.
+        """
+        for row in self.rows:
+            reasons: dict[str, str | None] = {}
+            for column in self.columns:
+                entry = self.excuse({**row, **column})
+                reasons[column["name"]] = None if entry is None else str(entry["why"])
+            for column, cell in zip(self.columns, row["cells"], strict=True):
+                parts = [reasons[name] for name in column.get("mean_of", ())]
+                why = [reasons[column["name"]], *parts]
+                if cell is not None:
+                    yield {**row, **column}, next(filter(None, why), None)
 
 
 def names() -> list[str]:
@@ -107,18 +128,21 @@ def names() -> list[str]:
 
 
 def catalogue() -> list[dict[str, Any]]:
-    """One row per packaged table: its name, the paper, what it shows, its numbers."""
+    """One row per packaged table: the paper, what it shows, its numbers, its grids."""
     rows = []
     for name in names():
         table = read(name)
-        printed = sum(c is not None for row in table.rows for c in row["cells"])
+        reasons = [why for _, why in table.printed()]
         rows.append(
             {
                 "table": name,
                 "paper": table.paper,
                 "in": table.table,
                 "what": table.title,
-                "numbers": printed,
+                "numbers": len(reasons),
+                # The other numbers have a reason, which `table` prints.
+                "planned": reasons.count(None),
+                "grids": ", ".join(table.grids),
             }
         )
     return rows
