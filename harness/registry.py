@@ -55,6 +55,11 @@ class Plugin:
         return build(self.kind, self.name, self.cls, options)
 
     @property
+    def packaged(self) -> bool:
+        """Whether the class is in a file of the project."""
+        return self.cls.__module__.startswith(tuple(f"{p}." for p in PACKAGES.values()))
+
+    @property
     def summary(self) -> str:
         """The first line of the class docstring."""
         return (self.cls.__doc__ or "").strip().splitlines()[0]

@@ -33,6 +33,7 @@ class WindowPerplexity:
     text: ClassVar[str]
     window: ClassVar[int]
     tail: ClassVar[Tail] = "dropped"
+    by_content: ClassVar[bool] = True
     limit: int | None = None
 
     def __post_init__(self) -> None:

@@ -68,6 +68,13 @@ class Speed:
             return "synthetic"
         return str(self._data_task.fingerprint())
 
+    @property
+    def by_content(self) -> bool:
+        """Whether ``fingerprint`` depends on the content of files and texts alone."""
+        if self.trained_on is None:
+            return True
+        return bool(getattr(self._data_task, "by_content", False))
+
     def members(self) -> list[Member]:
         """The task named by ``trained_on``; its code decides what is measured too."""
         return [] if self.trained_on is None else [self._member]

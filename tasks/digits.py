@@ -25,6 +25,7 @@ class Digits(ImageTask):
     """Ten classes; the 360 test images are the same for every split seed."""
 
     name: ClassVar[str] = "digits"
+    by_content: ClassVar[bool] = True
     side: ClassVar[int] = 8
 
     def fingerprint(self) -> str:

@@ -28,6 +28,7 @@ class HskGloss(TranslationTask):
     """
 
     name: ClassVar[str] = "hsk_gloss"
+    by_content: ClassVar[bool] = True
 
     def read(self) -> Mapping[str, tuple[Words, Words]]:
         """The three splits."""

@@ -43,6 +43,7 @@ class ParallelTextTask(TranslationTask):
     split_seed: int = 0
 
     name: ClassVar[str] = "parallel_text"
+    by_content: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Refuse shares that leave a split empty, and files without a counterpart.

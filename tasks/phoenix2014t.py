@@ -32,6 +32,7 @@ class Phoenix2014T(TranslationTask):
     folder: str | None = None
 
     name: ClassVar[str] = "phoenix2014t"
+    by_content: ClassVar[bool] = True
 
     def read(self) -> Mapping[str, tuple[Words, Words]]:
         """The three splits, as published."""

@@ -27,6 +27,7 @@ class PydocCloze(ZeroShot):
     """
 
     text: ClassVar[str] = "pydoc-test"
+    by_content: ClassVar[bool] = True
 
     def task(self) -> tuple[str, Any]:
         """An lm-eval configuration in place of a name."""

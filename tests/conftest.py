@@ -25,6 +25,8 @@ os.environ.pop("COLUMNS", None)
 
 # No test reaches for the hub; its clients read this once, when they are imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Each test asks the plugins themselves, and writes nothing to the user's cache.
+os.environ["SHRINKGRID_REMEMBER"] = "0"
 # Plugins that tests load through SHRINKGRID_PLUGINS, never as modules of the suite.
 collect_ignore = ["toys"]
 

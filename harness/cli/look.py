@@ -125,6 +125,20 @@ def list_(what: str, form: str) -> None:
 
 
 def _plugins(kind: str) -> list[dict[str, Any]]:
+    """A row for each plugin of a kind, from the memory where it has them."""
+    from harness.planning import memory
+
+    if not memory.usable():
+        return _discovered(kind)
+    entry = memory.recall("list", kind)
+    if entry.content is None:
+        entry.content = _discovered(kind)
+        memory.keep(entry)
+    rows: list[dict[str, Any]] = entry.content
+    return rows
+
+
+def _discovered(kind: str) -> list[dict[str, Any]]:
     from harness.options import fields
     from harness.registry import discover
 

@@ -41,6 +41,7 @@ class Classifier:
     # Regular expression over module names -> role.
     roles: ClassVar[Mapping[str, str]] = {}
     smallest: ClassVar[int] = 1  # side of an image, in pixels
+    by_content: ClassVar[bool] = True
 
     def layers(self, shape: Mapping[str, Any]) -> nn.Module:
         """The network, with torch's own initial weights."""

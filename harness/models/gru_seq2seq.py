@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 
@@ -58,6 +58,8 @@ class GruSeq2Seq:
             keep="best",
         )
     )
+
+    by_content: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Refuse sizes that build no network.

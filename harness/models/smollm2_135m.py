@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from harness.core import BenchError, Model
 from harness.models import _language
@@ -29,6 +29,8 @@ class SmolLM2:
     The package carries four-bit weights as GGUF; they are converted once to float32
     safetensors in the user's cache folder. Source: arXiv:2502.02737.
     """
+
+    by_content: ClassVar[bool] = True
 
     def revision(self) -> str:
         """The content of the package's GGUF file.

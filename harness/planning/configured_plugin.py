@@ -13,6 +13,7 @@ from harness.options import canonical, dumps
 from harness.planning import lock
 from harness.planning.trial import PluginSpec
 from harness.registry import Plugin, facts, resolve
+from harness.toolkit import identity
 
 if TYPE_CHECKING:
     from harness.toolkit.calibration import CalibrationSpec
@@ -124,6 +125,10 @@ def choose(
             instance = instance.at(locked[key])
         revision = _seen(kind, instance)
         lock.check(locked or {}, key, revision)
+    # For the memory of plans, which can check content only, and packaged code only.
+    checked = kind == "method" or getattr(instance, "by_content", False)
+    if not (plugin.packaged and checked):
+        identity.record("elsewhere", f"{kind} {name}")
     part = PluginSpec(
         name=name,
         plugin=plugin.name,
@@ -206,15 +211,16 @@ def pinned_text(name: str, pinned: str) -> str:
     return found
 
 
-def _here(identity: Callable[[], str]) -> str:
+def _here(find: Callable[[], str]) -> str:
     """An identity on this machine; noted as missing where the plan tolerates it."""
     missing = _unseen.get()
     try:
-        return identity()
+        return find()
     except BenchError as why:
         if missing is None:
             raise
         missing.extend(m for m in why.errors if m not in missing)
+        identity.record("unseen", str(why))
         return UNSEEN
 
 

@@ -94,6 +94,12 @@ class Grid:
     blocks: tuple[Block, ...]
     resources: resources.Rules
 
+    def pairs(self) -> Iterator[tuple[str, str]]:
+        """Labels of every model and method that a block has together."""
+        for block in self.blocks:
+            for method, model in block.pairs():
+                yield model.part.label, method.part.name
+
     def points(self) -> Iterator[Point]:
         """Every trial once, blocks in order, dense baselines first within a block."""
         seen: set[str] = set()

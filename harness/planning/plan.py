@@ -11,6 +11,7 @@ from typing import Any
 
 from harness.options import dumps
 from harness.planning.grid import Grid
+from harness.planning.memory import remembered
 from harness.planning.resources import Resources
 from harness.planning.trial import PluginSpec, Trial, digest
 from harness.registry import find
@@ -198,11 +199,7 @@ class Plan:
 
         Recovery compares with the dense model; without its trial there is none.
         """
-        pairs = [
-            (model.part.label, method.part.name)
-            for block in self.grid.blocks
-            for method, model in block.pairs()
-        ]
+        pairs = list(self.grid.pairs())
         dense = {model for model, method in pairs if method == "dense"}
         return list(dict.fromkeys(m for m, _ in pairs if m not in dense))
 
@@ -222,6 +219,7 @@ class Plan:
         }
 
 
+@remembered
 def has_fit(method: PluginSpec) -> bool:
     """Whether a method has work that does not depend on the ratio."""
     return hasattr(find("method", method.plugin).cls, "fit")
@@ -273,13 +271,13 @@ def make(
     return plan
 
 
-@lru_cache(maxsize=4096)
+@remembered
 def trained(model: PluginSpec) -> bool:
     """Whether a model is trained here."""
     return bool(find("model", model.plugin).facts["trained"])
 
 
-@lru_cache(maxsize=4096)
+@remembered
 def training_key(task: PluginSpec) -> str:
     """The key of a task's training data; tasks of one key share dense checkpoints."""
     training = getattr(configured("task", task), "training", None)
@@ -318,7 +316,7 @@ def _key(trial: Trial) -> tuple[Any, ...]:
     )
 
 
-@lru_cache(maxsize=4096)
+@remembered
 def is_exclusive(task: PluginSpec) -> bool:
     """Whether a task must have its device alone."""
     return bool(find("task", task.plugin).facts.get("exclusive", False))

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from harness.core import BenchError, NotFinite, Unsupported
-from harness.toolkit import devices
 from results.errors import StoreError
 from results.outcomes import ErrorClass
 from results.storage import temporary
@@ -204,6 +203,8 @@ def _class(error: BaseException) -> str:
         return error.error_class
     if isinstance(error, StoreError):  # the store's own errors never come here
         return "bug"
+    from harness.toolkit import devices  # imports torch
+
     with contextlib.suppress(BaseException):  # its ``str`` may raise
         # Before the table of classes: torch reports it as a RuntimeError, whose text
         # decides.

@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from functools import cache, lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.core import Measurement
 from harness.options import dumps
 from harness.planning import provenance
+from harness.planning.memory import remembered
 from harness.planning.messages import Job
 from harness.planning.plan import configured
 from harness.planning.trial import PluginSpec, Trial, digest
 from harness.registry import Plugin, facts, find
-from harness.toolkit import devices, model_size
 from results.errors import StoreError
 from results.storage import encoding
+
+if TYPE_CHECKING:
+    from harness.toolkit import model_size
 
 
 def stored(one: Measurement) -> dict[str, Any]:
@@ -81,6 +84,8 @@ def base_row(job: Job, trial: Trial) -> dict[str, Any]:
     Returns:
         Columns of ``results.schema.TRIALS``.
     """
+    from harness.toolkit import devices  # imports torch
+
     plugin = find("method", trial.method.plugin)
     commit, dirty = job.commit
     return {
@@ -157,7 +162,7 @@ def _versions() -> str:
     return dumps(provenance.versions())
 
 
-@lru_cache(maxsize=4096)
+@remembered
 def code_digest(method: PluginSpec, task: PluginSpec, model: PluginSpec) -> str:
     """Digest of the code of a method, of a task and of a model, with their members."""
     parts = (("method", method), ("task", task), ("model", model))

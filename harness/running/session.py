@@ -12,9 +12,10 @@ from typing import Any
 
 from harness.core import BenchError
 from harness.planning import grid as grids
+from harness.planning import known_grid, memory, provenance
 from harness.planning import plan as plans
-from harness.planning import provenance
 from harness.planning.grid import Grid
+from harness.planning.memory import Entry
 from harness.planning.plan import Plan
 from harness.planning.selection import matching, plan_row, states
 from harness.running import rows
@@ -55,10 +56,12 @@ class Planned:
     Args:
         plan: The plan of the trials to run.
         outdated: Finished trials whose code has changed since: id -> label.
+        entry: The grid in the memory; kept with what planning asked of plugins.
     """
 
     plan: Plan
     outdated: dict[str, str]
+    entry: Entry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +91,7 @@ def prepare(
         The plan.
     """
     selected = selection or Selection()
-    grid = grids.read(grids.locate(name), changed=selected.changed)
+    grid, entry = known_grid.read(grids.locate(name), selected.changed)
     attempts = {} if store is None else read_attempts(store)
     statuses = statuses_of(attempts)
     outdated = _outdated(grid, attempts, statuses)
@@ -101,7 +104,8 @@ def prepare(
         retry=selected.retry,
         again=again | (only or set()) if selected.again else again,
     )
-    return Planned(plan=plan, outdated=outdated)
+    memory.keep(entry)
+    return Planned(plan=plan, outdated=outdated, entry=entry)
 
 
 def _outdated(

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import asdict
 from functools import lru_cache
+from typing import Any
 
+from harness.planning.memory import remembered
 from harness.planning.plan import Artifact, configured, has_fit, trained
 from harness.planning.trial import PluginSpec
 from harness.registry import facts, find
@@ -110,7 +113,7 @@ def tokens(protocol: str) -> int:
     return max(1, math.prod(sizes))
 
 
-@lru_cache(maxsize=4096)
+@remembered
 def kind_of(method: PluginSpec) -> str:
     """The key of ``PRIORS`` for a method: the most expensive data that it needs."""
     declared = facts(find("method", method.plugin), configured("method", method))
@@ -125,8 +128,14 @@ def kind_of(method: PluginSpec) -> str:
 @lru_cache(maxsize=4096)
 def shape_of(model: PluginSpec) -> Shape | None:
     """The sizes of a language model, if its configuration is known on this machine."""
-    found: Shape | None = getattr(configured("model", model), "shape", lambda: None)()
-    return found
+    sizes = _sizes(model)
+    return None if sizes is None else Shape(**sizes)
+
+
+@remembered
+def _sizes(model: PluginSpec) -> dict[str, Any] | None:
+    found = getattr(configured("model", model), "shape", lambda: None)()
+    return None if found is None else asdict(found)
 
 
 @lru_cache(maxsize=4096)
@@ -155,7 +164,7 @@ def peak_bytes(
     return peaks.predicted(method.plugin, shape, dtype, read, (batch, window))
 
 
-@lru_cache(maxsize=4096)
+@remembered
 def guessed_params(model: PluginSpec) -> int:
     """Parameters by the weight files, the configuration, the name, or the kind.
 

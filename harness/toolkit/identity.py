@@ -12,9 +12,10 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 
 from harness.core import BenchError
@@ -28,6 +29,32 @@ _CHUNK = 1 << 20  # bytes
 
 _Stamp = tuple[int, int, int, int, int]
 _known: dict[tuple[str, _Stamp], str] = {}
+_asked: ContextVar[dict[tuple[str, str], str] | None] = ContextVar(
+    "asked", default=None
+)
+
+
+@contextmanager
+def recording() -> Iterator[dict[tuple[str, str], str]]:
+    """Record which identities the code in the block asks for.
+
+    Yields:
+        (``file`` or ``text``, its path or name) -> its identity; other kinds are what
+        cannot be asked for again.
+    """
+    asked: dict[tuple[str, str], str] = {}
+    token = _asked.set(asked)
+    try:
+        yield asked
+    finally:
+        _asked.reset(token)
+
+
+def record(kind: str, name: str, found: str = "") -> None:
+    """Note an identity that was asked for, in a block of ``recording``."""
+    asked = _asked.get()
+    if asked is not None:
+        asked[kind, name] = found
 
 
 def of_text(text: str) -> str:
@@ -100,6 +127,8 @@ def digests(paths: Iterable[Path]) -> dict[Path, str]:
         _folder(folder, members, found, errors)
     if errors:
         raise BenchError(*errors)
+    for path, digest in found.items():
+        record("file", os.path.abspath(path), digest)
     return found
 
 

@@ -97,7 +97,9 @@ def fingerprint(name: str) -> str:
     Raises:
         BenchError: As ``read``.
     """
-    return identity.of_text(read(name))
+    found = identity.of_text(read(name))
+    identity.record("text", name, found)
+    return found
 
 
 def differs(name: str, here: str, planned: str) -> str:

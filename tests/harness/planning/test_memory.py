@@ -1,0 +1,172 @@
+"""The memory of plans: taken only where code, question and data are as they were."""
+
+import json
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+
+from harness.planning import memory
+from harness.toolkit import identity, texts
+
+
+@pytest.fixture
+def kept(monkeypatch, tmp_path: Path) -> Path:
+    """A memory of its own, and a project of one file, which the fixture returns."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    project = tmp_path / "code.py"
+    project.write_text("a = 1\n")
+    monkeypatch.setattr(memory, "_files", lambda: iter([project]))
+    monkeypatch.setattr(memory, "entry_points", lambda **_: ())
+    monkeypatch.setattr(memory, "_given", {})
+    monkeypatch.setattr(memory, "_recalled", {})
+    return project
+
+
+def ask(*question, content="answer", asked=None):
+    """Ask, as a process does that computes what the memory does not have."""
+    entry = memory.recall(*question)
+    was_known = entry.content is not None
+    if not was_known:
+        entry.content, entry.asked = content, asked or {}
+    memory.keep(entry)
+    return was_known
+
+
+def test_an_equal_question_is_answered_and_another_is_not(kept):
+    assert not ask("list", "method", content=[{"method": "svd"}])
+    assert memory.recall("list", "method").content == [{"method": "svd"}]
+    assert memory.recall("list", "task").content is None
+
+
+def test_an_edit_of_the_code_makes_every_answer_unknown(kept):
+    ask("q")
+    kept.write_text("a = 2\n")
+    assert memory.recall("q").content is None
+    kept.write_text("a = 1\n")  # the content counts, not the time of the file
+    assert memory.recall("q").content == "answer"
+
+
+@pytest.mark.parametrize("name", ["HF_HOME", "SHRINKGRID_PHOENIX2014T", "PYTHONPATH"])
+def test_a_variable_that_says_where_data_is_makes_answers_unknown(
+    kept, monkeypatch, name
+):
+    ask("q")
+    monkeypatch.setenv(name, "/elsewhere")
+    assert memory.recall("q").content is None
+
+
+def test_a_package_that_is_installed_makes_answers_unknown(kept, monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    (tmp_path / "site").mkdir()
+    ask("q")
+    (tmp_path / "site" / "torch-9.9.dist-info").mkdir()
+    assert memory.recall("q").content is None
+
+
+def test_another_folder_makes_answers_unknown_since_paths_are_relative(
+    kept, monkeypatch, tmp_path
+):
+    ask("q")
+    monkeypatch.chdir(tmp_path)
+    assert memory.recall("q").content is None
+
+
+@pytest.mark.parametrize("reads", ["file", "text"])
+def test_answers_hold_as_long_as_the_data_is_the_same(kept, tmp_path, reads):
+    data = tmp_path / "data.txt"
+    data.write_text("one")
+    with identity.recording() as asked:
+        if reads == "file":
+            identity.of_file(data)
+        else:
+            texts.fingerprint(str(data))
+    assert [kind for kind, _ in asked] == [reads]
+    ask("q", asked=asked)
+
+    assert memory.recall("q").content == "answer"
+    data.write_text("two")
+    assert memory.recall("q").content is None
+    data.unlink()
+    assert memory.recall("q").content is None
+
+
+def test_nothing_is_kept_that_depends_on_more_than_files_and_texts(kept):
+    ask("q", asked={("elsewhere", "model gpt2"): ""})
+    assert memory.recall("q").content is None
+
+
+def test_nothing_is_kept_where_an_installed_package_adds_plugins(kept, monkeypatch):
+    point = EntryPoint(name="theirs", value="theirs", group="shrinkgrid.methods")
+    monkeypatch.setattr(
+        memory, "entry_points", lambda group: [point] * (group == point.group)
+    )
+    ask("q")
+    assert memory.recall("q").content is None
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}", b"[1]", b'{"asked": [["x", "y", 1]]}'])
+def test_a_damaged_file_is_asked_again(kept, damage):
+    ask("q")
+    (file,) = identity.cache_folder().glob("plans/*")
+    file.write_bytes(damage)
+    assert not ask("q", content="again")
+    assert memory.recall("q").content == "again"
+
+
+def test_the_answers_of_functions_are_kept_with_the_entry(kept, monkeypatch):
+    calls = []
+
+    def twice(number):
+        calls.append(number)
+        return 2 * number
+
+    entry = memory.recall("q")
+    entry.content = "plan"
+    memory.keep(entry)
+    assert memory.remembered(twice)(3) == 6
+    memory.keep(entry)  # the process has learnt more since the entry was kept
+
+    monkeypatch.setattr(memory, "_given", {})
+    monkeypatch.setattr(memory, "_recalled", {})
+    assert memory.recall("q").content == "plan"
+    assert memory.remembered(twice)(3) == 6
+    assert calls == [3]
+    assert memory.remembered(twice)(4) == 8
+    assert calls == [3, 4]
+
+
+def test_old_files_are_removed(kept, monkeypatch):
+    monkeypatch.setattr(memory, "_KEPT", 3)
+    for number in range(6):
+        ask("q", number)
+    assert len(list(identity.cache_folder().glob("plans/*"))) == 3
+
+
+def test_the_memory_is_off_with_own_plugins_or_torch_or_by_request(monkeypatch):
+    monkeypatch.delenv("SHRINKGRID_REMEMBER")
+    monkeypatch.delenv("SHRINKGRID_PLUGINS", raising=False)
+    monkeypatch.setattr(memory.sys, "modules", {})
+    assert memory.usable()
+    monkeypatch.setattr(memory.sys, "modules", {"torch": None})
+    assert not memory.usable()
+    monkeypatch.setattr(memory.sys, "modules", {})
+    monkeypatch.setenv("SHRINKGRID_PLUGINS", "mine.py")
+    assert not memory.usable()
+    monkeypatch.delenv("SHRINKGRID_PLUGINS")
+    monkeypatch.setenv("SHRINKGRID_REMEMBER", "0")
+    assert not memory.usable()
+
+
+def test_the_code_is_every_file_of_the_project():
+    names = {path.as_posix() for path in memory._files()}
+    for end in ("methods/svd.py", "harness/models/families.json", "results/schema.py"):
+        assert any(name.endswith(end) for name in names), end
+    assert not any("__pycache__" in name for name in names)
+
+
+def test_a_file_of_the_memory_is_plain_json(kept):
+    ask("q", content={"points": [1]})
+    (file,) = identity.cache_folder().glob("plans/*")
+    found = json.loads(file.read_bytes())
+    assert found == {"asked": [], "answers": {}, "content": {"points": [1]}}
