@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from tiny_llm import FAMILIES, context, logits, tiny
 from torch import nn
 
+from harness.contracts.samples import OPTIONS
 from harness.core import BenchError
 from harness.registry import discover, find
 from harness.toolkit import saved_model
@@ -166,8 +167,7 @@ LOW_RANK = [
 @pytest.mark.parametrize("ratio", [0.02, 0.5])
 def test_whatever_a_low_rank_method_leaves_can_be_rounded(first, ratio, tmp_path):
     ctx = context(tiny("llama"), tmp_path)
-    # The language models here have three blocks.
-    options = {"keep_first": 0, "keep_last": 0} if first == "llm_pruner" else {}
+    options = OPTIONS.get(first, {})
     method = chain({"name": first, **options}, {"name": "round_to_nearest", "bits": 8})
     alone = find("method", first).build(options)
     fitted = alone.fit(ctx.model, ctx) if hasattr(alone, "fit") else None
