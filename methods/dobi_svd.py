@@ -227,5 +227,9 @@ def _cut_off(
     # Rounded up: rank 3 of 8 is position 2 of 4.
     count = -(-rank * cut.count(len(outputs)) // cut.full)
     left, values, right = torch.linalg.svd(outputs, full_matrices=False)
-    seen.add(right[:count].double())
+    # A direction that no output has is arbitrary: inputs may be zero, or tokens equal.
+    tiny = values[0] * torch.finfo(values.dtype).eps * max(outputs.shape)
+    real = right[:count][values[:count] > tiny]
+    if len(real):
+        seen.add(real.double())
     return (left[:, :count] * values[:count]) @ right[:count]

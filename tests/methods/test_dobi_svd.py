@@ -174,6 +174,22 @@ def test_text_with_fewer_directions_than_the_rank_is_filled_up(tmp_path):
     assert bool(logits(net).isfinite().all())
 
 
+def test_a_matrix_that_reads_only_zeros_is_truncated_by_its_own_svd(tmp_path):
+    # No text says which directions matter: the best of rank k is the plain SVD.
+    model = tiny("llama", attention_bias=False)
+    with torch.no_grad():
+        model.net.model.layers[0].input_layernorm.weight.zero_()
+    net = compressed(context(model, tmp_path), 0.5, samples=2)
+
+    name = "model.layers.0.self_attn.q_proj"
+    thin, weight = net.get_submodule(name), matrix(linears(model)[name]).double()
+    rank = thin.right.weight.shape[0]
+    left, values, right = torch.linalg.svd(weight)
+    expected = (left[:, :rank] * values[:rank]) @ right[:rank]
+    found = (thin.left.weight @ thin.right.weight).detach().double()
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_a_ratio_below_rank_one_is_refused_before_training(ctx):
     with pytest.raises(Unsupported, match="at most can go"):
         find("method", "dobi_svd").build({}).compress(None, 0.99, ctx)
