@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 _FIELDS = (
     "trial, method, method_options, model, model_options, model_revision, task, "
-    "task_options, calibration, ratio, seed, dtype, network"
+    "task_options, calibration, ratio, seed, dtype, network, fit_seconds, "
+    "compress_seconds"
 )
 
 
@@ -51,13 +52,12 @@ def save_model(trial: str, folder: Path, form: str, store: str) -> None:
     transformers, with `--format onnx` a graph whose logits were compared with those of
     the network; both have a model card.
     """
-    from harness.toolkit import onnx_form
+    from harness.toolkit import hugging_face_form, onnx_form, saved_model
     from results.storage.store import open_store
 
-    if form == "onnx":
-        onnx_form.check_packages()
     shelf = open_store(store)
     row = _row(shelf, trial)
+    _check(form, row)
     try:  # before the trial is made again, which may take hours
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
@@ -69,29 +69,21 @@ def save_model(trial: str, folder: Path, form: str, store: str) -> None:
         gap = onnx_form.write(model, folder, _card(shelf, row, "onnx"))
         file = onnx_form.GRAPH
         click.echo(
-            f"{folder}: onnxruntime gives the logits of the network, but for "
+            f"{folder}: onnxruntime gives the logits of the network; they differ by "
             f"{gap:.1g} of the largest"
         )
+    elif form == "hf":
+        file = saved_model.WEIGHTS
+        card = _card(shelf, row, "transformers")
+        written = hugging_face_form.write(model, origin, folder, card)
+        click.echo(_WRITTEN[written.form].format(folder=folder))
+        if written.note:
+            click.echo(f"{folder}: {written.note}")
     else:
-        file = "model.safetensors"
-        _save(model, origin, folder, _card(shelf, row, "transformers"), form)
+        file = saved_model.WEIGHTS
+        saved_model.save(model, origin, folder)
     size = (folder / file).stat().st_size
     click.echo(f"{folder}: {size:,} bytes of weights, trial {row['trial']}")
-
-
-def _save(
-    model: Any, origin: dict[str, Any], folder: Path, card: str, form: str
-) -> None:
-    """Write a folder for this package, or one for transformers with a model card."""
-    from harness.toolkit import hugging_face_form, saved_model
-
-    if form != "hf":
-        saved_model.save(model, origin, folder)
-        return
-    written = hugging_face_form.write(model, origin, folder, card)
-    click.echo(_WRITTEN[written.form].format(folder=folder))
-    if written.note:
-        click.echo(f"{folder}: {written.note}")
 
 
 _WRITTEN = {
@@ -104,6 +96,28 @@ _WRITTEN = {
     "own layers": "{folder}: a checkpoint with layers of its own; "
     "AutoModelForCausalLM.from_pretrained opens it with trust_remote_code=True",
 }
+
+
+_KINDS = {"hf": "causal_lm", "onnx": "classifier"}
+_MODELS = {
+    "causal_lm": "a language model; --format hf writes one for transformers",
+    "classifier": "a classifier; --format onnx writes one for onnxruntime",
+    "seq2seq": "a sequence-to-sequence model; leave --format out",
+}
+
+
+def _check(form: str, row: dict[str, Any]) -> None:
+    """Refuse what cannot be written, before hours of fitting."""
+    from harness.registry import resolve
+    from harness.toolkit import onnx_form
+
+    kind = resolve("model", row["model"])[0].facts["kind"]
+    if form in _KINDS and kind != _KINDS[form]:
+        raise BenchError(
+            f"the model of trial {row['trial']} is {_MODELS.get(kind, kind)}"
+        )
+    if form == "onnx":
+        onnx_form.check_packages()
 
 
 def _card(store: Store, row: dict[str, Any], library: str) -> str:
@@ -177,7 +191,9 @@ def _kept(row: dict[str, Any], store: Store) -> tuple[Any, dict[str, Any]] | Non
     folder = networks.find(store, row["network"])
     if folder is None:
         if row["network"]:
-            click.echo("the network that the run kept is gone; it is made again")
+            click.echo(
+                f"the network that the run kept is not in {store.uri}; it is made again"
+            )
         return None
     click.echo("the network that the run kept is taken; nothing is fitted again")
     form = json.loads((folder / saved_model.STRUCTURE).read_bytes())
@@ -186,6 +202,13 @@ def _kept(row: dict[str, Any], store: Store) -> tuple[Any, dict[str, Any]] | Non
 
 def _made_again(row: dict[str, Any], store: Store) -> tuple[Any, dict[str, Any]]:
     """The network of the trial, fitted and compressed again, with its origin."""
+    from harness.scheduling.interval import format_duration
+
+    took = format_duration((row["fit_seconds"] or 0) + (row["compress_seconds"] or 0))
+    click.echo(
+        f"fitting and compressing again, which took {took} in the run; "
+        "`run --keep-models` stores networks"
+    )
     model, shape = _rebuilt(_bundle(row), store)
     return model, {
         "model": row["model"],

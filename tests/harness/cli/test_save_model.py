@@ -87,6 +87,7 @@ def test_a_saved_trial_loads_and_measures_the_same_and_generates(ran, tmp_path):
     said = invoke("save-model", row["trial"][:8], str(folder), "--store", str(ran))
 
     assert said.exit_code == 0
+    assert "fitting and compressing again, which took" in said.output
     loaded = saved_model.load(folder)
     from tasks.text_perplexity import TextPerplexity
 
@@ -113,6 +114,16 @@ def test_what_cannot_be_saved_is_refused(ran, tmp_path):
         invoke("save-model", "zzz", str(tmp_path / "new"), "--store", str(ran))
     with pytest.raises(BenchError, match="finished trials begin with ''"):
         invoke("save-model", "", str(tmp_path / "new"), "--store", str(ran))
+
+
+def test_a_form_of_other_models_is_refused_before_the_fit(ran, tmp_path):
+    trial = newest(ran, "basis_sharing")["trial"]
+    words = ["save-model", trial, str(tmp_path / "new"), "--store", str(ran)]
+
+    with pytest.raises(BenchError, match="a language model; --format hf writes one"):
+        invoke(*words, "--format", "onnx")
+
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_trial_whose_model_has_changed_is_refused(ran, model, tmp_path):
@@ -208,7 +219,7 @@ def test_a_kept_network_that_is_gone_is_made_again(kept, tmp_path):
 
     said = invoke("save-model", trial, str(tmp_path / "new"), "--store", str(kept))
 
-    assert "the network that the run kept is gone; it is made again" in said.output
+    assert f"the run kept is not in {kept}; it is made again" in said.output
     assert (tmp_path / "new" / saved_model.WEIGHTS).is_file()
 
 
