@@ -2,19 +2,22 @@
 
 import pytest
 import torch
-from tiny_llm import context, tiny
+from tiny_llm import context, logits, tiny
 
+from harness.contracts.samples import OPTIONS
 from harness.core import Model, NotFinite, Unsupported
-from harness.registry import find
+from harness.registry import discover, find
 from methods._kernels.low_rank.factors import linears
 
 DATA_FREE = ["svd", "joint_rank_k"]
 LOW_RANK = [*DATA_FREE, "svd_llm", "basis_sharing", "asvd", "fwsvd", "water_filling"]
 
 
+QUICK = {"asvd": {"search": False}, "water_filling": {"gradient_samples": 1}}
+
+
 def method(name):
-    options = {"asvd": {"search": False}, "water_filling": {"gradient_samples": 1}}
-    return find("method", name).build(options.get(name, {}))
+    return find("method", name).build(QUICK.get(name, {}))
 
 
 def compress(name, ctx, ratio):
@@ -81,8 +84,6 @@ def test_an_input_that_is_always_zero_is_refused_by_name(name, tmp_path):
 def test_fewer_tokens_than_channels_are_handled_exactly(tmp_path):
     # Five tokens, 24 channels: Gram matrices of rank 5 at most, and rank 5 and more
     # kept of every matrix, so that on these tokens nothing is lost.
-    from tiny_llm import logits
-
     ctx = context(tiny("llama"), tmp_path, samples=1, length=5)
     tokens = ctx.calibration().tokens
     net = compress("svd_llm", ctx, 0.3).eval()
@@ -93,3 +94,29 @@ def test_fewer_tokens_than_channels_are_handled_exactly(tmp_path):
         thin = net(input_ids=tokens, use_cache=False).logits
     assert float((dense - thin).abs().max()) < 1e-3 * float(dense.abs().max())
     assert not torch.allclose(logits(net), logits(ctx.model.net))
+
+
+LANGUAGE = sorted(
+    name
+    for name, plugin in discover("method").items()
+    if "causal_lm" in plugin.facts["kinds"]
+    and plugin.facts["ratio_of"] != "none"
+    # Another test may have loaded plugins of its own.
+    and plugin.cls.__module__.startswith("methods.")
+)
+
+
+@pytest.mark.parametrize("name", LANGUAGE)
+def test_few_tokens_and_a_dead_channel_give_finite_outputs(name, tmp_path):
+    # Five tokens for 24 channels, of which one is zero for every token of every text.
+    model = tiny("llama")
+    with torch.no_grad():
+        for layer in model.net.model.layers:
+            layer.input_layernorm.weight[3] = 0
+            layer.post_attention_layernorm.weight[3] = 0
+    ctx = context(model, tmp_path, samples=1, length=5)
+    made = find("method", name).build({**OPTIONS.get(name, {}), **QUICK.get(name, {})})
+    fixed = made.ratios() if hasattr(made, "ratios") else None
+    fitted = made.fit(model, ctx) if hasattr(made, "fit") else None
+    net = made.compress(fitted, (fixed or (0.34,))[0], ctx).eval()
+    assert bool(logits(net).isfinite().all())
