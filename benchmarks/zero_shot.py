@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from _figures import show
 from torch import nn
 
 from harness.core import Context
@@ -91,7 +92,8 @@ def main() -> None:
             f"{100 * other / total:8.1f}",
             flush=True,
         )
-    print(f"after the first ratio: {100 * later[0] / later[1]:.1f} % is not forward")
+    what = "processor time after the first ratio that is not forward"
+    show(what, 100 * later[0] / later[1], "%", side="most", bar=5)
 
 
 if __name__ == "__main__":
