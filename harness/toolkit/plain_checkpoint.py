@@ -51,8 +51,20 @@ def _fresh(net: Any, state: dict[str, Tensor], config: Any) -> Any:
     with no_init_weights():
         fresh = type(net)(config).to(config.dtype)
     fresh.load_state_dict(state)
+    if _is_tied(net):
+        # Without initial weights nothing was tied, and the file would have the matrix
+        # twice.
+        fresh.tie_weights()
+    else:
+        fresh.config.tie_word_embeddings = False
     fresh.generation_config = copy.deepcopy(net.generation_config)
     return fresh.eval()
+
+
+def _is_tied(net: Any) -> bool:
+    """Whether the head is the matrix of the embedding; a method may part them."""
+    head, embedding = net.get_output_embeddings(), net.get_input_embeddings()
+    return head is not None and head.weight is embedding.weight
 
 
 def write_without(model: Model, dropped: list[str], folder: Path) -> bool:

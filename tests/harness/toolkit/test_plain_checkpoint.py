@@ -3,9 +3,11 @@
 import pytest
 import torch
 from families import tiny
+from safetensors import safe_open
+from torch import nn
 from transformers import AutoModelForCausalLM
 
-from harness.toolkit.plain_checkpoint import write_without
+from harness.toolkit.plain_checkpoint import write, write_without
 from harness.toolkit.saved_model import replace
 from methods.shortgpt import DroppedBlock
 
@@ -59,3 +61,20 @@ def test_nothing_is_written_where_blocks_depend_on_their_number(family, tmp_path
 
     assert not write_without(model, [path], tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_tied_head_is_in_the_file_once_and_a_parted_one_is_kept(tied, tmp_path):
+    net = tiny("llama", tie_word_embeddings=True).net
+    if not tied:  # as a method does that changes the head alone
+        net.lm_head.weight = nn.Parameter(net.lm_head.weight.detach() * 2)
+
+    write(net, tmp_path)
+
+    with safe_open(tmp_path / "model.safetensors", "pt") as file:
+        assert ("lm_head.weight" not in file.keys()) == tied  # noqa: SIM118
+    back = AutoModelForCausalLM.from_pretrained(tmp_path)
+    ids = torch.arange(24).mul(7).remainder(128)[None]
+    with torch.inference_mode():
+        found, wanted = (one(ids, use_cache=False).logits for one in (back, net))
+    torch.testing.assert_close(found, wanted)
