@@ -62,19 +62,21 @@ class DobiSvd:
     a rank then costs about ``max(out, in)`` numbers, so that every rank up to the full
     one saves memory. The ratio is a share of bits then, scales counted.
 
-    The defaults are those of the released code (wangqinsi1/Dobi-SVD at 220ab55): 256
-    windows, 20 epochs, beta 10, penalty 200, steps of 5 positions of 2,048, which fall
-    to 4 within an epoch and rise again in the next. Every window is decomposed once for
-    each matrix and epoch: on a CPU only small models with few windows are feasible. The
-    released code differs in these points. It keeps the positions of the lowest loss of
-    a single window (``keep: best``), rounds every rank up (``ranks: trained``; here one
-    factor for all positions brings them to the budget), and its PCA subtracts the mean
-    of the directions, whose signs are arbitrary (``pca: centred``). Without an option:
-    it draws the SVD at random (``svd_lowrank``), penalises positions out of range
-    (here they are clamped), gives half of its weight to the last direction in the
-    second pass, truncates outputs with their bias, cannot treat matrices narrower than
-    a window, and decomposes a matrix also where this makes it larger (here the matrix
-    stays dense).
+    The paper is arXiv:2502.02723, of which the abstract was available: the equations
+    are those of the released code (wangqinsi1/Dobi-SVD at 220ab55), and so are the
+    defaults: 256 windows, 20 epochs, beta 10, penalty 200, steps of 5 positions of
+    2,048, which fall to 4 within an epoch and rise again in the next. Every window is
+    decomposed once for each matrix and epoch: on a CPU only small models with few
+    windows are feasible. The released code differs in these points. It keeps the
+    positions with the lowest loss of a single window, of every eighth (``keep: best``
+    looks at all), rounds every rank up (``ranks: trained``; here one factor for all
+    positions brings them to the budget), and its PCA subtracts the mean of the
+    directions, whose signs are arbitrary (``pca: centred``). Without an option: it
+    draws the SVD at random (``svd_lowrank``), penalises positions out of range (here
+    they are clamped), gives half of its weight to the last direction in the second
+    pass, adds several windows to the PCA at once, truncates outputs with their bias,
+    cannot treat matrices narrower than a window, and decomposes a matrix also where
+    this makes it larger (here the matrix stays dense).
 
     Args:
         samples: Number of calibration windows to read, from the first; 0 for all.

@@ -82,6 +82,16 @@ def test_the_first_step_is_that_of_plain_loops(ctx):
     assert found.tolist() == pytest.approx([expected[n] for n in names], abs=2e-5)
 
 
+def test_training_lowers_the_loss_from_epoch_to_epoch(ctx):
+    # 547 and 522 where it was written, with 6 windows and 6 epochs.
+    ctx.recorded.clear()
+    compressed(ctx, 0.3, samples=4, epochs=5, learning_rate=0.01)
+
+    losses = [one.value for one in ctx.recorded if one.metric == "truncation_loss"]
+    assert [one.step for one in ctx.recorded] == [0, 1, 2, 3, 4]
+    assert losses[-1] < losses[0]
+
+
 def test_without_training_the_weight_is_the_projection_of_the_closed_form(ctx):
     # One window, no step: rank k of every matrix by the ratio. The first matrix reads
     # the embeddings, which no cut changes: V are the right singular vectors of its
