@@ -79,8 +79,8 @@ def test_the_code_of_the_card_runs(written, monkeypatch):
 @pytest.mark.parametrize("family", ["lenet5", "resnet20", "densenet", "vgg_small"])
 def test_networks_with_fewer_filters_become_graphs(tmp_path, family):
     model = dense(family, {"classes": 10, "input": [3, 32, 32]})
-    net = find("method", "l1_filter").build({})
-    made = net.compress(net.fit(model, context(model)), 0.5, context(model)).eval()
+    method = find("method", "l1_filter").build({})
+    made = method.compress(None, 0.5, context(model)).eval()
 
     assert onnx_form.write(model.with_net(made), tmp_path, "") <= onnx_form.TOLERANCE
 
