@@ -15,7 +15,7 @@ from results.tables import significance
 from results.tables.cells import Cell
 from results.text.clean import clean
 from results.text.columns import printable
-from results.text.labels import label, method_label
+from results.text.labels import label, method_label, with_calibration
 
 _REACH = 1.959964  # half a 95 % interval of a normal, in standard errors
 _CONFIGURATION = (
@@ -92,8 +92,9 @@ def boards(store: Store) -> list[dict[str, Any]]:
         One mapping per model, task, metric and protocol: ``key`` (an identifier that
         depends on these four only), ``model``, ``task``, ``metric``, ``unit``,
         ``goal``, ``main``, ``protocol`` (how it differs from the other protocols of
-        the task; empty where there is one), and ``rows`` with a list of values per
-        row, in the order of ``COLUMNS``.
+        the task; empty where there is one), ``calibration`` (as labels of methods end
+        with it, if all that are calibrated share it, else empty), and ``rows`` with a
+        list of values per row, in the order of ``COLUMNS``.
     """
     rows = ask(store, "FROM leaderboard").dicts()
     trials = {_configuration(row): row for row in ask(store, _TRIALS).dicts()}
@@ -206,9 +207,17 @@ def _as_data(
         "goal": first["goal"],
         "main": any(row["main"] for row in rows),
         "protocol": clean(protocols.get(first["protocol"] or "", "")),
+        "calibration": _shared_calibration(rows),
         "columns": COLUMNS,
         "rows": [list(_values(row)) for row in rows],
     }
+
+
+def _shared_calibration(rows: Sequence[Mapping[str, Any]]) -> str:
+    calibrations = {row["calibration"] for row in rows if row["calibration"]}
+    if len(calibrations) != 1:
+        return ""
+    return clean(with_calibration("", calibrations.pop()).strip())
 
 
 def _values(row: Mapping[str, Any]) -> Iterator[Any]:

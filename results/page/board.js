@@ -2,13 +2,14 @@
 
 import { go, link } from "page/address.js";
 import { comparing } from "page/compare.js";
-import { copyButton, download, h, wide } from "page/html.js";
+import { copyButton, download, h, named, wide } from "page/html.js";
 import * as format from "page/format.js";
 import { looks } from "page/methods.js";
 import { boards, chosen, filters, nothing } from "page/rows.js";
 
 export const title = "Leaderboard";
 const MOST_BOARDS = 12;
+const MOST_CARDS = 4;
 const MOST_ROWS = 300; // of one board, until the reader asks for more
 
 // name, heading, what it means, text of a row, sort key, whether more is better
@@ -94,11 +95,18 @@ function section(board, query, style) {
   const arrow = board.goal === "max" ? "higher is better" : "lower is better";
   const dense = board.rows.find((row) => row.base === "dense");
   return h("section", { class: "board", "aria-labelledby": id },
-    h("h2", { id }, h("a", { href: link("board", "", { board: board.key }) }, `${board.model} on ${board.task}`)),
+    h("h2", { id }, h("a", { href: link("board", "", { board: board.key }) }, named(board.model), " on ", named(board.task))),
     h("p", { class: "about" }, h("b", {}, board.metric), `, ${arrow}. `,
       dense ? ["Dense model: ", h("b", {}, format.withError(dense.mean, dense.stderr)), "."] : "No dense model was measured, so that recovery is not known.",
+      board.calibration ? ` Calibration, where a method reads it: ${board.calibration}.` : "",
       board.protocol ? ` Protocol: ${board.protocol}.` : ""),
-    answers(board, style), table(board, query, style), tools(board));
+    answers(board, style), folded(board, table(board, query, style)), tools(board));
+}
+
+// On a phone each row is a card: many are folded below the best ones.
+function folded(board, made) {
+  if (board.rows.length <= MOST_CARDS || !matchMedia("(max-width: 44rem)").matches) return made;
+  return h("details", {}, h("summary", {}, `All ${format.plural(board.rows.length, "row")} of ${board.model} on ${board.task}`), made);
 }
 
 // Of each ratio: the best method, its distance to the next, and whether a test sees it.
@@ -118,10 +126,10 @@ function answers(board, style) {
   if (!lines.length) return null;
   const row = ({ ratio, best, next, like, tied }) => h("tr", {},
     h("th", { scope: "row" }, format.share(ratio, 0)),
-    cell("Best", [swatch(style, best.method), name(best)]),
+    cell("Best", [swatch(style, best.method), name(best, board)]),
     cell(board.metric, value(best), "n"),
     cell("Recovery", recovery(best), "n"),
-    cell("Ahead", [ahead(best, next, like, tied), next?.trials.length ? [" ", h("a", { href: comparing(best, next) }, "compare")] : null]),
+    cell("Ahead", [ahead(best, next, like, tied, board), next?.trials.length ? [" ", h("a", { href: comparing(best, next) }, "compare")] : null]),
     cell("Saves", savings(best)));
   const heads = ["Ratio", "Best", board.metric, "Recovery", "Ahead of the next", "Really saves"];
   return wide(`Best per ratio, ${board.model} on ${board.task}`,
@@ -134,12 +142,12 @@ function cell(heading, content, kind = null) {
   return h("td", { class: kind, "data-head": heading }, h("span", {}, content));
 }
 
-function ahead(best, next, like, tied) {
+function ahead(best, next, like, tied, board) {
   if (!next) return "no rival at this ratio";
-  if (tied) return `equal to ${next.method}`;
+  if (tied) return `equal to ${short(next, board)}`;
   const gap = format.number(Math.abs(best.mean - next.mean), 2);
-  if (like.length) return [`by ${gap}, `, h("b", {}, "not significant"), `: † ${like.map((row) => row.method).join(", ")}`];
-  return [`by ${gap}, `, h("b", {}, best.mark === "best" && (best.stderr || next.stderr) ? "significant" : "no test possible"), ` (next: ${next.method})`];
+  if (like.length) return [`by ${gap}, `, h("b", {}, "not significant"), `: † ${like.map((row) => short(row, board)).join(", ")}`];
+  return [`by ${gap}, `, h("b", {}, best.mark === "best" && (best.stderr || next.stderr) ? "significant" : "no test possible"), ` (next: ${short(next, board)})`];
 }
 
 function savings(row) {
@@ -153,11 +161,15 @@ function swatch(style, method) {
   return h("i", { class: "swatch", style: `background:${style.get(method)?.colour ?? "#888"}`, "aria-hidden": "true" });
 }
 
-function name(row) {
+// A calibration that all methods of a leaderboard share stands above it, once.
+function short(row, board) {
+  const shared = board.calibration ? ` ${board.calibration}` : "";
+  return shared && row.method.endsWith(shared) ? row.method.slice(0, -shared.length) : row.method;
+}
+
+function name(row, board) {
   const trial = row.trials?.[0];
-  // Options follow the name; a chain of methods has several names and stays whole.
-  const [first, ...options] = row.method.includes(" + ") ? [row.method] : row.method.split(" ");
-  const text = [first, options.length ? h("small", {}, ` ${options.join(" ")}`) : null];
+  const text = named(short(row, board));
   return trial ? h("a", { href: link("trial", trial) }, text) : h("span", {}, text);
 }
 
@@ -183,7 +195,7 @@ function table(board, query, style) {
     const key = by ? "" : row.base === "dense" ? "dense" : row.ratio;
     if (!bodies.length || key !== band) bodies.push(h("tbody", {}));
     band = key;
-    bodies.at(-1).append(line(row, list, style));
+    bodies.at(-1).append(line(row, list, style, board));
   }
   const rest = rows.length > shown.length
     ? h("p", {}, `${shown.length} of ${format.plural(rows.length, "row")}. `,
@@ -202,10 +214,10 @@ function heading(column, query, board) {
       h("span", { "aria-hidden": "true" }, on ? (down ? " ↓" : " ↑") : "")));
 }
 
-function line(row, list, style) {
+function line(row, list, style, board) {
   const kind = row.base === "dense" ? "dense" : row.mark === "best" ? "best" : null;
   return h("tr", { class: kind },
-    h("th", { scope: "row", class: "sticky" }, swatch(style, row.method), name(row), " ", mark(row)),
+    h("th", { scope: "row", class: "sticky" }, swatch(style, row.method), name(row, board), " ", mark(row)),
     list.map((column) => cell(column.heading, column.show(row), `n c-${column.name}`)));
 }
 

@@ -1,8 +1,8 @@
 // Ratio curves: recovery against the achieved ratio, ± one standard error.
 
 import { link } from "page/address.js";
-import { chart } from "page/chart.js";
-import { h } from "page/html.js";
+import { chart, labelled } from "page/chart.js";
+import { h, named } from "page/html.js";
 import * as format from "page/format.js";
 import { labels, looks } from "page/methods.js";
 import { ask } from "page/data.js";
@@ -46,7 +46,7 @@ function picture(board, style) {
   const shape = { field: "method", type: "nominal", legend: null, scale: { domain: names, range: range("shape") } };
   const tooltip = [["method", "method"], ["ratioText", "achieved"], ["of", "of"], ["keptText", "recovery"], ["shown", board.metric]].map(([field, title]) => ({ field, title }));
   return chart({
-    title: `${board.model} on ${board.task}`, name: `curves-${board.key}`, height: 320,
+    title: [named(board.model), " on ", named(board.task)], name: `curves-${board.key}`, height: 320,
     description: `Recovery of ${board.metric} against the achieved ratio for ${names.join(", ")}.`,
     spec: {
       padding: 8,
@@ -56,9 +56,10 @@ function picture(board, style) {
         { data: { values: points }, mark: { type: "line" }, encoding: { x, y, color: colour } },
         { data: { values: points }, mark: { type: "rule" }, encoding: { x, y: { ...y, field: "low" }, y2: { field: "high" }, color: colour } },
         { data: { values: points }, mark: { type: "point", filled: true, size: 80, opacity: 1, cursor: "pointer" }, encoding: { x, y, color: colour, shape, tooltip } },
-        { data: { values: last }, mark: { type: "text", align: "left", dx: 8, dy: -8, limit: 150 }, encoding: { x, y, text: { field: "label" }, color: colour } },
+        labelled(last, { x, y, color: colour }),
       ],
     },
+    labels: { x: "ratio", y: "kept" },
     onclick: (point) => point.trial && (location.hash = link("trial", point.trial)),
   });
 }

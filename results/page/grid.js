@@ -5,7 +5,7 @@ import { chart } from "page/chart.js";
 import { ask } from "page/data.js";
 import { h, table } from "page/html.js";
 import * as format from "page/format.js";
-import { looks } from "page/methods.js";
+import { labels, looks } from "page/methods.js";
 import { failures, progress, running } from "page/overview.js";
 
 export const title = "Grid";
@@ -38,6 +38,7 @@ function workers({ grid, bars, hosts }) {
     took: format.seconds(bar.stop - bar.start), ended: bar.failed ? `${format.plural(bar.trials, "trial")}, ${bar.failed} failed` : format.plural(bar.trials, "trial"),
   }));
   const lanes = [...new Set(points.map((point) => point.lane))].sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
+  const short = labels(names);
   const x = { field: "start", type: "temporal", scale: { type: "utc" }, title: "time (UTC)", axis: { labelOverlap: true } };
   const y = { field: "lane", type: "nominal", scale: { domain: lanes }, title: null, axis: { labelLimit: 180 } };
   const colour = { field: "method", type: "nominal", legend: null, scale: { domain: names, range: names.map((method) => style.get(method).colour) } };
@@ -53,7 +54,7 @@ function workers({ grid, bars, hosts }) {
       spec: { layer: layer.filter(({ data }) => data.values.length), padding: 8 },
       onclick: (bar) => bar.trial && (location.hash = link("trial", bar.trial)),
     }),
-    h("p", { class: "legend" }, names.map((method) => [h("i", { class: "swatch", style: `background:${style.get(method).colour}`, "aria-hidden": "true" }), `${method} `])),
+    h("p", { class: "legend" }, names.map((method) => [h("i", { class: "swatch", style: `background:${style.get(method).colour}`, "aria-hidden": "true" }), `${short.get(method)} `])),
     h("p", { class: "legend" }, "A bar is a bundle: the trials that share a load and a fit. ✗: some of its trials failed. A click opens the first trial."),
     table("Hosts", ["Host", "Device", "Workers", "Busy", "Bundles", "First start", "Last end"], Object.entries(hosts).map(([host, one]) => {
       const mine = bars.filter((bar) => bar.host === host);

@@ -19,6 +19,12 @@ export function h(tag, properties = {}, ...children) {
   return node;
 }
 
+// A label, with its options smaller behind the name; a chain of methods stays whole.
+export function named(label) {
+  const [first, ...options] = label.includes(" + ") ? [label] : label.split(" ");
+  return [first, options.length ? h("small", { class: "options" }, ` ${options.join(" ")}`) : null];
+}
+
 // A box for a wide table: it scrolls sideways only, and can be reached by keyboard.
 export function wide(label, table) {
   return h("div", { class: "wide", role: "region", "aria-label": label, tabindex: "0" }, table);

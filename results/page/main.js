@@ -37,12 +37,19 @@ async function draw() {
   const same = shown === place;
   const focused = same ? document.activeElement?.id : "";
   const [x, y] = [scrollX, scrollY];
+  const unfolded = new Set(same ? opened() : []);
   content.replaceChildren(...nodes.flat(Infinity).filter(Boolean));
+  for (const summary of content.querySelectorAll("summary")) if (unfolded.has(summary.textContent)) summary.parentNode.open = true;
   document.title = `${view?.title ?? "Not found"} · shrinkgrid`;
   if (focused) document.getElementById(focused)?.focus({ preventScroll: true });
   scrollTo(same ? x : 0, same ? y : 0);
   if (shown && !same) content.focus({ preventScroll: true });
   shown = place;
+}
+
+// Texts of what the reader has unfolded: it stays so when new rows arrive.
+function opened() {
+  return [...content.querySelectorAll("details[open] > summary")].map((summary) => summary.textContent);
 }
 
 function home() {

@@ -21,9 +21,13 @@ export function looks(labels) {
   return found;
 }
 
-// Short names for the points of a chart: without options where that names one method only.
+// Short names for the points of a chart: a method with those options only that not all
+// of its entries share.
 export function labels(names) {
-  const first = (name) => (name.includes(" + ") ? name : name.split(" ")[0]);
-  const same = (name) => names.filter((other) => first(other) === first(name)).length;
-  return new Map(names.map((name) => [name, same(name) === 1 ? first(name) : name]));
+  const words = (name) => (name.includes(" + ") ? [name] : name.split(" "));
+  return new Map(names.map((name) => {
+    const [first, ...options] = words(name);
+    const same = names.map(words).filter((other) => other[0] === first);
+    return [name, [first, ...options.filter((word) => !same.every((other) => other.includes(word)))].join(" ")];
+  }));
 }

@@ -1,8 +1,8 @@
 // Trade-offs: quality against a cost, with the front of the best; dense is a line.
 
 import { go, link } from "page/address.js";
-import { chart } from "page/chart.js";
-import { h } from "page/html.js";
+import { chart, labelled } from "page/chart.js";
+import { h, named } from "page/html.js";
 import * as format from "page/format.js";
 import { labels, looks } from "page/methods.js";
 import { boards, chosen, filters, nothing } from "page/rows.js";
@@ -71,8 +71,8 @@ function picture(board, cost, style) {
     { data: { values: steps }, mark: { type: "line", interpolate: "step-after", strokeWidth: 1.5, strokeDash: [5, 3], color: "#808080" }, encoding: { x, y } },
     { data: { values: points.filter((point) => !point.off) }, mark: { type: "rule" }, encoding: { x, y: { ...y, field: "low" }, y2: { field: "high" }, color: colour } },
     { data: { values: points }, mark: { type: "point", filled: true, size: 80, opacity: 1, cursor: "pointer" }, encoding: { x, y, color: colour, shape, tooltip } },
-    { data: { values: points.filter((point) => point.off) }, mark: { type: "text", text: "off scale", dy: 14 }, encoding: { x, y } },
-    { data: { values: last }, mark: { type: "text", align: "left", dx: 8, dy: -8, limit: 150 }, encoding: { x, y, text: { field: "label" }, color: colour } },
+    { data: { values: points.filter((point) => point.off && !last.includes(point)) }, mark: { type: "text", text: "off scale", dy: 14 }, encoding: { x, y } },
+    labelled(last.map((point) => (point.off ? { ...point, label: `${point.label}, off scale` } : point)), { x, y, color: colour }),
   ];
   if (dense) {
     const data = { values: [{ value: dense.mean }] };
@@ -80,9 +80,10 @@ function picture(board, cost, style) {
       { data, mark: { type: "text", text: "dense", align: "left", dy: -7 }, encoding: { y, x: { value: 4 } } });
   }
   return chart({
-    title: `${board.model} on ${board.task}`, name: `tradeoff-${board.key}-${cost}`, height: 340,
+    title: [named(board.model), " on ", named(board.task)], name: `tradeoff-${board.key}-${cost}`, height: 340,
     description: `${board.metric} against ${COSTS[cost]} for ${names.join(", ")}. On the front: ${steps.length} of ${points.length} points.`,
     spec: { layer: layer.filter(({ data }) => data.values.length), padding: 8 },
+    labels: { x: "cost", y: "value" },
     onclick: (point) => point.trial && (location.hash = link("trial", point.trial)),
   });
 }

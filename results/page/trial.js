@@ -4,12 +4,12 @@ import { link } from "page/address.js";
 import { chart } from "page/chart.js";
 import { comparing } from "page/compare.js";
 import { ask, isLive } from "page/data.js";
-import { copyButton, h, table } from "page/html.js";
+import { copyButton, h, named, table } from "page/html.js";
 import * as format from "page/format.js";
 
 export const title = "Trial";
 const FACTS = {
-  host: "Host", device: "Device", threads: "Threads", dtype: "Type of numbers", node: "Node", commit: "Commit",
+  host: "Host", device: "Device", threads: "Threads", dtype: "Type of numbers", placement: "Placement", node: "Node", commit: "Commit",
   dirty: "Changed since the commit", code_digest: "Digest of the code", started_at: "Started", seconds: "Time",
   fit_seconds: "Time of fit", compress_seconds: "Time of compress", evaluate_seconds: "Time of the evaluation",
   peak_memory_bytes: "Peak memory", peak_device_bytes: "Peak GPU memory",
@@ -22,7 +22,7 @@ export async function draw({ name }) {
     return [h("h1", {}, "Trial not found"), h("p", { class: "empty" }, where), h("p", {}, h("code", {}, name))];
   }
   return [
-    h("h1", {}, `${trial.method} on ${trial.model}`),
+    h("h1", {}, named(trial.method), " on ", named(trial.model)),
     h("p", { class: "about" }, `${trial.task}, ratio ${format.number(trial.ratio)}${trial.ratio_of && trial.ratio_of !== "none" ? ` of ${format.ratioOf(trial.ratio_of)}` : ""}, seed ${trial.seed}. `,
       h("span", { class: `status ${trial.status}` }, trial.status), trial.error_class ? ` (${trial.error_class})` : ""),
     trial.reason ? h("p", { class: "reason", role: "note" }, trial.reason) : null,
@@ -85,14 +85,18 @@ function samples(trial) {
   }));
 }
 
-// Nested settings, each name once; text of one line.
+// Nested settings, each name once; text of one line. Members of a list (the methods of
+// a chain) stand one below the other.
 function tree(value) {
   const entries = Object.entries(value ?? {});
-  return h("dl", { class: "tree" }, entries.map(([key, inner]) => [
-    h("dt", {}, key),
-    h("dd", {}, inner !== null && typeof inner === "object" && !Array.isArray(inner) && Object.keys(inner).length
-      ? tree(inner) : h("code", {}, typeof inner === "string" ? inner : JSON.stringify(inner))),
-  ]));
+  return h("dl", { class: "tree" }, entries.map(([key, inner]) => [h("dt", {}, key), h("dd", {}, branch(inner))]));
+}
+
+function branch(value) {
+  const nested = (one) => one !== null && typeof one === "object" && Object.keys(one).length > 0;
+  if (Array.isArray(value) && value.some(nested)) return value.map(branch);
+  if (nested(value) && !Array.isArray(value)) return tree(value);
+  return h("code", {}, typeof value === "string" ? value : JSON.stringify(value));
 }
 
 function protocol(trial) {
