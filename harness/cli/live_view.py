@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter, deque
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Self
 
@@ -22,6 +23,7 @@ from results.outcomes import FINISHED, Status
 from results.text.counts import counted
 
 LINES_A_SECOND = 5.0  # of plain output; quick trials are counted together
+_LOOK = 2.0  # seconds between two looks at the steps of trials
 _LEADERS = 4  # places whose best trial is shown
 
 
@@ -32,10 +34,16 @@ class View:
         total: How many trials will run.
         console: Where to write; a terminal gets the live view.
         expected: Forecast of the seconds of the whole run; None if there is none.
+        steps: Returns which step each trial is in (trial -> step), from the store; it
+            is called at most every ``_LOOK`` seconds.
     """
 
     def __init__(
-        self, total: int, console: Console, expected: float | None = None
+        self,
+        total: int,
+        console: Console,
+        expected: float | None = None,
+        steps: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         self.total = total
         self.expected = expected
@@ -50,6 +58,9 @@ class View:
         self._failures: deque[Text] = deque(maxlen=3)
         # Model, task and ratio -> the best trial so far, and how many were measured.
         self._best: dict[tuple[str, str, float], tuple[Trial, Event, int]] = {}
+        self._steps = steps
+        self._in_step: Mapping[str, str] = {}
+        self._looked = 0.0
         self._began = time.monotonic()
         self._spoke = 0.0
         self._silent = 0
@@ -197,10 +208,14 @@ class View:
 
     def _render(self) -> Group:
         self._bar.update(self._task, completed=self.done, pace=self.pace())
+        if time.monotonic() - self._looked >= _LOOK:
+            self._in_step, self._looked = self._steps(), time.monotonic()
         rows = Table.grid(padding=(0, 2))
         for trial, since in list(self._running.values())[:8]:
             clock = Text(format_duration(time.monotonic() - since), style="cyan")
-            rows.add_row(clock, Text(str(trial), overflow="ellipsis", no_wrap=True))
+            step = Text(self._in_step.get(trial.id, ""), style="dim")
+            name = Text(str(trial), overflow="ellipsis", no_wrap=True)
+            rows.add_row(clock, step, name)
         counts = Text("  ").join(
             Text(f"{n} {status}", style=Status.of(status).colour)
             for status, n in sorted(Counter(self._ended.values()).items())

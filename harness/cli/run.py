@@ -8,6 +8,7 @@ import os
 import shlex
 import time
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,7 +130,8 @@ def drive(
     try:
         expected = _expected(plan, store, executor)
         leases.expect(store, claimed.run_id, plan.trials, expected)
-        with View(plan.trials, console, expected) as view:
+        steps = partial(_steps, store)
+        with View(plan.trials, console, expected, steps) as view:
             return session.drive(
                 claimed,
                 store,
@@ -140,6 +142,17 @@ def drive(
             )
     finally:
         executor.close()
+
+
+def _steps(store: Store) -> dict[str, str]:
+    """Which step each running trial is in; empty while the store does not answer."""
+    from results.errors import StoreError
+    from results.storage import leases
+
+    try:
+        return {step.trial: step.name for step in leases.steps(store)}
+    except StoreError:  # the run itself says so
+        return {}
 
 
 def _expected(plan: Plan, store: Store, executor: Any) -> float | None:

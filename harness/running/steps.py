@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -37,6 +38,7 @@ from harness.running.failures import (
     store_io,
 )
 from harness.running.seal import Seal
+from harness.running.step_sign import StepSign
 from harness.toolkit import devices, host_memory, model_size, spread
 from harness.toolkit.calibration import Calibration
 from harness.toolkit.experts import Routed
@@ -63,6 +65,7 @@ class Steps:
     job: Job
     store: Store
     built: tuple[Built, ...]
+    sign: StepSign | None = None  # says which step runs, to those who watch
     broken: Failure | None = None  # loading or fitting failed: all trials fail
     model: Model | None = None
     dense: model_size.Size | None = None
@@ -129,7 +132,8 @@ class Steps:
         )
         row["network"] = self._kept(trial, made)
         began = time.perf_counter()
-        found = self._evaluate(trial, made.net)
+        with self._said(trial, "evaluating"):
+            found = self._evaluate(trial, made.net)
         row["evaluate_seconds"] = time.perf_counter() - began
         # The task first: its first ranked number is the primary metric.
         return measurements.joined(
@@ -150,25 +154,32 @@ class Steps:
                         f"{built.artifact} could not be built: {built.error}",
                         built.error_class or "bug",
                     )
-            self.model = load_model(
-                trial.model,
-                trial.dtype,
-                self.store,
-                self._artifact("dense"),
-                placement=self.job.bundle.resources.placement,
-                gpus=self.job.bundle.resources.gpus or 0.0,
-            )
-            self.coverage = refuse_partial(trial, self.model)
-            self.dense = model_size.size(self.model)
+            with self._said(trial, "loading"):
+                self.model = load_model(
+                    trial.model,
+                    trial.dtype,
+                    self.store,
+                    self._artifact("dense"),
+                    placement=self.job.bundle.resources.placement,
+                    gpus=self.job.bundle.resources.gpus or 0.0,
+                )
+                self.coverage = refuse_partial(trial, self.model)
+                self.dense = model_size.size(self.model)
         if self.is_fitted:
             return
         method = configured("method", trial.method)
         if hasattr(method, "fit"):
-            self._fit(method, trial)
+            with self._said(trial, "fitting"):
+                self._fit(method, trial)
         # From here on all trials of the bundle read these objects. ``compress`` and
         # ``evaluate`` are checked against this seal.
         self.shared = Seal.of(dense=self.model.net, fitted=self.fitted)
         self.is_fitted = True
+
+    def _said(self, trial: Trial, step: str) -> contextlib.AbstractContextManager[None]:
+        if self.sign is None:
+            return contextlib.nullcontext()
+        return self.sign.during(trial.id, step)
 
     def _placement(self) -> str:
         assert self.model is not None
@@ -265,7 +276,8 @@ class Steps:
         self.current = None
         try:
             try:
-                self.current = self._compress(trial)
+                with self._said(trial, "compressing"):
+                    self.current = self._compress(trial)
             finally:  # a method that fails half way may have changed something too
                 self._refuse_damage(self.shared, f"compress of {trial.method.name}")
         except (StoreFailed, Interrupted):

@@ -24,6 +24,7 @@ from harness.running.failures import (
     with_output,
 )
 from harness.running.global_state import GlobalState
+from harness.running.step_sign import StepSign
 from harness.running.steps import Steps
 from harness.toolkit import devices
 from results.errors import StoreError
@@ -61,12 +62,13 @@ def run(
         # option of torch is part of the state that trials start from.
         _import_plugins(job)
         state.begin()
-        steps = Steps(job=job, store=store, built=tuple(built))
+        sign = StepSign(store, job.name)
+        steps = Steps(job=job, store=store, built=tuple(built), sign=sign)
         worker = _Worker(job=job, store=store, steps=steps, state=state)
         attempts = [(job.attempts[t.id], t.id) for t in job.bundle.trials]
         # The lease lists the attempts: if this machine dies, the next run knows from it
         # which trials were lost.
-        with lease_job(store, job.run, job.name, attempts):
+        with lease_job(store, job.run, job.name, attempts), sign:
             left = deque(job.bundle.trials)
             while left and not stop_requested(store, job.run):
                 # This trial is taken before the request is read, so that at least one

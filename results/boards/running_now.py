@@ -81,8 +81,9 @@ def running_now(store: Store) -> dict[str, Any]:
         driver: ``grid``, ``host``, ``since``, ``done``, ``total`` and ``left``
         (seconds), both None if they are not known. ``trials`` has one entry a worker:
         the trial with its ``grid``, ``method``, ``model``, ``task``, ``ratio`` and
-        ``seed``, ``usual`` (mean seconds of such trials that ended) and ``rest`` (how
-        many of the bundle wait).
+        ``seed``, ``usual`` (mean seconds of such trials that ended), ``step``
+        (what it does; None in the first second, and if its worker does not say), and
+        ``number`` and ``of``: it is that one of so many trials of its bundle.
     """
     now = time.time()
     owners = [one for one in leases.owners(store) if one.alive() is not False]
@@ -121,11 +122,15 @@ def _trials(store: Store, jobs: Sequence[Lease]) -> list[dict[str, Any]]:
             stops = [ended[attempt] for attempt, _ in job.attempts if attempt in ended]
             # It began when the one before it ended; the first one with the lease.
             since = max([job.started_at, *stops])
+            # What it said of a trial that ended is old.
+            said = leases.step(store, job.name.removesuffix(".json"))
             current[waiting[0]] = {
                 "trial": waiting[0],
                 "host": clean(job.host),
                 "since": since,
-                "rest": len(waiting) - 1,
+                "step": clean(said.name) if said and said.trial == waiting[0] else None,
+                "number": len(job.attempts) - len(waiting) + 1,
+                "of": len(job.attempts),
             }
     found = ask(store, _PLANNED, [list(current)]).dicts()
     planned = {row["trial"]: row for row in found}

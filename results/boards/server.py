@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from results.boards import page_data, report
 from results.errors import StoreError
 from results.queries.reading import reading
+from results.storage import leases
 from results.storage.store import Store
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ class Answers:
         """Return a text that changes when a file of the tables does, or what runs."""
         # Files are never changed, only added and replaced: their list is the state.
         files = self._store.at_this_moment().snapshot
-        listed = [files, self._store.folder.names("running")]
+        steps = [str(step) for step in leases.steps(self._store)]
+        listed = [files, self._store.folder.names("running"), steps]
         return hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:16]
 
     def answer(self, request: str) -> bytes | None:

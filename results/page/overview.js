@@ -31,13 +31,13 @@ function fact(name, value) {
 export function running({ runs, trials, now }) {
   if (!isLive || !(runs.length || trials.length)) return null;
   const rows = trials.map((one) => [h("code", {}, one.trial.slice(0, 8)), h("a", { href: link("grid", one.grid) }, one.grid), one.method, one.model, one.task, format.share(one.ratio, 0), one.seed,
-    one.host, clock(one.since, now), one.usual === null ? "not known" : format.seconds(one.usual), one.rest]);
+    one.host, clock(one.since, now), one.usual === null ? "not known" : format.seconds(one.usual), one.step ?? "", `${one.number} of ${one.of}`]);
   return h("section", {}, h("h2", {}, "Running now"),
     runs.map((run) => h("p", { class: "run" }, h("b", {}, h("a", { href: link("grid", run.grid) }, run.grid)), ` on ${run.host}: `,
       run.total === null ? "starting" : `${run.done.toLocaleString("en")} of ${format.plural(run.total, "trial")} of this run ended`,
       run.left === null ? "" : [", ", h("b", {}, `about ${format.seconds(run.left)} left`)],
       run.done && now > run.since ? `, ${format.number((60 * run.done) / (now - run.since), 2)} per minute` : "", ". Running for ", clock(run.since, now), ".")),
-    rows.length ? table("Running trials", ["Trial", "Grid", "Method", "Model", "Task", "Ratio", "Seed", "Host", "Running for", "Usually takes", "Then"], rows, [5, 6, 8, 9, 10], "cards") : null);
+    rows.length ? table("Running trials", ["Trial", "Grid", "Method", "Model", "Task", "Ratio", "Seed", "Host", "Running for", "Usually takes", "Step", "Trial of its bundle"], rows, [5, 6, 8, 9, 11], "cards") : null);
 }
 
 function grid(row) {

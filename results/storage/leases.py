@@ -73,6 +73,21 @@ class Owner:
         return _lives(self.host, self.pid)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """What a worker was doing when it last said so.
+
+    Args:
+        trial: Id of the trial.
+        name: ``loading``, ``fitting``, ``compressing`` or ``evaluating``.
+        since: When the step began, in seconds since 1970 by the worker's clock.
+    """
+
+    trial: str
+    name: str
+    since: float
+
+
 def _lives(host: str, pid: int) -> bool | None:
     if host != socket.gethostname():
         return None
@@ -306,6 +321,42 @@ def requested_trials(store: Store, job: str) -> frozenset[str]:
     return frozenset()
 
 
+def announce_step(store: Store, job: str, trial: str, step: str, since: float) -> None:
+    """Say which step of a trial a job is in; see ``Step`` for the values."""
+    said = {"trial": trial, "name": step, "since": since}
+    store.folder.write(f"running/{job}.step", json.dumps(said).encode())
+
+
+def delete_step(store: Store, job: str) -> None:
+    """Delete what ``announce_step`` wrote."""
+    store.folder.delete(f"running/{job}.step")
+
+
+def step(store: Store, job: str) -> Step | None:
+    """Returns what a job said last; None if nothing or if the file is damaged."""
+    text = store.folder.read(f"running/{job}.step")
+    with contextlib.suppress(ValueError, KeyError, TypeError, OverflowError):
+        value = json_reader.read(text or b"null")
+        return Step(
+            trial=str(value["trial"]),
+            name=str(value["name"]),
+            since=float(value["since"]),
+        )
+    return None
+
+
+def steps(store: Store) -> list[Step]:
+    """Returns what every job said last."""
+    names = store.folder.names("running")
+    jobs = [name.removesuffix(".step") for name in names if name.endswith(".step")]
+    return [found for job in jobs if (found := step(store, job)) is not None]
+
+
 def delete(store: Store, name: str) -> None:
-    """Delete a file of the folder ``running``, such as the lease of a dead worker."""
+    """Delete a file of the folder ``running``, such as the lease of a dead worker.
+
+    What a worker said of its step goes with its lease.
+    """
     store.folder.delete(f"running/{name}")
+    if name.endswith(".json"):
+        delete_step(store, name.removesuffix(".json"))

@@ -1,5 +1,6 @@
 """What a person sees of a run beside its trials' lines."""
 
+import io
 from types import SimpleNamespace
 
 from rich.console import Console
@@ -110,3 +111,13 @@ def test_the_best_so_far_is_that_of_each_model_task_and_ratio():
         "best of 3 so far asvd  accuracy 0.9  m, t, ratio 0.2",
         "best of 2 so far asvd  perplexity 20.0  m, u, ratio 0.2",
     ]
+
+
+def test_the_step_of_a_running_trial_is_shown():
+    running, other = trial("svd"), trial("gptq")
+    view = View(2, Console(width=200), steps=lambda: {running.id: "fitting"})
+    for one in (running, other):
+        view.event(None, one, Event(what="started", trial=one.id))
+    console = Console(width=80, file=io.StringIO())
+    console.print(view._render())
+    assert console.file.getvalue().count("fitting") == 1

@@ -1,5 +1,6 @@
 """Plan, bundles and rows, run in this process."""
 
+import contextlib
 import json
 import socket
 from pathlib import Path
@@ -16,6 +17,7 @@ from harness.registry import find
 from harness.running.artifacts import produce
 from harness.running.driver import Driver
 from harness.running.recovery import reconcile
+from harness.running.step_sign import StepSign
 from harness.running.steps import Steps
 from results.queries.attempts import read_statuses
 from results.queries.compaction import compact
@@ -67,6 +69,28 @@ def test_a_bundle_loads_once_fits_once_and_compresses_once_a_ratio(run, toys):
     assert outcome.counts == {"ok": 6}
     assert steps(toys) == {"load": 1, "fit": 1, "compress": 3, "evaluate": 6}
     assert plan.shared()["compressions"] == (3, 6)
+
+
+def test_each_step_is_said_with_its_trial(run, monkeypatch):
+    said = []
+
+    @contextlib.contextmanager
+    def during(self, trial, step):
+        said.append((trial, step))
+        yield
+
+    monkeypatch.setattr(StepSign, "during", during)
+    store, plan, _ = run("toy_drop")
+
+    (bundle,) = plan.bundles
+    first = bundle.trials[0].id
+    names = ["loading", "fitting", "compressing", "evaluating"]
+    assert said[:4] == [(first, name) for name in names]
+    assert said[4:6] == [
+        (bundle.trials[1].id, "evaluating"),
+        (bundle.trials[2].id, "compressing"),
+    ]
+    assert store.folder.names("running") == []
 
 
 def test_rows_hold_what_was_asked_and_what_was_achieved(run):

@@ -38,9 +38,19 @@ def running(empty, monkeypatch):
 
 def test_the_trial_that_runs_is_the_first_without_a_row(running):
     (one,) = running_now.running_now(running)["trials"]
-    assert (one["trial"], one["rest"], one["grid"]) == ("b", 1, "synthetic")
+    assert (one["trial"], one["number"], one["of"]) == ("b", 2, 3)
+    assert (one["grid"], one["step"]) == ("synthetic", None)
     assert one["since"] == BEGAN + 60
     assert (one["usual"], one["method"], one["seed"]) == (60.0, "svd", 1)
+
+
+def test_a_step_is_shown_of_the_trial_that_said_it(running):
+    leases.announce_step(running, "job", "b", "fitting", BEGAN + 61)
+    (one,) = running_now.running_now(running)["trials"]
+    assert one["step"] == "fitting"
+    leases.announce_step(running, "job", "a", "evaluating", BEGAN + 50)  # it ended
+    (one,) = running_now.running_now(running)["trials"]
+    assert one["step"] is None
 
 
 def test_the_time_left_follows_the_forecast_and_the_trials(running):
@@ -62,7 +72,7 @@ def test_what_a_dead_process_left_does_not_run(running, dead):
 def test_a_process_of_another_machine_counts_until_its_lease_is_gone(running):
     _lease(running, "job.json", run="r", host="elsewhere", attempts=[["b0", "b"]])
     (one,) = running_now.running_now(running)["trials"]
-    assert (one["host"], one["rest"]) == ("elsewhere", 0)
+    assert (one["host"], one["number"], one["of"]) == ("elsewhere", 1, 1)
 
 
 def test_nothing_runs_in_a_store_without_leases(stored):

@@ -42,6 +42,8 @@ def test_the_overview_follows_a_real_run_without_a_reload(toy_grid, toys, tmp_pa
             try:
                 await page.until("document.querySelector('.run b + b')")  # time left
                 await page.until(f"document.querySelector({TRIALS!r})")
+                step = f"document.querySelector({TRIALS!r} + ' [data-head=Step]')"
+                await page.until(f"{step}?.innerText.includes('evaluating')")
                 seen = await page.run(
                     f"""const text = (s) => document.querySelector(s).innerText;
                     return {{ run: text(".run"), trial: text({TRIALS!r}) }};"""

@@ -198,3 +198,21 @@ def test_a_driver_says_what_it_expects_until_it_ends(empty):
 
     leases.expect(empty, "r1", 12, 34.5)  # too late: nothing is written
     assert leases.owners(empty) == []
+
+
+def test_a_step_is_what_its_job_said_last_and_goes_with_its_lease(empty):
+    write(empty, "r1-b.json")
+    leases.announce_step(empty, "r1-b", "t1", "loading", 6.0)
+    leases.announce_step(empty, "r1-b", "t1", "fitting", 7.0)
+    said = leases.Step(trial="t1", name="fitting", since=7.0)
+    assert leases.step(empty, "r1-b") == said
+    assert leases.steps(empty) == [said]
+    leases.delete(empty, "r1-b.json")  # as a driver does for a dead worker
+    assert empty.folder.names("running") == []
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[]", b'{"trial": 1, "name": "x"}'])
+def test_a_damaged_step_says_nothing(empty, text):
+    empty.folder.write("running/r1-b.step", text)
+    assert leases.step(empty, "r1-b") is None
+    assert leases.steps(empty) == []
