@@ -1,6 +1,6 @@
 """Takes the pictures of README.md from a store, with headless Chromium.
 
-Run as `python docs/pictures.py STORE`; the store should hold language-model methods.
+Run as `python docs/pictures.py results/measured`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ import tempfile
 from pathlib import Path
 
 IMG = Path(__file__).resolve().parent / "img"
-TASK = ("--model", "smollm2-135m", "--task", "pydoc-512")
+ASKED = ("leaderboard", "llm_compression_small", "--task", "wikitext2-1024")
+# The same leaderboard on the page.
+ADDRESS = "#/board?grid=llm_compression_small&task=wikitext2-1024+limit%3D8"
 STYLE = """
 body { margin: 0; background: #16181d; color: #d7dae0; }
 pre { margin: 18px 22px; font: 15px/1.45 'DejaVu Sans Mono', monospace; }
@@ -25,17 +27,18 @@ def main(store: str) -> None:
     IMG.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        text = _shrinkgrid("leaderboard", *TASK, "--store", store)
+        text = _shrinkgrid(*ASKED, "--store", store)
         page = folder / "leaderboard.html"
-        command = html.escape("$ shrinkgrid leaderboard " + " ".join(TASK))
+        command = html.escape("$ shrinkgrid " + " ".join(ASKED))
         page.write_text(
             f"<meta charset=utf-8><style>{STYLE}</style>"
             f"<pre>{command}\n\n{html.escape(text.rstrip())}</pre>"
         )
         rows = text.count("\n") + 3
-        _shoot(page, IMG / "leaderboard.png", 980, rows * 22 + 44)
+        _shoot(page.as_uri(), IMG / "leaderboard.png", 980, rows * 22 + 44)
         _shrinkgrid("report", "--out", str(folder / "report"), "--store", store)
-        _shoot(folder / "report/index.html", IMG / "report.png", 1250, 1000)
+        report = (folder / "report/index.html").as_uri() + ADDRESS
+        _shoot(report, IMG / "report.png", 1250, 900)
 
 
 def _shrinkgrid(*words: str) -> str:
@@ -49,7 +52,7 @@ def _shrinkgrid(*words: str) -> str:
     ).stdout
 
 
-def _shoot(page: Path, picture: Path, width: int, height: int) -> None:
+def _shoot(address: str, picture: Path, width: int, height: int) -> None:
     subprocess.run(
         [
             "chromium",
@@ -59,7 +62,8 @@ def _shoot(page: Path, picture: Path, width: int, height: int) -> None:
             "--hide-scrollbars",
             f"--window-size={width},{height}",
             f"--screenshot={picture}",
-            page.as_uri(),
+            "--virtual-time-budget=20000",
+            address,
         ],
         check=True,
         capture_output=True,

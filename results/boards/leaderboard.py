@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -27,7 +27,7 @@ from results.text.columns import (
     styled,
     terminal_width,
 )
-from results.text.labels import label
+from results.text.labels import label, shared_calibration
 
 # Columns in the order in which a narrow terminal leaves them out:
 # trained, seeds, params, of, stderr, achieved, recovery
@@ -320,13 +320,21 @@ def boards(found: Iterable[Board], *, ruled: bool = True) -> str:
         Text with ANSI colours, as wide as the terminal at most.
     """
     shown = list(found)
-    parts = [
-        "\n".join([*_heading(board), str(_table(board, ruled=ruled))])
-        for board in shown
-    ]
+    parts = ["\n".join(_lines(board, ruled=ruled)) for board in shown]
     if note := one_seed(shown):
         parts.append("\n".join(styled(line, DIM) for line in _wrapped(note)))
     return "\n\n".join(parts)
+
+
+def _lines(board: Board, *, ruled: bool) -> Iterator[str]:
+    """A board for a terminal; a calibration that all share is said once."""
+    yield from _heading(board)
+    if shared := shared_calibration(board.rows):
+        said = _wrapped(printable(f"calibration, where a method reads it: {shared}"))
+        yield from (styled(line, DIM) for line in said)
+        rows = [{**row, "calibration": None} for row in board.rows]
+        board = replace(board, rows=rows)
+    yield str(_table(board, ruled=ruled))
 
 
 def one_seed(found: Iterable[Board]) -> str:

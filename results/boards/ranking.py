@@ -15,7 +15,7 @@ from results.tables import significance
 from results.tables.cells import Cell
 from results.text.clean import clean
 from results.text.columns import printable
-from results.text.labels import label, method_label, with_calibration
+from results.text.labels import label, method_label, shared_calibration
 
 _REACH = 1.959964  # half a 95 % interval of a normal, in standard errors
 _CONFIGURATION = (
@@ -207,17 +207,10 @@ def _as_data(
         "goal": first["goal"],
         "main": any(row["main"] for row in rows),
         "protocol": clean(protocols.get(first["protocol"] or "", "")),
-        "calibration": _shared_calibration(rows),
+        "calibration": clean(shared_calibration(rows)),
         "columns": COLUMNS,
         "rows": [list(_values(row)) for row in rows],
     }
-
-
-def _shared_calibration(rows: Sequence[Mapping[str, Any]]) -> str:
-    calibrations = {row["calibration"] for row in rows if row["calibration"]}
-    if len(calibrations) != 1:
-        return ""
-    return clean(with_calibration("", calibrations.pop()).strip())
 
 
 def _values(row: Mapping[str, Any]) -> Iterator[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -79,6 +79,24 @@ def method_label(row: Mapping[str, Any]) -> str:
     if row["dtype"] not in (None, "float32"):
         name = f"{name} {row['dtype']}"
     return name
+
+
+def shared_calibration(rows: Iterable[Mapping[str, Any]]) -> str:
+    """The calibration that all calibrated rows share, as labels end with it.
+
+    Above a leaderboard it is said once; in each row it hides the methods.
+
+    Args:
+        rows: Each has ``calibration``, as stored, or None.
+
+    Returns:
+        Its options; empty if no row has one, or if two rows differ in it.
+
+    >>> shared_calibration([{"calibration": None}, {"calibration": '{"samples":8}'}])
+    'samples=8'
+    """
+    known = {row["calibration"] for row in rows if row["calibration"]}
+    return with_calibration("", known.pop()).strip() if len(known) == 1 else ""
 
 
 def with_calibration(name: str, calibration: str) -> str:

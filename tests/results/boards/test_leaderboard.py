@@ -230,6 +230,22 @@ def test_a_line_stands_between_ratios_and_the_best_of_each_is_marked(empty):
     assert not only.startswith("\x1b")  # the best of one
 
 
+def test_a_calibration_that_all_share_is_said_once_above_the_rows(empty):
+    a, b = '{"samples":8}', '{"samples":16}'
+    empty.append(row("svd", method="svd"))
+    for model, used in (("one", (a, a)), ("two", (a, b))):
+        for method, calibration in zip(("wanda", "gptq"), used, strict=True):
+            name = f"{model}{method}"
+            empty.append(row(name, model=model, method=method, calibration=calibration))
+    shown = _shown(empty, mixed=False)
+
+    one, two = shown.split("two on digits")
+    assert one.count("samples=8") == 1
+    assert "calibration, where a method reads it: samples=8" in one
+    assert (two.count("samples=8"), two.count("samples=16")) == (1, 1)
+    assert "where a method reads it" not in two
+
+
 def test_the_treated_share_stands_beside_what_was_achieved(empty):
     for trial, coverage in (("whole", 1.0), ("part", 0.129), ("none", None)):
         empty.append(row(trial, model=trial, achieved_ratio=0.2, coverage=coverage))
