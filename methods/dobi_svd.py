@@ -174,8 +174,9 @@ class DobiSvd:
         losses: list[float] = []
 
         def loss(logits: Tensor, ids: Tensor) -> Tensor:
+            value = likelihood(logits, ids).exp()
             gap = (soft.left() - (1 - ratio)).abs()
-            value = likelihood(logits, ids).exp() + self.penalty * gap
+            value = value + self.penalty * gap.to(value.device)
             losses.append(float(value.detach()))
             return value
 

@@ -82,7 +82,8 @@ class SoftCuts:
 
     def _cut(self, index: int, outputs: Tensor) -> Tensor:
         count = self.cuts[index].count(len(outputs))
-        position = self.shares[index] * count
+        # On the device of the outputs: blocks may be spread over several.
+        position = (self.shares[index] * count).to(outputs.device)
         # Where out > in the values after the in-th are zero but for rounding.
         mask = soft_mask(position, min(outputs.shape), self.beta)
         return masked(outputs, mask)
