@@ -20,7 +20,9 @@ import duckdb
 
 from results.boards import leaderboard
 from results.queries.compaction import compact
+from results.queries.db import ask
 from results.queries.merging import merge
+from results.queries.removal import remove
 from results.schema import TABLES, ddl
 from results.storage.store import open_store
 from results.text.formats import DASH, number
@@ -44,6 +46,9 @@ def build(sources: list[str]) -> None:
         assert folder is not None
         for source in sources:
             merge(open_store(source), joined)
+        # Newer trials replace them: no ranking and no table would show them.
+        old = ask(joined, "SELECT trial FROM superseded").rows
+        remove(joined, {trial for (trial,) in old})
         compact(joined, at_least=1)
         for table in ("trials", "samples", "plans"):
             for path in folder.glob(f"{table}/compacted/*.parquet"):
