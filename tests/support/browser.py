@@ -23,7 +23,8 @@ def browse(
     """What ``script`` returns inside the page at an address, and what the console says.
 
     Time is the browser's virtual one: waiting costs nothing. ``pause(n)`` waits until
-    the page has drawn; ``all(selector)`` lists the texts of elements.
+    the page has drawn, ``drawn(selector)`` until an element is there; ``all(selector)``
+    lists the texts of elements.
     """
     nonce = re.search(r"script-src 'nonce-(\w+)'", page)[1]
     probe = f"""<script nonce="{nonce}">
@@ -31,6 +32,10 @@ def browse(
     addEventListener("error", (e) => errors.push(e.message));
     addEventListener("unhandledrejection", (e) => errors.push(String(e.reason)));
     const pause = (ms = 400) => new Promise((done) => setTimeout(done, ms));
+    const drawn = async (s) => {{
+      for (let i = 0; i < 40 && !document.querySelector(s); i++) await pause();
+      await pause();
+    }};
     const all = (s) => [...document.querySelectorAll(s)].map((n) => n.textContent);
     const probe = async () => {{
       let out;
@@ -53,7 +58,7 @@ def browse(
     words += [f"--window-size={size}", "--dump-dom", "--virtual-time-budget=20000"]
     words += [f"--user-data-dir={folder / 'profile'}", f"{file.as_uri()}{at}"]
     done = subprocess.run(
-        [str(CHROMIUM), *words], capture_output=True, text=True, timeout=120, check=True
+        [str(CHROMIUM), *words], capture_output=True, text=True, timeout=300, check=True
     )
     found = re.search(r'<pre id="probe">(.*?)</pre>', done.stdout, re.S)
     assert found, done.stderr[-2000:]

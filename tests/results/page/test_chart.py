@@ -32,7 +32,7 @@ def test_labels_of_close_points_do_not_cover_each_other(empty, tmp_path):
           apart(places, 100);
           return places.map((place) => place.shift);
         };
-        await pause(3000);
+        await drawn(".mark-text text");
         const labels = [...document.querySelectorAll(".mark-text text")]
           .filter((node) => node.textContent.startsWith("method_"))
           .map((node) => node.getBoundingClientRect()).sort((a, b) => a.top - b.top);
