@@ -55,7 +55,7 @@ def browse(
     file = folder / "probe.html"
     file.write_text(page.replace("</head>", f"{probe}</head>", 1), encoding="utf-8")
     words = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
-    words += [f"--window-size={size}", "--dump-dom", "--virtual-time-budget=20000"]
+    words += [f"--window-size={size}", "--dump-dom", "--virtual-time-budget=60000"]
     words += [f"--user-data-dir={folder / 'profile'}", f"{file.as_uri()}{at}"]
     done = subprocess.run(
         [str(CHROMIUM), *words], capture_output=True, text=True, timeout=300, check=True

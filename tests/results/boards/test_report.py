@@ -182,11 +182,12 @@ class TestInBrowser:
     def test_charts_are_drawn_and_described(self, stored, tmp_path, view):
         out, console = browse(
             report.page(stored),
-            """await pause(3000);
-            const drawn = [...document.querySelectorAll("figure svg[role=img]")];
-            return { titles: all("figcaption"), drawn: drawn.length,
+            """await drawn("figure svg[role=img]");
+            await pause(3000);  // each chart is drawn by itself
+            const found = [...document.querySelectorAll("figure svg[role=img]")];
+            return { titles: all("figcaption"), drawn: found.length,
               marks: document.querySelectorAll("svg .mark-symbol path").length,
-              said: drawn[0].getAttribute("aria-label") };
+              said: found[0].getAttribute("aria-label") };
             """,
             tmp_path,
             at=f"#/{view}",
