@@ -83,19 +83,32 @@ class Lab:
 
 
 def start_rays(lab: Lab) -> None:
-    """A Ray on each host, one processor and one device each, and wait for all."""
+    """A Ray on each host, one processor and one device each, and wait for all.
+
+    Ray gives a node 30 seconds to join, which nothing changes and which a machine with
+    more to do than processors exceeds; then that node is started again.
+    """
     hosts = lab.hosts
     place = ["--num-cpus=1", "--num-gpus=1"]
-    rays = [hosts.ray(1, *place)]
+    rays, starts = {1: hosts.ray(1, *place)}, 1
 
-    def standing(true: bool) -> bool:
-        ended = any(ray.poll() is not None for ray in rays)
-        assert not ended, f"a Ray ended\n{hosts.ray_logs()}"
-        return true
+    def standing() -> None:
+        nonlocal starts
+        for host, ray in rays.items():
+            if ray.poll() is None:
+                continue
+            # The first is not replaced once the others know it.
+            assert host > 1 or len(rays) == 1, hosts.ray_logs()
+            assert starts < 5 * hosts.count, hosts.ray_logs()
+            rays[host], starts = hosts.ray(host, *place), starts + 1
 
-    until(lambda: standing(answers(lab, "127.0.0.1", 8265)), 300, "the dashboard")
-    rays += [hosts.ray(host, *place) for host in range(2, hosts.count + 1)]
-    until(lambda: standing(alive(lab) == hosts.count), 300, "all hosts")
+    def joined() -> bool:
+        standing()
+        return answers(lab, "127.0.0.1", 8265) and alive(lab) == len(rays)
+
+    until(joined, 600, "the first host and its dashboard")
+    rays |= {host: hosts.ray(host, *place) for host in range(2, hosts.count + 1)}
+    until(joined, 600, "the other hosts")
 
 
 def answers(lab: Lab, address: str, port: int, host: int = 1) -> bool:

@@ -31,7 +31,7 @@ from results.storage.store import open_store
 WHY_NOT = hosts.impossible()
 pytestmark = [
     pytest.mark.cluster,
-    pytest.mark.timeout(900),
+    pytest.mark.timeout(1800),
     pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT)),
 ]
 

@@ -13,7 +13,7 @@ from results.storage.store import open_store
 WHY_NOT = hosts.impossible()
 pytestmark = [
     pytest.mark.cluster,
-    pytest.mark.timeout(1200),
+    pytest.mark.timeout(1800),
     pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT)),
 ]
 # The head notices within seconds, not within Ray's minute.
