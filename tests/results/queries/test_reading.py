@@ -281,7 +281,8 @@ def test_within_a_snapshot_nothing_is_repeated(empty):
     assert seen == [snapshot]
 
 
-def test_queries_of_one_reading_share_a_database_and_leave_none_open(stored):
+def test_queries_of_one_reading_share_a_database_and_leave_none_open(tmp_path):
+    stored = grid(tmp_path / "store", seeds=1)  # of its own: it is changed
     count, opened = "SELECT count(*) FROM trials", []
 
     def read(snapshot: Store) -> list[tuple[int]]:
