@@ -314,13 +314,14 @@ class Steps:
             dense = self._artifact("dense")
             shape = None if dense is None else task_data(trial.task).shape
             # Before the evaluation: a network that cannot be saved fails early.
-            made.kept = networks.keep(
-                self.store,
-                self.job.attempts[trial.id],
-                trial,
-                self.model.with_net(made.net),
-                shape,
-            )
+            with devices.left_out(devices.pick()):
+                made.kept = networks.keep(
+                    self.store,
+                    self.job.attempts[trial.id],
+                    trial,
+                    self.model.with_net(made.net),
+                    shape,
+                )
         return made.kept
 
     def _achieved(self, trial: Trial, made: _Compressed) -> float | None:

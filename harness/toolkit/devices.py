@@ -7,6 +7,7 @@ import gc
 import os
 import platform
 import socket
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -154,8 +155,31 @@ def threads() -> int:
     return torch.get_num_threads()
 
 
+# Peaks before the last ``left_out``: of resident memory, and of that of a device.
+_earlier: list[int] = [0, 0]
+
+
 def reset_peaks(device: torch.device) -> None:
     """Start a new measurement of peak memory."""
+    _earlier[:] = 0, 0
+    _restart(device)
+
+
+@contextlib.contextmanager
+def left_out(device: torch.device) -> Iterator[None]:
+    """Leave what the body needs out of the peaks, such as a file that it writes.
+
+    Args:
+        device: As for ``reset_peaks``.
+    """
+    _earlier[:] = peak_memory() or 0, peak_device(device) or 0
+    try:
+        yield
+    finally:
+        _restart(device)
+
+
+def _restart(device: torch.device) -> None:
     if device.type == "cuda":
         for one in range(torch.cuda.device_count()):
             torch.cuda.reset_peak_memory_stats(one)
@@ -170,7 +194,7 @@ def peak_memory() -> int | None:
         for line in Path("/proc/self/status").read_text().splitlines():
             # "High water mark" of resident memory, in KiB.
             if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
+                return max(int(line.split()[1]) * 1024, _earlier[0])
     return None
 
 
@@ -186,7 +210,8 @@ def peak_device(device: torch.device) -> int | None:
     if device.type != "cuda":
         return None
     every = range(torch.cuda.device_count())
-    return max(int(torch.cuda.max_memory_allocated(one)) for one in every)
+    now = max(int(torch.cuda.max_memory_allocated(one)) for one in every)
+    return max(now, _earlier[1])
 
 
 def _in_use() -> list[int]:

@@ -2,10 +2,12 @@
 
 import contextlib
 import json
+import mmap
 import socket
 from pathlib import Path
 
 import pytest
+import torch
 
 from harness.executors.inline import Inline
 from harness.planning import grid as grids
@@ -14,11 +16,13 @@ from harness.planning.messages import ArtifactJob
 from harness.planning.plan import Artifact
 from harness.planning.trial import PluginSpec
 from harness.registry import find
+from harness.running import networks
 from harness.running.artifacts import produce
 from harness.running.driver import Driver
 from harness.running.recovery import reconcile
 from harness.running.step_sign import StepSign
 from harness.running.steps import Steps
+from harness.toolkit import devices
 from results.queries.attempts import read_statuses
 from results.queries.compaction import compact
 from results.queries.db import ask
@@ -46,12 +50,20 @@ class Silent:
 def run(tmp_path: Path, toys: Path):
     """Run a grid of the given methods; returns the store and the outcome."""
 
-    def runs(methods: str, limit: str = "2m", task: str = TWICE, **options):
+    def runs(
+        methods: str, limit: str = "2m", task: str = TWICE, *, keep=False, **options
+    ):
         path = tmp_path / "grid.yaml"
         path.write_text(GRID.format(methods=methods, limit=limit, task=task))
         store = open_store(tmp_path / "store", create=True)
         plan = plans.make(grids.read(path), statuses=read_statuses(store), **options)
-        driver = Driver(plan=plan, store=store, executor=Inline(), watcher=Silent())
+        driver = Driver(
+            plan=plan,
+            store=store,
+            executor=Inline(),
+            watcher=Silent(),
+            keep_models=keep,
+        )
         return store, plan, driver.run()
 
     return runs
@@ -69,6 +81,27 @@ def test_a_bundle_loads_once_fits_once_and_compresses_once_a_ratio(run, toys):
     assert outcome.counts == {"ok": 6}
     assert steps(toys) == {"load": 1, "fit": 1, "compress": 3, "evaluate": 6}
     assert plan.shared()["compressions"] == (3, 6)
+
+
+def test_what_saving_a_network_takes_is_no_peak_of_its_trial(run, monkeypatch):
+    size = 300_000_000
+
+    def keep(store, attempt, trial, model, shape):
+        with mmap.mmap(-1, size) as held:
+            for page in range(0, size, mmap.PAGESIZE):
+                held[page] = 1
+        return f"network-{attempt}"
+
+    monkeypatch.setattr(networks, "keep", keep)
+    store, _, _ = run("toy_drop", keep=True)
+
+    rows = ask(store, "SELECT network, peak_memory_bytes FROM trials").rows
+    devices.reset_peaks(torch.device("cpu"))
+    now = devices.peak_memory()
+    assert all(name.startswith("network-") for name, _ in rows)
+    # Two tasks measure each network of three ratios, which is stored once.
+    assert len({name for name, _ in rows}) == 3
+    assert max(peak for _, peak in rows) < now + size / 2
 
 
 def test_each_step_is_said_with_its_trial(run, monkeypatch):
