@@ -32,6 +32,7 @@ from methods._kernels.low_rank.uniform import truncate_groups
     needs={"linears", "calibration"},
     kinds={"causal_lm"},
     stochastic=True,
+    version=2,
 )
 class ObdLlm:
     """SVD that keeps the loss of the model, instead of the outputs of each matrix.
@@ -86,7 +87,7 @@ class ObdLlm:
         """Decompose each matrix once; every ratio truncates the same factors."""
         modules, calibration = linears(model), ctx.calibration()
         groups = [Group((name,)) for name in modules]
-        net = differentiable(ctx).requires_grad_(False)
+        net = differentiable(ctx, exact=True).requires_grad_(False)
         # C_g, or W^T C_g W where the matrix has more outputs than inputs.
         curvature = OutputCurvature(net, groups)
         draw = self.labels == "model"

@@ -72,7 +72,7 @@ class Fitted:
     needs={"linears", "calibration"},
     kinds={"causal_lm"},
     stochastic=True,
-    version=2,
+    version=3,
 )
 class WaterFilling:
     """Gives each matrix the rank at which a stored weight lowers the loss most.
@@ -194,7 +194,7 @@ class WaterFilling:
     def _curvature(
         self, groups: list[Group], ctx: Context
     ) -> tuple[Mapping[Group, Tensor], Mapping[Group, float]]:
-        net = differentiable(ctx).requires_grad_(False)
+        net = differentiable(ctx, exact=True).requires_grad_(False)
         curvature = OutputCurvature(net, groups)
         tokens = ctx.calibration().tokens[: self.gradient_samples]
         with curvature.watch():
