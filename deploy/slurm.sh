@@ -30,14 +30,27 @@ step=(srun --nodes=1 --ntasks=1 --cpus-per-task="$SLURM_CPUS_PER_TASK")
 start=(ray start --block --disable-usage-stats --num-cpus="$SLURM_CPUS_PER_TASK"
   --temp-dir="/tmp/ray-$SLURM_JOB_ID")
 
-"${step[@]}" --nodelist="${nodes[0]}" "${start[@]}" --head \
-  --node-ip-address="$ip" --port="$port" --dashboard-host=127.0.0.1 &
-until ray health-check --address "$ip:$port" 2> /dev/null; do sleep 2; done
-for node in "${nodes[@]:1}"; do
-  "${step[@]}" --nodelist="$node" "${start[@]}" --address="$ip:$port" &
+# Ray ends on a node that has not joined within 30 s, and is then started again there.
+declare -A rays
+keep_up() { # NODE WORDS: start Ray on a node unless it runs there
+  if [[ -z ${rays[$1]-} ]] || ! kill -0 "${rays[$1]}" 2> /dev/null; then
+    "${step[@]}" --nodelist="$1" "${start[@]}" "${@:2}" &
+    rays[$1]=$!
+  fi
+}
+keep_all_up() {
+  for node in "${nodes[@]:1}"; do keep_up "$node" --address="$ip:$port"; done
+}
+
+head=(--head --node-ip-address="$ip" --port="$port" --dashboard-host=127.0.0.1)
+keep_up "${nodes[0]}" "${head[@]}"
+until ray health-check --address "$ip:$port" 2> /dev/null; do
+  sleep 2
+  keep_up "${nodes[0]}" "${head[@]}"
 done
+keep_all_up
 # The run begins when all are there.
-until python - "$ip:$port" "${#nodes[@]}" << 'END'; do sleep 2; done
+until python - "$ip:$port" "${#nodes[@]}" << 'END'; do sleep 2 && keep_all_up; done
 import sys
 import ray
 

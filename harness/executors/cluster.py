@@ -31,6 +31,7 @@ from harness.executors.private_files import (
 USER_ERROR = 2  # exit status
 _NEEDED = ("gcs_server", "raylet")  # processes without which Ray does not start
 SPACE = 50_000_000  # bytes in its temporary folder without which Ray does not start
+_NOT_JOINED = "timed out during startup"  # in what Ray says of its own node
 GONE = 20.0  # seconds without an answer after which the head of a cluster is gone
 
 
@@ -101,7 +102,11 @@ def _start(options: dict[str, Any]) -> None:
                 object_store_memory=128 * 2**20,
                 **options,
             )
-    except (exceptions.RayError, OSError, RuntimeError, TimeoutError) as why:
+    except Exception as why:
+        # A node that does not join within 30 s ends with a plain ``Exception``.
+        known = (exceptions.RayError, OSError, RuntimeError, TimeoutError)
+        if not isinstance(why, known) and _NOT_JOINED not in str(why):
+            raise
         raise BenchError(
             f"Ray did not start on this machine: {first_line(why)}; run the same "
             "command again, or use --address inline to run without Ray"

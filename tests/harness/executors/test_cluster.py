@@ -1,5 +1,6 @@
 """The errors for a cluster that refuses a driver, and for one whose head is gone."""
 
+import contextlib
 import os
 import queue
 import socket
@@ -67,6 +68,29 @@ def test_ray_waits_for_its_agents_on_a_busy_machine(monkeypatch):
 
     assert seen[0] == "40000"
     assert int(seen[1]) >= 120_000  # importing took 25 s with six processes a core
+
+
+@pytest.mark.parametrize(
+    ("why", "known"),
+    [
+        # The words of ray._private.node.Node.
+        (Exception("The current node timed out during startup. This could ..."), True),
+        (RuntimeError("no port"), True),
+        (Exception("a bug"), False),
+    ],
+)
+def test_a_ray_that_does_not_start_is_one_message(monkeypatch, why, known):
+    def fails(**_):
+        raise why
+
+    monkeypatch.setattr(cluster.ray, "init", fails)
+    monkeypatch.setattr(cluster, "StartWatch", contextlib.nullcontext)
+    with pytest.raises(BenchError if known else Exception) as raised:
+        cluster._start({})
+
+    assert isinstance(raised.value, BenchError) == known
+    if known:
+        assert "run the same command again" in str(raised.value)
 
 
 def test_a_raylet_that_was_killed_is_noticed_at_once():
