@@ -59,11 +59,18 @@ def shared_data() -> Path:
 
 
 @pytest.fixture
-def offline_datasets(shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def offline_datasets(
+    shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
     """Point Hugging Face's clients at the prepared cache, without a network."""
     import datasets
 
-    cache = shared_data / "hf_datasets"
+    # Links in a folder of ours, where the clients write their locks.
+    cache = tmp_path / "datasets"
+    cache.mkdir()
+    for folder in (shared_data / "hf_datasets").iterdir():
+        if folder.is_dir():
+            (cache / folder.name).symlink_to(folder)
     monkeypatch.setenv("HF_DATASETS_CACHE", str(cache))  # for processes that we start
     # In this process the client may have been imported with another cache.
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)

@@ -91,14 +91,14 @@ def script(found: list[Block]) -> str:
     return "\n".join(lines)
 
 
-def run(text: str, folder: Path) -> None:
+def run(text: str, folder: Path) -> subprocess.CompletedProcess[str]:
     environment = {k: v for k, v in os.environ.items() if "SHRINKGRID" not in k}
     environment |= {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
     }
-    done = subprocess.run(
+    return subprocess.run(
         ["bash", "-c", text],
         cwd=folder,
         env=environment,
@@ -106,14 +106,19 @@ def run(text: str, folder: Path) -> None:
         text=True,
         check=False,
     )
-    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+
+
+def ends(done: subprocess.CompletedProcess[str]) -> str:
+    """The ends of what a script printed."""
+    return f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", pages())
 def test_the_commands_run(name, tmp_path):
     found = [block for page in pages()[name] for block in blocks(page)]
-    run(script(found), tmp_path)
+    done = run(script(found), tmp_path)
+    assert done.returncode == 0, ends(done)
 
 
 @pytest.mark.slow
@@ -122,7 +127,8 @@ def test_the_examples_of_the_reference_run(tmp_path):
     assert len(lines) >= 10
     load_quickstart(open_store(str(tmp_path / "store"), create=True))
 
-    run("\n".join(["set -euo pipefail", *lines]), tmp_path)
+    done = run("\n".join(["set -euo pipefail", *lines]), tmp_path)
+    assert done.returncode == 0, ends(done)
 
 
 def cells() -> list[str]:
@@ -149,7 +155,8 @@ for source in json.load(open("cells.json")):
     assert (value._repr_html_() if hasattr(value, "_repr_html_") else repr(value))
 assert names["run"].ok
 """
-    run(f"python - <<'END-OF-CODE'\n{kernel}END-OF-CODE", tmp_path)
+    done = run(f"python - <<'END-OF-CODE'\n{kernel}END-OF-CODE", tmp_path)
+    assert done.returncode == 0, ends(done)
 
 
 def test_the_notebook_has_the_cells_of_its_page():
@@ -239,5 +246,7 @@ def test_a_block_that_fails_is_named(tmp_path):
     good = Block("page", 1, "sh", "true\n", None, None)
     bad = Block("page", 7, "sh", "false\n", None, None)
 
-    with pytest.raises(AssertionError, match="@@ page:7"):
-        run(script([good, bad]), tmp_path)
+    done = run(script([good, bad]), tmp_path)
+
+    assert done.returncode != 0
+    assert ends(done).splitlines()[-1] == "@@ page:7"
