@@ -201,8 +201,7 @@ def _around(values: list[float]) -> str:
     return f"{mid:8.2f}" + (f" ({low:.2f} to {high:.2f})" if low < high else "")
 
 
-def main() -> None:
-    """Print the table."""
+def _asked() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=116)
     parser.add_argument("--devices", type=int, default=1024)
@@ -210,7 +209,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cases", type=int, default=4, help="How many of the rows.")
     parser.add_argument("--draws", type=int, default=3, help="Of what fails.")
-    asked = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Print the table."""
+    asked = _asked()
     scatter = measured_scatter(asked.store) if asked.store else 0.25
     cluster = parse(f"{asked.devices}xH100")
 

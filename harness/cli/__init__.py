@@ -20,7 +20,7 @@ from results.text.clean import clean
 GROUPS = {
     "Run a grid": {
         "init": "new",
-        "plan": "run",
+        "plan": "plan",
         "prepare": "prepare",
         "run": "run",
         "rerun": "rerun",

@@ -56,7 +56,7 @@ class Entry:
     Args:
         path: The file; its name has the question and the code.
         asked: The identities that the content depends on: (kind, name) -> identity.
-        content: Plain JSON; None as long as there is no answer.
+        content: Plain JSON; None before the question is answered.
         kept: Whether the file has the content.
     """
 

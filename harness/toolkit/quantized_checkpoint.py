@@ -68,10 +68,7 @@ def misfit(net: Any) -> str:
         here, there = _rounded(net, path), fresh.get_submodule(path)
         if type(there) is not nn.Linear:
             return f"{path} is a {type(there).__name__} in the class of transformers"
-        shapes = [
-            (m.in_features, m.out_features, m.bias is None) for m in (here, there)
-        ]
-        if shapes[0] != shapes[1]:
+        if _sizes(here) != _sizes(there):
             return f"{path} has not the shape that its configuration gives"
     wanted = {n: t.shape for n, t in _others(fresh.state_dict(), described)}
     if wanted != {n: t.shape for n, t in _others(net.state_dict(), described)}:

@@ -35,7 +35,7 @@ def read_groups(name: str) -> Groups:
         Group -> its tasks, in the order of the file.
 
     Raises:
-        StoreError: If there is no such file, or with every error of it.
+        StoreError: If the file does not exist, or with every error in it.
     """
     if name.endswith((".yaml", ".yml")):
         path = Path(name)
@@ -94,7 +94,7 @@ def by_group(answer: Answer, groups: Groups) -> Answer:
         ``lacks`` names the tasks without a number.
 
     Raises:
-        StoreError: If there is no number of any of the tasks, or two of one task.
+        StoreError: If none of the tasks has a number, or if one of them has two.
     """
     wanted = [task for tasks in groups.values() for task in tasks]
     found: dict[tuple[str, float, str], dict[str, float]] = {}

@@ -170,7 +170,7 @@ def _views() -> tuple[_View, ...]:
     for script in sorted(scripts, key=lambda f: f.name):
         text = _COMMENT.sub("", script.read_text(encoding="utf-8"))
         for statement in duckdb.extract_statements(text):
-            # There is no quick way to ask whether a macro exists.
+            # Whether a macro exists cannot be asked quickly.
             sql = statement.query.replace("CREATE MACRO", "CREATE OR REPLACE MACRO")
             (name,) = _CREATES.findall(sql)
             words = frozenset(_WORD.findall(sql.lower()))
