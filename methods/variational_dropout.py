@@ -164,9 +164,12 @@ class NoisyLayer(nn.Module):
             return mean
         # The local reparametrisation: a sum of independent normal numbers is normal, so
         # that outputs are drawn and not weights. The variances are alpha w^2, and add
-        # up with the squares of the inputs. 1e-8 keeps the gradient of the root finite.
+        # up with the squares of the inputs. 1e-8 keeps the gradient of the root finite;
+        # in half precision it would be lost beside them.
         spread = log_alpha.exp() * self.layer.weight.square()
-        variance = self._apply_weight(inputs.square(), spread, None) + 1e-8
+        with torch.autocast(inputs.device.type, enabled=False):
+            squares = inputs.float().square()
+            variance = self._apply_weight(squares, spread, None) + 1e-8
         return mean + variance.sqrt() * torch.randn_like(mean)
 
     def _apply_weight(

@@ -82,6 +82,10 @@ def test_the_orthogonality_term_is_zero_for_orthogonal_kernels():
     assert not_orthogonal(kernel) == 0
     # Twice as long: the centre becomes 4 I, and |4 I - I| = 3 sqrt(2).
     assert not_orthogonal(2 * kernel).item() == pytest.approx(3 * 2**0.5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert not_orthogonal(1.001 * kernel).item() == pytest.approx(
+            0.002001 * 2**0.5, rel=1e-3
+        )
 
 
 def test_the_modified_cost_is_the_sum_of_its_three_terms():

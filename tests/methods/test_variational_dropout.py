@@ -62,6 +62,15 @@ def test_outputs_have_the_mean_and_variance_of_the_weights_distribution():
     assert torch.equal(noisy.eval()(x), layer(x))
 
 
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+def test_half_precision_keeps_the_floor_of_the_variance(half):
+    noisy = NoisyLayer(nn.Linear(3, 2), math.log(0.01), threshold=3.0)
+    with torch.autocast("cpu", dtype=half):
+        noisy(torch.zeros(4, 3)).sum().backward()
+    # A variance of 0, whose root has no gradient, would give NaN.
+    assert torch.equal(noisy.log_variance.grad, torch.zeros(2, 3))
+
+
 def test_a_mean_under_its_noise_counts_as_zero():
     layer = nn.Linear(2, 1, bias=False)
     layer.weight.data = torch.tensor([[1.0, 1e-3]])
