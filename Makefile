@@ -29,7 +29,7 @@ test: .venv/.test ## Run the fast tests.
 # Three processes on any machine: the one with the tests of several hosts mostly waits.
 test-slow: .venv/.test ## Run the slow tests: a real language model, killed processes, several hosts.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadgroup \
-	  -m "slow or cluster" --timeout 1200
+	  --no-loadscope-reorder -m "slow or cluster" --timeout 1200
 
 test-gpu: .venv/.test ## Run the tests that need a CUDA device; says so where there is none.
 	@if $(BIN)/python -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; \

@@ -3,6 +3,7 @@
 import gc
 import os
 import signal
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,15 @@ os.environ["SHRINKGRID_REMEMBER"] = "0"
 collect_ignore = ["toys"]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+# The slow tests that take longest: first, so that no process is left alone with one.
+LONGEST = ("test_hosts", "test_link", "test_slurm", "test_released_numbers", "chaos")
+
+
+# Around the others: pytest-xdist reads the groups in a hook of its own.
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(
+    items: list[pytest.Item],
+) -> Generator[None, None, None]:
     """Keep the slow tests of a file together, and those that start several hosts.
 
     The former share what they made; the latter use one name for a network.
@@ -41,6 +50,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(
             pytest.mark.xdist_group("several hosts" if several else str(item.path))
         )
+    yield
+    items.sort(key=lambda item: not any(word in str(item.path) for word in LONGEST))
 
 
 def pytest_collection_finish() -> None:
