@@ -54,7 +54,7 @@ function compared(items, all) {
   const tests = new Map(metrics.map((metric) => [metric, versus(items, metric)]));
   const shown = metrics.find((metric) => tests.get(metric).some(Boolean));
   return [
-    h("section", {}, h("h2", {}, "What is compared"), table("What is compared", ["", "Method", "Model", "Task", "Ratio", "Seeds"], items.map((one) => [
+    h("section", {}, h("h2", {}, "What is compared"), table("What is compared", ["Letter", "Method", "Model", "Task", "Ratio", "Seeds"], items.map((one) => [
       one.letter, h("a", { href: link("trial", one.trials[0]) }, one.first.method), one.first.model, one.first.task,
       `${format.number(one.first.ratio)} ${format.ratioOf(one.first.ratio_of)}`, one.pages.map((page) => page.seed).join(", ")]))),
     differs(items, "protocol_fields") ? h("p", { class: "warning" }, "The protocols of the tasks differ, so that the numbers do not compare.") : null,
@@ -132,7 +132,7 @@ function sizes(items) {
       return dense ? `${show(now)} (${format.saving(now, dense)})` : show(now);
     })]);
   rows.push(["Time of the trial", ...items.map((one) => format.seconds(one.first.facts.seconds))]);
-  return h("section", {}, h("h2", {}, "Size and time"), table("Size and time", ["", ...items.map((one) => one.letter)], rows, items.map((_, i) => i + 1)),
+  return h("section", {}, h("h2", {}, "Size and time"), table("Size and time", ["Size or time", ...items.map((one) => one.letter)], rows, items.map((_, i) => i + 1)),
     h("p", { class: "legend" }, "Of the first seed. In parentheses: the change from the dense network."));
 }
 
@@ -149,7 +149,7 @@ function settings(items) {
   if (!names.length) return h("section", {}, h("h2", {}, "Settings"), h("p", {}, "The store holds no settings of these trials."));
   const rows = differing.map((name) => [h("code", {}, name), ...known.map((own) => h("code", {}, own.get(name) ?? format.DASH))]);
   return h("section", {}, h("h2", {}, "Settings that differ"), rows.length
-    ? table("Settings that differ", ["", ...items.map((one) => one.letter)], rows) : h("p", {}, "None: these are trials of equal settings."));
+    ? table("Settings that differ", ["Setting", ...items.map((one) => one.letter)], rows) : h("p", {}, "None: these are trials of equal settings."));
 }
 
 function samples(items, metric, tests) {
@@ -162,7 +162,7 @@ function agreement(one, { values: own, reference }) {
   const [better, worse] = [where(0, 1), where(1, 0)];
   const list = (name, found) => h("details", {}, h("summary", {}, `${name}: ${format.plural(found.length, "sample")}`),
     h("p", { class: "samples" }, found.slice(0, MOST_SAMPLES).join(", "), found.length > MOST_SAMPLES ? " …" : ""));
-  return h("div", {}, table(`A and ${one.letter}`, ["", `${one.letter} right`, `${one.letter} wrong`],
+  return h("div", {}, table(`A and ${one.letter}`, ["Samples", `${one.letter} right`, `${one.letter} wrong`],
     [["A right", where(1, 1).length, worse.length], ["A wrong", better.length, where(0, 0).length]], [1, 2]),
     list(`Only ${one.letter} is right`, better), list("Only A is right", worse));
 }

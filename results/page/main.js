@@ -67,6 +67,7 @@ document.querySelector(".skip").addEventListener("click", (event) => {
   content.focus();
 });
 addEventListener("hashchange", draw);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw); // charts have colours of their own
 await draw();
 const live = document.getElementById("live");
 if (!isLive) {

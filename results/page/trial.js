@@ -47,7 +47,7 @@ function sizes(trial) {
   const titles = { params: ["Parameters", format.count], params_nonzero: ["Parameters that are not zero", format.count], bytes: ["Bytes", format.bytes], macs: ["MACs", format.count] };
   const rows = Object.entries(trial.sizes).filter(([, [, now]]) => now !== null)
     .map(([key, [dense, now]]) => [titles[key][0], titles[key][1](dense), titles[key][1](now), format.saving(now, dense)]);
-  return rows.length ? h("section", {}, h("h2", {}, "Size"), table("Size", ["", "Dense", "Compressed", "Change"], rows, [1, 2, 3])) : null;
+  return rows.length ? h("section", {}, h("h2", {}, "Size"), table("Size", ["What", "Dense", "Compressed", "Change"], rows, [1, 2, 3])) : null;
 }
 
 function curves(trial) {
@@ -112,7 +112,7 @@ function facts(trial) {
     return typeof value === "boolean" ? (value ? "yes" : "no") : String(value);
   };
   const rows = Object.entries(trial.facts).filter(([, value]) => value !== null).map((entry) => [FACTS[entry[0]], shown(entry)]);
-  return h("section", {}, h("h2", {}, "Where and when"), table("Where and when", ["", ""], rows));
+  return h("section", {}, h("h2", {}, "Where and when"), table("Where and when", ["What", "Value"], rows));
 }
 
 function lineage(trial) {
