@@ -92,6 +92,22 @@ TRIALS = {
 
 SAMPLES = {"attempt": "VARCHAR", "metric": "VARCHAR", "values": "DOUBLE[]"}
 
+# One row a layer of a compressed network, of those that the network's model gives a
+# role; none where every layer is as the dense network has it.
+LAYERS = {
+    "attempt": "VARCHAR",
+    "layer": "VARCHAR",  # path of the module
+    "position": "BIGINT",  # in the order of the network, from 0
+    "role": "VARCHAR",
+    "block": "BIGINT",  # NULL outside of the blocks of a language model
+    "rank": "BIGINT",  # NULL for a layer that is not stored as factors
+    "params_dense": "BIGINT",
+    "params": "DOUBLE",  # a tensor that n layers share counts 1/n in each of them
+    "nonzero": "DOUBLE",
+    "bytes_dense": "BIGINT",
+    "bytes": "DOUBLE",
+}
+
 # What each run intended, one row per trial, so that completeness is a query.
 PLANS = {
     "plan": "VARCHAR",
@@ -110,7 +126,7 @@ PLANS = {
     "unsupported": "VARCHAR",  # the reason, NULL for a trial that can run
 }
 
-TABLES = {"trials": TRIALS, "samples": SAMPLES, "plans": PLANS}
+TABLES = {"trials": TRIALS, "samples": SAMPLES, "layers": LAYERS, "plans": PLANS}
 
 
 def ddl(table: str) -> str:

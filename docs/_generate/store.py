@@ -14,7 +14,7 @@ from results.storage.store import open_store
 TEXT = """\
 # Tables and views
 
-`shrinkgrid sql` reads these. `trials`, `samples` and `plans` are the stored tables; the
+`shrinkgrid sql` reads these. `trials`, `samples`, `layers` and `plans` are stored; the
 others are views over them. NULL means "not known" or "does not apply", never zero.
 Columns that end in `_options` or `_fields` hold canonical JSON
 (`method_options->>'bits'`). Times are UTC. [Twenty questions with their

@@ -63,13 +63,10 @@ def _shown(page: Mapping[str, Any]) -> Iterator[str]:
             samples = "" if one["n"] is None else f"  (n {one['n']:,})"
             value = f"{number(one['value'])}{error}{unit}{samples}"
             yield from _wrapped(one["metric"], value, 28)
-    sizes = {n: pair for n, pair in page["sizes"].items() if pair[1] is not None}
-    if sizes:
+    yield from _sizes(page["sizes"])
+    if page["layers"]:
         yield ""
-        yield "sizes, dense and compressed"
-        for name, (dense, compressed) in sizes.items():
-            before = "?" if dense is None else f"{dense:,}"
-            yield from _wrapped(name, f"{before} -> {compressed:,}", 28)
+        yield from _layers(page["layers"])
     facts = {k: v for k, v in page["facts"].items() if v is not None and k != "node"}
     yield ""
     yield "where and how long"
@@ -95,6 +92,43 @@ def _shown(page: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield "to run it again"
     yield f"  {page['command']}"
+
+
+def _sizes(found: Mapping[str, Any]) -> Iterator[str]:
+    """The sizes of the network, dense and compressed; nothing where none is known."""
+    known = {name: pair for name, pair in found.items() if pair[1] is not None}
+    if known:
+        yield ""
+        yield "sizes, dense and compressed"
+        for name, (dense, compressed) in known.items():
+            before = "?" if dense is None else f"{dense:,}"
+            yield from _wrapped(name, f"{before} -> {compressed:,}", 28)
+
+
+def _layers(found: Mapping[str, Any]) -> Iterator[str]:
+    """What is left of the layers: one line per role, or per layer of an image net."""
+    from results.boards.layer_map import summary
+    from results.text.formats import number
+
+    shares = {"kept": "parameters kept", "sparsity": "zeros"}
+    heads = {"rank": "rank", **shares, "bits": "bits per weight"}
+    shown = [name for name in heads if found[name]]
+    rows = [["layer", "", *(heads[name] for name in shown)]]
+    for row in summary(found):
+        cells = [row["name"], f"x{row['layers']}" if row["layers"] > 1 else ""]
+        for name in shown:
+            ends = row[name] or ()
+            texts = [f"{v:.1%}" if name in shares else number(v) for v in ends]
+            cells.append(" to ".join(dict.fromkeys(texts)) or "-")
+        rows.append(cells)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    yield "what is left of the layers"
+    for cells in rows:
+        texts = [
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        ]
+        yield "  " + "  ".join(texts).rstrip()
 
 
 def _wrapped(name: str, value: Any, column: int = 12) -> Iterator[str]:

@@ -42,6 +42,7 @@ from harness.running.step_sign import StepSign
 from harness.toolkit import devices, host_memory, model_size, spread
 from harness.toolkit.calibration import Calibration
 from harness.toolkit.experts import Routed
+from harness.toolkit.layer_sizes import LayerSize, layer_sizes
 from results.storage.store import Store
 
 
@@ -52,6 +53,7 @@ class _Compressed:
     ratio: float
     net: nn.Module
     size: model_size.Size
+    layers: tuple[LayerSize, ...]  # none where the network is as large as the dense one
     seconds: float
     recorded: tuple[Measurement, ...]
     trained: Trained
@@ -85,6 +87,11 @@ class Steps:
     def ratio(self) -> float | None:
         """The ratio of the compressed network that is ready, None if there is none."""
         return None if self.current is None else self.current.ratio
+
+    def layers(self, trial: Trial) -> tuple[LayerSize, ...]:
+        """The layers of the network that a trial measured, if it was made."""
+        made = self.current
+        return made.layers if made is not None and made.ratio == trial.ratio else ()
 
     def execute(self, trial: Trial, row: dict[str, Any]) -> list[Measurement]:
         """Measure one trial.
@@ -298,10 +305,14 @@ class Steps:
         net = method.compress(self.fitted, trial.ratio, ctx).to(ctx.device).eval()
         devices.synchronize(ctx.device)
         seconds = time.perf_counter() - began
+        counts = model_size.count(net)
+        size = model_size.size(self.model.with_net(net), counts)
+        layers = layer_sizes(self.model, net, counts) if size != self.dense else ()
         return _Compressed(
             ratio=trial.ratio,
             net=net,
-            size=model_size.size(self.model.with_net(net)),
+            size=size,
+            layers=tuple(layers),
             seconds=seconds,
             recorded=tuple(measurements.checked(ctx.recorded)),
             trained=ctx.trained,

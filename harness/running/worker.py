@@ -240,7 +240,11 @@ class _Worker:
             for m in found
             if m.values is not None
         ]
-        self.store.append(row, samples)
+        layers = [
+            {"attempt": row["attempt"], **asdict(one)}
+            for one in self.steps.layers(trial)
+        ]
+        self.store.append(row, samples, layers)
 
 
 def warning(found: Sequence[Measurement]) -> str:

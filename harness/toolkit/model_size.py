@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,36 +36,64 @@ class Size:
     macs: int
 
 
-def size(model: Model) -> Size:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """What a network holds, module by module.
+
+    Args:
+        numbers: Tensor -> its numbers, and those of them that are not zero.
+        held: Module -> its own tensors, those of its children apart.
+        form: The tensors of the saved network.
+    """
+
+    numbers: Mapping[int, tuple[int, int]]
+    held: Mapping[nn.Module, Sequence[int]]
+    form: saved_model.Description
+
+
+def size(model: Model, counts: Counts | None = None) -> Size:
     """Weigh a model's network.
 
     Args:
         model: Its ``net`` is counted, its ``example`` runs once.
+        counts: Of the network, where they are known already.
 
     Returns:
         The four counts.
     """
-    weights = list(_weights(model.net))
+    counts = counts or count(model.net)
     return Size(
-        params=sum(w.numel() for w in weights),
-        nonzero=sum(int(torch.count_nonzero(w)) for w in weights),
-        bytes=saved_model.saved_bytes(model.net),
+        params=sum(whole for whole, _ in counts.numbers.values()),
+        nonzero=sum(nonzero for _, nonzero in counts.numbers.values()),
+        bytes=saved_model.saved_bytes(counts.form),
         macs=macs(model),
     )
 
 
-def _weights(net: nn.Module) -> list[torch.Tensor]:
-    """Parameters once each, and what layers store instead of them."""
+def count(net: nn.Module) -> Counts:
+    """Count the parameters of each module, and what layers store instead of them.
+
+    Args:
+        net: Dense or compressed.
+
+    Returns:
+        The counts; a tied weight is one tensor, which several modules may hold.
+    """
+    # Tensors are told apart by identity, so that each must live until the end.
     found: dict[int, torch.Tensor] = {}
+    held: dict[nn.Module, list[int]] = {}
     for module in net.modules():
         own = dict(module.named_parameters(recurse=False))
         stored = getattr(module, "weights", None)
         if callable(stored):  # a layer of ours that stores integers or k of n values
             own = stored()
-        for tensor in own.values():
-            # By identity: a tied weight is one tensor and counts once.
-            found[id(tensor)] = tensor
-    return list(found.values())
+        held[module] = [id(tensor) for tensor in own.values()]
+        found |= {id(tensor): tensor for tensor in own.values()}
+    numbers = {
+        key: (tensor.numel(), int(torch.count_nonzero(tensor)))
+        for key, tensor in found.items()
+    }
+    return Counts(numbers=numbers, held=held, form=saved_model.describe(net))
 
 
 def achieved(

@@ -107,14 +107,14 @@ class Description:
     tensors: dict[str, Tensor] = field(default_factory=dict)
 
 
-def saved_bytes(net: nn.Module, *, header: bool = True) -> int:
+def saved_bytes(net: nn.Module | Description, *, header: bool = True) -> int:
     """Exact size of the safetensors file that ``save`` would write, without writing it.
 
     Shared tensors count once; packed layers count as packed. Works on torch's meta
     device.
 
     Args:
-        net: Network whose tensors are counted.
+        net: Network whose tensors are counted, or what ``describe`` says of it.
         header: Whether to count the file's header, or the tensors alone.
 
     Returns:
@@ -122,7 +122,7 @@ def saved_bytes(net: nn.Module, *, header: bool = True) -> int:
     """
     # Offsets have digits, so that the length of the header depends on the layout.
     order = list(_DTYPES)
-    tensors = describe(net).tensors
+    tensors = (describe(net) if isinstance(net, nn.Module) else net).tensors
     listed: dict[str, Any] = {}
     offset = 0
     for name in sorted(tensors, key=lambda n: (-order.index(tensors[n].dtype), n)):

@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from results.boards import layer_map
 from results.boards.ranking import rounded
 from results.queries.db import ask, quoted
 from results.storage import logs
@@ -77,6 +78,7 @@ def trials(store: Store, wanted: Sequence[str]) -> dict[str, dict[str, Any]]:
     counting = {a for (a,) in ask(store, _COUNTING, given).rows}
     measured = _by_attempt(ask(store, _MEASURED, given).dicts())
     samples = _by_attempt(ask(store, _SAMPLES, given).dicts())
+    layers = layer_map.maps(store, sorted(counting))
     bundles: dict[str, list[dict[str, Any]]] = {}
     for row in ask(store, _SIBLINGS, given).dicts():
         bundles.setdefault(row.pop("bundle"), []).append(row)
@@ -91,6 +93,7 @@ def trials(store: Store, wanted: Sequence[str]) -> dict[str, dict[str, Any]]:
             {key: rounded_all(one[key]) for key in ("metric", "n", "values")}
             for one in samples.get(row["attempt"], [])
         ]
+        page["layers"] = layers.get(row["attempt"])
         page["log"] = _log(store, rows, names)
         made[trial] = page
     return made

@@ -6,6 +6,7 @@ import { comparing } from "page/compare.js";
 import { ask, isLive } from "page/data.js";
 import { copyButton, h, named, table } from "page/html.js";
 import * as format from "page/format.js";
+import { layers } from "page/layers.js";
 
 export const title = "Trial";
 const FACTS = {
@@ -15,7 +16,7 @@ const FACTS = {
   peak_memory_bytes: "Peak memory", peak_device_bytes: "Peak GPU memory",
 };
 
-export async function draw({ name }) {
+export async function draw({ name, query }) {
   const trial = await ask(`trial/${name}`);
   if (!trial) {
     const where = isLive ? "The store has no trial with this id." : "This report does not hold the page of this trial. `shrinkgrid serve` shows every trial of the store.";
@@ -30,7 +31,7 @@ export async function draw({ name }) {
     trial.log ? h("details", {}, h("summary", {}, "What its process printed"), h("pre", { tabindex: "0" }, trial.log)) : null,
     h("section", {}, h("h2", {}, "Run it again"), h("pre", { class: "command", tabindex: "0" }, trial.command), copyButton("Copy the command", () => trial.command), " ",
       h("a", { href: comparing({ trials: [trial.trial] }) }, "Compare this trial with another")),
-    numbers(trial), curves(trial), sizes(trial), samples(trial),
+    numbers(trial), curves(trial), sizes(trial), layers(trial, query.get("map")), samples(trial),
     h("section", {}, h("h2", {}, "Settings"), tree(trial.identity ?? {}), protocol(trial)),
     facts(trial), lineage(trial), attempts(trial),
   ];
@@ -40,14 +41,14 @@ function numbers(trial) {
   if (!trial.metrics.length) return null;
   const better = { min: "lower", max: "higher" };
   const rows = trial.metrics.map((m) => [m.metric, format.withError(m.value, m.stderr), m.unit === "1" ? "" : m.unit ?? "", better[m.goal] ?? "", m.n?.toLocaleString("en") ?? ""]);
-  return h("section", {}, h("h2", {}, "Numbers"), table("Numbers", ["Metric", "Value ± standard error", "Unit", "Better", "Samples"], rows, [1, 4]));
+  return h("section", {}, h("h2", {}, "Numbers"), table("Numbers", ["Metric", "Value ± standard error", "Unit", "Better", "Samples"], rows, [1, 4], "cards"));
 }
 
 function sizes(trial) {
   const titles = { params: ["Parameters", format.count], params_nonzero: ["Parameters that are not zero", format.count], bytes: ["Bytes", format.bytes], macs: ["MACs", format.count] };
   const rows = Object.entries(trial.sizes).filter(([, [, now]]) => now !== null)
     .map(([key, [dense, now]]) => [titles[key][0], titles[key][1](dense), titles[key][1](now), format.saving(now, dense)]);
-  return rows.length ? h("section", {}, h("h2", {}, "Size"), table("Size", ["What", "Dense", "Compressed", "Change"], rows, [1, 2, 3])) : null;
+  return rows.length ? h("section", {}, h("h2", {}, "Size"), table("Size", ["What", "Dense", "Compressed", "Change"], rows, [1, 2, 3], "cards")) : null;
 }
 
 function curves(trial) {
@@ -121,10 +122,10 @@ function lineage(trial) {
     one.trial === trial.trial ? h("b", {}, "this trial") : h("a", { href: link("trial", one.trial) }, one.trial),
     one.task, format.number(one.ratio), String(one.seed), one.status]);
   return h("section", {}, h("h2", {}, "Trials that share its load and fit"),
-    h("p", {}, `Grid ${trial.grid ?? format.DASH}, bundle ${trial.bundle}.`), table("Trials of the bundle", ["Trial", "Task", "Ratio", "Seed", "Status"], rows, [2, 3]));
+    h("p", {}, `Grid ${trial.grid ?? format.DASH}, bundle ${trial.bundle}.`), table("Trials of the bundle", ["Trial", "Task", "Ratio", "Seed", "Status"], rows, [2, 3], "cards"));
 }
 
 function attempts(trial) {
   const rows = trial.attempts.map((one) => [one.attempt, one.status, one.started_at ?? format.DASH, format.seconds(one.seconds), one.reason ?? ""]);
-  return h("section", {}, h("h2", {}, "Attempts"), table("Attempts", ["Attempt", "Status", "Started", "Time", "Reason"], rows, [3]));
+  return h("section", {}, h("h2", {}, "Attempts"), table("Attempts", ["Attempt", "Status", "Started", "Time", "Reason"], rows, [3], "cards"));
 }

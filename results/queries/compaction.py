@@ -237,7 +237,7 @@ def finish_earlier(store: Store, table: str) -> None:
 
     Args:
         store: A store in which a compaction may have been killed.
-        table: The table to look at: ``trials``, ``samples`` or ``plans``.
+        table: The table to look at.
     """
     names = store.folder.names(f"{table}/compacted")
     for name in names:

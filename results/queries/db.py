@@ -127,7 +127,7 @@ def create_views(connection: Connection, query: str | None = None) -> None:
     than many a query.
 
     Args:
-        connection: Has ``stored.trials``, ``stored.samples`` and ``stored.plans``.
+        connection: Has a view ``stored.TABLE`` for each table.
         query: Only the views that it reads are created; None creates all.
     """
     ((many_files, created),) = connection.execute(_STATE).fetchall()
@@ -220,7 +220,8 @@ def _create_stored(connection: Connection, store: Store, table: str) -> int:
 
 def _of_grid(store: Store, table: str) -> str:
     """The condition that keeps the rows of a store's grid; see ``grids.only``."""
-    if store.grid is None or table == "samples":  # samples follow their trials
+    # Samples and layers follow their trials.
+    if store.grid is None or table in ("samples", "layers"):
         return ""
     grid = f"grid = {quoted(store.grid)}"
     if table == "plans":

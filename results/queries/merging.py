@@ -1,8 +1,8 @@
 """Joins stores: copies the rows of one store that another one does not have yet.
 
 Attempts and plans have ids that no two stores give twice, so a row is copied if its id
-is missing. A merge writes one file for each table: first the samples, then the
-attempts, then the plans. Each file appears whole or not at all, so a merge that was
+is missing. A merge writes one file for each table: first the samples and layers, then
+the attempts, then the plans. Each file appears whole or not at all, so a merge that was
 killed has copied whole tables, and the same merge again copies the rest.
 """
 
@@ -23,7 +23,12 @@ from results.storage import logs, temporary
 from results.storage.folder import explained
 from results.storage.store import Store, accept_columns
 
-_KEYS = {"samples": "attempt", "trials": "attempt", "plans": "plan"}
+_KEYS = {
+    "samples": "attempt",
+    "layers": "attempt",
+    "trials": "attempt",
+    "plans": "plan",
+}
 _SHOWN = 3  # ids in a message
 _ROW_GROUP = 30_000  # rows; bounds the memory of the writer and of later readers
 _NO_VIEW = ""  # a query of nothing: raw tables are read

@@ -25,8 +25,10 @@ from results.storage.store import Store
 _BUNDLES = """
 SELECT DISTINCT bundle FROM trials WHERE trial IN (SELECT unnest($1::VARCHAR[]))
 """
+# Tables with parts of an attempt.
+_PARTS = ("samples", "layers")
 _ORPHANS = """
-SELECT DISTINCT attempt FROM samples ANTI JOIN trials USING (attempt)
+SELECT DISTINCT attempt FROM {} ANTI JOIN trials USING (attempt)
 """
 _SHARED = """
 SELECT bundle FROM trials WHERE bundle IS NOT NULL
@@ -56,7 +58,7 @@ def trials_of(store: Store, grid: str) -> tuple[set[str], set[str]]:
 
 
 def remove(store: Store, trials: Collection[str], grid: str | None = None) -> None:
-    """Remove all attempts of some trials, with their samples and logs.
+    """Remove all attempts of some trials, with their samples, layers and logs.
 
     Args:
         store: A store in a folder, in which nothing runs.
@@ -78,8 +80,9 @@ def remove(store: Store, trials: Collection[str], grid: str | None = None) -> No
             # trial without its samples would be a damaged one.
             _rewrite(store, "trials", "trial", gone)
             # Also those that an earlier call left when it was killed between the two.
-            orphans = [one for (one,) in ask(store, _ORPHANS).rows]
-            _rewrite(store, "samples", "attempt", orphans)
+            for table in _PARTS:
+                orphans = [one for (one,) in ask(store, _ORPHANS.format(table)).rows]
+                _rewrite(store, table, "attempt", orphans)
             if grid is not None:
                 _rewrite(store, "plans", "grid", [grid])
     except (duckdb.IOException, OSError) as why:

@@ -26,5 +26,14 @@ WHERE isfinite(m.value);
 -- samples: one row an attempt and metric, with the per-sample values in a list.
 CREATE VIEW samples AS SELECT * FROM stored.samples;
 
+-- layers: one row per attempt and layer of its compressed network, of the layers with a
+-- role; none for an attempt whose network has every layer as the dense one has it.
+-- A tensor that n layers share counts 1/n in each of them.
+CREATE VIEW layers AS
+SELECT *, params / params_dense AS kept,
+       1 - nonzero / nullif(params, 0) AS sparsity,
+       8 * bytes / params_dense AS bits
+FROM stored.layers;
+
 -- plans: one row per trial that a run intended; a trial may be in many plans.
 CREATE VIEW plans AS SELECT * FROM stored.plans;

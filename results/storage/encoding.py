@@ -47,7 +47,7 @@ def table(name: str, lines: Sequence[bytes], *, exact: bool = True) -> pa.Table:
     """Lines as a table of the store.
 
     Args:
-        name: ``trials``, ``samples`` or ``plans``.
+        name: a name of ``schema.TABLES``.
         lines: As ``line`` makes them.
         exact: Whether to refuse fields that the table does not have.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
 import os
 import re
 import time
@@ -15,9 +14,9 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from results.errors import NoStore, StoreError, unknown
+from results.errors import NoStore, StoreError
 from results.schema import SCHEMA_VERSION, TABLES, arrow, ddl
-from results.storage import encoding, footers, temporary
+from results.storage import encoding, footers, row_checks, temporary
 from results.storage import folder as places
 from results.storage.folder import Folder
 from results.text import json_reader
@@ -25,7 +24,6 @@ from results.text import json_reader
 FORMAT = "format.json"
 # The store that comes with the package: what the pages on reproductions show.
 PACKAGED = "measured"
-_TOO_LARGE = 1e150  # squares of such numbers overflow
 _CHUNK = 1000  # rows of a plan that are in memory at a time
 # One row a file: dictionaries, statistics and compression cost more than they save.
 # `compact` writes large files with all three.
@@ -69,45 +67,51 @@ class Store:
         return self.folder.uri
 
     def append(
-        self, row: Mapping[str, Any], samples: Iterable[Mapping[str, Any]] = ()
+        self,
+        row: Mapping[str, Any],
+        samples: Iterable[Mapping[str, Any]] = (),
+        layers: Iterable[Mapping[str, Any]] = (),
     ) -> None:
-        """Commit one attempt: its samples first, then its row, whole or not at all.
+        """Commit one attempt: its parts first, then its row, whole or not at all.
 
         Args:
             row: Columns of ``schema.TRIALS``; missing ones become NULL.
             samples: Rows of ``schema.SAMPLES``; ``attempt`` may be left out.
+            layers: Rows of ``schema.LAYERS``, likewise.
 
         Raises:
             StoreError: If a column is not known, a number is not finite, or the
                 place cannot be written; nothing is half stored.
         """
-        self.append_all([row], samples)
+        self.append_all([row], samples, layers)
 
     def append_all(
         self,
         rows: Sequence[Mapping[str, Any]],
         samples: Iterable[Mapping[str, Any]] = (),
+        layers: Iterable[Mapping[str, Any]] = (),
     ) -> None:
         """Commit many attempts in one file, named after the first.
 
         Args:
             rows: As in ``append``; at least one.
             samples: Per-sample values, as in ``append``.
+            layers: The layers of compressed networks, as in ``append``.
 
         Raises:
             StoreError: As ``append`` does.
         """
         for row in rows:
-            _check_finite(row)
+            row_checks.check_finite(row)
         attempt = str(rows[0]["attempt"])
-        kept = [{"attempt": attempt, **sample} for sample in samples]
         always = {"schema_version": SCHEMA_VERSION}
         # ``checked`` is computed once here, and not at each query by every reader.
-        trials = [{**always, **row, "checked": _ranks(row)} for row in rows]
-        # Samples first: the row commits the attempt, so that no row lacks its samples.
-        # Samples without a row are never read.
-        if kept:
-            self._write("samples", attempt, [kept])
+        trials = [{**always, **row, "checked": row_checks.ranks(row)} for row in rows]
+        # Parts first: the row commits the attempt, so that no row lacks its samples.
+        # Parts without a row are never read.
+        for table, given in (("samples", samples), ("layers", layers)):
+            if kept := [{"attempt": attempt, **one} for one in given]:
+                self._write(table, attempt, [kept])
         self._write("trials", attempt, [trials])
 
     def record_plan(self, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -208,7 +212,7 @@ class Store:
         stream = pa.BufferOutputStream()
         with pq.ParquetWriter(stream, arrow(table), **_SMALL_FILE) as writer:
             for rows in chunks:
-                _check_columns(table, rows)
+                row_checks.check_columns(table, rows)
                 lines = [encoding.line(row) for row in rows]
                 writer.write_table(encoding.table(table, lines))
                 if table == "trials" and len(lines) == 1:
@@ -347,41 +351,6 @@ def _read_format(text: bytes, uri: str) -> dict[str, Any]:
             f"up to {SCHEMA_VERSION}; install a newer shrinkgrid"
         )
     return known
-
-
-def _check_columns(table: str, rows: Iterable[Mapping[str, Any]]) -> None:
-    known = set(TABLES[table])
-    for row in rows:
-        for column in row.keys() - known:
-            raise unknown(f"column of {table}", column, known)
-
-
-def _check_finite(row: Mapping[str, Any]) -> None:
-    for one in row.get("measurements") or ():
-        if not math.isfinite(one["value"]):
-            raise StoreError(
-                f"{one['metric']} of trial {row.get('trial')} is {one['value']}; only "
-                "finite numbers are stored; leave missing values out"
-            )
-
-
-def _ranks(row: Mapping[str, Any]) -> bool:
-    """Whether every number of a row can be ranked: see the view ``left_out``.
-
-    Readers look at each number of a row where this is not stored, as in rows of other
-    programs and of older versions; that takes most of the time of a leaderboard.
-    """
-    labels = [row.get(name) for name in ("method", "model", "task", "ratio")]
-    final = [m for m in row.get("measurements") or () if m.get("step") is None]
-    names = [one.get("metric") for one in final]
-    return (
-        None not in labels
-        and math.isfinite(row["ratio"])
-        and None not in names
-        and len(set(names)) == len(names)
-        and all(abs(one["value"]) < _TOO_LARGE for one in final)
-        and all(0 <= (one.get("stderr") or 0) < _TOO_LARGE for one in final)
-    )
 
 
 def _columns_digest() -> str:

@@ -71,6 +71,26 @@ def test_show_prints_numbers_with_their_samples(type_, stored):
     assert "traceback" not in out
 
 
+def test_show_prints_what_is_left_of_the_layers(type_, stored):
+    sizes = {"params_dense": 100, "nonzero": 20.0, "bytes_dense": 400, "bytes": 80.0}
+    layers = [
+        sizes
+        | {"layer": f"{block}.{role}", "role": role, "block": block}
+        | {"params": params, "rank": 3 + block}
+        for block in (0, 1)
+        for role, params in (("up", 40.0), ("down", 20.0))
+    ]
+    stored.append(row("dddd"), layers=layers)
+
+    _, out, _ = type_("show", "dddd")
+
+    # 80 bytes are 640 bits, for 100 weights; of 40 parameters 20 are zero.
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    assert "layer rank parameters kept zeros bits per weight" in lines
+    assert "up x2 3 to 4 40.0% 50.0% 6.4" in lines
+    assert "down x2 3 to 4 20.0% 0.0% 6.4" in lines
+
+
 @pytest.mark.parametrize(
     ("trial", "said"),
     [

@@ -151,6 +151,23 @@ def test_rows_hold_what_was_asked_and_what_was_achieved(run):
     assert json.loads(row["versions"])["torch"]
 
 
+def test_rows_say_what_is_left_of_each_layer(run):
+    store, _, _ = run("toy_drop")
+
+    rows = ask(
+        store,
+        "SELECT ratio, count(*), any_value(layer), any_value(role), "
+        "any_value(l.params_dense), any_value(l.params), any_value(nonzero) "
+        "FROM layers AS l JOIN trials USING (attempt) GROUP BY ratio ORDER BY ratio",
+    ).rows
+    # Two tasks measure each network.
+    assert rows == [
+        (0.25, 2, "fc", "linear", 32, 32, 24),
+        (0.5, 2, "fc", "linear", 32, 32, 16),
+        (0.75, 2, "fc", "linear", 32, 32, 8),
+    ]
+
+
 def test_what_the_members_of_a_chain_train_is_added_up(run):
     store, _, _ = run("{chain: [toy_drop, {name: toy_drop, ratio: 0.75}]}")
 

@@ -26,7 +26,7 @@ def fill(store: Store, names: list[str], **columns) -> Store:
     """One attempt with samples, a plan and a log for each name."""
     for name in names:
         sample = {"metric": "accuracy", "values": [1.0, 0.0]}
-        store.append(row(name, **columns), [sample])
+        store.append(row(name, **columns), [sample], [{"layer": "fc", "rank": 3}])
         store.record_plan([{"plan": f"plan-{name}", "trial": name}])
         store.folder.write(f"logs/{name}-job.log", b"printed")
     return store
@@ -40,7 +40,7 @@ def everything(store: Store) -> dict[str, list[tuple]]:
     """Every row of every table, in an order that says nothing of the files."""
     return {
         table: sorted(ask(store, f"FROM stored.{table}").rows, key=repr)
-        for table in ("trials", "samples", "plans")
+        for table in ("trials", "samples", "layers", "plans")
     }
 
 
@@ -77,6 +77,7 @@ def test_a_merge_that_is_repeated_copies_only_what_is_new(tmp_path):
     assert (done.attempts, done.plans, done.logs, done.present) == (1, 1, 1, 3)
     assert trials(target) == ["a", "b", "c", "d", "e"]
     assert len(everything(target)["samples"]) == 5
+    assert len(everything(target)["layers"]) == 5
     assert merge(source, target).attempts == 0
 
 

@@ -12,7 +12,7 @@ from results.queries.db import ask
 from results.storage import logs
 from results.storage.store import Store
 
-TABLES = ("trials", "samples", "plans")
+TABLES = ("trials", "samples", "layers", "plans")
 
 
 def _fill(store: Store) -> None:
@@ -24,7 +24,8 @@ def _fill(store: Store) -> None:
         store.record_plan(planned)
     for minute, trial in enumerate("aabcd"):
         made = row(trial, minute=minute, bundle=f"bundle{trial}")
-        store.append(made, [{"metric": "accuracy", "values": [1.0]}])
+        samples = [{"metric": "accuracy", "values": [1.0]}]
+        store.append(made, samples, [{"layer": "fc", "params": 2.0}])
         logs.write(store, f"bundle{trial}", f"run-{made['attempt']}", "printed\n")
 
 
@@ -51,7 +52,7 @@ def test_all_attempts_go_with_samples_and_logs_and_nothing_else(empty, compacted
     after = _rows(empty)
     assert _trials(empty) == ["b", "d"]
     assert after["plans"] == before["plans"]
-    for table in ("trials", "samples"):
+    for table in ("trials", "samples", "layers"):
         assert all(one in before[table] for one in after[table])
         assert len(after[table]) == 2
     assert {name.partition("-")[0] for name in logs.names(empty)} == {
