@@ -12,6 +12,11 @@ from harness.registry import method
 from harness.toolkit.blockwise import stream
 from methods._kernels import heads, reduced
 from methods._kernels.low_rank.factors import check_finite, matrix, psd_roots
+from methods._kernels.value_output import (
+    ValueOutput,
+    keep_value_output,
+    value_output,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +32,7 @@ class Block:
 
     query: Tensor
     key: Tensor
-    values: heads.ValueOutput
+    values: ValueOutput
     neurons: Tensor
 
 
@@ -90,9 +95,7 @@ class A3:
             query, key = (moments[one.names[r]].mean() for r in ("query", "key"))
             check_finite(query, f"the outputs of {one.names['query']}")
             check_finite(key, f"the outputs of {one.names['key']}")
-            values = heads.value_output(
-                model.net, one, calibration.gram(one.names["value"])
-            )
+            values = value_output(model.net, one, calibration.gram(one.names["value"]))
             # mean(z_i^2)
             energy = calibration.gram(one.names["down"]).double().diagonal()
             down = matrix(model.net.get_submodule(one.names["down"])).double().cpu()
@@ -137,7 +140,7 @@ class A3:
                 maps = score_maps(block.query, block.key, max(1, width))
                 heads.turn_query_key(net, one, *maps)
             if width < one.head_dim:
-                heads.keep_value_output(net, one, block.values, max(1, width))
+                keep_value_output(net, one, block.values, max(1, width))
             gram = calibration.gram(one.names["down"]) if self.refit else None
             reduced.keep_neurons(net, one, block.neurons, budget, gram)
         return net

@@ -13,6 +13,11 @@ from harness.registry import method
 from methods._kernels import heads, reduced
 from methods._kernels.influence import block_influence
 from methods._kernels.low_rank.factors import check_finite
+from methods._kernels.value_output import (
+    ValueOutput,
+    keep_value_output,
+    value_output,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +34,7 @@ class Block:
 
     influence: float
     channels: Tensor
-    values: heads.ValueOutput
+    values: ValueOutput
     leverage: Tensor
 
 
@@ -109,7 +114,7 @@ class MoDeGpt:
             gram = calibration.gram(one.names["value"])
             inner = calibration.gram(one.names["down"]).double()
             check_finite(inner, f"the statistics of the input of {one.names['down']}")
-            values = heads.value_output(model.net, one, gram)
+            values = value_output(model.net, one, gram)
             channels = heads.pair_scores(one, query, key)
             found.append(Block(score, channels, values, leverage(inner, self.ridge)))
         return found
@@ -205,4 +210,4 @@ def _attention(net: nn.Module, parts: heads.Parts, block: Block, share: float) -
     width = parts.width(share)
     heads.keep_best_query_key(net, parts, block.channels, width)
     if width < parts.head_dim:
-        heads.keep_value_output(net, parts, block.values, max(1, width))
+        keep_value_output(net, parts, block.values, max(1, width))

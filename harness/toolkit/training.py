@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from harness.core import BenchError, Context, Measurement, NotFinite
 from harness.options import dumps
+from harness.toolkit.optimizer import half_precision, optimizer_of
 from harness.toolkit.recipe import Recipe
 from harness.toolkit.tensor_files import read_header, read_tensors
 
@@ -34,22 +35,6 @@ class Examples(Sized, Protocol):
 
     def batch(self, index: Tensor, rng: torch.Generator | None = None) -> Any:
         """The examples at ``index``; ``rng`` draws augmentation, None for none."""
-
-
-def half_precision(*, own_rule: bool) -> torch.dtype | None:
-    """The type that a mixed-precision training computes in on this GPU.
-
-    Args:
-        own_rule: Whether the objective applies its gradients by a rule of its own.
-
-    Returns:
-        bfloat16 where the GPU computes in it (V100 and T4 only emulate it). Elsewhere
-        float16, whose gradients are scaled by an optimizer step that a rule of its own
-        would not go through; then None, for float32.
-    """
-    if torch.cuda.is_bf16_supported(including_emulation=False):
-        return torch.bfloat16
-    return None if own_rule else torch.float16
 
 
 @dataclass(kw_only=True)
@@ -202,7 +187,7 @@ class _Training:
         self.device = ctx.device
         net.to(self.device)
         self.data = data.to(self.device) if hasattr(data, "to") else data
-        self.optimizer = _optimizer(net, recipe)
+        self.optimizer = optimizer_of(net, recipe)
         self.at = _Progress()
         self.best_net: dict[str, Tensor] = {}
         self.noise = ctx.stream(f"{goal.name}/augment")
@@ -393,26 +378,6 @@ class _Training:
         if "rng.cuda" in tensors and self.device.type == "cuda":
             torch.cuda.set_rng_state(tensors["rng.cuda"], self.device)
         self.goal.restore(self.net, _under("goal.", tensors))
-
-
-def _optimizer(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    parameters = [p for p in net.parameters() if p.requires_grad]
-    if recipe.optimizer == "adam":
-        return torch.optim.Adam(
-            parameters,
-            lr=recipe.lr,
-            betas=(recipe.momentum or 0.9, 0.999),
-            weight_decay=recipe.weight_decay,
-            fused=True,
-        )
-    return torch.optim.SGD(
-        parameters,
-        lr=recipe.lr,
-        momentum=recipe.momentum,
-        nesterov=recipe.nesterov,
-        weight_decay=recipe.weight_decay,
-        fused=True,
-    )
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

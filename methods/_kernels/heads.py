@@ -1,4 +1,4 @@
-"""Heads with fewer channels: what query and key, and value and output, share."""
+"""The heads of a block, and the channels that its queries and keys share."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from harness.core import Model, Unsupported
 from harness.toolkit.roles import block_of
 from harness.toolkit.saved_model import replace
-from methods._kernels.head_layers import GatheredInputs, SpreadOutputs
-from methods._kernels.low_rank.factors import balanced, check_finite, empty, psd_roots
+from methods._kernels.head_layers import SpreadOutputs
+from methods._kernels.low_rank.factors import empty
 from methods._kernels.units import Units
 
 
@@ -58,7 +58,7 @@ class Parts:
         """The neurons of the MLP, as units that can be removed."""
         writers = tuple(self.names[r] for r in ("gate", "up") if r in self.names)
         down = self.names["down"]
-        return Units(down, writers, _plain(net, down).in_features)
+        return Units(down, writers, plain_linear(net, down).in_features)
 
 
 def parts_of(model: Model) -> list[Parts]:
@@ -97,7 +97,7 @@ def _parts(model: Model, found: Mapping[str, Sequence[str]]) -> Parts:
                 "choose a dense model of the LLaMA, Mistral, Qwen2 or OPT family"
             )
     names = {role: found[role][0] for role in needed}
-    widths = {role: _plain(model.net, path) for role, path in names.items()}
+    widths = {role: plain_linear(model.net, path) for role, path in names.items()}
     # Heads are slices of `head_dim` rows, so that the module of the attention has to
     # name this number; a wrong guess would cut through heads.
     path = names["query"].rpartition(".")[0]
@@ -151,7 +151,8 @@ def _refuse_others(model: Model, names: Mapping[str, str], block: str) -> None:
                 )
 
 
-def _plain(net: nn.Module, name: str) -> nn.Linear:
+def plain_linear(net: nn.Module, name: str) -> nn.Linear:
+    """The linear layer of that name; ``Unsupported`` if it is compressed already."""
     module = net.get_submodule(name)
     if type(module) is not nn.Linear:
         raise Unsupported(
@@ -256,10 +257,10 @@ def keep_query_key(net: nn.Module, parts: Parts, channels: Tensor) -> None:
     starts = torch.arange(parts.heads) * parts.head_dim
     query = (starts[:, None] + wide).flatten()
     for role, rows in (("query", query), ("key", key)):
-        old = _plain(net, parts.names[role])
+        old = plain_linear(net, parts.names[role])
         where = rows.to(old.weight.device)
         bias = None if old.bias is None else old.bias[where]
-        _spread(net, parts.names[role], old.weight[where], bias, rows)
+        spread_outputs(net, parts.names[role], old.weight[where], bias, rows)
 
 
 def keep_best_query_key(
@@ -293,7 +294,7 @@ def turn_query_key(
         key_map: One map for each key head, ``(key_heads, rank, head_dim)``, float64.
     """
     for role, maps in (("query", query_map), ("key", key_map)):
-        old = _plain(net, parts.names[role])
+        old = plain_linear(net, parts.names[role])
         turn = maps.to(old.weight.device)  # (heads, rank, head_dim)
         # (heads, head_dim, in)
         wide = old.weight.double().view(len(maps), parts.head_dim, -1)
@@ -305,13 +306,22 @@ def turn_query_key(
         # long as queries and keys use the same ones: a score is a sum over channels.
         starts = torch.arange(len(maps)) * parts.head_dim
         place = (starts[:, None] + torch.arange(maps.shape[1])).flatten()
-        _spread(net, parts.names[role], (turn @ wide).flatten(0, 1), bias, place)
+        spread_outputs(net, parts.names[role], (turn @ wide).flatten(0, 1), bias, place)
 
 
-def _spread(
+def spread_outputs(
     net: nn.Module, name: str, weight: Tensor, bias: Tensor | None, place: Tensor
 ) -> None:
-    old = _plain(net, name)
+    """Replace a layer by one that computes some of its outputs, in place.
+
+    Args:
+        net: A private copy, of which the layer is replaced.
+        name: The layer.
+        weight: Rows of the outputs that are computed, shape ``(kept, in)``.
+        bias: Their biases, shape ``(kept,)``; None without one.
+        place: Which outputs they are, shape ``(kept,)``; the others are 0.
+    """
+    old = plain_linear(net, name)
     made = empty(
         SpreadOutputs,
         old.weight,
@@ -325,126 +335,3 @@ def _spread(
         made.linear.bias.copy_(bias)
     made.place.copy_(place)
     replace(net, name, made)
-
-
-@dataclass(frozen=True, slots=True)
-class ValueOutput:
-    """The best directions of value and output, for each key-value head.
-
-    Args:
-        value: Rows that compute the directions, strongest first, shape
-            ``(key_heads, head_dim, hidden)``; float32, or float64 for float64 weights,
-            in host memory: those of all blocks are as large as their matrices.
-        output: Columns that read them, shape
-            ``(key_heads, readers * hidden, head_dim)``: the query heads that read one
-            value, on top of each other.
-        energy: The squared error that dropping each direction adds, shape
-            ``(key_heads, head_dim)``.
-    """
-
-    value: Tensor
-    output: Tensor
-    energy: Tensor
-
-
-def value_output(net: nn.Module, parts: Parts, gram: Tensor) -> ValueOutput:
-    """The joint SVD of value and output matrices under the inputs of the value.
-
-    For a value head V of shape ``(head_dim, hidden)`` that the output blocks
-    ``O_1 ... O_g`` of its g query heads read, the first r directions minimise
-    ``sum_j ||O_j (V - V') G^(1/2)||^2`` over all matrices V' of rank r. With
-    ``M = V G V^T``, ``N = sum_j O_j^T O_j`` and ``M^(1/2) N M^(1/2) = P L P^T`` they
-    are ``P^T M^(-1/2) V``, read by ``O_j M^(1/2) P``, and L are the errors. That is the
-    SVD of ``[O_1; ...; O_g] V G^(1/2)``, with matrices of the width of a head alone.
-
-    Args:
-        net: The dense network, which is only read.
-        parts: The block whose value and output matrices are decomposed.
-        gram: G, the second moment of the inputs of the value matrix.
-
-    Returns:
-        The directions of each key-value head, all ``head_dim`` of them: any rank is a
-        slice.
-
-    Raises:
-        NotFinite: If a weight or G is not finite.
-    """
-    plain = _plain(net, parts.names["value"]).weight.detach()
-    dtype = plain.dtype if plain.dtype == torch.float64 else torch.float32
-    value = plain.double()
-    output = _plain(net, parts.names["output"]).weight.detach().double()
-    check_finite(value, f"the weight of {parts.names['value']}")
-    check_finite(output, f"the weight of {parts.names['output']}")
-    check_finite(gram, f"the statistics of the input of {parts.names['value']}")
-    gram = gram.double().to(value.device)
-    # `wide`: columns of the output matrix that belong to one key-value head.
-    wide, size, found = parts.readers * parts.head_dim, parts.head_dim, []
-    for head in range(parts.key_heads):
-        v = value[head * size : (head + 1) * size]  # V, (head_dim, hidden)
-        blocks = output[:, head * wide : (head + 1) * wide].split(size, 1)
-        stacked = torch.cat(blocks)  # (readers * hidden, head_dim)
-        root, inverse = psd_roots(v @ gram @ v.T)  # M^(1/2) and M^(-1/2)
-        inner = root @ (stacked.T @ stacked) @ root  # M^(1/2) N M^(1/2)
-        # Rounding leaves the product slightly asymmetric, and `eigh` reads one
-        # triangle.
-        energy, vectors = torch.linalg.eigh((inner + inner.T) / 2)
-        p = vectors.flip(1)  # P, strongest direction first: `eigh` sorts upwards
-        # O_j M^(1/2) P, (readers * hidden, head_dim), and P^T M^(-1/2) V,
-        # (head_dim, hidden).
-        left, right = balanced(stacked @ root @ p, p.T @ inverse @ v)
-        strongest = energy.flip(0).clamp_min(0).cpu()
-        found.append((right.to(dtype).cpu(), left.to(dtype).cpu(), strongest))
-    return ValueOutput(*(torch.stack(tensors) for tensors in zip(*found, strict=True)))
-
-
-@torch.no_grad()
-def keep_value_output(
-    net: nn.Module, parts: Parts, found: ValueOutput, rank: int
-) -> None:
-    """Leave the first directions of every value head, in place.
-
-    The bias of the value reaches the output unchanged, since attention weights sum to
-    one: it becomes part of the bias of the output, exactly.
-
-    Args:
-        net: A private copy, of which the two matrices of the block are replaced.
-        parts: The block whose value and output matrices are cut.
-        found: The directions from ``value_output``; the first ``rank`` are used.
-        rank: Number of directions of each head.
-    """
-    value, output = (_plain(net, parts.names[r]) for r in ("value", "output"))
-    bias = None if output.bias is None else output.bias.double()
-    if value.bias is not None:
-        # Every query head of a group receives the bias of its value head: (heads *
-        # head_dim,), in the order of the columns of the output matrix.
-        wide = value.bias.view(parts.key_heads, 1, parts.head_dim)
-        each = wide.expand(-1, parts.readers, -1).flatten().double()
-        passed = output.weight.double() @ each
-        bias = passed if bias is None else bias + passed
-    # The attention mixes positions and no channels: what the value writes to the first
-    # `rank` places of a head, the output finds in the same places of its query heads.
-    starts = torch.arange(parts.key_heads) * parts.head_dim
-    place = (starts[:, None] + torch.arange(rank)).flatten()
-    _spread(net, parts.names["value"], found.value[:, :rank].flatten(0, 1), None, place)
-    hidden = output.out_features
-    columns = found.output[:, :, :rank].reshape(
-        parts.key_heads, parts.readers, hidden, rank
-    )
-    # (hidden, key_heads, readers, rank), flattened in the order of the query heads.
-    weight = columns.permute(2, 0, 1, 3).reshape(hidden, -1)
-    starts = torch.arange(parts.heads) * parts.head_dim
-    place = (starts[:, None] + torch.arange(rank)).flatten()
-    made = empty(
-        GatheredInputs,
-        output.weight,
-        in_features=output.in_features,
-        out_features=hidden,
-        kept=len(place),
-        bias=bias is not None,
-    )
-    check_finite(weight.to(output.weight.dtype), f"a factor of {parts.names['output']}")
-    made.linear.weight.copy_(weight)
-    if bias is not None:
-        made.linear.bias.copy_(bias)
-    made.place.copy_(place)
-    replace(net, parts.names["output"], made)

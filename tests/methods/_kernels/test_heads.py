@@ -3,7 +3,7 @@ import copy
 import families
 import pytest
 import torch
-from tiny_llm import context, logits, tiny
+from tiny_llm import logits, tiny
 from transformers import AutoModelForCausalLM
 from transformers.models.qwen3 import Qwen3Config
 
@@ -86,45 +86,6 @@ def test_the_best_pairs_stay_whole():
     scores = torch.tensor([[1.0, 5, 3, 1, 5, 3], [9.0, 2, 2, 9, 2, 2]])
 
     assert heads.best_channels(one, scores, 4).tolist() == [[1, 2, 4, 5], [0, 1, 3, 4]]
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_all_directions_of_value_and_output_change_nothing(family, tmp_path):
-    # Biases of the value as well: attention weights sum to one.
-    model = tiny(family)
-    ctx = context(model, tmp_path)
-    net, one = copy.deepcopy(model.net), parts(model)
-    gram = ctx.calibration().gram(one.names["value"])
-
-    heads.keep_value_output(net, one, heads.value_output(net, one, gram), 6)
-
-    torch.testing.assert_close(logits(net), logits(model.net), rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("family", ["llama", "opt"])
-def test_the_directions_are_those_of_the_full_svd_of_the_product(family, tmp_path):
-    model = tiny(family)
-    ctx = context(model, tmp_path)
-    one = parts(model)
-    gram = ctx.calibration().gram(one.names["value"]).double()
-
-    found = heads.value_output(model.net, one, gram)
-
-    values, vectors = torch.linalg.eigh(gram)
-    root = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
-    v = model.net.get_submodule(one.names["value"]).weight.detach().double()
-    o = model.net.get_submodule(one.names["output"]).weight.detach().double()
-    for head in range(one.key_heads):
-        first = head * one.readers
-        blocks = [
-            o[:, (first + j) * 6 : (first + j + 1) * 6] for j in range(one.readers)
-        ]
-        product = torch.cat([b @ v[head * 6 : head * 6 + 6] for b in blocks])
-        sigma = torch.linalg.svdvals(product @ root)
-        torch.testing.assert_close(found.energy[head], sigma[:6] ** 2)
-        kept = (found.output[head][:, :4] @ found.value[head][:4]).double()
-        error = float(((product - kept) @ root).square().sum())
-        assert error == pytest.approx(float((sigma[4:] ** 2).sum()), rel=1e-4)
 
 
 def test_a_fused_projection_is_refused_with_a_reason():
