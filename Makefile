@@ -27,8 +27,9 @@ test: .venv/.test ## Run the fast tests.
 	$(PARALLEL) --dist worksteal
 
 # Three processes on any machine: the one with the tests of several hosts mostly waits.
+# The tests of a file share what they made, so that they stay in one process.
 test-slow: .venv/.test ## Run the slow tests: a real language model, killed processes, several hosts.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadgroup \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile \
 	  --no-loadscope-reorder -m "slow or cluster" --timeout 1200
 
 test-gpu: .venv/.test ## Run the tests that need a CUDA device; says so where there is none.

@@ -3,7 +3,6 @@
 import gc
 import os
 import signal
-from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -32,26 +31,17 @@ os.environ["SHRINKGRID_REMEMBER"] = "0"
 collect_ignore = ["toys"]
 
 
-# The slow tests that take longest: first, so that no process is left alone with one.
-LONGEST = ("test_hosts", "test_link", "test_slurm", "test_released_numbers", "chaos")
+# The slow files that take longest, in order.
+LONGEST = ("test_hosts", "test_released_numbers", "test_zero_shot_cli", "test_pages")
 
 
-# Around the others: pytest-xdist reads the groups in a hook of its own.
-@pytest.hookimpl(wrapper=True)
-def pytest_collection_modifyitems(
-    items: list[pytest.Item],
-) -> Generator[None, None, None]:
-    """Keep the slow tests of a file together, and those that start several hosts.
-
-    The former share what they made; the latter use one name for a network.
-    """
-    for item in items:
-        several = item.get_closest_marker("cluster") is not None
-        item.add_marker(
-            pytest.mark.xdist_group("several hosts" if several else str(item.path))
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with what takes longest, so that no process is left alone with it."""
+    items.sort(
+        key=lambda item: (
+            LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST)
         )
-    yield
-    items.sort(key=lambda item: not any(word in str(item.path) for word in LONGEST))
+    )
 
 
 def pytest_collection_finish() -> None:
