@@ -85,15 +85,9 @@ def overview(store: Store) -> dict[str, Any]:
         "grids": _rows(store, _GRIDS),
         "failures": _rows(store, _FAILURES),
         "environments": _rows(store, _ENVIRONMENTS),
-        "left_out": _left_out(store),
+        "left_out": left_out.numbers(store),
         "running": running_now(store),
     }
-
-
-def _left_out(store: Store) -> int:
-    """How many numbers no ranking uses; the view `left_out` says why."""
-    found = ask(store, "SELECT count(*) FROM left_out")
-    return int(found.rows[0][0])
 
 
 def _rows(store: Store, sql: str) -> list[dict[str, Any]]:

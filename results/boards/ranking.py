@@ -32,7 +32,7 @@ SELECT {", ".join(_CONFIGURATION)}, list(trial ORDER BY seed) AS trials,
        list(attempt ORDER BY seed) AS attempts, list(DISTINCT grid) AS grids,
        any_value(params_dense) AS params_dense, any_value(bytes_dense) AS bytes_dense,
        any_value(macs_dense) AS macs_dense
-FROM scores GROUP BY ALL
+FROM scores WHERE goal <> 'none' GROUP BY ALL
 """
 # What the page shows of a row of the view `leaderboard`, as it is stored.
 SHOWN = (

@@ -11,14 +11,28 @@ from results.storage.store import Store
 _NAMED = 3  # models that the warning names
 
 
+def numbers(store: Store) -> int:
+    """How many stored numbers no ranking uses.
+
+    Args:
+        store: The store.
+
+    Returns:
+        The number of rows of the view ``left_out``.
+    """
+    # The view takes long, and is empty if all rows were checked when written.
+    unchecked = "SELECT 1 FROM trials WHERE status = 'ok' AND checked IS NOT true"
+    if not ask(store, f"{unchecked} LIMIT 1").rows:
+        return 0
+    return int(ask(store, "SELECT count(*) FROM left_out").rows[0][0])
+
+
 def _counts(store: Store) -> list[tuple[Any, ...]]:
     """(1, reason, numbers) of ``left_out``; (0, model, trials) of ``superseded``."""
     found = ask(
         store, "SELECT 0, model, count(*) FROM superseded GROUP BY model ORDER BY ALL"
     ).rows
-    # The view takes long, and is empty if all rows were checked when written.
-    unchecked = "SELECT 1 FROM trials WHERE status = 'ok' AND checked IS NOT true"
-    if not ask(store, f"{unchecked} LIMIT 1").rows:
+    if not numbers(store):
         return list(found)
     bad = "SELECT 1, reason, count(*) FROM left_out GROUP BY ALL ORDER BY ALL"
     return [*found, *ask(store, bad).rows]

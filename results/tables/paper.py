@@ -22,7 +22,9 @@ SELECT n.trial, n.attempt, n.status, n.reason, n.method, n.method_options, n.mod
        n.model_options, n.task, n.task_options, n.protocol, n.protocol_fields,
        n.calibration, n.dtype, n.ratio, n.seed, n.params, n.achieved_params,
        n.achieved_macs, n.achieved_bytes, s.metric, s.value, s.sample_stderr, s.goal
-FROM newest AS n LEFT JOIN scores AS s USING (attempt)
+FROM newest AS n LEFT JOIN (FROM scores WHERE model IN ({models})) AS s
+     USING (attempt)
+WHERE n.model IN ({models})
 """
 
 
@@ -165,7 +167,7 @@ def scores(store: Store, models: Iterable[str]) -> list[dict[str, Any]]:
     if not listed:
         return []
     left_out.warn(store)
-    return ask(store, f"{_READ} WHERE n.model IN ({listed})").dicts()
+    return ask(store, _READ.format(models=listed)).dicts()
 
 
 def _paper_row(
