@@ -106,7 +106,7 @@ def leaderboard(
         if form in ("latex", "html"):
             one = "--mean" if mean else "--groups"
             raise click.UsageError(f"{one} prints table, md, csv or json, not {form}")
-        click.echo(render(_means(rows, groups, unequal=unequal, mixed=mixed), form))
+        click.echo(_means(rows, groups, form, unequal=unequal, mixed=mixed))
     elif form == "table" or form in board_text.FORMATS:
         fields = protocols.stored(store, view.rival_protocols(rows))
         boards = view.listed(rows, fields, mixed=mixed)
@@ -118,14 +118,21 @@ def leaderboard(
         click.echo(render(rows, form))
 
 
-def _means(rows: Answer, groups: str | None, *, unequal: bool, mixed: bool) -> Answer:
-    """Means over all tasks, or over those of each group."""
-    from results.boards.group_means import by_group, read_groups
+def _means(
+    rows: Answer, groups: str | None, form: str, *, unequal: bool, mixed: bool
+) -> str:
+    """Means over all tasks, or over those of each group, as text."""
+    from results.boards import group_means
     from results.boards.mean_ranks import over_boards
+    from results.text.formats import render
 
-    if groups is not None:
-        return by_group(rows, read_groups(groups))
-    return over_boards(rows, allow_unequal=unequal, across_protocols=mixed)
+    if groups is None:
+        means = over_boards(rows, allow_unequal=unequal, across_protocols=mixed)
+        return render(means, form)
+    means = group_means.by_group(rows, group_means.read_groups(groups))
+    if form == "table":
+        return group_means.table(means, rows)
+    return render(means, form)
 
 
 def _chosen(store: Store, grid: str | None, options: dict[str, Any]) -> Answer:

@@ -113,8 +113,11 @@ class View:
             self._speak(self._line(trial, event))
 
     def _compare(self, trial: Trial, event: Event) -> None:
-        """Keep the best trial of each model, task and ratio; dense is not in it."""
-        if event.value is None or trial.method.name == "dense":
+        """Keep the best trial of each model, task and ratio.
+
+        Neither dense nor a trial that only guesses is one.
+        """
+        if event.value is None or event.at_chance or trial.method.name == "dense":
             return
         place = (trial.model.label, trial.task.label, trial.ratio)
         best, found, count = self._best.pop(place, (trial, event, 0))

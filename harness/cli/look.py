@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -104,8 +105,15 @@ class _PluralChoice(click.Choice[str]):
 
 @click.command("list")
 @click.argument("what", type=_PluralChoice(_LISTED))
+@click.option(
+    "--store",
+    default="measured",
+    show_default=True,
+    help="Store whose numbers count as measured in the list of papers; `measured` "
+    "comes with the package.",
+)
 @format_option
-def list_(what: str, form: str) -> None:
+def list_(what: str, store: str, form: str) -> None:
     """List the methods, models, tasks, grids, papers or families.
 
     A family is an architecture of language models in transformers. Methods treat it
@@ -116,12 +124,17 @@ def list_(what: str, form: str) -> None:
     from results.text.answer import Answer
     from results.text.formats import render
 
-    own = {"grids": _grids, "papers": _papers, "families": _families}
-    rows = own.get(what, lambda: _plugins(what[:-1]))()
+    dropped: Sequence[str] = ()
+    if what == "papers":
+        rows, dropped = _papers(store)
+    else:
+        own = {"grids": _grids, "families": _families}
+        rows = own.get(what, lambda: _plugins(what[:-1]))()
     columns = tuple(rows[0]) if rows else ()
     values = [tuple(row.values()) for row in rows]
-    answer = Answer(columns=columns, types=("VARCHAR",) * len(columns), rows=values)
-    click.echo(render(answer, form))
+    kinds = ["BIGINT" if isinstance(v, int) else "VARCHAR" for v in (values or [()])[0]]
+    answer = Answer(columns=columns, types=tuple(kinds), rows=values)
+    click.echo(render(answer, form, dropped))
 
 
 def _plugins(kind: str) -> list[dict[str, Any]]:
@@ -190,10 +203,12 @@ def _families() -> list[dict[str, Any]]:
     return rows
 
 
-def _papers() -> list[dict[str, Any]]:
-    from results.tables.published import catalogue
+def _papers(store: str) -> tuple[list[dict[str, Any]], Sequence[str]]:
+    """A row for each table of a paper, and the columns that may be left out."""
+    from results.storage.store import open_store
+    from results.tables.catalogue import DROPPED, catalogue
 
-    return catalogue()
+    return catalogue(open_store(store)), DROPPED
 
 
 @click.command()

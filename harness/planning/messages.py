@@ -97,6 +97,8 @@ class Event:
         summary: ``perplexity 24.19``, or the reason of a failure.
         value: The primary metric; None where nothing ranks.
         goal: ``max`` or ``min``: what is better; empty where nothing ranks.
+        at_chance: Whether the value is not better than guessing by more than two
+            standard errors, as the view ``leaderboard`` flags it.
         error_class: Error class of a trial that failed; None for status ``ok``.
         warning: What a reader of its numbers must know, such as prompts that were cut.
         node: For a crash: Ray's id of the node that the worker ran on.
@@ -113,6 +115,7 @@ class Event:
     summary: str = ""
     value: float | None = None
     goal: str = ""
+    at_chance: bool = False
     warning: str = ""
     error_class: str | None = None
     node: str = ""

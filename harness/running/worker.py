@@ -218,6 +218,7 @@ class _Worker:
             summary=failure.reason if failure else summary(found),
             value=None if failure or primary is None else primary.value,
             goal="" if failure or primary is None else primary.goal,
+            at_chance=primary is not None and at_chance(primary),
             poisoned=failure is not None and devices.poisoned(failure.reason),
             warning="" if failure else warning(found),
         )
@@ -261,6 +262,20 @@ def warning(found: Sequence[Measurement]) -> str:
 def primary_metric(found: Sequence[Measurement]) -> Measurement | None:
     """The first final measurement that ranks."""
     return next((m for m in found if m.step is None and m.goal != "none"), None)
+
+
+def at_chance(one: Measurement) -> bool:
+    """Whether a number is not better than guessing by more than two standard errors.
+
+    The rule of the view ``leaderboard``, for one trial; False where ``chance`` is not
+    known.
+    """
+    if one.chance is None:
+        return False
+    error = 2 * (one.stderr or 0.0)
+    if one.goal == "max":
+        return one.value - error <= one.chance
+    return one.value + error >= one.chance
 
 
 def summary(found: Sequence[Measurement]) -> str:

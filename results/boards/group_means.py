@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from results.errors import StoreError, unknown
 from results.text import yaml_reader
 from results.text.answer import Answer
 from results.text.bounded import read_bytes
-from results.text.labels import label, method_label
+from results.text.columns import printable
+from results.text.formats import as_columns
+from results.text.labels import label, method_label, shared_calibration
 
 Groups = Mapping[str, Sequence[str]]
 Row = Mapping[str, Any]
@@ -129,6 +132,45 @@ def by_group(answer: Answer, groups: Groups) -> Answer:
     columns = ("model", "ratio", "method", *groups, "mean", "lacks")
     kinds = ("VARCHAR", "DOUBLE", "VARCHAR", *["DOUBLE"] * (len(groups) + 1), "VARCHAR")
     return Answer(columns=columns, types=kinds, rows=lines)
+
+
+def table(found: Answer, rows: Answer) -> str:
+    """Means of groups for a terminal.
+
+    The calibration that all methods share stands above the table, once. A narrow
+    terminal leaves out the model where all rows have the same, then the tasks that are
+    lacking, then groups, the last ones first.
+
+    Args:
+        found: What ``by_group`` gave.
+        rows: What it was given.
+
+    Returns:
+        The text.
+    """
+    heading = "mean recovery in each group of tasks"
+    models = {row[0] for row in found.rows}
+    if len(models) == 1:
+        heading = f"{models.pop()}, {heading}"
+    lines = [heading]
+    methods = {row[found.columns.index("method")] for row in found.rows}
+    shared = shared_calibration(
+        row for row in rows.dicts() if method_label(row) in methods
+    )
+    if shared:
+        lines.append(f"calibration, where a method reads it: {shared}")
+    at = found.columns.index("method")
+    short = [
+        (*row[:at], row[at].removesuffix(f" {shared}") if shared else row[at])
+        + tuple(row[at + 1 :])
+        for row in found.rows
+    ]
+    _, _, _, *groups, _, lacks = found.columns
+    dropped = [*([] if models else ["model"]), lacks, *reversed(groups)]
+    made = as_columns(replace(found, rows=short), dropped)
+    if any(row[-1] for row in found.rows):
+        made += "\n\nA method without a mean lacks tasks; --format csv names them."
+    return "\n".join([*map(printable, lines), "", made])
 
 
 def _means(own: Mapping[str, float], groups: Groups) -> list[Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from results.boards.ranking import rounded
@@ -52,9 +53,9 @@ def timeline(store: Store, grid: str) -> dict[str, Any] | None:
     Returns:
         ``bars`` with ``host``, ``worker`` (0, 1, ... on each host), ``device``,
         ``method``, ``model``, ``trial`` (the first one), ``start`` and ``stop`` (both
-        in seconds since 1970), ``trials`` and ``failed``; ``hosts`` with the share of
-        the time from its first to its last bundle that the workers of each host were
-        busy. None if the grid has no plan.
+        in seconds since 1970), ``trials``, ``failed`` and ``part`` (see ``part``);
+        ``hosts`` with the share of the time of its parts that the workers of each host
+        were busy. None if the grid has no plan.
     """
     if not ask(store, "FROM plans WHERE grid = ? LIMIT 1", [grid]).rows:
         return None
@@ -65,6 +66,7 @@ def timeline(store: Store, grid: str) -> dict[str, Any] | None:
         row["method"] = clean(label(row["method"], row.pop("method_options")))
         row["model"] = clean(label(row["model"], row.pop("model_options")))
         bars.append({key: _plain(key, value) for key, value in row.items()})
+    part(bars)
     hosts = {}
     for host in dict.fromkeys(bar["host"] for bar in bars):
         own = [bar for bar in bars if bar["host"] == host]
@@ -98,20 +100,42 @@ def place(bars: Iterable[dict[str, Any]]) -> int:
     return len(free)
 
 
+def part(bars: Sequence[dict[str, Any]]) -> None:
+    """Set ``part`` of each bar: 0, 1, ... between pauses that would hide the work.
+
+    Such a pause is longer than all the time in which some bundle ran: on one axis, the
+    bars before and after a night would be a pixel wide.
+
+    Args:
+        bars: In the order of their starts.
+    """
+    pauses, work, end = [], 0.0, -math.inf
+    for bar in bars:
+        pauses.append(bar["start"] - end)
+        work += max(0.0, bar["stop"] - max(end, bar["start"]))
+        end = max(end, bar["stop"])
+    number = 0
+    for i, (bar, pause) in enumerate(zip(bars, pauses, strict=True)):
+        number += i > 0 and pause > work
+        bar["part"] = number
+
+
 def busy(bars: Iterable[dict[str, Any]]) -> float | None:
     """The share of the workers' time in which a bundle ran.
 
     Args:
-        bars: Of one host, with their workers.
+        bars: Of one host, with their workers and parts.
 
     Returns:
         The sum of the lengths of the bars, divided by the number of workers times the
-        time from the first start to the last stop; None if no time passed.
+        time from the first start to the last stop of each part; None if no time passed.
     """
     known = list(bars)
     workers = 1 + max((bar["worker"] for bar in known), default=0)
-    span = max((bar["stop"] for bar in known), default=0.0)
-    span -= min((bar["start"] for bar in known), default=0.0)
+    span = 0.0
+    for number in {bar["part"] for bar in known}:
+        own = [bar for bar in known if bar["part"] == number]
+        span += max(b["stop"] for b in own) - min(b["start"] for b in own)
     if span <= 0:
         return None
     total: float = sum(bar["stop"] - bar["start"] for bar in known)

@@ -110,14 +110,15 @@ function folded(board, made) {
 }
 
 // Of each ratio: the best method, its distance to the next, and whether a test sees it.
+// What only guesses is neither; `best` is missing where nothing is better than that.
 export function winners(board) {
   const ratios = [...new Set(board.rows.filter((row) => row.base !== "dense").map((row) => row.ratio))];
   const sign = board.goal === "max" ? 1 : -1;
   return ratios.sort((a, b) => a - b).map((ratio) => {
-    const rows = board.rows.filter((row) => row.ratio === ratio && row.base !== "dense");
+    const rows = board.rows.filter((row) => row.ratio === ratio && row.base !== "dense" && !row.at_chance);
     rows.sort((a, b) => sign * (b.mean - a.mean));
     const like = rows.filter((row) => row !== rows[0] && row.mark === "like best");
-    return { ratio, best: rows[0], next: rows[1], like, tied: rows[1]?.mean === rows[0].mean };
+    return { ratio, best: rows[0], next: rows[1], like, tied: rows.length > 1 && rows[1].mean === rows[0].mean };
   });
 }
 
@@ -126,11 +127,12 @@ function answers(board, style) {
   if (!lines.length) return null;
   const row = ({ ratio, best, next, like, tied }) => h("tr", {},
     h("th", { scope: "row" }, format.share(ratio, 0)),
-    cell("Best", [swatch(style, best.method), name(best, board)]),
-    cell(board.metric, value(best), "n"),
-    cell("Recovery", recovery(best), "n"),
-    cell("Ahead", [ahead(best, next, like, tied, board), next?.trials.length ? [" ", h("a", { href: comparing(best, next) }, "compare")] : null]),
-    cell("Saves", savings(best)));
+    !best ? h("td", { colspan: 5 }, "no method is better than guessing") : [
+      cell("Best", [swatch(style, best.method), name(best, board)]),
+      cell(board.metric, value(best), "n"),
+      cell("Recovery", recovery(best), "n"),
+      cell("Ahead", [ahead(best, next, like, tied, board), next?.trials.length ? [" ", h("a", { href: comparing(best, next) }, "compare")] : null]),
+      cell("Saves", savings(best))]);
   const heads = ["Ratio", "Best", board.metric, "Recovery", "Ahead of the next", "Really saves"];
   return wide(`Best per ratio, ${board.model} on ${board.task}`,
     h("table", { class: "answers cards" }, h("thead", {}, h("tr", {}, heads.map((head, i) =>

@@ -127,27 +127,6 @@ def names() -> list[str]:
     )
 
 
-def catalogue() -> list[dict[str, Any]]:
-    """One row per packaged table: the paper, what it shows, its numbers, its grids."""
-    rows = []
-    for name in names():
-        table = read(name)
-        reasons = [why for _, why in table.printed()]
-        rows.append(
-            {
-                "table": name,
-                "paper": table.paper,
-                "in": table.table,
-                "what": table.title,
-                "numbers": len(reasons),
-                # The other numbers have a reason, which `table` prints.
-                "planned": reasons.count(None),
-                "grids": ", ".join(table.grids),
-            }
-        )
-    return rows
-
-
 def read(name: str) -> PaperTable:
     """Read a packaged table by its name, or a custom table from a YAML file.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from results.queries.db import ask
 from results.storage.store import Store
@@ -68,62 +67,30 @@ def _rank(rivals: Sequence[Cell], samples: Samples) -> bool:
     # the family of Holm's correction.
     best = rivals[printed.index(distinct[0])]
     others = [cell for cell in rivals if cell is not best]
-    seen = _seen(best, samples)
-    known = [
-        (cell, p)
-        for cell in others
-        if (p := _p_value(seen, _seen(cell, samples))) is not None
-    ]
+    known = [(c, p) for c in others if (p := _p_value(best, c, samples)) is not None]
     for (cell, _), p in zip(known, holm([p for _, p in known]), strict=True):
         cell.like_best = p > LEVEL
     return any(cell.like_best for cell in others)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Seen:
-    """What a test can use of a cell.
-
-    Args:
-        metric: What the cell measures.
-        counts: Of a corpus metric, seed by seed; empty where a seed has none.
-        values: One per sample, the mean over the seeds; empty where a seed has none.
-        mean: The cell's number.
-        error: Its standard error.
-    """
-
-    metric: str
-    counts: Sequence[Mapping[str, Sequence[float]]]
-    values: Sequence[float]
-    mean: float
-    error: float
-
-
-def _seen(cell: Cell, samples: Samples) -> _Seen:
-    metric = str(cell.key.get("metric"))
-    return _Seen(
-        metric=metric,
-        counts=_counts(cell, metric, samples) if samples else (),
-        values=_values(cell, metric, samples) if samples else (),
-        mean=cell.measured or 0.0,
-        # Back from a 95 % interval to a standard error.
-        error=((cell.high or 0.0) - (cell.low or 0.0)) / (2 * _REACH),
-    )
-
-
-def _p_value(best: _Seen, other: _Seen) -> float | None:
+def _p_value(best: Cell, other: Cell, samples: Samples) -> float | None:
     """Of the hypothesis that two cells measure the same; None where nothing tells."""
     # In order of power: counts of sentences for a corpus metric, values of samples, and
     # without either the standard errors alone.
-    counts = (best.counts, other.counts)
-    names = counted(best.metric)
-    if all(counts) and len({len(c[0][names[0]]) for c in counts}) == 1:
-        return paired_bleu(*counts, order=int(best.metric[-1]))
-    if best.values and len(best.values) == len(other.values):
-        return compare(best.values, other.values)[0]
-    spread = math.hypot(best.error, other.error)
+    if samples:
+        metric = str(best.key.get("metric"))
+        counts = [_counts(cell, metric, samples) for cell in (best, other)]
+        if all(counts) and len({len(c[0][counted(metric)[0]]) for c in counts}) == 1:
+            return paired_bleu(*counts, order=int(metric[-1]))
+        ours, theirs = (_values(cell, metric, samples) for cell in (best, other))
+        if ours and len(ours) == len(theirs):
+            return compare(ours, theirs)[0]
+    # Back from a 95 % interval to a standard error.
+    errors = [((c.high or 0.0) - (c.low or 0.0)) / (2 * _REACH) for c in (best, other)]
+    spread = math.hypot(*errors)
     if spread == 0:
         return None
-    gap = abs(best.mean - other.mean)
+    gap = abs((best.measured or 0.0) - (other.measured or 0.0))
     # z = gap / sqrt(a^2 + b^2) of two independent means; erfc(z / sqrt(2)) is the
     # two-sided p value of a normal.
     return math.erfc(gap / spread / math.sqrt(2))

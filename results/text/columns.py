@@ -95,11 +95,11 @@ class Columns:
         return [self.headings[column], *(row[0][column] for row in self._rows if row)]
 
     def _least(self, column: int) -> int:
-        """The width below which a word of the column would break."""
-        if not self.left[column]:
-            return max(map(len, self._cells(column)))
-        words = (word for cell in self._cells(column) for word in cell.split(" "))
-        return max(map(len, words), default=0)
+        """The width below which a word of the column, or a number, would break."""
+        heading, *cells = self._cells(column)
+        texts = [word for cell in cells for word in cell.split(" ")]
+        parts = texts if self.left[column] else cells
+        return max(map(len, [*heading.split(" "), *parts]))
 
     def _kept(self) -> list[int] | None:
         """The columns that fit; None if even the most important ones do not."""

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from results.text.answer import Answer
@@ -16,12 +17,14 @@ FORMATS = ("table", "csv", "csv-raw", "json", "md")
 DASH = "\N{EN DASH}"  # what stands where there is no number
 
 
-def render(answer: Answer, form: str) -> str:
+def render(answer: Answer, form: str, dropped: Sequence[str] = ()) -> str:
     """Rows as text in one of ``FORMATS``; all but ``table`` lose no digit.
 
     Args:
         answer: What a query gave.
         form: Output format, one of ``FORMATS``.
+        dropped: Columns that ``table`` leaves out in a narrow terminal, first one
+            first.
 
     Returns:
         The text, without a newline at its end.
@@ -34,7 +37,7 @@ def render(answer: Answer, form: str) -> str:
         return text.replace("\x7f", "\\u007f")  # the one control it does not escape
     if form == "md":
         return as_markdown(answer)
-    return as_columns(answer)
+    return as_columns(answer, dropped)
 
 
 def _finite(value: Any) -> Any:
@@ -97,10 +100,22 @@ def markdown(text: str) -> str:
     return " ".join(text.replace("&", "&amp;").replace("<", "&lt;").split())
 
 
-def as_columns(answer: Answer) -> str:
-    """Aligned columns for a terminal; numbers are shortened."""
+def as_columns(answer: Answer, dropped: Sequence[str] = ()) -> str:
+    """Aligned columns for a terminal; numbers are shortened.
+
+    Args:
+        answer: The rows to write.
+        dropped: As for ``render``.
+
+    Returns:
+        The text.
+    """
     numeric = [_is_numeric(kind) for kind in answer.types]
-    table = Columns(headings=answer.columns, left=[not right for right in numeric])
+    table = Columns(
+        headings=answer.columns,
+        left=[not right for right in numeric],
+        dropped=[answer.columns.index(name) for name in dropped],
+    )
     for row in answer.rows:
         table.add(map(shown, row))
     return str(table)

@@ -106,6 +106,8 @@ def test_the_best_so_far_is_that_of_each_model_task_and_ratio():
         ended = Event(what="ended", status="ok", value=value, goal="min", summary=said)
         view.event(None, trial(method, task="u"), ended)
     view.event(None, trial("x"), Event(what="ended", status="failed"))
+    guess = Event(what="ended", status="ok", value=1.0, goal="max", at_chance=True)
+    view.event(None, trial("guess", ratio=0.2), guess)
 
     assert [line.plain for line in view._leaders()] == [
         "best of 3 so far asvd  accuracy 0.9  m, t, ratio 0.2",

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from harness.core import Measurement
 from harness.executors.inline import Inline
 from harness.planning import grid as grids
 from harness.planning import plan as plans
@@ -16,7 +17,7 @@ from harness.planning.messages import ArtifactJob
 from harness.planning.plan import Artifact
 from harness.planning.trial import PluginSpec
 from harness.registry import find
-from harness.running import networks
+from harness.running import networks, worker
 from harness.running.artifacts import produce
 from harness.running.driver import Driver
 from harness.running.recovery import reconcile
@@ -149,6 +150,23 @@ def test_rows_hold_what_was_asked_and_what_was_achieved(run):
     assert row["peak_memory_bytes"] > 10**7
     assert len(row["code_digest"]) == 24
     assert json.loads(row["versions"])["torch"]
+
+
+@pytest.mark.parametrize(
+    ("value", "goal", "stderr", "chance", "guesses"),
+    [
+        (0.5, "max", 0.1, 0.25, False),
+        (0.5, "max", 0.125, 0.25, True),  # two standard errors above, not more
+        (40.0, "min", None, 50.0, False),
+        (50.0, "min", None, 50.0, True),
+        (0.1, "max", 0.2, None, False),
+    ],
+)
+def test_a_number_is_at_chance_within_two_standard_errors(
+    value, goal, stderr, chance, guesses
+):
+    one = Measurement(metric="m", value=value, goal=goal, stderr=stderr, chance=chance)
+    assert worker.at_chance(one) is guesses
 
 
 def test_rows_say_what_is_left_of_each_layer(run):

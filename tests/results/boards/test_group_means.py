@@ -5,7 +5,7 @@ from synthetic import row
 
 from harness.planning import grid as grids
 from results.boards import leaderboard
-from results.boards.group_means import by_group, packaged, read_groups
+from results.boards.group_means import by_group, packaged, read_groups, table
 from results.errors import StoreError
 
 GROUPS = {"knowledge": ["x", "y"], "text": ["z"]}
@@ -118,3 +118,18 @@ def test_the_small_groups_are_the_tasks_of_their_grid():
     names = [t for tasks in read_groups("capability_small").values() for t in tasks]
     assert packaged() == ["capability", "capability_small"]
     assert all(name in text for name in names)
+
+
+def test_a_narrow_terminal_gets_a_table_without_the_model(empty, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "50")
+    groups = {"knowledge of the world": ["x", "y"], "text": ["z"], "more": ["w"]}
+    rows = _filled(empty, ALL)
+
+    lines = table(by_group(rows, groups), rows).splitlines()
+
+    assert lines[0] == "mlp, mean recovery in each group of tasks"
+    assert [line.split() for line in lines if "0.2" in line] == [
+        ["0.2", "a", "0.9", "0.5", "–", "–", "w"],
+        ["0.2", "b", "0.75", "1", "–", "–", "w"],
+    ]
+    assert "--format csv" in lines[-1]

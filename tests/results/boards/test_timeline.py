@@ -53,9 +53,23 @@ def test_a_bar_is_a_bundle_until_a_long_pause(ran):
 
 
 def test_the_busy_share_is_that_of_all_workers_of_a_host(ran):
-    # 20 + 60 + 20 seconds of bundles, two workers for 220 seconds.
+    # 20 + 60 + 20 seconds of bundles, two workers for 65 and for 20 seconds: the pause
+    # of 135 seconds is longer than both.
     hosts = timeline.timeline(ran, "synthetic")["hosts"]
-    assert hosts == {"one": {"workers": 2, "busy": pytest.approx(100 / 440)}}
+    assert hosts == {"one": {"workers": 2, "busy": pytest.approx(100 / 170)}}
+
+
+def test_a_pause_is_cut_out_if_it_is_longer_than_all_work():
+    # 6 seconds of work in 0 to 2, 4 to 6 (two at once), 12 to 14; pauses of 2 and 6,
+    # and one of 7 in the second list.
+    times = [(0, 2), (4, 6), (4.5, 5), (12, 14)]
+    bars = [{"start": a, "stop": b} for a, b in times]
+    timeline.part(bars)
+    assert [bar["part"] for bar in bars] == [0, 0, 0, 0]
+
+    bars[-1] = {"start": 13, "stop": 15}
+    timeline.part(bars)
+    assert [bar["part"] for bar in bars] == [0, 0, 0, 1]
 
 
 def test_a_worker_is_used_again_when_its_bar_ends():

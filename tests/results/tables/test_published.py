@@ -147,12 +147,6 @@ def test_an_unknown_paper_offers_the_nearest():
         published.read("basis_sharing_11")
 
 
-def test_the_catalogue_lists_every_table():
-    rows = published.catalogue()
-    assert [r["table"] for r in rows] == published.names()
-    assert sum(r["numbers"] for r in rows) > 2000
-
-
 def test_the_models_file_maps_names_to_lists():
     folder = Path(published.__file__).parents[1] / "papers"
     models = yaml.safe_load((folder / "_models.yaml").read_text())
