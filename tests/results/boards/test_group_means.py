@@ -7,6 +7,7 @@ from harness.planning import grid as grids
 from results.boards import leaderboard
 from results.boards.group_means import by_group, packaged, read_groups, table
 from results.errors import StoreError
+from results.text.formats import DASH
 
 GROUPS = {"knowledge": ["x", "y"], "text": ["z"]}
 
@@ -129,7 +130,7 @@ def test_a_narrow_terminal_gets_a_table_without_the_model(empty, monkeypatch):
 
     assert lines[0] == "mlp, mean recovery in each group of tasks"
     assert [line.split() for line in lines if "0.2" in line] == [
-        ["0.2", "a", "0.9", "0.5", "–", "–", "w"],
-        ["0.2", "b", "0.75", "1", "–", "–", "w"],
+        ["0.2", "a", "0.9", "0.5", DASH, DASH, "w"],
+        ["0.2", "b", "0.75", "1", DASH, DASH, "w"],
     ]
     assert "--format csv" in lines[-1]
