@@ -5,11 +5,12 @@ import { chart } from "page/chart.js";
 import { ask } from "page/data.js";
 import { h, table } from "page/html.js";
 import * as format from "page/format.js";
-import { labels, looks } from "page/methods.js";
+import { isDark, labels, looks } from "page/methods.js";
 import { failures, progress, running } from "page/overview.js";
 
 export const title = "Grid";
 const LANE = 22; // pixels of a worker
+const CLOCK = { hours: "%H:%M", minutes: "%H:%M", seconds: "%H:%M:%S", date: "%d %b", day: "%d %b" };
 const MOST_PARTS = 4; // charts of the time between long pauses, the newest ones
 
 export async function draw({ name, query }) {
@@ -65,13 +66,13 @@ function part(grid, bars, style, names) {
     took: format.seconds(bar.stop - bar.start), ended: bar.failed ? `${format.plural(bar.trials, "trial")}, ${bar.failed} failed` : format.plural(bar.trials, "trial"),
   }));
   const lanes = [...new Set(points.map((point) => point.lane))].sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
-  const x = { field: "start", type: "temporal", scale: { type: "utc" }, title: "time (UTC)", axis: { labelOverlap: true } };
+  const x = { field: "start", type: "temporal", scale: { type: "utc" }, title: "time (UTC)", axis: { labelOverlap: true, format: CLOCK } };
   const y = { field: "lane", type: "nominal", scale: { domain: lanes }, title: null, axis: { labelLimit: 180 } };
   const colour = { field: "method", type: "nominal", legend: null, scale: { domain: names, range: names.map((method) => style.get(method).colour) } };
   const tooltip = [["method", "method"], ["model", "model"], ["ended", "trials"], ["took", "time"]].map(([field, title]) => ({ field, title }));
   const layer = [
     { data: { values: points }, mark: { type: "bar", height: { band: 0.8 }, cornerRadius: 2, cursor: "pointer" }, encoding: { x, x2: { field: "stop" }, y, color: colour, tooltip } },
-    { data: { values: points.filter((point) => point.failed) }, mark: { type: "text", text: "✗", align: "left", dx: 2, color: "#fff", fontWeight: 700 }, encoding: { x, y, tooltip } },
+    { data: { values: points.filter((point) => point.failed) }, mark: { type: "text", text: "✗", align: "left", dx: 2, color: isDark() ? "#101214" : "#fff", fontWeight: 700 }, encoding: { x, y, tooltip } },
   ];
   return chart({
     title: `Bundles of ${grid} by worker, from ${format.moment(bars[0].start)}`, name: `workers-${grid}-${bars[0].part}`, height: 60 + LANE * Math.max(2, lanes.length),

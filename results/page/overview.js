@@ -2,7 +2,7 @@
 
 import { link } from "page/address.js";
 import { ask, isLive } from "page/data.js";
-import { clock, h, table, wide } from "page/html.js";
+import { clock, h, table } from "page/html.js";
 import * as format from "page/format.js";
 
 export const title = "Overview";
@@ -56,16 +56,17 @@ export function progress(row) {
 
 export function failures(rows) {
   const groups = Map.groupBy(rows, (row) => `${row.error_class ?? row.status}: ${row.reason ?? "no reason is stored"}`);
+  const heads = ["Trial", "Status", "Method", "Model", "Task", "Ratio", "Seed", "Tries", "Host", "Started"];
+  const cells = (row) => [h("a", { href: link("trial", row.trial) }, row.trial), row.status, row.method, row.model, row.task,
+    format.number(row.ratio), row.seed, row.tries, row.host ?? format.DASH, row.started_at ?? format.DASH];
   return h("section", {}, h("h2", {}, "Failures"), rows.length ? [...groups].map(([reason, list]) => h("details", { open: groups.size < 4 },
     h("summary", {}, `${format.plural(list.length, "trial")}: ${reason}`),
-    wide(`Failed trials: ${reason}`, h("table", {}, h("thead", {}, h("tr", {}, ["Trial", "Status", "Method", "Model", "Task", "Ratio", "Seed", "Tries", "Host", "Started"].map((head) => h("th", { scope: "col" }, head)))),
-      h("tbody", {}, list.map((row) => h("tr", {}, h("th", { scope: "row" }, h("a", { href: link("trial", row.trial) }, row.trial)),
-        [row.status, row.method, row.model, row.task, format.number(row.ratio), row.seed, row.tries, row.host ?? format.DASH, row.started_at ?? format.DASH].map((cell) => h("td", {}, String(cell)))))))))) : h("p", {}, "No trial failed."));
+    table(`Failed trials: ${reason}`, heads, list.map(cells), [5, 6, 7], "cards"))) : h("p", {}, "No trial failed."));
 }
 
 function environments(rows) {
-  return h("section", {}, h("h2", {}, "Environments"), wide("Environments", h("table", {},
-    h("thead", {}, h("tr", {}, ["Host", "Device", "Threads", "Type", "Commit", "Trials", "First", "Last"].map((head) => h("th", { scope: "col" }, head)))),
-    h("tbody", {}, rows.map((row) => h("tr", {}, h("th", { scope: "row" }, row.host ?? format.DASH),
-      [row.device, row.threads, row.dtype, row.commit ? `${row.commit.slice(0, 10)}${row.dirty ? ", changed" : ""}` : null, row.trials, row.first, row.last].map((cell) => h("td", {}, cell === null ? format.DASH : String(cell)))))))));
+  const commit = (row) => (row.commit ? `${row.commit.slice(0, 10)}${row.dirty ? ", changed" : ""}` : null);
+  const cells = rows.map((row) => [row.host, row.device, row.threads, row.dtype, commit(row), row.trials, row.first, row.last].map((cell) => cell ?? format.DASH));
+  return h("section", {}, h("h2", {}, "Environments"),
+    table("Environments", ["Host", "Device", "Threads", "Type", "Commit", "Trials", "First", "Last"], cells, [2, 5], "cards"));
 }
