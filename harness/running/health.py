@@ -81,13 +81,13 @@ def _device() -> Check:
 def _disk(store: str) -> Check:
     if "://" in store:
         return Check(name="disk", state="note", says="the store is not on this machine")
-    place = Path(store).absolute()
+    folder = Path(store).absolute()
     # The store may not exist yet: the disk is that of the nearest folder above it.
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
     state = "good" if free > LOW_DISK else "bad"
-    return Check(name="disk", state=state, says=f"{free / 1e9:.0f} GB free at {place}")
+    return Check(name="disk", state=state, says=f"{free / 1e9:.0f} GB free at {folder}")
 
 
 def _store(store: str) -> Check:

@@ -81,7 +81,7 @@ class Store:
 
         Raises:
             StoreError: If a column is not known, a number is not finite, or the
-                place cannot be written; nothing is half stored.
+                folder cannot be written; nothing is half stored.
         """
         self.append_all([row], samples, layers)
 
@@ -196,7 +196,7 @@ class Store:
             tables = [root / table for table in TABLES]
             places += [root, root / "running", root / "logs", *tables]
             places += [table / "compacted" for table in tables]
-        return sum(temporary.remove_dead(place) for place in places)
+        return sum(temporary.remove_dead(folder) for folder in places)
 
     def scratch(self, name: str) -> Path:
         """A folder of this machine for training checkpoints; it outlives a kill."""
@@ -265,31 +265,31 @@ def open_store(uri: str | Path, create: bool = False) -> Store:
                 "a folder with --store"
             )
         uri = Path(__file__).parents[1] / PACKAGED
-    place = places.folder(uri)
-    text = place.read(FORMAT)
+    folder = places.folder(uri)
+    text = folder.read(FORMAT)
     if text is None:
         if not create:
             raise NoStore(
-                f"no store at {place.uri}; `shrinkgrid run GRID` makes one, "
+                f"no store at {folder.uri}; `shrinkgrid run GRID` makes one, "
                 "or name another with --store"
             )
-        _refuse_foreign(place)
+        _refuse_foreign(folder)
         made = {"format": "shrinkgrid", "schema_version": SCHEMA_VERSION}
-        place.write(FORMAT, _dumps(made | {"columns": [_columns_digest()]}))
-        return Store(folder=place)
-    known = _read_format(text, place.uri)
+        folder.write(FORMAT, _dumps(made | {"columns": [_columns_digest()]}))
+        return Store(folder=folder)
+    known = _read_format(text, folder.uri)
     columns = known.get("columns", [])
     # The store lists the columns of all code that wrote to it. With more than one list
     # readers join files by name, which is slower.
     if create and _columns_digest() not in columns:
         columns = [*columns, _columns_digest()]
-        place.write(FORMAT, _dumps(known | {"columns": columns}))
-    elif create and place.local and not os.access(place.local, os.W_OK):
+        folder.write(FORMAT, _dumps(known | {"columns": columns}))
+    elif create and folder.local and not os.access(folder.local, os.W_OK):
         raise StoreError(
-            f"the store {place.uri} is read-only for this user; change its "
+            f"the store {folder.uri} is read-only for this user; change its "
             "permissions, or name another with --store"
         )
-    return Store(folder=place, mixed=columns != [_columns_digest()])
+    return Store(folder=folder, mixed=columns != [_columns_digest()])
 
 
 def accept_columns(store: Store, other: Store) -> None:
@@ -315,9 +315,9 @@ def new_attempt() -> str:
     return f"{time.time_ns() // 1_000_000:012x}{os.urandom(6).hex()}"
 
 
-def _refuse_foreign(place: Folder) -> None:
+def _refuse_foreign(folder: Folder) -> None:
     """Refuse to turn a file, or a folder with other files, into a store."""
-    path = place.local
+    path = folder.local
     if path is None:
         return
     if path.exists() and not path.is_dir():
@@ -327,7 +327,7 @@ def _refuse_foreign(place: Folder) -> None:
         )
     # What starts with a dot is being written: another driver makes the store just now.
     names = [p.name for p in path.iterdir()] if path.is_dir() else []
-    if any(n[0] != "." for n in names) and place.read(FORMAT) is None:
+    if any(n[0] != "." for n in names) and folder.read(FORMAT) is None:
         raise StoreError(
             f"{path} is not a store and contains other files; name an empty or a "
             "new folder with --store"
