@@ -12,6 +12,7 @@ from results.boards import leaderboard
 from results.errors import StoreError
 from results.queries.db import ask
 from results.storage.store import open_store
+from results.text.formats import DASH
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "docs"))
@@ -30,6 +31,29 @@ def test_the_tables_of_a_page_are_those_of_the_packaged_store(page):
     text = page.read_text(encoding="utf-8")
 
     assert measured.filled(text) == text, "run python docs/measured.py tables"
+
+
+def test_the_readme_quotes_the_packaged_store():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    quoted = re.findall(
+        r"^\| `?(\w+)`? \| (\S+ ± \S+) \| (\S+ ± \S+) \| (.+?) \|$", text, re.M
+    )
+    query = """
+        SELECT method, task, mean, stderr FROM leaderboard WHERE main
+        AND ratio IN (0, 0.2) AND method_options IN ('{}', '[]') AND model LIKE 'smol%'
+        AND (task, task_options::JSON->>'limit') IN
+            (('wikitext2-1024', '8'), ('ptb-2048', '4'), ('arc_easy', '100'))
+    """
+    found = {
+        (method, task): f"{mean:.{digits}f} ± {stderr:.{digits}f}"
+        for method, task, mean, stderr in ask(open_store("measured"), query).rows
+        for digits in [2 if task == "arc_easy" else 1]
+    }
+    assert len(quoted) > 4
+    for method, *cells in quoted:
+        tasks = ("wikitext2-1024", "ptb-2048", "arc_easy")
+        for task, cell in zip(tasks, cells, strict=True):
+            assert found.get((method, task), DASH) == cell, (method, task)
 
 
 def test_some_page_shows_the_packaged_store():
