@@ -45,7 +45,13 @@ def page(tmp_path_factory):
         {"metric": "train_loss", "value": 1 / (i + 1), "goal": "min", "step": i}
         for i in range(5)
     ]
-    store.append(row("curve", grid="other", measurements=curve))
+    sizes = {"params_dense": 8, "params": 4.0, "nonzero": 4.0, "bytes_dense": 32}
+    layers = [
+        {"layer": f"{block}.up", "role": "up", "block": block, "position": block}
+        | {"bytes": 8.0 + block, **sizes}
+        for block in range(3)
+    ]
+    store.append(row("curve", grid="other", measurements=curve), layers=layers)
     model = "LLaMA2-7B (as labelled in the README)"
     columns = {"method": "dense", "task": "wikitext2-2048", "ratio": 0.0}
     measured = {"perplexity": 5.0}
