@@ -85,6 +85,26 @@ class TestInBrowser:
         assert all("svd" in line for line in out["lines"])
         assert out["bottom"] < 900
 
+    def test_no_guess_is_the_best_of_its_ratio(self, empty, tmp_path):
+        for method, ratio, value in [
+            ("dense", 0.0, 0.9),
+            ("guess", 0.2, 0.1),
+            ("svd", 0.2, 0.5),
+            ("guess", 0.4, 0.1),
+        ]:
+            one = row(f"{method}-{ratio}", method=method, ratio=ratio, chance=0.1)
+            one["measurements"][0]["value"] = value
+            empty.append(one)
+        out, console = browse(
+            report.page(empty),
+            "return { lines: all('.answers tbody tr') };",
+            tmp_path,
+        )
+        assert (out["errors"], console) == ([], "")
+        assert out["lines"][0].startswith("20 %svd")
+        assert "no rival" in out["lines"][0]
+        assert out["lines"][1] == "40 %no method is better than guessing"
+
     def test_filters_and_sorting_live_in_the_address(self, stored, tmp_path):
         out, console = browse(
             report.page(stored),
