@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -120,25 +121,39 @@ class Speed:
         return Member(plugin, plugin.build({**implied, **options}))
 
 
-def seconds(
-    run: Callable[[], object],
-    *,
-    warmups: int,
-    repeats: int,
-    prepare: Callable[[], object] | None = None,
-) -> list[float]:
+def seconds(run: Callable[[], object], *, warmups: int, repeats: int) -> list[float]:
     """Measure the duration of each of ``repeats`` runs, after ``warmups`` runs.
-
-    The device is idle before and after each run, and garbage collection is off.
 
     Args:
         run: The work that is measured.
         warmups: Number of runs before, which are not measured.
         repeats: Number of runs that are measured.
-        prepare: Work before each run that is not measured.
 
     Returns:
         Seconds of each measured run, in order.
+    """
+
+    def whole() -> Iterator[object]:
+        yield run()
+
+    return [lap[0] for lap in laps(whole, warmups=warmups, repeats=repeats)]
+
+
+def laps(
+    start: Callable[[], Iterator[object]], *, warmups: int, repeats: int
+) -> list[list[float]]:
+    """Measure the duration of each step of ``repeats`` runs, after ``warmups`` runs.
+
+    The device is idle before and after each step, and garbage collection is off.
+
+    Args:
+        start: Prepares a run, which is not measured, and returns its steps; a step is
+            the work that the iterator does for one item.
+        warmups: Number of runs before, which are not measured.
+        repeats: Number of runs that are measured.
+
+    Returns:
+        For each measured run the seconds of its steps, in order.
     """
     device = devices.pick()
     found = []
@@ -148,19 +163,21 @@ def seconds(
     gc.disable()
     try:
         for _ in range(warmups + repeats):
-            if prepare is not None:
-                prepare()
-            # A GPU returns before its work is done: wait, so that the clock starts on
-            # an idle device.
-            devices.synchronize(device)
-            began = time.perf_counter()
-            run()
-            devices.synchronize(device)
-            found.append(time.perf_counter() - began)
+            steps = start()
+            times = [_now(device)]
+            times += (_now(device) for _ in steps)
+            found.append([after - before for before, after in pairwise(times)])
     finally:
         if enabled:
             gc.enable()
     return found[warmups:]
+
+
+def _now(device: torch.device) -> float:
+    # A GPU returns before its work is done: wait, so that the work before this moment
+    # is complete and the work after it starts on an idle device.
+    devices.synchronize(device)
+    return time.perf_counter()
 
 
 def median(
