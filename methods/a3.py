@@ -11,7 +11,8 @@ from harness.core import Context, Model
 from harness.registry import method
 from harness.toolkit.blockwise import stream
 from methods._kernels import heads, reduced
-from methods._kernels.low_rank.factors import check_finite, matrix, psd_roots
+from methods._kernels.low_rank.factors import check_finite, matrix
+from methods._kernels.low_rank.spectra import psd_roots
 from methods._kernels.value_output import (
     ValueOutput,
     keep_value_output,

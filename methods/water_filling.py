@@ -72,7 +72,7 @@ class Fitted:
     needs={"linears", "calibration"},
     kinds={"causal_lm"},
     stochastic=True,
-    version=3,
+    version=4,
 )
 class WaterFilling:
     """Gives each matrix the rank at which a stored weight lowers the loss most.

@@ -46,6 +46,10 @@ _STICKY = (
     "the launch timed out and was terminated",
     "uncorrectable ECC error encountered",
 )
+# Compute capabilities whose throughput in float64 is half of that in float32 (the table
+# of arithmetic instructions in NVIDIA's CUDA C++ programming guide). All others have a
+# thirty-second or a sixty-fourth.
+_FAST_FLOAT64 = {(6, 0), (7, 0), (8, 0), (9, 0), (10, 0)}
 _GIVEN = f"SHRINKGRID_THREADS_{os.getpid()}"  # set once in this process; not inherited
 
 
@@ -101,6 +105,13 @@ def host() -> str:
 def node() -> str | None:
     """Ray's id of the node that this process works on; None outside Ray."""
     return os.environ.get(NODE)
+
+
+def slow_float64(device: torch.device) -> bool:
+    """Whether a device computes in float64 at less than half the speed of float32."""
+    if device.type != "cuda":
+        return False
+    return torch.cuda.get_device_capability(device) not in _FAST_FLOAT64
 
 
 def synchronize(device: torch.device) -> None:

@@ -15,6 +15,7 @@ from harness.toolkit.roles import LINEARS
 from harness.toolkit.saved_model import replace as put
 from methods._kernels.low_rank.layers import LowRank, Projection
 from methods._kernels.low_rank.ranks import rank_for
+from methods._kernels.low_rank.spectra import roots, spectrum
 
 M = TypeVar("M", bound=nn.Module)
 HALF = (torch.float16, torch.bfloat16)
@@ -198,8 +199,9 @@ def factorize(
     error of the outputs over the inputs whose Gram matrix is G (the whitening of
     arXiv:2403.07378). With ``out <= in`` the left directions are the eigenvectors of
     ``W G W^T``, and the best approximation is the projection of W onto them: G is never
-    inverted, so that a singular G is handled exactly. With ``out > in`` the smaller
-    problem ``G^(1/2) W^T W G^(1/2)`` is solved.
+    inverted, so that a singular G is handled exactly. With ``out > in`` the same is
+    done with the square factor of a QR decomposition of W; where G is diagonal or
+    singular, or with a curvature, ``G^(1/2) W^T W G^(1/2)`` is decomposed instead.
 
     Args:
         weight: Weight matrix, shape ``(out, in)``.
@@ -224,14 +226,20 @@ def factorize(
     # Of the two symmetric eigenproblems, solve the one with min(out, in) rows.
     if weight.shape[0] <= weight.shape[1]:
         return _from_outputs(weight, gram, curvature, dtype)
+    if curvature is None and _regular(gram):
+        # With W = Q T of orthonormal columns Q, W has the left directions of T, turned
+        # by Q. T is square, so that no root of G is needed.
+        turn, square = torch.linalg.qr(weight)
+        energy, left = spectrum(_times(square, gram) @ square.T)
+        return _factors(turn @ left, None, energy, dtype)
     # out > in. With the SVD `W G^(1/2) = U Sigma V^T`, the matrix
     # `G^(1/2) W^T W G^(1/2)` has the eigenvectors V and the eigenvalues Sigma^2. With a
     # curvature, `W^T H W` takes the place of `W^T W`.
-    root, inverse = _roots(gram, weight)
+    root, inverse = roots(gram, weight)
     if curvature is None:
         curvature = weight.T @ weight
     inner = curvature if root is None else _times(_times(curvature, root).T, root)
-    energy, directions = _spectrum(inner)
+    energy, directions = spectrum(inner)
     # L = W G^(1/2) V, which is U Sigma, and R = V^T G^(-1/2).
     left = weight @ directions if root is None else _times(weight, root) @ directions
     return _factors(left, _times(directions.T, inverse), energy, dtype)
@@ -287,6 +295,14 @@ def _checked(metric: Tensor | None, what: str, like: Tensor) -> Tensor | None:
     return metric.double().to(like.device)
 
 
+def _regular(gram: Tensor | None) -> bool:
+    """Whether a Gram matrix is positive definite; False for a diagonal and None."""
+    # What a diagonal or no matrix at all needs is cheaper than a decomposition of W.
+    if gram is None or gram.ndim == 1:
+        return False
+    return not int(torch.linalg.cholesky_ex(gram).info)
+
+
 def _from_outputs(
     weight: Tensor, gram: Tensor | None, curvature: Tensor | None, dtype: torch.dtype
 ) -> Factors:
@@ -294,14 +310,14 @@ def _from_outputs(
     # out <= in. W G W^T has the eigenvectors U and the eigenvalues Sigma^2.
     outputs = _times(weight, gram) @ weight.T
     if curvature is None:
-        energy, left = _spectrum(outputs)
+        energy, left = spectrum(outputs)
         return _factors(left, None, energy, dtype)
     # The same in the metric H of the output: U are the eigenvectors of
     # `H^(1/2) W G W^T H^(1/2)`, and L = H^(-1/2) U, R = U^T H^(1/2) W.
-    root, inverse = _roots(curvature, weight)
+    root, inverse = roots(curvature, weight)
     assert root is not None
     assert inverse is not None
-    energy, directions = _spectrum(root @ outputs @ root)
+    energy, directions = spectrum(root @ outputs @ root)
     right = directions.T @ root @ weight
     return _factors(inverse @ directions, right, energy, dtype)
 
@@ -399,46 +415,3 @@ def _times(weight: Tensor, metric: Tensor | None) -> Tensor:
     if metric is None:
         return weight
     return weight * metric if metric.ndim == 1 else weight @ metric
-
-
-def _spectrum(symmetric: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues, largest first and not below zero, with their vectors in columns."""
-    # `eigh` reads one triangle; a product that is symmetric on paper has two different
-    # ones after rounding.
-    values, vectors = torch.linalg.eigh((symmetric + symmetric.T) / 2)
-    return values.flip(0).clamp_min(0), vectors.flip(1)
-
-
-def _roots(gram: Tensor | None, like: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """``G^(1/2)`` and its inverse, with eigenvalues raised to rounding level.
-
-    A direction that no input reaches has eigenvalue zero and no inverse. Raising it to
-    rounding level changes the error on G itself by rounding only.
-    """
-    if gram is None:
-        return None, None
-    tiny = torch.finfo(like.dtype).eps * gram.shape[0]
-    if gram.ndim == 1:
-        root = gram.clamp_min(float(gram.max()) * tiny).sqrt()
-        return root, 1 / root
-    return psd_roots(gram, tiny)
-
-
-def psd_roots(moment: Tensor, tiny: float | None = None) -> tuple[Tensor, Tensor]:
-    """The symmetric root of a second moment and its inverse.
-
-    Args:
-        moment: Symmetric without negative eigenvalues, float64, shape ``(n, n)``.
-        tiny: Eigenvalues below this share of the largest are raised to it, so that the
-            inverse exists; None for the rounding error of the matrix.
-
-    Returns:
-        ``M^(1/2)`` and ``M^(-1/2)``, each of shape ``(n, n)``.
-    """
-    if tiny is None:
-        tiny = torch.finfo(moment.dtype).eps * len(moment)
-    values, vectors = _spectrum(moment)
-    # The second bound is for a moment that is all zero.
-    least = max(float(values[0]) * tiny, torch.finfo(moment.dtype).tiny)
-    scale = values.clamp_min(least).sqrt()
-    return (vectors * scale) @ vectors.T, (vectors / scale) @ vectors.T

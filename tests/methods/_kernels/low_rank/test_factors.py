@@ -11,7 +11,7 @@ from torch import nn
 from harness.core import Model, NotFinite, Unsupported
 from methods._kernels.low_rank.budget import allocate, offer
 from methods._kernels.low_rank.factors import Group, factorize, install, linears
-from methods._kernels.low_rank.pivots import pivoted_cost, pivots
+from methods._kernels.low_rank.pivots import pivoted_cost
 from methods._kernels.low_rank.ranks import kept, pair_cost
 from methods._kernels.low_rank.refit import refit
 from methods._kernels.low_rank.whitening import raised
@@ -112,6 +112,21 @@ def test_a_diagonal_metric_is_the_same_as_its_matrix(shape):
     torch.testing.assert_close(one, two)
 
 
+def test_a_tall_weight_of_regular_inputs_is_projected_as_a_wide_one_is():
+    # The best approximation is U_k U_k^T W, whose right factor need not be stored.
+    weight, x, gram = problem((40, 6))
+    factors = factorize(weight, gram)
+    assert factors.right is None
+    u = torch.linalg.svd(weight @ torch.linalg.cholesky(gram), full_matrices=False).U
+    for rank in range(1, 6):
+        left, right = factors.truncate(rank, weight)
+        best = u[:, :rank] @ u[:, :rank].T @ weight
+        torch.testing.assert_close(left @ right, best, rtol=1e-9, atol=1e-9)
+        assert factors.error(rank) == pytest.approx(
+            float(output_error(weight, best, x)), rel=1e-6
+        )
+
+
 def test_joint_factorisation_of_one_member_equals_the_single_one():
     weight, _, gram = problem((9, 6))
     joint = factorize(torch.cat([weight]), gram).truncate(3, weight)
@@ -153,23 +168,6 @@ def test_cholesky_compatibility_raises_only_what_has_no_factor():
     bad = torch.diag(torch.tensor([2.0, -0.5], dtype=torch.float64))
     smallest = torch.linalg.eigvalsh(raised(bad, 1e-6))[0]
     assert float(smallest) == pytest.approx(1e-6)
-
-
-@pytest.mark.parametrize("rank", [1, 3, 5])
-def test_pivots_express_every_row_by_rows_of_its_own(rank):
-    rng = torch.Generator().manual_seed(1)
-    left = torch.randn(9, rank, generator=rng, dtype=torch.float64)
-    rows, terms = pivots(left)
-    torch.testing.assert_close(terms @ left[rows], left)
-    assert torch.equal(terms[rows], torch.eye(rank, dtype=torch.float64))
-    assert float(terms.abs().max()) < 2**rank  # the bound of QR with column pivoting
-
-
-def test_pivots_of_a_factor_with_dependent_columns_are_exact():
-    left = torch.arange(12.0).view(6, 2).double()
-    left = torch.cat([left, left[:, :1]], 1)  # rank 2 in three columns
-    rows, terms = pivots(left)
-    torch.testing.assert_close(terms @ left[rows], left)
 
 
 @pytest.mark.parametrize("cost", [pair_cost, pivoted_cost])
