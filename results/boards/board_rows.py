@@ -12,6 +12,9 @@ TEXTS = (0, 1, 4)  # columns that are text: star, method, of
 # A classifier of ten classes that guesses keeps a little more than a tenth of what a
 # good one has, and a language model with such a perplexity writes noise.
 _USELESS = 0.12
+# Repeats on an idle machine differ by less than this share of the speed.
+_SLOWER = 0.95
+SLOWER = "▼"
 _OF = {"tracked_weights": "tracked", "parameters": "params", "none": ""}
 
 
@@ -35,7 +38,7 @@ def cells(row: Mapping[str, Any], mark: str, *, best: bool) -> list[str]:
     """
     return [
         "★" if best else "",
-        method_label(row) + mark,
+        method_label(row) + (SLOWER if is_slower(row) else "") + mark,
         f"{row['ratio']:g}",
         _or_dash(row["achieved"], "{:.3f}") + _partly(row),
         _OF.get(row["ratio_of"], row["ratio_of"] or ""),
@@ -87,6 +90,29 @@ def is_best(row: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> bool:
         return False
     same = [r for r in rows if r["ratio"] == row["ratio"] and r["method"] != "dense"]
     return len(same) > 1
+
+
+def is_slower(row: Mapping[str, Any]) -> bool:
+    """Whether the network was measured to be slower than the dense one.
+
+    Args:
+        row: A row of the view ``leaderboard``.
+
+    Returns:
+        True below 95 % of the speed of the dense model.
+    """
+    speed = row.get("speed")
+    return speed is not None and speed < _SLOWER
+
+
+def slower(rows: Iterable[Mapping[str, Any]]) -> str:
+    """What the mark of slower networks means; empty if no row has one."""
+    if not any(map(is_slower, rows)):
+        return ""
+    return (
+        f"{SLOWER} slower than the dense model by more than 5 % where its speed was "
+        "measured (latency, prefill or decode)"
+    )
 
 
 def _or_dash(value: float | None, form: str) -> str:

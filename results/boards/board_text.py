@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Callable, Sequence
 
-from results.boards.board_rows import TEXTS
+from results.boards.board_rows import TEXTS, slower
 from results.boards.leaderboard import Board, one_seed
 from results.text.columns import printable
 from results.text.formats import markdown
@@ -38,9 +38,8 @@ def _about(board: Board) -> str:
     """The sentences above or below a table."""
     starred = [_STAR] if any(line[0] for line in board.cells()) else []
     note = [f"{board.note}."] if board.note else []
-    left_out = one_seed([board])
-    seeds = [f"{left_out}."] if left_out else []
-    return " ".join([f"{board.ranked}.", *note, *starred, *seeds])
+    notes = [f"{said}." for said in (slower(board.rows), one_seed([board])) if said]
+    return " ".join([f"{board.ranked}.", *note, *starred, *notes])
 
 
 def _named(line: Sequence[str], write: Callable[[str], str], best: str) -> list[str]:

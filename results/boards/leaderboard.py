@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
-from results.boards.board_rows import TEXTS, cells, headings, is_best
+from results.boards.board_rows import TEXTS, cells, headings, is_best, slower
 from results.errors import StoreError, unknown
 from results.queries import grids, left_out
 from results.queries.db import ask
@@ -321,8 +321,9 @@ def boards(found: Iterable[Board], *, ruled: bool = True) -> str:
     """
     shown = list(found)
     parts = ["\n".join(_lines(board, ruled=ruled)) for board in shown]
-    if note := one_seed(shown):
-        parts.append("\n".join(styled(line, DIM) for line in _wrapped(note)))
+    for note in (slower(row for board in shown for row in board.rows), one_seed(shown)):
+        if note:
+            parts.append("\n".join(styled(line, DIM) for line in _wrapped(note)))
     return "\n\n".join(parts)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+from results.boards.board_rows import is_slower
 from results.boards.leaderboard import BOARD
 from results.queries.db import ask
 from results.queries.protocols import stored, told_apart
@@ -34,7 +35,8 @@ SELECT {", ".join(_CONFIGURATION)}, list(trial ORDER BY seed) AS trials,
        any_value(macs_dense) AS macs_dense
 FROM scores WHERE goal <> 'none' GROUP BY ALL
 """
-# What the page shows of a row of the view `leaderboard`, as it is stored.
+# What the page shows of a row of the view `leaderboard`, as it is stored, beside
+# `slower`.
 SHOWN = (
     "ratio",
     "ratio_of",
@@ -52,6 +54,8 @@ SHOWN = (
     "params_nonzero",
     "bytes",
     "macs",
+    "speed",
+    "slower",
     "seconds",
     "seeds",
     "planned",
@@ -102,7 +106,7 @@ def boards(store: Store) -> list[dict[str, Any]]:
     for row in rows:
         row.update(trials.get(_configuration(row), {"trials": [], "attempts": []}))
         row.update(times.get(tuple(row[column] for column in _TIMED), {}))
-        row["mark"] = ""
+        row["mark"], row["slower"] = "", is_slower(row)
     _mark(store, rows)
     protocols = _protocols(store, rows)
     made = []

@@ -23,6 +23,7 @@ function columns(board) {
     ["params", "Parameters", "Parameters of the network; a masked zero counts", (r) => format.count(r.params), null, false],
     ["bytes", "Bytes", "Bytes of the saved network", (r) => format.bytes(r.bytes), null, false],
     ["macs", "MACs", "Multiply-accumulates for one sample", (r) => format.count(r.macs), null, false],
+    ["speed", "Speed", "Times as fast as the dense model, measured: the least of latency, prefill and decode", speed, null, true],
     ["latency", "Latency", "Milliseconds per batch of images, measured", (r) => format.seconds(r.latency / 1000), null, false],
     ["prefill", "Prefill", "Milliseconds per token read, measured", (r) => format.seconds(r.prefill / 1000), null, false],
     ["decode", "Decode", "Milliseconds per token written, measured", (r) => format.seconds(r.decode / 1000), null, false],
@@ -34,6 +35,10 @@ function columns(board) {
   const says = { coverage: (v) => v < 1, trained_samples: (v) => v > 0 };
   const has = (name) => board.rows.some((row) => row[name] !== null && row[name] !== undefined && (says[name]?.(row[name]) ?? true));
   return list.filter(([name]) => has(name)).map(([name, heading, meaning, show, , up]) => ({ name, heading, meaning, show, up }));
+}
+
+function speed(row) {
+  return row.speed === null ? format.DASH : `${format.number(row.speed, 3)} ×`;
 }
 
 function achieved(row) {
@@ -66,9 +71,10 @@ function seeds(row) {
 }
 
 function mark(row) {
-  if (row.mark === "best") return h("span", { class: "star", title: "Best of its ratio" }, "★");
-  if (row.mark === "like best") return h("span", { title: "Not distinguishable from the best at 5 %" }, "†");
-  return "";
+  const slow = row.slower ? h("span", { title: `Slower than the dense model: ${speed(row)} the dense speed` }, "▼") : "";
+  if (row.mark === "best") return [h("span", { class: "star", title: "Best of its ratio" }, "★"), " ", slow];
+  if (row.mark === "like best") return [h("span", { title: "Not distinguishable from the best at 5 %" }, "†"), " ", slow];
+  return slow;
 }
 
 export async function draw({ query }) {
@@ -86,7 +92,7 @@ export async function draw({ query }) {
     ...(found.length ? found.slice(0, most).map((board) => section(board, query, style)) : [nothing(all)]),
     more,
     h("p", { class: "legend" }, "★ best of its ratio. † not distinguishable from the best at 5 % (paired test over the samples, ",
-      "else over the standard errors; Holm's correction). A method without a rival at its ratio has no mark."),
+      "else over the standard errors; Holm's correction). A method without a rival at its ratio has no such mark. ▼ slower than the dense model by more than 5 %, where its speed was measured."),
   ];
 }
 
@@ -156,7 +162,8 @@ function savings(row) {
   const parts = [["params", "parameters"], ["bytes", "bytes"], ["macs", "MACs"]]
     .filter(([key]) => row[key] !== null && row[`${key}_dense`])
     .map(([key, title]) => `${format.saving(row[key], row[`${key}_dense`])} ${title}`);
-  return parts.join(", ") || `${format.share(row.achieved)} of ${format.ratioOf(row.ratio_of) || "an unknown size"}`;
+  const saved = parts.join(", ") || `${format.share(row.achieved)} of ${format.ratioOf(row.ratio_of) || "an unknown size"}`;
+  return row.slower ? `${saved}; ▼ ${speed(row)} the dense speed` : saved;
 }
 
 function swatch(style, method) {
@@ -225,11 +232,11 @@ function line(row, list, style, board) {
 
 // The table as plain texts, for copying.
 export function plain(board) {
-  const heads = ["method", "asked", "achieved", board.metric, "stderr", "recovery", "parameters", "bytes", "MACs", "seeds", "mark"];
-  const rows = board.rows.map((r) => [r.method, r.ratio, r.achieved, r.mean, r.stderr, r.recovery, r.params, r.bytes, r.macs, r.seeds, r.mark]);
+  const heads = ["method", "asked", "achieved", board.metric, "stderr", "recovery", "parameters", "bytes", "MACs", "speed", "seeds", "mark"];
+  const rows = board.rows.map((r) => [r.method, r.ratio, r.achieved, r.mean, r.stderr, r.recovery, r.params, r.bytes, r.macs, r.speed, r.seeds, r.mark]);
   const marks = { best: "★", "like best": "†" };
   const short = board.rows.map((r) => [
-    `${r.method}${marks[r.mark] ? ` ${marks[r.mark]}` : ""}`, format.share(r.ratio, 0), format.share(r.achieved),
+    `${r.method}${marks[r.mark] ? ` ${marks[r.mark]}` : ""}${r.slower ? " ▼" : ""}`, format.share(r.ratio, 0), format.share(r.achieved),
     format.withError(r.mean, r.stderr), format.share(r.recovery), format.count(r.params), format.bytes(r.bytes), format.count(r.macs),
   ]);
   return { heads, rows, short, shortHeads: ["method", "asked", "achieved", board.metric, "recovery", "parameters", "bytes", "MACs"] };

@@ -12,6 +12,9 @@
 --           roles; the rest of the blocks stays dense.
 -- at_chance whether the metric measured first is not better than guessing by more than two
 --           standard errors; NULL where the level of guessing is not known.
+-- speed     how many times as fast as the dense model the network was measured to be: the
+--           least of what the tasks latency, prefill and decode found, on any host; the
+--           same on every row of the network. NULL where none of them ran.
 -- Only the model's newest revision counts (see stored.superseded), and of two trials
 -- that differ in nothing but the version of a plugin, the newer.
 -- main      whether it is the metric that its task measures first.
@@ -21,6 +24,12 @@
 CREATE MACRO canonical(written) AS (
     CASE WHEN json_valid(written) THEN json_extract(written, '$')::VARCHAR
          ELSE written END
+);
+
+-- What a task of speed measures; a method's own estimate has the name of another task.
+CREATE MACRO is_speed(task, metric) AS (
+    (task, metric) IN (('latency', 'latency'), ('prefill', 'prefill_rate'),
+                       ('decode', 'decode_rate'))
 );
 
 CREATE VIEW leaderboard AS
@@ -162,6 +171,12 @@ SELECT g.task, g.task_options, g.protocol, g.metric, g.unit, g.goal,
        CASE g.goal WHEN 'max' THEN g.mean / nullif(d.dense, 0)
                    ELSE d.dense / nullif(g.mean, 0) END AS recovery,
        g.achieved, g.achieved_params, g.params, g.params_nonzero, g.bytes, g.macs,
+       min(CASE WHEN NOT is_speed(g.task, g.metric) THEN NULL
+                WHEN g.goal = 'max' THEN g.mean / nullif(d.dense, 0)
+                ELSE d.dense / nullif(g.mean, 0) END) OVER (
+           PARTITION BY g.model, g.model_options, g.method, g.method_options,
+                        g.calibration, g.dtype, g.ratio
+       ) AS speed,
        g.seconds, g.coverage, g.trained_epochs, g.trained_samples, g.seeds AS ok,
        g.seeds + coalesce(m.trials, 0) AS planned,
        rank() OVER (

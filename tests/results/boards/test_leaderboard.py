@@ -6,7 +6,7 @@ import re
 import pytest
 from synthetic import row
 
-from results.boards import board_rows, figures, leaderboard
+from results.boards import board_rows, board_text, figures, leaderboard, ranking
 from results.boards.mean_ranks import over_boards
 from results.errors import StoreError
 from results.queries import protocols
@@ -202,6 +202,63 @@ def test_a_plot_against_latency_needs_one_protocol(empty):
     }
     svg = figures.draw("pareto", timed, cost="latency").decode()
     assert "milliseconds a batch of images" in svg
+
+
+def _speeds(store):
+    """Accuracies of three networks, of which magnitude decodes slower than dense."""
+    rates = {"dense": (100.0, 50.0), "svd": (120.0, 48.0), "magnitude": (110.0, 40.0)}
+    for method, (prefill, decode) in rates.items():
+        options = {"method": method, "ratio": 0.0 if method == "dense" else 0.5}
+        store.append(row(f"{method}-a", measured={"accuracy": 0.9}, **options))
+        for task, rate in (("prefill", prefill), ("decode", decode)):
+            made = row(f"{method}-{task}", task=task, **options)
+            made["measurements"] = [
+                {"metric": f"{task}_rate", "value": rate, "goal": "max"}
+            ]
+            store.append(made)
+    return store
+
+
+def test_the_speed_of_a_network_is_the_least_that_was_measured_of_it(empty):
+    found = ask(_speeds(empty), "SELECT DISTINCT method, speed FROM leaderboard").rows
+    # svd: 120/100 and 48/50; magnitude: 110/100 and 40/50.
+    assert dict(found) == {"dense": 1.0, "svd": 0.96, "magnitude": 0.8}
+
+
+def test_the_speed_is_that_of_the_slowest_host_and_absent_where_none_was_measured(
+    empty,
+):
+    store = _timed(empty)
+    store.append(row("d", method="dense", ratio=0.0, task="cifar10"))
+    store.append(row("s", method="svd", ratio=0.8))
+    found = ask(store, "SELECT DISTINCT method, ratio, speed FROM leaderboard").rows
+    # A time: dense/own. 8/4 and 16/8 for svd, 16/12 for magnitude.
+    assert {(method, ratio): speed for method, ratio, speed in found} == {
+        ("dense", 0.0): 1.0,
+        ("svd", 0.5): 2.0,
+        ("magnitude", 0.5): pytest.approx(4 / 3),
+        ("svd", 0.8): None,
+    }
+
+
+def test_a_network_that_was_measured_to_be_slower_is_marked_on_every_board(empty):
+    text = _shown(_speeds(empty), mixed=False)
+    assert re.findall(r"(\w+)▼", text) == ["magnitude"] * 3
+    assert text.count("▼ slower than the dense model by more than 5 %") == 1
+    assert "▼" not in _shown(empty, mixed=False, method=["svd"])
+    html = board_text.render(leaderboard.listed(leaderboard.read(empty)), "html")
+    assert html.count("magnitude▼") == 3
+    assert html.count("▼ slower than the dense model") == 3  # once a board
+
+
+def test_the_page_marks_slower_networks(empty):
+    for board in ranking.boards(_speeds(empty)):
+        rows = [dict(zip(board["columns"], one, strict=True)) for one in board["rows"]]
+        assert {one["base"]: one["slower"] for one in rows} == {
+            "dense": False,
+            "svd": False,
+            "magnitude": True,
+        }
 
 
 def test_a_line_stands_between_ratios_and_the_best_of_each_is_marked(empty):
