@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.toolkit.saved_model import layer
+from methods._kernels.picked import picked
 
 
 @layer("spread_outputs")
@@ -81,7 +82,7 @@ class GatheredInputs(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``(..., in_features)`` to ``(..., out_features)``."""
-        y: Tensor = self.linear(x.index_select(-1, self.place))
+        y: Tensor = self.linear(picked(x, self.place))
         return y
 
     def weights(self) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from harness.toolkit.saved_model import layer, replace
 from methods._kernels.low_rank.factors import Group, check_finite, empty, matrix
 from methods._kernels.low_rank.layers import Projection
+from methods._kernels.picked import picked
 
 LARGEST = 1.5  # of the coefficients by which rows are mixed
 
@@ -49,7 +50,7 @@ class Pivoted(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``(..., in_features)`` to ``(..., out_features)``."""
         rows = self.right(x)
-        y = torch.cat([rows, self.mix(rows)], -1).index_select(-1, self.order)
+        y = picked(torch.cat([rows, self.mix(rows)], -1), self.order)
         return y if self.bias is None else y + self.bias
 
     def weights(self) -> dict[str, Tensor]:
