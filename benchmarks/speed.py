@@ -106,7 +106,7 @@ def main() -> None:
     """Print the speeds, the ratios at which they are 1, and the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ratios", type=float, nargs="+", default=RATIOS)
-    parser.add_argument("--blocks", type=int, default=10, help="of 30")
+    parser.add_argument("--blocks", type=int, default=6, help="of 30")
     parser.add_argument("--length", type=int, default=512, help="tokens of the prompt")
     parser.add_argument("--rounds", type=int, default=9)
     asked = parser.parse_args()
