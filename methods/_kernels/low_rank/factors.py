@@ -15,7 +15,7 @@ from harness.toolkit.roles import LINEARS
 from harness.toolkit.saved_model import replace as put
 from methods._kernels.low_rank.layers import LowRank, Projection
 from methods._kernels.low_rank.ranks import rank_for
-from methods._kernels.low_rank.spectra import roots, spectrum
+from methods._kernels.low_rank.spectra import psd_roots, roots, spectrum
 
 M = TypeVar("M", bound=nn.Module)
 HALF = (torch.float16, torch.bfloat16)
@@ -199,9 +199,8 @@ def factorize(
     error of the outputs over the inputs whose Gram matrix is G (the whitening of
     arXiv:2403.07378). With ``out <= in`` the left directions are the eigenvectors of
     ``W G W^T``, and the best approximation is the projection of W onto them: G is never
-    inverted, so that a singular G is handled exactly. With ``out > in`` the same is
-    done with the square factor of a QR decomposition of W; where G is diagonal or
-    singular, or with a curvature, ``G^(1/2) W^T W G^(1/2)`` is decomposed instead.
+    inverted, so that a singular G is handled exactly. With ``out > in`` the smaller
+    problem ``S^T W^T W S`` is solved, with a root ``G = S S^T``.
 
     Args:
         weight: Weight matrix, shape ``(out, in)``.
@@ -226,22 +225,16 @@ def factorize(
     # Of the two symmetric eigenproblems, solve the one with min(out, in) rows.
     if weight.shape[0] <= weight.shape[1]:
         return _from_outputs(weight, gram, curvature, dtype)
-    if curvature is None and _regular(gram):
-        # With W = Q T of orthonormal columns Q, W has the left directions of T, turned
-        # by Q. T is square, so that no root of G is needed.
-        turn, square = torch.linalg.qr(weight)
-        energy, left = spectrum(_times(square, gram) @ square.T)
-        return _factors(turn @ left, None, energy, dtype)
-    # out > in. With the SVD `W G^(1/2) = U Sigma V^T`, the matrix
-    # `G^(1/2) W^T W G^(1/2)` has the eigenvectors V and the eigenvalues Sigma^2. With a
+    # out > in. With `G = S S^T` and the SVD `W S = U Sigma V^T`, the matrix
+    # `S^T W^T W S` has the eigenvectors V and the eigenvalues Sigma^2. With a
     # curvature, `W^T H W` takes the place of `W^T W`.
     root, inverse = roots(gram, weight)
     if curvature is None:
         curvature = weight.T @ weight
     inner = curvature if root is None else _times(_times(curvature, root).T, root)
     energy, directions = spectrum(inner)
-    # L = W G^(1/2) V, which is U Sigma, and R = V^T G^(-1/2).
-    left = weight @ directions if root is None else _times(weight, root) @ directions
+    # L = W S V, which is U Sigma, and R = V^T S^-1.
+    left = _times(weight, root) @ directions
     return _factors(left, _times(directions.T, inverse), energy, dtype)
 
 
@@ -287,20 +280,15 @@ def kept(model: Model, factors: Factors) -> Factors:
 def _checked(metric: Tensor | None, what: str, like: Tensor) -> Tensor | None:
     if metric is None:
         return None
-    check_finite(metric, f"the statistics of {what}")
-    if not bool(metric.any()):
+    metric = metric.to(like.device).double()
+    # One pass: NaN and infinities remain in a sum, which is zero only if all is zero.
+    size = metric.abs().sum()
+    check_finite(size, f"the statistics of {what}")
+    if not float(size):
         raise Unsupported(
             f"the statistics of {what} are all zero: calibrate on another text"
         )
-    return metric.double().to(like.device)
-
-
-def _regular(gram: Tensor | None) -> bool:
-    """Whether a Gram matrix is positive definite; False for a diagonal and None."""
-    # What a diagonal or no matrix at all needs is cheaper than a decomposition of W.
-    if gram is None or gram.ndim == 1:
-        return False
-    return not int(torch.linalg.cholesky_ex(gram).info)
+    return metric
 
 
 def _from_outputs(
@@ -314,9 +302,7 @@ def _from_outputs(
         return _factors(left, None, energy, dtype)
     # The same in the metric H of the output: U are the eigenvectors of
     # `H^(1/2) W G W^T H^(1/2)`, and L = H^(-1/2) U, R = U^T H^(1/2) W.
-    root, inverse = roots(curvature, weight)
-    assert root is not None
-    assert inverse is not None
+    root, inverse = psd_roots(curvature)
     energy, directions = spectrum(root @ outputs @ root)
     right = directions.T @ root @ weight
     return _factors(inverse @ directions, right, energy, dtype)

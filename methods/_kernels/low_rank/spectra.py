@@ -29,17 +29,19 @@ def spectrum(symmetric: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def roots(gram: Tensor | None, like: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """``G^(1/2)`` and its inverse, with eigenvalues raised to rounding level.
+    """A root S of a Gram matrix, ``G = S S^T``, and its inverse.
 
-    A direction that no input reaches has eigenvalue zero and no inverse. Raising it to
-    rounding level changes the error on G itself by rounding only.
+    The Cholesky factor, where there is one. Else G is singular: a direction that no
+    input reaches has eigenvalue zero and no inverse. The root is then symmetric, with
+    eigenvalues raised to rounding level, which changes the error on G itself by
+    rounding only.
 
     Args:
         gram: Shape ``(n, n)``, or ``(n,)`` for a diagonal; None for the identity.
         like: A tensor of the dtype that the roots have.
 
     Returns:
-        Both roots, in the form of ``gram``.
+        S and its inverse, in the form of ``gram``.
     """
     if gram is None:
         return None, None
@@ -47,7 +49,11 @@ def roots(gram: Tensor | None, like: Tensor) -> tuple[Tensor | None, Tensor | No
     if gram.ndim == 1:
         root = gram.clamp_min(float(gram.max()) * tiny).sqrt()
         return root, 1 / root
-    return psd_roots(gram, tiny)
+    root, failed = torch.linalg.cholesky_ex(gram)
+    if int(failed):
+        return psd_roots(gram, tiny)
+    unit = torch.eye(len(gram)).to(root)
+    return root, torch.linalg.solve_triangular(root, unit, upper=False)
 
 
 def psd_roots(moment: Tensor, tiny: float | None = None) -> tuple[Tensor, Tensor]:

@@ -112,21 +112,6 @@ def test_a_diagonal_metric_is_the_same_as_its_matrix(shape):
     torch.testing.assert_close(one, two)
 
 
-def test_a_tall_weight_of_regular_inputs_is_projected_as_a_wide_one_is():
-    # The best approximation is U_k U_k^T W, whose right factor need not be stored.
-    weight, x, gram = problem((40, 6))
-    factors = factorize(weight, gram)
-    assert factors.right is None
-    u = torch.linalg.svd(weight @ torch.linalg.cholesky(gram), full_matrices=False).U
-    for rank in range(1, 6):
-        left, right = factors.truncate(rank, weight)
-        best = u[:, :rank] @ u[:, :rank].T @ weight
-        torch.testing.assert_close(left @ right, best, rtol=1e-9, atol=1e-9)
-        assert factors.error(rank) == pytest.approx(
-            float(output_error(weight, best, x)), rel=1e-6
-        )
-
-
 def test_joint_factorisation_of_one_member_equals_the_single_one():
     weight, _, gram = problem((9, 6))
     joint = factorize(torch.cat([weight]), gram).truncate(3, weight)
