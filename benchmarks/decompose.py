@@ -2,7 +2,8 @@
 
 Processor time of one thread, so that other work on the machine counts for little.
 `python benchmarks/decompose.py` takes SmolLM2; `--llama` takes one matrix of each
-LLaMA-7B shape with random weights and inputs, which needs minutes and 4 GB.
+LLaMA-7B shape with random weights and inputs, which needs minutes and 4 GB, and
+`--llama --part 0.5` the same shapes at half of the width.
 """
 
 from __future__ import annotations
@@ -16,12 +17,15 @@ from typing import Any
 
 import torch
 from _figures import show
+from scipy.linalg import qr
 from torch import Tensor
 
 from harness.core import Context, Model
 from harness.registry import find
 from harness.toolkit import calibration
 from methods._kernels.low_rank.factors import factorize, linears, matrix
+from methods._kernels.low_rank.pivots import pivots
+from methods._kernels.low_rank.ranks import rank_for
 
 METHODS: dict[str, dict[str, Any]] = {
     "svd": {},
@@ -87,10 +91,11 @@ def smollm2(blocks: int) -> None:
                 show(what, spent / reference, "x", side="most", bar=BARS[label])
 
 
-def llama() -> None:
+def llama(part: float) -> None:
     """One random matrix of each shape, under a Gram matrix of random inputs."""
     rng = torch.Generator().manual_seed(0)
-    for label, (out, inner) in SHAPES.items():
+    for label, whole in SHAPES.items():
+        out, inner = (int(part * width) for width in whole)
         weight = torch.randn(out, inner, generator=rng)
         x = torch.randn(inner + 64, inner, generator=rng)
         gram = x.T @ x
@@ -100,17 +105,24 @@ def llama() -> None:
         row("torch.linalg.svd, float32", plain([weight], torch.float32), reference)
         row("svd", seconds(lambda w=weight: factorize(w)), reference)
         row("svd_llm", seconds(lambda w=weight, g=gram: factorize(w, g)), reference)
+        left = torch.randn(out, rank_for(out, inner, 0.2), generator=rng)
+        theirs = seconds(
+            lambda f=left: qr(f.double().numpy().T, mode="r", pivoting=True)
+        )
+        row("pivots", seconds(lambda f=left: pivots(f)), reference)
+        row("pivoted QR of SciPy, alone", theirs, reference)
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--llama", action="store_true", help="LLaMA-7B shapes")
+    parser.add_argument("--part", type=float, default=1.0, help="of LLaMA-7B's width")
     parser.add_argument("--blocks", type=int, default=30, help="of SmolLM2, 1 to 30")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     if asked.llama:
-        llama()
+        llama(asked.part)
     else:
         smollm2(asked.blocks)
 
