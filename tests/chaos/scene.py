@@ -75,12 +75,17 @@ class Run:
         """Its stderr so far."""
         return self.log.read_text(errors="replace")
 
+    def family(self) -> list[psutil.Process]:
+        """It and every process under it."""
+        top = psutil.Process(self.process.pid)
+        return [top, *top.children(recursive=True)]
+
     def child(self, program: str) -> psutil.Process:
         """A process under it that runs a program, once there is one."""
         deadline = time.monotonic() + LONG
         while time.monotonic() < deadline and self.process.poll() is None:
             with contextlib.suppress(psutil.NoSuchProcess):
-                for one in psutil.Process(self.process.pid).children(recursive=True):
+                for one in self.family()[1:]:
                     if program in one.name():
                         return one
             time.sleep(0.02)
@@ -113,6 +118,7 @@ class Scene:
         words: Options of `run`.
         store: Path or URI; a folder beside the grid by default.
         env: Added to the environment of every run.
+        before: Words in front of the line, as those that make another user of it.
         clock: How far the clock of the line typed again is ahead, in seconds.
         limit: Seconds after which a run hangs.
     """
@@ -125,6 +131,7 @@ class Scene:
     words: tuple[str, ...] = ("--cpus", "2")
     store: str = ""
     env: dict[str, str] = field(default_factory=dict)
+    before: tuple[str, ...] = ()
     clock: float = 0.0
     limit: float = LONG
     _runs: list[Run] = field(default_factory=list)
@@ -151,7 +158,8 @@ class Scene:
             *words: Options beside the scene's own.
             env: Variables of this run alone.
         """
-        line = [sys.executable, "-c", "from harness.cli import main; main()", "run"]
+        line = [*self.before, sys.executable, "-c"]
+        line += ["from harness.cli import main; main()", "run"]
         line += [str(self.grid), "--store", self.store, "--quiet", *self.words, *words]
         log = self.folder / f"run-{len(self._runs)}.log"
         with log.open("wb") as err:

@@ -41,7 +41,8 @@ RATIOS = (0.5, 0.1, 0.3, 0.7, 0.9)  # the methods above misbehave at 0.5, or alw
 LIMIT = 900.0  # seconds after which a run hangs
 # 130: told to end; the signals: killed, or told to end before anything ran or twice.
 ENDINGS = (0, 2, 3, 130, -signal.SIGKILL, -signal.SIGTERM)
-FAULTS_PER_ROUND = 12  # afterwards the round may end
+FAULTS_PER_ROUND = 12  # afterwards the round may end; each kind occurs at least once
+FOLDER, DISK, BUCKET = PLACES = ("folder", "disk", "bucket")
 ROWS = """
 SELECT trial, status, error_class, reason, (
   SELECT string_agg(metric || ' ' || value::VARCHAR, ', ' ORDER BY metric)
@@ -51,16 +52,32 @@ SELECT trial, status, error_class, reason, (
 Done = Callable[["Round", Run], bool]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """A kind of fault.
+
+    Args:
+        do: Does it; False if it was not possible at that moment.
+        places: Where the store may lie.
+    """
+
+    do: Done
+    places: tuple[str, ...] = PLACES
+
+
 @dataclass(kw_only=True)
 class Round:
     """One store that is harmed until its grid is complete."""
 
     it: Scene
     rng: random.Random
+    kind: str = FOLDER
     bucket: Bucket | None = None
     place: Path | None = None
     counts: Counter[str] = field(default_factory=Counter)
+    runs: int = 0
     seen: set[str] = field(default_factory=set)
+    _left: list[str] = field(default_factory=list)
 
     def complete(self, deadline: float) -> None:
         """Run the command again and again; harm it until the deadline."""
@@ -74,23 +91,36 @@ class Round:
                     self._harm(run)
                 else:
                     break
-            code = run.end()
-            assert code in ENDINGS, f"exit {code}: {run.said}"
-            assert "Traceback" not in run.said, run.said
+            self._check_end(run)
             now = self.it.finished()
             assert not self.seen - set(now), "finished trials are gone"
             assert set(now.values()) <= {1}, "finished trials ran twice"
             self.seen = set(now)
-            if code in (0, 3) and "stopped early" not in run.said and not self._open():
+            whole = run.end() in (0, 3) and "stopped early" not in run.said
+            if whole and not self._open():
                 return
 
+    def _check_end(self, run: Run) -> None:
+        """The run ended in a known way, and said why in one message."""
+        self.runs += 1
+        code, errors = run.end(), re.findall("^error: .*", run.said, flags=re.M)
+        assert code in ENDINGS, f"exit {code}: {run.said}"
+        assert "Traceback" not in run.said, run.said
+        assert len(errors) == (code == 2), f"exit {code}: {run.said}"
+        _say(f"  exit {code}", *errors)
+
     def _harm(self, run: Run) -> None:
-        name = self.rng.choice(sorted(FAULTS))
-        with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
-            if FAULTS[name](self, run):
-                self.counts[name] += 1
-                sys.stdout.write(f"  {name}\n")
-                sys.stdout.flush()
+        """Do the next fault that is possible; each kind before any occurs again."""
+        if not self._left:
+            self._left = [n for n in sorted(FAULTS) if self.kind in FAULTS[n].places]
+            self.rng.shuffle(self._left)
+        for name in list(self._left):
+            with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+                if FAULTS[name].do(self, run):
+                    self._left.remove(name)
+                    self.counts[name] += 1
+                    _say(f"  {name}")
+                    return
 
     def _open(self) -> bool:
         """Whether trials of the grid were never tried to their end."""
@@ -104,9 +134,13 @@ class Round:
         return bool(left) or ask(store, tried).rows[0][0] < len(self.it.trials())
 
 
+def _say(*words: str) -> None:
+    sys.stdout.write(" ".join(words) + "\n")
+    sys.stdout.flush()
+
+
 def _one_of(run: Run, rng: random.Random, program: str) -> psutil.Process | None:
-    family = psutil.Process(run.process.pid).children(recursive=True)
-    found = [p for p in family if program in p.name()]
+    found = [p for p in run.family()[1:] if program in p.name()]
     return rng.choice(found) if found else None
 
 
@@ -145,59 +179,69 @@ def _stop(pid: int) -> None:
 
 def _kill_compaction(it: Round, run: Run) -> bool:
     process = it.it.verb("compact")
-    time.sleep(it.rng.uniform(0.5, 4.0))
-    if process.poll() is not None:
-        return False
+    lock = Path(it.it.store, "scratch", "compact.lock")
+    while process.poll() is None and not _is_locked(lock):
+        time.sleep(0.005)
+    time.sleep(it.rng.uniform(0.0, 0.2))
+    ended = process.poll() is not None
     process.kill()
     process.wait()
-    return True
+    return not ended
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether a compaction has begun its work."""
+    # From the kernel's list: to try the lock would keep the compaction from it.
+    with contextlib.suppress(FileNotFoundError):
+        return f":{path.stat().st_ino} " in Path("/proc/locks").read_text()
+    return False
 
 
 def _disk_full(it: Round, run: Run) -> bool:
-    if it.place is None:
-        return False
+    assert it.place is not None
     with fill(it.place):
         run.process.wait(120)
     return True
 
 
 def _read_only(it: Round, run: Run) -> bool:
-    if it.place is None or not remounted(it.place, "ro"):
+    assert it.place is not None
+    if not remounted(it.place, "ro"):
         return False
     time.sleep(5)
     return remounted(it.place, "rw")
 
 
 def _bucket_fails(it: Round, run: Run) -> bool:
-    if it.bucket is not None:
-        it.bucket.fail_for(it.rng.uniform(1.0, 10.0))
-    return it.bucket is not None
+    assert it.bucket is not None
+    it.bucket.fail_for(it.rng.uniform(1.0, 10.0))
+    return True
 
 
-FAULTS: dict[str, Done] = {
-    "driver killed": _kill_driver,
-    "driver told to end (SIGTERM)": _end_driver,
-    "process of a trial killed": lambda it, _: _of_a_trial(
-        it, lambda pid: os.kill(pid, signal.SIGKILL)
+FAULTS = {
+    "driver killed": Kind(do=_kill_driver),
+    "driver told to end (SIGTERM)": Kind(do=_end_driver),
+    "process of a trial killed": Kind(
+        do=lambda it, _: _of_a_trial(it, lambda pid: os.kill(pid, signal.SIGKILL))
     ),
-    "process of a trial stopped for 3 s": lambda it, _: _of_a_trial(it, _stop),
-    "worker of Ray killed": _kill("ray::"),
-    "raylet killed": _kill("raylet"),
-    "GCS killed": _kill("gcs_server"),
-    "compaction killed": _kill_compaction,
-    "disk full": _disk_full,
-    "disk read-only": _read_only,
-    "object store answers 503": _bucket_fails,
+    "process of a trial stopped for 3 s": Kind(do=lambda it, _: _of_a_trial(it, _stop)),
+    "worker of Ray killed": Kind(do=_kill("ray::")),
+    "raylet killed": Kind(do=_kill("raylet")),
+    "GCS killed": Kind(do=_kill("gcs_server")),
+    "compaction killed": Kind(do=_kill_compaction, places=(FOLDER, DISK)),
+    "disk full": Kind(do=_disk_full, places=(DISK,)),
+    "disk read-only": Kind(do=_read_only, places=(DISK,)),
+    "object store answers 503": Kind(do=_bucket_fails, places=(BUCKET,)),
 }
 
 
 @contextlib.contextmanager
 def _place(kind: str, folder: Path) -> Iterator[dict[str, object]]:
     """Where a round stores: a folder, a small disk, or a bucket."""
-    if kind == "bucket":
+    if kind == BUCKET:
         with Bucket() as bucket:
             yield {"bucket": bucket, "store": bucket.uri}
-    elif kind == "disk":
+    elif kind == DISK:
         with disk(folder, megabytes=64) as place:
             yield {"place": place, "store": f"{place}/store"}
     else:
@@ -225,9 +269,38 @@ def grid_text(ratios: int) -> str:
     )
 
 
-def soak(
-    seconds: float, seed: int, grid: str, folder: Path
-) -> tuple[Counter[str], int, int]:
+@dataclass(frozen=True, kw_only=True)
+class Soaked:
+    """What was done and compared.
+
+    Args:
+        counts: Faults by kind.
+        rounds: Stores that were harmed until their grid was complete.
+        runs: How often the command was run.
+        trials: Trials of a round, all of which were compared.
+    """
+
+    counts: Counter[str]
+    rounds: int
+    runs: int
+    trials: int
+
+    def table(self) -> str:
+        """The table of the page; a row that was lost would have ended the soak."""
+        lines = [f"| {name} | {count} |" for name, count in sorted(self.counts.items())]
+        lines += [
+            f"| faults together | {self.counts.total()} |",
+            f"| rounds of {self.trials} trials | {self.rounds} |",
+            f"| runs of the command | {self.runs} |",
+            f"| trials compared with the calm run | {self.rounds * self.trials} |",
+            "| rows lost | 0 |",
+            "| rows doubled | 0 |",
+            "| rows different | 0 |",
+        ]
+        return "| what | count |\n|---|---:|\n" + "\n".join(lines) + "\n"
+
+
+def soak(seconds: float, seed: int, grid: str, folder: Path) -> Soaked:
     """Harm round after round.
 
     Args:
@@ -237,7 +310,7 @@ def soak(
         folder: For everything.
 
     Returns:
-        Faults by kind, rounds, and trials of a round.
+        What was done, if no row was lost, doubled or different.
     """
     rng = random.Random(seed)
     counts: Counter[str] = Counter()
@@ -246,23 +319,25 @@ def soak(
         assert calm.start().end() == 3  # the plugins that misbehave fail
         expected = _rows(calm)
     assert len(expected) == len(calm.trials()), len(expected)
-    sys.stdout.write(f"{len(expected)} trials without a fault\n")
+    _say(f"{len(expected)} trials without a fault")
     deadline = time.monotonic() + seconds
-    rounds = 0
+    rounds = runs = 0
     while time.monotonic() < deadline or rounds == 0:
         here = folder / f"round-{rounds}"
         here.mkdir()
-        kind = ("folder", "disk", "bucket")[rounds % 3]
-        sys.stdout.write(f"round {rounds + 1}, in a {kind}\n")
+        kind = PLACES[rounds % 3]
+        _say(f"round {rounds + 1}, in a {kind}")
         with _place(kind, here) as place:
             store = str(place.pop("store"))
             with scene(here, grid_text=grid, store=store, limit=LIMIT) as it:
-                one = Round(it=it, rng=rng, **place)  # type: ignore[arg-type]
+                one = Round(it=it, rng=rng, kind=kind, **place)  # type: ignore[arg-type]
                 one.complete(deadline)
-                assert _rows(it) == expected, "rows differ from the undisturbed run"
+                different = set(_rows(it)) ^ set(expected)
+                assert not different, f"rows differ from the calm run: {different}"
         counts += one.counts
+        runs += one.runs
         rounds += 1
-    return counts, rounds, len(expected)
+    return Soaked(counts=counts, rounds=rounds, runs=runs, trials=len(expected))
 
 
 def main() -> None:
@@ -277,17 +352,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["TOY_COUNTS"] = folder
         text = grid_text(options.ratios)
-        counts, rounds, trials = soak(options.seconds, options.seed, text, Path(folder))
-    lines = [f"| {name} | {count} |" for name, count in sorted(counts.items())]
-    lines += [
-        f"| faults together | {counts.total()} |",
-        f"| rounds of {trials} trials | {rounds} |",
-        f"| trials compared with the undisturbed run | {rounds * trials} |",
-        "| rows lost | 0 |",
-        "| rows doubled | 0 |",
-        "| rows different | 0 |",
-    ]
-    text = "| what | count |\n|---|---:|\n" + "\n".join(lines) + "\n"
+        text = soak(options.seconds, options.seed, text, Path(folder)).table()
     PAGE.write_text(between("soak", text, PAGE.read_text()))
     sys.stdout.write(text)
 
