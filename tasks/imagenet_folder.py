@@ -35,6 +35,10 @@ class ImageNetFolder(ImageTask):
 
     name: ClassVar[str] = "imagenet_folder"
 
+    def places(self) -> tuple[str, ...]:
+        """The option ``path``, whose images the fingerprint covers."""
+        return ("path",)
+
     def fingerprint(self) -> str:
         """The names and the content of every image; the classes are in the names."""
         root = Path(self.path)

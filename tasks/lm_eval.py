@@ -58,6 +58,10 @@ class LmEval(ZeroShot):
             raise BenchError(task_index.unknown(name))
         return {"id": name}
 
+    def places(self) -> tuple[str, ...]:
+        """The option ``id`` if it is a path, which the fingerprint covers."""
+        return ("id",) if Path(self.id).suffix == ".yaml" else ()
+
     @property
     def card(self) -> task_index.Card:
         """The task's files, its members and the data that they read."""

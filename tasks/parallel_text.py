@@ -94,6 +94,11 @@ class ParallelTextTask(TranslationTask):
             split: read_aligned(*files) for split, files in self._own_files().items()
         }
 
+    def places(self) -> tuple[str, ...]:
+        """The options that are files, which the fingerprint covers."""
+        sides = ("source", "target")
+        return tuple(f"{split}{s}" for split in ("", "dev_", "test_") for s in sides)
+
     def fingerprint(self) -> str:
         """Digest of all files, in the order of the options."""
         files = [Path(self.source), Path(self.target)]

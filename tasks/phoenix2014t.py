@@ -42,6 +42,10 @@ class Phoenix2014T(TranslationTask):
             for i, split in enumerate(SPLITS)
         }
 
+    def places(self) -> tuple[str, ...]:
+        """The option ``folder``, whose files the fingerprint covers."""
+        return ("folder",)
+
     def fingerprint(self) -> str:
         """Digest of the six files."""
         return content(self._paths())

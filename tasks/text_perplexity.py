@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from harness.registry import task
+from harness.toolkit import texts
 from tasks._perplexity import Tail, WindowPerplexity
 
 
@@ -19,3 +20,7 @@ class TextPerplexity(WindowPerplexity):
     text: str  # type: ignore[misc]
     window: int = 2048  # type: ignore[misc]
     tail: Tail = "dropped"  # type: ignore[misc]
+
+    def places(self) -> tuple[str, ...]:
+        """The option ``text`` if it is a path, which the fingerprint covers."""
+        return ("text",) if texts.is_file(self.text) else ()

@@ -86,8 +86,7 @@ class HuggingFace:
         Raises:
             BenchError: If the model is neither cached nor on a hub that answers.
         """
-        # Content and not the path or the time of the files: a copy of a folder
-        # elsewhere gives the same trials.
+        # Content and not the path or the time of the files.
         if _is_folder(self.id):
             found = identity.of_files(checkpoint.files(self._folder()))
             return f"local:{found.removeprefix('sha256:')}"
@@ -95,6 +94,10 @@ class HuggingFace:
             return self.commit
         # The hub's cache keeps each commit in a folder of its name.
         return self._folder().name
+
+    def places(self) -> tuple[str, ...]:
+        """The option ``id`` if it is a folder, whose content is the revision."""
+        return ("id",) if _is_folder(self.id) else ()
 
     def _folder(self) -> Path:
         """The folder with ``config.json``: the user's, or the hub's copy here."""

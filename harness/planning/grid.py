@@ -13,7 +13,7 @@ from typing import Any
 
 from harness.core import BenchError
 from harness.options import build, canonical, dumps, nearest
-from harness.planning import exclude, lock, resources, values, yaml_files
+from harness.planning import doubles, exclude, lock, resources, values, yaml_files
 from harness.planning.configured_plugin import (
     ConfiguredPlugin,
     choose,
@@ -169,6 +169,7 @@ def read(
     read_blocks = reader.blocks(value)
     rules, wrong = resources.read(value.get("resources"))
     reader.errors.extend(wrong)
+    reader.errors.extend(doubles.wrong(read_blocks))
     if not reader.errors:
         pairs = {(e.part.name, o.part.name) for b in read_blocks for e, o in b.pairs()}
         reader.errors.extend(resources.unmatched(rules, sorted(pairs)))

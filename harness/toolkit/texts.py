@@ -60,6 +60,11 @@ SOURCES: Mapping[str, Source] = {
 }
 
 
+def is_file(name: str) -> bool:
+    """Whether ``read`` takes this for the path of a file."""
+    return name not in PYDOC and name not in SOURCES
+
+
 def read(name: str) -> str:
     """The text called ``name``.
 
