@@ -17,6 +17,7 @@ from results.storage import temporary
 
 T = TypeVar("T")
 PATIENCE = 60.0  # seconds; SHRINKGRID_PATIENCE in the environment is another
+_ENDPOINTS = {"AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"}  # variables that name a server
 
 
 class Folder(Protocol):
@@ -252,6 +253,10 @@ def folder(uri: str | Path) -> Folder:
         return LocalFolder(Path(text).expanduser().absolute())
     from pyarrow.fs import FileSystem
 
+    if "endpoint_override=" in text or _ENDPOINTS & os.environ.keys():
+        # Servers other than Amazon's refuse uploads with the checksums that its SDK
+        # adds since 2025, as Ceph 16 does with status 411.
+        os.environ.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
     try:
         filesystem, root = FileSystem.from_uri(text)
     except (ValueError, OSError) as why:

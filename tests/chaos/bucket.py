@@ -12,15 +12,21 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
 BUSY = b"<Error><Code>ServiceUnavailable</Code><Message>healing</Message></Error>"
+NO_LENGTH = b"<Error><Code>MissingContentLength</Code></Error>"
 NO_KEY = b"<Error><Code>NoSuchKey</Code></Error>"
 STAMP = "2026-01-01T00:00:00.000Z"
 Query = dict[str, list[str]]
 
 
 class Bucket:
-    """One bucket, ``store``, in memory; as much of S3 as pyarrow asks for."""
+    """One bucket, ``store``, in memory; as much of S3 as pyarrow asks for.
 
-    def __init__(self) -> None:
+    Args:
+        chunks: Whether uploads may come without their length; Ceph 16 refuses that.
+    """
+
+    def __init__(self, *, chunks: bool = True) -> None:
+        self.chunks = chunks
         self.objects: dict[str, bytes] = {}
         self.uploads: dict[str, dict[int, bytes]] = {}
         self.refused = 0
@@ -83,6 +89,9 @@ class _Handler(BaseHTTPRequestHandler):
         if self.bucket.fails():
             self.bucket.refused += 1
             self._answer(503, BUSY)
+            return
+        if not self.bucket.chunks and "Transfer-Encoding" in self.headers:
+            self._answer(411, NO_LENGTH)
             return
         parts = urlsplit(self.path)
         query = parse_qs(parts.query, keep_blank_values=True)

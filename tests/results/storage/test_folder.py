@@ -4,6 +4,7 @@ import errno
 import os
 
 import pytest
+from bucket import Bucket
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
 from results.errors import StoreError
@@ -184,3 +185,14 @@ def test_a_path_or_uri_names_a_folder(tmp_path, monkeypatch):
     ):
         with pytest.raises(StoreError, match=says):
             folder(uri)
+
+
+def test_a_server_that_wants_lengths_is_written_to(monkeypatch):
+    # As Ceph 16: it answers 411 to an upload in chunks, which the SDK sends by default.
+    monkeypatch.setenv("SHRINKGRID_PATIENCE", "0")
+    monkeypatch.delenv("AWS_REQUEST_CHECKSUM_CALCULATION", raising=False)
+    with Bucket(chunks=False) as bucket:
+        place = folder(bucket.uri)
+        place.write("a", b"1")
+        assert place.read("a") == b"1"
+        assert bucket.objects["here/a"] == b"1"
