@@ -15,7 +15,7 @@ from harness.running import tasks
 from harness.running.job_log import JobLog
 from harness.running.process import Died, Owner, Raised
 from harness.running.tasks import FreeMemory
-from results.outcomes import ErrorClass, Status
+from results.outcomes import ErrorClass
 from results.storage import leases
 
 # Starts the processes that run plugins; one in each worker of Ray.
@@ -50,15 +50,15 @@ def bundle(
         if poisoned:
             _owner.close_child()
     except Died as why:
-        yield [_crashed(why, Status.LOST, ErrorClass.CRASH)]
+        yield [_crashed(why, why.error_class)]
     except Raised as why:
-        yield [_crashed(why, Status.FAILED, ErrorClass.BUG)]
+        yield [_crashed(why, ErrorClass.BUG)]
 
 
-def _crashed(why: Died | Raised, status: Status, error_class: ErrorClass) -> Event:
+def _crashed(why: Died | Raised, error_class: ErrorClass) -> Event:
     return Event(
         what="crashed",
-        status=status,
+        status=error_class.status,
         error_class=error_class,
         summary=why.reason,
         details=why.output,
@@ -85,7 +85,7 @@ def artifact(job: ArtifactJob, gpus: float) -> Built:
         return Built(
             artifact=wanted.id,
             error=why.reason,
-            error_class=ErrorClass.CRASH if isinstance(why, Died) else ErrorClass.BUG,
+            error_class=why.error_class if isinstance(why, Died) else ErrorClass.BUG,
             traceback=why.output,
         )
 

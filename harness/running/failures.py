@@ -8,8 +8,10 @@ import os
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from harness.core import BenchError, NotFinite, Unsupported
+from harness.running import process
 from results.errors import StoreError
 from results.outcomes import ErrorClass
 from results.storage import temporary
@@ -100,15 +102,15 @@ def store_io() -> Iterator[None]:
 
 
 def check_space(error: BaseException, store: Store) -> None:
-    """End the run if the disk under the store is full and not just said to be.
+    """End the run if a disk that it needs is full and not just said to be.
 
     Args:
         error: What a plugin raised. Its class and text prove nothing, so that a file
-            is written where trials keep their checkpoints.
+            is written where trials keep their checkpoints, and one where they print.
         store: Store whose disk is checked.
 
     Raises:
-        StoreFailed: If that file does not fit either.
+        StoreFailed: If one of these files does not fit either.
     """
     full = (errno.ENOSPC, errno.EDQUOT)
     # Libraries wrap the error of the system, so that its text is looked for, too.
@@ -116,14 +118,29 @@ def check_space(error: BaseException, store: Store) -> None:
     if not said and os.strerror(errno.ENOSPC) not in _text(error):
         return
     with store_io():
-        path = temporary.beside(store.here("scratch") / "space")
         try:
-            # 8 MiB of zeros, since a nearly full disk still has room for a short file.
-            path.write_bytes(bytes(_PROBE))
+            _write_probe(store.here("scratch"))
         except OSError as why:
             raise explained(why, store.uri) from why
-        finally:
-            path.unlink(missing_ok=True)
+        printed = process.output_folder()
+        try:
+            if printed is not None:
+                _write_probe(printed)
+        except OSError as why:
+            raise StoreError(
+                f"the temporary folder {printed} cannot be written to: {why.strerror}; "
+                "finished trials are stored: free some space, or set TMPDIR to another "
+                "folder, and run the same command again"
+            ) from why
+
+
+def _write_probe(folder: Path) -> None:
+    path = temporary.beside(folder / "space")
+    try:
+        # 8 MiB of zeros, since a nearly full disk still has room for a short file.
+        path.write_bytes(bytes(_PROBE))
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def classify(error: BaseException) -> Failure:

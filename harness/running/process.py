@@ -28,9 +28,12 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import IO, Any, Protocol
 
+from harness.running.process_end import described, kernel_kills
 from results.errors import StoreError
+from results.outcomes import ErrorClass
 from results.storage import logs
 
 TAIL = 4000  # characters of a dead child's last output that a row keeps
@@ -67,12 +70,14 @@ class Died(Exception):
     Args:
         reason: The signal or the exit status.
         output: The last lines that the child wrote, with its last Python frames.
+        error_class: ``OOM`` if memory ran out, else ``CRASH``.
     """
 
-    def __init__(self, reason: str, output: str) -> None:
+    def __init__(self, reason: str, output: str, error_class: ErrorClass) -> None:
         super().__init__(reason)
         self.reason = reason
         self.output = output
+        self.error_class = error_class
 
 
 class Raised(Exception):
@@ -113,6 +118,7 @@ class Owner:
     _key: str = ""
     _log: IO[bytes] = field(default_factory=_new_log)
     _warm: set[str] = field(default_factory=set)
+    _kills: int = 0  # by the kernel, before the running work began
 
     def run(
         self, key: str, work: Work, *arguments: Any, log: Log | None = None
@@ -137,6 +143,7 @@ class Owner:
         # One file for all work of this owner. A child keeps its descriptor, and appends
         # at the new end.
         self._log.truncate(0)
+        self._kills = kernel_kills()
         try:
             # An answer is ("yielded", value), ("done", imported packages) or ("raised",
             # exception).
@@ -234,7 +241,9 @@ class Owner:
         assert self._child is not None
         self._child.close()
         self._child = None
-        return Died(described(self._status()), self._tail())
+        kills = kernel_kills() - self._kills
+        reason, error_class = described(self._status(), kills)
+        return Died(reason, self._tail(), error_class)
 
     def _tail(self) -> str:
         self._log.seek(0)
@@ -242,19 +251,6 @@ class Owner:
         # ``faulthandler`` ends with a list of all extension modules, which would push
         # the frames out of the last characters.
         return text.partition("\n\nExtension modules:")[0][-TAIL:]
-
-
-def described(status: int | None) -> str:
-    """A wait status in words.
-
-    >>> described(9), described(7 << 8)
-    ('its process was killed by SIGKILL', 'its process ended with exit status 7')
-    """
-    if status is None:
-        return "its process and the process that started it ended"
-    if os.WIFSIGNALED(status):
-        return f"its process was killed by {signal.Signals(os.WTERMSIG(status)).name}"
-    return f"its process ended with exit status {os.waitstatus_to_exitcode(status)}"
 
 
 def serve_template(descriptor: int) -> None:
@@ -350,6 +346,13 @@ def begin_attempt(attempt: str, trial: str) -> None:
 def output_size() -> int | None:
     """How much this process has written so far; None outside a child."""
     return os.fstat(2).st_size if OUTPUT in os.environ else None
+
+
+def output_folder() -> Path | None:
+    """The folder of the file that a child prints to; None outside a child."""
+    if OUTPUT not in os.environ:
+        return None
+    return Path(os.readlink("/proc/self/fd/2")).parent  # the file has no name
 
 
 def output_since(size: int | None) -> str:

@@ -150,10 +150,7 @@ class _Worker:
         device = devices.pick()
         devices.reset_peaks(device)
         started, began = datetime.now(UTC), time.perf_counter()
-        # A mark in the log and the size of the output: what comes after it belongs to
-        # this trial.
-        process.begin_attempt(self.job.attempts[trial.id], trial.id)
-        written = process.output_size()
+        written = None
         row: dict[str, Any] = {}
         found: list[Measurement] = []
         failure = None
@@ -162,6 +159,10 @@ class _Worker:
         first = not self.steps.is_fitted
         before = self.steps.ratio
         try:
+            # A mark in the log and the size of the output: what comes after it belongs
+            # to this trial. The disk of the log may be full.
+            process.begin_attempt(self.job.attempts[trial.id], trial.id)
+            written = process.output_size()
             with time_limit.limit(self.job.bundle.resources.seconds):
                 found = self.steps.execute(trial, row)
         except (StoreFailed, Interrupted):  # these end the run, not the trial

@@ -48,15 +48,18 @@ class ToyStuck:
 
 @method("toy_hog", ratio_of="zeros")
 class ToyHog:
-    """At ratio 0.5, the first time, takes more memory than its process may have.
+    """At ratio 0.5, the first time, takes more memory than there is.
 
     Args:
         megabytes: How much; half of it is allowed.
         once: A file that remembers that it did.
+        allowed: ``half`` by a limit of the process, or ``all``, for the kernel to
+            decide.
     """
 
     megabytes: int
     once: str
+    allowed: str = "half"
 
     def compress(self, fitted: None, ratio: float, ctx: Context) -> nn.Module:
         if ratio == 0.5 and not Path(self.once).exists():
@@ -64,7 +67,8 @@ class ToyHog:
             before = resource.getrlimit(resource.RLIMIT_AS)
             has = int(Path("/proc/self/statm").read_text().split()[0]) * 4096
             limit = has + self.megabytes * 2**19
-            resource.setrlimit(resource.RLIMIT_AS, (limit, before[1]))
+            if self.allowed == "half":
+                resource.setrlimit(resource.RLIMIT_AS, (limit, before[1]))
             try:
                 held = [b"x" * 2**24 for _ in range(self.megabytes // 16)]
                 raise AssertionError(f"{len(held)} blocks could be had")

@@ -1,10 +1,20 @@
 """The class of each exception; secrets are removed from messages."""
 
+import errno
+
 import pytest
 import torch
 
 from harness.core import BenchError, NotFinite, Unsupported
-from harness.running.failures import ArtifactFailed, TimedOut, classify
+from harness.running import process
+from harness.running.failures import (
+    ArtifactFailed,
+    StoreFailed,
+    TimedOut,
+    check_space,
+    classify,
+)
+from results.storage.store import open_store
 
 
 @pytest.mark.parametrize(
@@ -31,3 +41,18 @@ def test_each_error_has_its_class(error, status, error_class):
 
     assert (failure.status, failure.error_class) == (status, error_class)
     assert failure.reason
+
+
+def test_a_full_disk_for_output_ends_the_run_and_one_that_is_said_to_be_does_not(
+    tmp_path, monkeypatch
+):
+    store = open_store(tmp_path / "store", create=True)
+    full = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(process, "output_folder", lambda: tmp_path)
+    check_space(full, store)
+    assert not list(tmp_path.glob("*.tmp"))
+
+    monkeypatch.setattr(process, "output_folder", lambda: tmp_path / "gone")
+    check_space(ValueError("a bug"), store)
+    with pytest.raises(StoreFailed, match=r"temporary folder .*/gone cannot be written"):
+        check_space(full, store)

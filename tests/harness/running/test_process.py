@@ -131,6 +131,16 @@ def test_a_death_says_what_killed_and_what_was_written(owner, work, how, reason,
     assert again.value.output.startswith("last words\n")
 
 
+def test_a_child_that_the_kernel_killed_for_memory_says_so(owner, work, monkeypatch):
+    kills = iter([3, 4])  # before the work, and after its end
+    monkeypatch.setattr(process, "kernel_kills", lambda: next(kills))
+
+    with pytest.raises(Died, match="memory ran out") as why:
+        list(owner.run("a", work.dies, "kill"))
+
+    assert why.value.error_class == "oom"
+
+
 def test_errors_of_the_store_and_bugs_of_ours_come_back(owner, work):
     with pytest.raises(StoreError) as why:
         list(owner.run("a", work.raises, True))
