@@ -30,6 +30,14 @@ step=(srun --nodes=1 --ntasks=1 --cpus-per-task="$SLURM_CPUS_PER_TASK")
 start=(ray start --block --disable-usage-stats --num-cpus="$SLURM_CPUS_PER_TASK"
   --temp-dir="/tmp/ray-$SLURM_JOB_ID")
 
+# Seconds that the nodes have to join Ray; then the job ends and names those that did not.
+patience="${SHRINKGRID_JOIN_SECONDS:-600}"
+give_up() { # NODES
+  echo "error: $1 did not join Ray within $patience s (its messages are above); leave" \
+    "it out with \`sbatch --exclude\`, or set SHRINKGRID_JOIN_SECONDS to wait longer" >&2
+  exit 2
+}
+
 # Ray ends on a node that has not joined within 30 s, and is then started again there.
 declare -A rays
 keep_up() { # NODE WORDS: start Ray on a node unless it runs there
@@ -38,25 +46,39 @@ keep_up() { # NODE WORDS: start Ray on a node unless it runs there
     rays[$1]=$!
   fi
 }
-keep_all_up() {
-  for node in "${nodes[@]:1}"; do keep_up "$node" --address="$ip:$port"; done
-}
 
 head=(--head --node-ip-address="$ip" --port="$port" --dashboard-host=127.0.0.1)
+SECONDS=0 # bash counts them up
 keep_up "${nodes[0]}" "${head[@]}"
 until ray health-check --address "$ip:$port" 2> /dev/null; do
+  ((SECONDS < patience)) || give_up "${nodes[0]}"
   sleep 2
   keep_up "${nodes[0]}" "${head[@]}"
 done
-keep_all_up
-# The run begins when all are there.
-until python - "$ip:$port" "${#nodes[@]}" << 'END'; do sleep 2 && keep_all_up; done
+
+absent() { # Print the nodes that have not joined; fail while there are any.
+  python - "$ip:$port" "${nodes[@]}" << 'END'
 import sys
 import ray
 
-ray.init(address=sys.argv[1], logging_level="ERROR")
-sys.exit(sum(node["Alive"] for node in ray.nodes()) < int(sys.argv[2]))
+address, *wanted = sys.argv[1:]
+ray.init(address=address, logging_level="ERROR")
+joined = [node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]]
+# Slurm knows host2 by this name where it calls itself host2.example.org.
+names = {name.partition(".")[0] for name in joined}
+print(*(name for name in wanted if name.partition(".")[0] not in names))
+sys.exit(len(joined) < len(wanted))
 END
+}
+
+# The run begins when all are there.
+SECONDS=0
+for node in "${nodes[@]:1}"; do keep_up "$node" --address="$ip:$port"; done
+until missing=$(absent); do
+  ((SECONDS < patience)) || give_up "${missing:-a node}"
+  sleep 2
+  for node in "${nodes[@]:1}"; do keep_up "$node" --address="$ip:$port"; done
+done
 
 shrinkgrid run "$grid" --store "$store" --address "$ip:$port" "$@" &
 driver=$!

@@ -1,6 +1,7 @@
 """The Slurm script on three hosts; `srun` and `scontrol` are stand-ins."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -39,6 +40,7 @@ number=${node#host}
 if [[ $1 == hostname ]]; then echo "10.77.0.$number 10.9.9.9"; exit; fi
 # The first Ray of each node does not join in time.
 if [[ "$1 $2" == "ray start" && ! -e late$number ]]; then touch late$number; exit 1; fi
+if [[ "$1 $2" == "ray start" && $number == "${ABSENT-}" ]]; then exit 1; fi
 prepare="hostname $node; mkdir -p /tmp/ray-$SLURM_JOB_ID"
 ((number > 1)) && prepare+="; mount -t tmpfs none /tmp/ray-$SLURM_JOB_ID"
 exec ip netns exec "$PREFIX$number" unshare --mount --uts \\
@@ -49,15 +51,10 @@ exec ip netns exec "$PREFIX$number" unshare --mount --uts \\
 def test_the_script_drains_on_term_and_the_same_line_goes_on(tmp_path):
     grid, store = tmp_path / "grid.yaml", tmp_path / "store"
     grid.write_text(GRID)
-    stand_ins = tmp_path / "bin"
-    stand_ins.mkdir()
-    for name, text in {"scontrol": SCONTROL, "srun": SRUN}.items():
-        (stand_ins / name).write_text(text)
-        (stand_ins / name).chmod(0o755)
 
-    first = run(grid, store, stand_ins, stop_after=1)
+    first = run(grid, store, stop_after=1)
     done = finished(store)
-    second = run(grid, store, stand_ins)
+    second = run(grid, store)
 
     assert first.returncode == 130, first.stderr
     assert first.late == second.late == {"late1", "late2", "late3"}
@@ -70,8 +67,27 @@ def test_the_script_drains_on_term_and_the_same_line_goes_on(tmp_path):
     assert {r["host"] for r in rows} == {"host1", "host2", "host3"}
 
 
-def run(grid: Path, store: Path, stand_ins: Path, stop_after: int | None = None):
+def test_a_node_that_never_joins_is_named_and_ends_the_job(tmp_path):
+    grid = tmp_path / "grid.yaml"
+    grid.write_text(GRID)
+
+    ended = run(grid, tmp_path / "store", ABSENT="3", SHRINKGRID_JOIN_SECONDS="40")
+
+    assert ended.returncode == 2, ended.stderr
+    (said,) = re.findall("^error: (.*)$", ended.stderr, flags=re.M)
+    named, _, rest = said.partition(" did not join Ray within 40 s")
+    # On a busy machine the second host may be late, too; the first one never is.
+    assert named in ("host3", "host2 host3")
+    assert "--exclude" in rest
+
+
+def run(grid: Path, store: Path, stop_after: int | None = None, **env: str):
     """What `sbatch` would run; TERM once so many trials are finished."""
+    stand_ins = grid.parent / "bin"
+    stand_ins.mkdir(exist_ok=True)
+    for name, text in {"scontrol": SCONTROL, "srun": SRUN}.items():
+        (stand_ins / name).write_text(text)
+        (stand_ins / name).chmod(0o755)
     with hosts.hosts(3) as three:
         three.env |= {
             "PREFIX": three.prefix,
@@ -82,6 +98,7 @@ def run(grid: Path, store: Path, stand_ins: Path, stop_after: int | None = None)
             "SLURM_CPUS_PER_TASK": "1",
             "SLURM_JOB_ID": JOB,
             "SLURM_JOB_NODELIST": "host[1-3]",
+            **env,
         }
         script = [str(CHECKOUT / "deploy" / "slurm.sh"), str(grid), str(store)]
         process = subprocess.Popen(
