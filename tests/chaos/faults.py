@@ -14,7 +14,9 @@ from pathlib import Path
 from scene import Outcome, Scene
 
 Harm = Callable[[Path], Outcome]
-MODULES = ("faults_of_processes", "faults_of_machines", "faults_of_stores")
+MODULES = tuple(
+    f"faults_of_{what}" for what in ("processes", "hosts", "machines", "stores")
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,11 +4,13 @@ import contextlib
 import errno
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from bucket import Bucket
+from ceph import ceph
 from faults import fault, scene
 from scene import INLINE, Outcome, Scene
 
@@ -83,6 +85,24 @@ def gone(folder: Path) -> Outcome:
         it.ended(run, 2)
         assert "cannot be used" in run.said, run.said
         bucket.fail_for(0)
+        it.again()
+        return it.outcome()
+
+
+@fault("a real S3 server killed")
+def server_killed(folder: Path) -> Outcome:
+    """SIGKILL to the gateway of Ceph, which starts again after eight seconds."""
+    with (
+        ceph() as server,
+        scene(folder, store=server.uri, words=INLINE, seconds=1) as it,
+    ):
+        run = it.under_way()
+        it.harmed()
+        server.kill_gateway()
+        time.sleep(8)
+        server.serve()
+        it.recovered(run)
+        it.ended(run, 0)
         it.again()
         return it.outcome()
 

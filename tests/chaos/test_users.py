@@ -1,19 +1,18 @@
 """Two users share a store through their group; a third may only read it."""
 
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import pytest
+from users import FIRST, GROUP, OTHER, SECOND, as_user
 
 from results.queries.db import ask
 from results.storage.store import open_store
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
-FIRST, SECOND, OTHER, GROUP = 65533, 65532, 65531, 64242
 GRID = """
 models: [toy]
 methods: [toy_noop]
@@ -21,9 +20,6 @@ ratios: [0.1, 0.3]
 tasks: [toy_sum]
 seeds: [%s]
 """
-# Reading everything lets the user import this checkout, wherever it lies. It gives no
-# right to write.
-READS = "+dac_read_search"
 
 
 @pytest.fixture
@@ -36,17 +32,13 @@ def shared():
 @pytest.fixture
 def command(shared, toys):
     """Runs a command as a user of a group, on a store that the group may write."""
-    if os.geteuid() or not shutil.which("setpriv"):
-        pytest.skip("only root can become other users, with `setpriv`")
+    as_user(FIRST, GROUP)  # skips the test where that is not possible
     os.chown(shared, 0, GROUP)
     shared.chmod(0o2775)
     toys.chmod(0o777)
-    caps = [f"--{kind}=-all,{READS}" for kind in ("inh-caps", "bounding-set")]
-    caps.append(f"--ambient-caps=-all,{READS}")
 
     def run(user, group, *words):
-        line = ["setpriv", f"--reuid={user}", f"--regid={group}", "--clear-groups"]
-        line += [*caps, sys.executable, "-m", "harness", *words]
+        line = [*as_user(user, group), sys.executable, "-m", "harness", *words]
         env = os.environ | {"HOME": str(toys), "PYTHONDONTWRITEBYTECODE": "1"}
         return subprocess.run(
             [*line, "--store", str(shared / "store")],

@@ -1,0 +1,157 @@
+"""Faults of the machine that a run is on: memory, disk, processes, clock, users."""
+
+import contextlib
+import os
+import resource
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cgroup import memory_group
+from faults import fault, scene
+from faults_of_stores import disk, fill
+from scene import INLINE, Outcome, Scene
+from users import FIRST, GROUP, SECOND, as_user
+
+from results.queries.db import ask
+from results.storage.store import open_store
+
+DAY = 86400
+
+
+@fault("the kernel's out-of-memory killer")
+def kernel_kills(folder: Path) -> Outcome:
+    """A trial takes more memory than the cgroup of its run has; the kernel kills it."""
+    once = folder / "once"
+    hog = f"{{name: toy_hog, megabytes: 8000, allowed: all, once: {once}}}"
+    with (
+        memory_group(5000) as words,
+        scene(folder, methods=f"{hog}, toy_noop", before=words) as it,
+    ):
+        run = it.start()
+        it.until(once.exists, run)
+        it.harmed()
+        it.ended(run, 0)
+        it.again()
+        query = "SELECT reason FROM trials WHERE status = 'out_of_memory'"
+        ((reason,),) = ask(open_store(it.store), query).rows
+        assert "the kernel killed its process" in reason, reason
+        return it.outcome()
+
+
+@fault("the temporary folder full")
+def temporary_full(folder: Path) -> Outcome:
+    """The file system of TMPDIR, which Ray writes to, fills up; later it has room."""
+    with _near() as near, disk(near, megabytes=200) as place:
+        env = {"TMPDIR": str(place), "RAY_TMPDIR": str(place)}
+        with scene(folder, env=env) as it:
+            run = it.under_way()
+            with fill(place):
+                it.harmed()
+                it.ended(run, 2)
+            it.again()
+            outcome = it.outcome()
+            assert "failed" not in outcome.statuses, "a trial was blamed for the disk"
+            return outcome
+
+
+@fault("no process can be started")
+def no_processes(folder: Path) -> Outcome:
+    """A user reaches the limit of processes (`ulimit -u`) in the middle of a run."""
+    with _near() as near:
+        store = _home(near / "store", FIRST)
+        env = {"HOME": str(_home(near / "home", FIRST)), "TOY_COUNTS": ""}
+        env["RAY_TMPDIR"] = str(_home(near / "ray", FIRST))
+        words = as_user(FIRST, GROUP)
+        methods = "toy_noop, toy_drop"
+        options = {"before": words, "env": env, "store": str(store)}
+        with scene(folder, methods=methods, **options) as it:
+            run = it.under_way(count=1)
+            for one in run.family():
+                resource.prlimit(one.pid, resource.RLIMIT_NPROC, (1, 1))
+            it.harmed()
+            it.ended(run, 2)
+            it.again()
+            return it.outcome()
+
+
+@fault("another user goes on")
+def another_user(folder: Path) -> Outcome:
+    """SIGKILL to a user's driver; another user of the group types the line."""
+    with _near() as near:
+        os.chown(near, 0, GROUP)
+        near.chmod(0o2775)  # new files belong to the group
+        store = str(near / "store")
+        with scene(folder, store=store, words=INLINE) as it:
+            run = _as(it, FIRST, near).under_way()
+            run.kill()
+            it.harmed()
+            it.ended(run, "killed")
+            _as(it, SECOND, near).again()
+            owners = {path.stat().st_uid for path in near.glob("store/trials/*")}
+            assert owners == {FIRST, SECOND}
+            return it.outcome()
+
+
+@fault("the clock jumps")
+def clock_jumps(folder: Path) -> Outcome:
+    """The clock of every process of a run jumps a day ahead, then two days back."""
+    library = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
+    if library is None:
+        pytest.skip("no libfaketime here (apt-get install libfaketime)")
+    clock = folder / "clock"
+    env = {
+        "LD_PRELOAD": str(library),
+        "FAKETIME_TIMESTAMP_FILE": str(clock),
+        "FAKETIME_NO_CACHE": "1",  # the file is read at each look at the clock
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",  # as a clock that is set, which leaves it
+    }
+    _set(clock, "+0")
+    with scene(folder, env=env, seconds=1) as it:
+        run = it.under_way(count=2)
+        it.harmed()
+        _set(clock, "+1d")
+        it.recovered(run)
+        done = len(it.finished())
+        _set(clock, "-1d")
+        it.until(lambda: len(it.finished()) > done + 1, run)
+        it.ended(run, 0)
+        _set(clock, "+0")
+        it.again()
+        query = "SELECT max(started_at) - min(started_at), max(seconds) FROM trials"
+        ((apart, longest),) = ask(open_store(it.store), query).rows
+        assert apart.days >= 1, "the clock did not jump"
+        assert longest < DAY / 2, "a duration was taken from the clock"
+        return it.outcome()
+
+
+def _set(clock: Path, shift: str) -> None:
+    """Set the clock of the processes that read the file, which is always whole."""
+    new = clock.with_suffix(".new")
+    new.write_text(shift)
+    new.replace(clock)
+
+
+def _home(folder: Path, user: int) -> Path:
+    """A folder that belongs to a user."""
+    folder.mkdir(exist_ok=True)
+    os.chown(folder, user, GROUP)
+    return folder
+
+
+def _as(it: Scene, user: int, near: Path) -> Scene:
+    """The scene, whose next run is another user's; its files are the group's too."""
+    umask = ("sh", "-c", 'umask 002 && exec "$@"', "-")
+    it.before = (*umask, *as_user(user, GROUP))
+    own = _home(near / str(user), user)
+    it.env |= {"HOME": str(own), "RAY_TMPDIR": str(own), "TOY_COUNTS": ""}
+    return it
+
+
+@contextlib.contextmanager
+def _near() -> Iterator[Path]:
+    """A folder that every user may enter; Ray's sockets need its short path."""
+    with tempfile.TemporaryDirectory(prefix="sg", dir="/tmp") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
