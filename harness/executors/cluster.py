@@ -19,7 +19,7 @@ from ray._private import node as ray_node
 from ray._private import ray_constants
 
 from harness.core import BenchError
-from harness.executors import shipping
+from harness.executors import agent_ports, shipping
 from harness.executors.address import check_address
 from harness.executors.job_server import first_line
 from harness.executors.private_files import (
@@ -57,7 +57,7 @@ def connect(address: str, cpus: int | None = None, gpus: int | None = None) -> N
         # the raylet ends itself.
         os.environ.setdefault("RAY_agent_register_timeout_ms", "300000")
         options = quiet | {"num_cpus": cpus, "num_gpus": gpus}
-        with _on_loopback():
+        with _on_loopback(), agent_ports.chosen():
             _start(options)
         return
     _reachable(address)
