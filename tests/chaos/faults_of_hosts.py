@@ -42,14 +42,15 @@ def kernel_kills(folder: Path) -> Outcome:
 
 @fault("the temporary folder full")
 def temporary_full(folder: Path) -> Outcome:
-    """The file system of TMPDIR, which Ray writes to, fills up; later it has room."""
+    """The file system of TMPDIR, which Ray writes to, fills up while trials print."""
     with _near() as near, disk(near, megabytes=200) as place:
         env = {"TMPDIR": str(place), "RAY_TMPDIR": str(place)}
-        with scene(folder, env=env) as it:
+        with scene(folder, methods="toy_prints", env=env) as it:
             run = it.under_way()
             with fill(place):
                 it.harmed()
                 it.ended(run, 2)
+            assert f"the temporary folder {place} cannot be written" in run.said
             it.again()
             outcome = it.outcome()
             assert "failed" not in outcome.statuses, "a trial was blamed for the disk"

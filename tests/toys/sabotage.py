@@ -4,6 +4,7 @@ import ctypes
 import os
 import resource
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -74,6 +75,15 @@ class ToyHog:
                 raise AssertionError(f"{len(held)} blocks could be had")
             finally:
                 resource.setrlimit(resource.RLIMIT_AS, before)
+        return ctx.dense()
+
+
+@method("toy_prints", ratio_of="zeros")
+class ToyPrints:
+    """Prints a megabyte in each trial."""
+
+    def compress(self, fitted: None, ratio: float, ctx: Context) -> nn.Module:
+        sys.stdout.write("x" * 2**20)
         return ctx.dense()
 
 

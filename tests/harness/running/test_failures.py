@@ -54,5 +54,5 @@ def test_a_full_disk_for_output_ends_the_run_and_one_that_is_said_to_be_does_not
 
     monkeypatch.setattr(process, "output_folder", lambda: tmp_path / "gone")
     check_space(ValueError("a bug"), store)
-    with pytest.raises(StoreFailed, match=r"temporary folder .*/gone cannot be written"):
+    with pytest.raises(StoreFailed, match=r"folder .*/gone cannot be written to"):
         check_space(full, store)
