@@ -230,7 +230,7 @@ FAULTS = {
         do=lambda it, _: _of_a_trial(it, lambda pid: os.kill(pid, signal.SIGKILL))
     ),
     "process of a trial stopped for 3 s": Kind(do=lambda it, _: _of_a_trial(it, _stop)),
-    "worker of Ray killed": Kind(do=_kill("ray::")),
+    "worker or agent of Ray killed": Kind(do=_kill("ray::")),
     "raylet killed": Kind(do=_kill("raylet")),
     "GCS killed": Kind(do=_kill("gcs_server")),
     "compaction killed": Kind(do=_kill_compaction, places=(FOLDER, DISK)),

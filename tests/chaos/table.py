@@ -17,6 +17,7 @@ from scene import Outcome
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/explanation/faults.md"
+ROW = r"^(\| ([^|]+?) \| .*\n)"
 HEAD = (
     "| fault | what is done | finished before | lost | doubled | the run | the same "
     "line again | s to recover |\n|---|---|---:|---:|---:|---|---|---:|\n"
@@ -50,25 +51,31 @@ def between(mark: str, text: str, page: str) -> str:
     return made
 
 
+def keep(name: str, row: str) -> None:
+    """Write one row into the page as it is now; the others stay."""
+    page = PAGE.read_text()
+    rows = {cell: line for line, cell in re.findall(ROW, page, flags=re.M)}
+    rows[name] = row
+    body = HEAD + "".join(rows[name] for name in table() if name in rows)
+    PAGE.write_text(between("table", body, page))
+
+
 def main(names: list[str]) -> None:
-    """Measure, then write."""
+    """Measure, and write each row at once."""
     os.environ["SHRINKGRID_PLUGINS"] = str(ROOT / "tests/toys")
     os.environ["HF_HUB_OFFLINE"] = "1"
-    page = PAGE.read_text()
-    rows = dict(re.findall(r"^(\| ([^|]+?) \| .*\n)", page, flags=re.M)) or {}
-    rows = {name: row for row, name in rows.items()}
     for name, fault in table().items():
         if names and name not in names:
             continue
         with tempfile.TemporaryDirectory() as folder:
             try:
-                rows[name] = line(fault, fault.harm(Path(folder)))
-                sys.stdout.write(rows[name])
+                row = line(fault, fault.harm(Path(folder)))
             except pytest.skip.Exception as why:  # the row of another machine stays
-                sys.stdout.write(f"skipped: {name}: {why}\n")
+                row = f"skipped: {name}: {why}\n"
+            else:
+                keep(name, row)
+        sys.stdout.write(row)
         sys.stdout.flush()
-    body = HEAD + "".join(rows[name] for name in table() if name in rows)
-    PAGE.write_text(between("table", body, page))
 
 
 if __name__ == "__main__":

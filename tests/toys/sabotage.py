@@ -16,6 +16,8 @@ import torch
 from torch import nn
 
 import harness.running.driver
+import harness.running.session
+import harness.running.step_sign
 import harness.running.worker
 import results.storage.leases
 import results.storage.store
@@ -145,25 +147,41 @@ def slow_store(seconds: float) -> None:
     LocalFolder.write = late
 
 
-def other_clock(seconds: float) -> None:
-    """This process's clock is ahead by so much."""
+def other_clock(ahead: str) -> None:
+    """The clock of the harness in this process is ahead by so much.
+
+    Args:
+        ahead: Seconds, or the path of a file with them, which is read at each look.
+    """
+    file = Path(ahead)
+
+    def shift() -> float:
+        return float(file.read_text() if file.is_absolute() else ahead)
 
     class Clock(datetime):
         @classmethod
         def now(cls, tz: Any = None) -> datetime:
-            return datetime.now(tz) + timedelta(seconds=seconds)
+            return datetime.now(tz) + timedelta(seconds=shift())
 
     shifted = {
-        "time": lambda: time.time() + seconds,
-        "time_ns": lambda: time.time_ns() + int(seconds * 1e9),
+        "time": lambda: time.time() + shift(),
+        "time_ns": lambda: time.time_ns() + int(shift() * 1e9),
     }
-    for module in (harness.running.worker, harness.running.driver):
+    for module in (
+        harness.running.worker,
+        harness.running.driver,
+        harness.running.session,
+    ):
         module.datetime = Clock
-    for module in (results.storage.leases, results.storage.store):
+    for module in (
+        results.storage.leases,
+        results.storage.store,
+        harness.running.step_sign,
+    ):
         module.time = SimpleNamespace(**{**vars(time), **shifted})
 
 
 if "SABOTAGE_SLOW_STORE" in os.environ:
     slow_store(float(os.environ["SABOTAGE_SLOW_STORE"]))
 if "SABOTAGE_CLOCK" in os.environ:
-    other_clock(float(os.environ["SABOTAGE_CLOCK"]))
+    other_clock(os.environ["SABOTAGE_CLOCK"])
