@@ -35,7 +35,7 @@ class ImageNetFolder(ImageTask):
 
     name: ClassVar[str] = "imagenet_folder"
 
-    def places(self) -> tuple[str, ...]:
+    def paths(self) -> tuple[str, ...]:
         """The option ``path``, whose images the fingerprint covers."""
         return ("path",)
 

@@ -58,7 +58,7 @@ class LmEval(ZeroShot):
             raise BenchError(task_index.unknown(name))
         return {"id": name}
 
-    def places(self) -> tuple[str, ...]:
+    def paths(self) -> tuple[str, ...]:
         """The option ``id`` if it is a path, which the fingerprint covers."""
         return ("id",) if Path(self.id).suffix == ".yaml" else ()
 

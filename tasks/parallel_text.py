@@ -94,7 +94,7 @@ class ParallelTextTask(TranslationTask):
             split: read_aligned(*files) for split, files in self._own_files().items()
         }
 
-    def places(self) -> tuple[str, ...]:
+    def paths(self) -> tuple[str, ...]:
         """The options that are files, which the fingerprint covers."""
         sides = ("source", "target")
         return tuple(f"{split}{s}" for split in ("", "dev_", "test_") for s in sides)

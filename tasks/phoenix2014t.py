@@ -42,7 +42,7 @@ class Phoenix2014T(TranslationTask):
             for i, split in enumerate(SPLITS)
         }
 
-    def places(self) -> tuple[str, ...]:
+    def paths(self) -> tuple[str, ...]:
         """The option ``folder``, whose files the fingerprint covers."""
         return ("folder",)
 

@@ -21,6 +21,6 @@ class TextPerplexity(WindowPerplexity):
     window: int = 2048  # type: ignore[misc]
     tail: Tail = "dropped"  # type: ignore[misc]
 
-    def places(self) -> tuple[str, ...]:
+    def paths(self) -> tuple[str, ...]:
         """The option ``text`` if it is a path, which the fingerprint covers."""
         return ("text",) if texts.is_file(self.text) else ()

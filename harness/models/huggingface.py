@@ -95,7 +95,7 @@ class HuggingFace:
         # The hub's cache keeps each commit in a folder of its name.
         return self._folder().name
 
-    def places(self) -> tuple[str, ...]:
+    def paths(self) -> tuple[str, ...]:
         """The option ``id`` if it is a folder, whose content is the revision."""
         return ("id",) if _is_folder(self.id) else ()
 

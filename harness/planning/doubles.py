@@ -60,15 +60,15 @@ def content(one: ConfiguredPlugin) -> str:
     """The identity of a plugin without the paths of what it reads.
 
     Args:
-        one: A model or task. Its method ``places``, where it has one, names the options
+        one: A model or task. Its method ``paths``, where it has one, names the options
             that are paths whose content is in the revision.
 
     Returns:
         Canonical JSON; equal for two names of the same content.
     """
     options, part = json.loads(one.part.options), one.part
-    places: Callable[[], tuple[str, ...]] = getattr(one.instance, "places", tuple)
-    paths = [options.pop(name) for name in places() if name in options]
+    named: Callable[[], tuple[str, ...]] = getattr(one.instance, "paths", tuple)
+    paths = [options.pop(name) for name in named() if name in options]
     protocol = json.loads(part.protocol or "{}")
     rest = {key: value for key, value in protocol.items() if value not in paths}
     name = part.plugin if part.name in paths else part.name
