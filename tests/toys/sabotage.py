@@ -80,7 +80,7 @@ class ToyHog:
         return ctx.dense()
 
 
-@method("toy_prints", ratio_of="zeros")
+@method("toy_prints", ratio_of="zeros", stochastic=True)
 class ToyPrints:
     """Prints a megabyte in each trial."""
 
