@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from harness.options import dumps
 from harness.planning.configured_plugin import UNSEEN, ConfiguredPlugin
 
-if TYPE_CHECKING:
-    from harness.planning.grid import Block
+
+class Block(Protocol):
+    """What this module reads of a block of a grid."""
+
+    @property
+    def models(self) -> tuple[ConfiguredPlugin, ...]:
+        """Its models."""
+
+    @property
+    def tasks(self) -> tuple[ConfiguredPlugin, ...]:
+        """Its tasks."""
+
+    @property
+    def calibration(self) -> str:
+        """Canonical JSON, with the content of the text where a method reads it."""
 
 
 def wrong(blocks: Iterable[Block]) -> list[str]:
