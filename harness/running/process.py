@@ -135,7 +135,7 @@ class Owner:
             What the work yields.
 
         Raises:
-            Died: If the child ended first.
+            Died: If the child ended first, or cannot be started.
             Raised: If the work raised.
             StoreError: If the work raised that.
         """
@@ -205,11 +205,16 @@ class Owner:
         ours, theirs = socket.socketpair()
         path = json.dumps(sys.path)
         with theirs:
-            self._template = subprocess.Popen(
-                [sys.executable, "-c", _TEMPLATE, str(theirs.fileno()), path],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-            )
+            try:
+                self._template = subprocess.Popen(
+                    [sys.executable, "-c", _TEMPLATE, str(theirs.fileno()), path],
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                )
+            except OSError as why:  # not a fault of the plugin: the trial runs again
+                ours.close()
+                said = f"no process can be started: {why.strerror} (see `ulimit -u`)"
+                raise Died(said, "", ErrorClass.CRASH) from why
         self._control = ours
 
     def close_child(self) -> None:

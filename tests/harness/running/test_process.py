@@ -1,5 +1,6 @@
 """A child runs work of one key, dies alone, and says what ended it."""
 
+import errno
 import importlib
 import os
 import signal
@@ -139,6 +140,16 @@ def test_a_child_that_the_kernel_killed_for_memory_says_so(owner, work, monkeypa
         list(owner.run("a", work.dies, "kill"))
 
     assert why.value.error_class == "oom"
+
+
+def test_a_process_that_cannot_be_started_is_no_fault_of_the_plugin(work, monkeypatch):
+    def refused(*_, **__):
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(process.subprocess, "Popen", refused)
+    with pytest.raises(Died, match="can be started: Resource temporarily") as why:
+        list(Owner().run("a", work.who))
+    assert why.value.error_class == "crash"
 
 
 def test_errors_of_the_store_and_bugs_of_ours_come_back(owner, work):
