@@ -31,6 +31,10 @@ from harness.executors.private_files import (
 USER_ERROR = 2  # exit status
 _NEEDED = ("gcs_server", "raylet")  # processes without which Ray does not start
 SPACE = 50_000_000  # bytes in its temporary folder without which Ray does not start
+ENDED = (
+    "Ray on this machine has ended (its raylet is gone); finished trials are stored: "
+    "run the same command again to resume"
+)
 _NOT_JOINED = "timed out during startup"  # in what Ray says of its own node
 GONE = 20.0  # seconds without an answer after which the head of a cluster is gone
 
@@ -345,7 +349,4 @@ class Watchdog:
     def _check_raylet(self) -> None:
         if self.raylet is None or _runs(self.raylet):
             return
-        raise BenchError(
-            "Ray on this machine has ended (its raylet is gone); finished trials are "
-            "stored: run the same command again to resume"
-        )
+        raise BenchError(ENDED)

@@ -13,7 +13,7 @@ from ray import exceptions
 
 from harness.core import BenchError
 from harness.executors import nodes, remote
-from harness.executors.cluster import Watchdog, connect, raylet
+from harness.executors.cluster import ENDED, Watchdog, connect, raylet
 from harness.executors.nodes import ClusterInspector
 from harness.planning.messages import ArtifactJob, Event, Job
 from harness.planning.plan import Artifact, Bundle
@@ -108,8 +108,11 @@ class OnRay:
 
         Raises:
             BenchError: Names each method and model that requests more than a node has,
-                or each node that does not see the store or lacks code.
+                or each node that does not see the store or lacks code; or if Ray ended.
         """
+        # Else every bundle would be told that it requests more than a node has.
+        if self._local and not self.packer.cluster.nodes:
+            raise BenchError(ENDED)
         wrong = feasibility.misfits(self.packer, bundles)
         if wrong:
             raise BenchError(*wrong)

@@ -12,11 +12,14 @@ import ray
 from ray import exceptions
 
 from harness.cli import _status
+from harness.core import BenchError
 from harness.executors.on_ray import GRACE, OnRay, _crash, _Running
 from harness.planning import grid as grids
 from harness.planning import plan as plans
 from harness.planning.messages import Job
 from harness.planning.resources import ResourceRequest
+from harness.scheduling.hardware import Cluster
+from harness.scheduling.packing import Packer
 from results.queries.db import ask
 from results.storage.store import open_store
 
@@ -40,6 +43,17 @@ def shrinkgrid(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         timeout=200,
         check=False,
     )
+
+
+def test_a_ray_that_ended_is_no_fault_of_what_the_grid_requests(toys, tmp_path):
+    path = tmp_path / "grid.yaml"
+    path.write_text(GRID.format(methods="toy_drop"))
+    executor = object.__new__(OnRay)  # without a cluster
+    executor._local = True
+    executor.packer = Packer(cluster=Cluster(nodes=()))
+
+    with pytest.raises(BenchError, match="Ray on this machine has ended"):
+        executor.check(plans.make(grids.read(path)).bundles, "store")
 
 
 @pytest.fixture
