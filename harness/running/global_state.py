@@ -203,6 +203,7 @@ class GlobalState:
     _watched: set[str] = field(default_factory=set)
     _searched: float = 0.0
     _every: float = PATCH_EVERY
+    _patches: bool = False  # whether a search has found a patch
     _seen: set[Any] = field(default_factory=set)
 
     def begin(self) -> None:
@@ -225,7 +226,8 @@ class GlobalState:
         """Put back what a trial changed.
 
         Patched functions are searched for when a plugin ran for the first time, and
-        about once per second, since the search takes milliseconds.
+        about once per second, since the search takes milliseconds. Once one was found,
+        they are searched for after each trial.
 
         Args:
             *plugins: Hashable names of the plugins that just ran.
@@ -240,12 +242,15 @@ class GlobalState:
                     changed.append(one.name)
                     one.write(before)
         # A plugin patches when it runs first (at import or in its first call); later
-        # patches are found by the search once per second.
-        fresh = not self._seen.issuperset(plugins)
+        # patches are found by the search once per second. A plugin that patched once
+        # may do it in each trial: what the next trial finds must not depend on time.
+        fresh = self._patches or not self._seen.issuperset(plugins)
         began = time.monotonic()
         if fresh or began - self._searched > self._every:
             self._seen.update(plugins)
-            changed += self._unpatch()
+            patched = self._unpatch()
+            self._patches = self._patches or bool(patched)
+            changed += patched
             self._watch()
             self._searched = time.monotonic()
             took = self._searched - began

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,27 +53,6 @@ def temporary_full(folder: Path) -> Outcome:
             outcome = it.outcome()
             assert "failed" not in outcome.statuses, "a trial was blamed for the disk"
             return outcome
-
-
-@fault("no process can be started")
-def no_processes(folder: Path) -> Outcome:
-    """A user reaches the limit of processes (`ulimit -u`) in the middle of a run."""
-    with _near() as near:
-        store = _home(near / "store", FIRST)
-        env = {"HOME": str(_home(near / "home", FIRST)), "TOY_COUNTS": ""}
-        env["RAY_TMPDIR"] = str(_home(near / "ray", FIRST))
-        words = as_user(FIRST, GROUP)
-        methods = "toy_noop, toy_drop"
-        options = {"before": words, "env": env, "store": str(store)}
-        with scene(folder, methods=methods, **options) as it:
-            run = it.under_way(count=1)
-            for one in run.family():  # the user's own limit: root may not set it
-                limit = ["prlimit", f"--pid={one.pid}", "--nproc=1:1"]
-                subprocess.run([*words, *limit], check=True)
-            it.harmed()
-            it.ended(run, 2)
-            it.again()
-            return it.outcome()
 
 
 @fault("another user goes on", in_ci=True)

@@ -71,12 +71,12 @@ def test_a_node_that_never_joins_is_named_and_ends_the_job(tmp_path):
     grid = tmp_path / "grid.yaml"
     grid.write_text(GRID)
 
-    ended = run(grid, tmp_path / "store", ABSENT="3", SHRINKGRID_JOIN_SECONDS="40")
+    ended = run(grid, tmp_path / "store", ABSENT="3", SHRINKGRID_JOIN_SECONDS="120")
 
     assert ended.returncode == 2, ended.stderr
     (said,) = re.findall("^error: (.*)$", ended.stderr, flags=re.M)
-    named, _, rest = said.partition(" did not join Ray within 40 s")
-    # On a busy machine the second host may be late, too; the first one never is.
+    named, _, rest = said.partition(" did not join Ray within 120 s")
+    # On a busy machine the second host may be late, too.
     assert named in ("host3", "host2 host3")
     assert "--exclude" in rest
 

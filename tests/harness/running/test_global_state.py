@@ -88,6 +88,16 @@ def test_patches_are_sought_for_a_new_plugin_and_once_a_second(state):
     assert state.restore("plugin") == ["Tensor.sum"]
 
 
+def test_a_plugin_that_patches_in_each_trial_is_put_back_after_each(state):
+    state.begin()
+    SPOILS["sum"]()
+    assert state.restore("plugin") == ["Tensor.sum"]
+
+    SPOILS["sum"]()
+    assert state.restore("plugin") == ["Tensor.sum"]  # known, and a moment ago
+    assert state.restore("plugin") == []
+
+
 def test_modules_that_a_trial_imports_are_watched_from_then_on(state, monkeypatch):
     late = types.ModuleType("transformers.models.late")
 
