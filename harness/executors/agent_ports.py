@@ -4,7 +4,7 @@ Beside its raylet, Ray starts two agents, which import for seconds. Each agent
 takes a port when it is up and writes it to a file. The raylet ends itself if a file is
 missing after 15 s: on a busy machine Ray does not start. Here the ports are chosen and
 the files are written first, so that nothing waits for the agents. Ray has no public
-option for this.
+option for this. A version of Ray that has no such files starts as it does by itself.
 """
 
 from __future__ import annotations
@@ -19,18 +19,21 @@ from typing import Any
 from ray import _raylet
 from ray._private import parameter, services
 
-# Parameter of Ray -> name of the file that the raylet reads.
+# Parameter of Ray -> the constant with the name of the file that the raylet reads.
 _FILES = {
-    "metrics_agent_port": _raylet.METRICS_AGENT_PORT_NAME,
-    "metrics_export_port": _raylet.METRICS_EXPORT_PORT_NAME,
-    "dashboard_agent_listen_port": _raylet.DASHBOARD_AGENT_LISTEN_PORT_NAME,
-    "runtime_env_agent_port": _raylet.RUNTIME_ENV_AGENT_PORT_NAME,
+    "metrics_agent_port": "METRICS_AGENT_PORT_NAME",
+    "metrics_export_port": "METRICS_EXPORT_PORT_NAME",
+    "dashboard_agent_listen_port": "DASHBOARD_AGENT_LISTEN_PORT_NAME",
+    "runtime_env_agent_port": "RUNTIME_ENV_AGENT_PORT_NAME",
 }
 
 
 @contextlib.contextmanager
 def chosen() -> Iterator[None]:
     """Give the agents of a Ray that starts in the block their ports."""
+    if not all(hasattr(_raylet, name) for name in ("persist_port", *_FILES.values())):
+        yield
+        return
     usual_parameters, usual_start = parameter.RayParams, services.start_raylet
     signature = inspect.signature(usual_start)
 
@@ -38,7 +41,10 @@ def chosen() -> Iterator[None]:
         given = signature.bind(*args, **kwargs).arguments
         for name, file in _FILES.items():
             _raylet.persist_port(
-                given["session_dir"], given["node_id"], file, given[name]
+                given["session_dir"],
+                given["node_id"],
+                getattr(_raylet, file),
+                given[name],
             )
         return usual_start(*args, **kwargs)
 

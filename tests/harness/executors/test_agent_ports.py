@@ -42,3 +42,11 @@ def test_the_raylet_finds_each_port_when_it_starts(tmp_path, monkeypatch):
     assert len(set(ports.values())) == 4
     assert min(ports.values()) > 1023
     assert (parameter.RayParams, services.start_raylet) == (usual, started)
+
+
+def test_a_ray_without_such_files_starts_as_usual(monkeypatch):
+    monkeypatch.delattr(_raylet, "persist_port")
+    usual = parameter.RayParams, services.start_raylet
+
+    with agent_ports.chosen():
+        assert (parameter.RayParams, services.start_raylet) == usual
