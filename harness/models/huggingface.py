@@ -167,11 +167,12 @@ class HuggingFace:
         try:
             # Pickle files only if the repository has no safetensors file: many have
             # both.
-            for weights in ("*.safetensors", "*.bin"):
+            for kind in ("safetensors", "bin"):
+                patterns = [*wanted, f"*.{kind}"]
                 folder = snapshot_download(
-                    self.id, revision=self.revision(), allow_patterns=[*wanted, weights]
+                    self.id, revision=self.revision(), allow_patterns=patterns
                 )
-                if any(Path(folder).glob(weights)):
+                if checkpoint.has_weights(Path(folder), kind):
                     return
         except (OSError, ValueError) as why:
             raise self._missing(why) from why

@@ -19,6 +19,8 @@ UNREADABLE = (*BROKEN, EOFError, ImportError, pickle.UnpicklingError)
 _LFS = b"version https://git-lfs"
 _LISTED = 5  # tensors that a message names
 _MAX_HEADER = 100_000_000  # bytes, the limit of safetensors itself
+# What the file with the weights is called, by its kind; safetensors come first.
+_MAIN = {"safetensors": "model", "bin": "pytorch_model"}
 # Beside the weights: configuration, tokenizer, chat template, code of the model.
 _SMALL = (".json", ".txt", ".model", ".tiktoken", ".jinja", ".py")
 # Constants that older versions of transformers stored and newer ones compute.
@@ -35,12 +37,37 @@ _TOWERS = re.compile(rf"{TOWER}|(?:.*\.)?(?:multi_modal|mm)_projector\.")
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that transformers takes the weights from: safetensors before pickle."""
-    for pattern in ("*.safetensors", "*.bin"):
-        found = sorted(folder.glob(pattern))
+    """The files that transformers takes the weights from, and others of their kind."""
+    kinds = [kind for kind in _MAIN if has_weights(folder, kind)] or [*_MAIN]
+    named = folder / _named(folder)
+    for kind in kinds:
+        found = {*folder.glob(f"*.{kind}"), *([named] if named.is_file() else [])}
         if found:
-            return found
+            return sorted(found)
     return []
+
+
+def has_weights(folder: Path, kind: str) -> bool:
+    """Whether a folder has the file, or the index, that transformers looks for.
+
+    Args:
+        folder: As ``save_pretrained`` wrote it.
+        kind: ``safetensors``, which comes first, or ``bin``.
+
+    Returns:
+        False where only other files are of this kind, which transformers passes over.
+    """
+    main = folder / f"{_MAIN[kind]}.{kind}"
+    return main.is_file() or main.with_name(f"{main.name}.index.json").is_file()
+
+
+def _named(folder: Path) -> str:
+    """The weight file that a configuration names itself; empty if it names none."""
+    try:
+        config = json_reader.read((folder / "config.json").read_bytes())
+        return str(config.get("transformers_weights") or "")
+    except (OSError, ValueError, AttributeError):
+        return ""
 
 
 def files(folder: Path) -> dict[str, Path]:
@@ -83,8 +110,8 @@ def faults(folder: Path) -> list[str]:
 
 def _shards(folder: Path) -> set[str]:
     """The files that an index names."""
-    kind = "bin" if not list(folder.glob("*.safetensors")) else "safetensors"
-    stem = "pytorch_model" if kind == "bin" else "model"
+    kind = "safetensors" if has_weights(folder, "safetensors") else "bin"
+    stem = _MAIN[kind]
     if (folder / f"{stem}.{kind}").is_file():  # it comes before the index
         return set()
     try:

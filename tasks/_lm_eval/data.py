@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def revision(facts: Mapping[str, Any]) -> str | None:
     """Return the identity of the data that one task of lm-eval reads.
 
     Args:
-        facts: ``dataset``, ``config`` and ``files``, as in a ``Card``.
+        facts: ``dataset``, ``config``, ``files`` and ``folder``, as in a ``Card``.
 
     Returns:
         Commit and a hash over the sizes of the splits for a data set of the hub, a
@@ -43,9 +44,9 @@ def revision(facts: Mapping[str, Any]) -> str | None:
         return "code"
     # Local files are identified by their content; a data set of the hub, or files
     # behind an address, by the copy in the cache.
-    files = list(_listed(facts.get("files")))
-    if files and not any("://" in name for name in files):
-        return _content(files)
+    local = _local(facts)
+    if local is not None:
+        return identity.of_files(local) if local else None
     where = cache_folder() / str(facts["dataset"]).replace("/", "___")
     config = facts.get("config")
     # Without a configuration `datasets` calls it `default`, or by its only name; one
@@ -76,11 +77,8 @@ def check_text(facts: Mapping[str, Any]) -> None:
     """
     if facts.get("dataset") not in ("json", "csv", "text"):
         return
-    for name in _listed(facts.get("files")):
-        path = Path(name).expanduser()
-        if not path.is_file():
-            continue
-        content = path.read_bytes()
+    for path in (_local(facts) or {}).values():
+        name, content = str(path), path.read_bytes()
         if content.startswith(_PACKED):
             continue
         text_files.decode(content, name)
@@ -99,12 +97,39 @@ def _listed(files: Any) -> list[str]:
     return [str(name) for name in (files if isinstance(files, list) else [files])]
 
 
-def _content(files: list[str]) -> str | None:
-    """One hash over the content of local files; None if one is missing."""
-    paths = {name: Path(name).expanduser() for name in files}
-    if not all(path.is_file() for path in paths.values()):
+def _local(facts: Mapping[str, Any]) -> dict[str, Path] | None:
+    """The files of this machine that ``datasets`` reads, by a name for each.
+
+    Args:
+        facts: As in a ``Card``.
+
+    Returns:
+        Empty if one of them is missing; None for a data set of the hub, and for files
+        behind an address.
+    """
+    dataset, asked = str(facts["dataset"]), list(_listed(facts.get("files")))
+    below = Path(str(facts.get("folder") or "")).expanduser()
+    # `datasets` looks for a folder of this name before it asks the hub.
+    own = "/" not in dataset and (asked or "folder" in facts)  # `json`, `text` ...
+    if any("://" in name for name in asked) or not (own or Path(dataset).is_dir()):
         return None
-    return identity.of_files({str(n): paths[name] for n, name in enumerate(files)})
+    if not own:
+        below = Path(dataset) / below
+    if not asked:  # the names in the folder say which split each file is of
+        return {str(p.relative_to(below)): p for p in _matches("**", below)}
+    found = [_matches(name, below) for name in asked]
+    if not all(found):
+        return {}
+    return {str(n): path for n, path in enumerate(p for some in found for p in some)}
+
+
+def _matches(name: str, below: Path) -> list[Path]:
+    """The files that a path or a pattern names."""
+    path = below / Path(name).expanduser()
+    if path.is_file():
+        return [path]
+    found = glob(str(Path(name).expanduser()), root_dir=below, recursive=True)
+    return sorted(below / one for one in found if (below / one).is_file())
 
 
 def _copy(info: Path) -> str:

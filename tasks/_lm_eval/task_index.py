@@ -20,7 +20,7 @@ from typing import Any
 from harness.core import BenchError
 from harness.registry import discover
 
-_FORMAT = 2  # of the cards in the cache; raise it when a card gains a fact
+_FORMAT = 3  # of the cards in the cache; raise it when a card gains a fact
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class Card:
         folders: Those with its YAML files, relative to lm-eval's, or absolute.
         tasks: Each task in it -> its ``version``, the number of solved examples that
             it sets itself as ``num_fewshot``, and, where they are known, the
-            ``dataset`` it reads, the ``config`` of that and its ``files``.
+            ``dataset`` it reads, the ``config`` of that, its ``files`` and ``folder``.
     """
 
     name: str
@@ -364,7 +364,8 @@ def _facts(said: Mapping[str, Any]) -> dict[str, Any]:
     if "dataset_path" in said and "custom_dataset" not in said:
         facts["dataset"] = said["dataset_path"]
         facts["config"] = said.get("dataset_name")
-        files = (said.get("dataset_kwargs") or {}).get("data_files")
-        if files is not None:
-            facts["files"] = files
+        options = said.get("dataset_kwargs") or {}
+        for fact, option in (("files", "data_files"), ("folder", "data_dir")):
+            if options.get(option) is not None:
+                facts[fact] = options[option]
     return facts

@@ -329,6 +329,40 @@ def test_local_data_is_identified_by_its_content(tmp_path):
     assert data.revision(facts) is None
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"dataset": "json", "files": {"test": "{here}/[a-z]*/*.jsonl"}},
+        {"dataset": "json", "files": {"test": ["**/data.jsonl"]}, "folder": "{here}"},
+        {"dataset": "json", "folder": "{here}"},
+        {"dataset": "{here}"},
+        {"dataset": "{here}", "files": "sub/data.jsonl"},
+        {"dataset": "{here}", "folder": "sub"},
+    ],
+    ids=["pattern", "pattern below", "folder", "data set", "file", "part of it"],
+)
+def test_local_data_is_its_content_however_it_is_named(tmp_path, said):
+    path = tmp_path / "sub" / "data.jsonl"
+    path.parent.mkdir()
+    facts = json.loads(json.dumps(said).replace("{here}", str(tmp_path)))
+    assert data.revision(facts) is None  # nothing is there
+    seen = []
+    for text in ('{"q": 1}', '{"q": 2}'):
+        path.write_text(text)
+        seen.append(data.revision(facts))
+    assert len(set(seen)) == 2
+    assert all(one.startswith("sha256:") for one in seen)
+
+
+def test_files_of_a_data_set_on_the_hub_are_no_local_files(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))
+    copy = tmp_path / "owner___name" / "default-0123" / "0.0.0" / "abcdef"
+    copy.mkdir(parents=True)
+    (copy / "dataset_info.json").write_text("{}")
+    facts = {"dataset": "owner/name", "files": "test.jsonl", "folder": "sub"}
+    assert data.revision(facts).startswith("abcdef-")
+
+
 def test_a_task_of_the_users_own_is_identified_by_all_its_files(tmp_path):
     main, template = tmp_path / "mine.yaml", tmp_path / "_template"
     main.write_text("task: mine\ninclude: _template\n")

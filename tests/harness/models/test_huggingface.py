@@ -375,6 +375,30 @@ def test_the_revision_follows_every_byte_of_every_file(folder):
     assert revision() == seen[-1]
 
 
+def test_the_revision_follows_the_weights_that_are_loaded(folder):
+    """Not another safetensors file, and one that the configuration names itself."""
+    path = as_pickle(folder)
+    save_file({"x": torch.ones(2)}, folder / "stray.safetensors")
+    before = family(folder).revision()
+    state = torch.load(path)
+    torch.save(state | {"model.norm.weight": torch.zeros(24)}, path)
+    assert family(folder).revision() != before
+    assert not family(folder).load().net.model.norm.weight.any()
+
+    (folder / "sub").mkdir()
+    apart = {k: v.clone() for k, v in state.items() if k != "lm_head.weight"}  # tied
+    save_file(apart, folder / "sub" / "own.safetensors", metadata={"format": "pt"})
+    said = json.loads((folder / "config.json").read_text())
+    said["transformers_weights"] = "sub/own.safetensors"
+    (folder / "config.json").write_text(json.dumps(said))
+    before = family(folder).revision()
+    edit(folder / "sub", lambda t: {k: t[k] + 1 for k in t}, "own.safetensors")
+    assert family(folder).revision() != before
+    path.unlink()
+    norm = family(folder).load().net.model.norm.weight
+    assert torch.equal(norm, state["model.norm.weight"] + 1)
+
+
 def test_a_saved_network_in_a_grid_is_what_was_saved(folder, tmp_path_factory):
     """Its tensors have other names than transformers would look for."""
     from harness.core import Context
