@@ -6,6 +6,7 @@ import { isDark } from "page/methods.js";
 const LINE = 13; // pixels of a label
 const LETTER = 6.5;
 const LETTERS = 28; // of the longest label, which is cut off behind them
+const ROUNDS = 3;
 
 let ready = null;
 
@@ -26,6 +27,7 @@ function look() {
   const line = isDark() ? "#444" : "#d8d8d8";
   return {
     background: null, font: "system-ui, sans-serif",
+    axisX: { labelFlush: false },
     axis: { labelColor: ink, titleColor: ink, gridColor: line, domainColor: ink, tickColor: ink, labelFontSize: 12, titleFontSize: 13, titleFontWeight: 500 },
     title: { color: ink, fontSize: 14, anchor: "start" },
     text: { color: ink, fontSize: 12 }, view: { stroke: null }, legend: { labelColor: ink, titleColor: ink },
@@ -61,6 +63,8 @@ export function apart(places, height) {
 
 async function separate(view, fields) {
   if (!fields) return;
+  // A narrower chart moves its points less than its edge: labels need a few rounds to fit.
+  for (let i = 0; i < ROUNDS; i += 1) await view.resize().runAsync();
   const points = view.data("labels");
   const [x, y] = [view.scale("x"), view.scale("y")];
   const places = points.map((point) => ({ x: x(point[fields.x]), y: y(point[fields.y]), length: Math.min(LETTERS, point.label.length) }));

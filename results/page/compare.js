@@ -5,6 +5,7 @@ import { chart } from "page/chart.js";
 import { ask, isLive } from "page/data.js";
 import { h, table } from "page/html.js";
 import * as format from "page/format.js";
+import { colours } from "page/methods.js";
 import { boards } from "page/rows.js";
 import { holm, isDifferent, paired } from "page/statistics.js";
 
@@ -56,7 +57,7 @@ function compared(items, all) {
   return [
     h("section", {}, h("h2", {}, "What is compared"), table("What is compared", ["Letter", "Method", "Model", "Task", "Ratio", "Seeds"], items.map((one) => [
       one.letter, h("a", { href: link("trial", one.trials[0]) }, one.first.method), one.first.model, one.first.task,
-      `${format.number(one.first.ratio)} ${format.ratioOf(one.first.ratio_of)}`, one.pages.map((page) => page.seed).join(", ")]))),
+      `${format.number(one.first.ratio)} ${format.ratioOf(one.first.ratio_of)}`, one.pages.map((page) => page.seed).join(", ")]), [], "cards")),
     differs(items, "protocol_fields") ? h("p", { class: "warning" }, "The protocols of the tasks differ, so that the numbers do not compare.") : null,
     numbers(items, metrics, tests),
     sizes(items),
@@ -109,8 +110,9 @@ function numbers(items, metrics, tests) {
     const own = summary(one.pages, metric);
     const gap = own.mean - summary(items[0].pages, metric).mean;
     const test = tests.get(metric)[i];
-    return [[h("b", {}, metric), ` of ${one.letter}`], format.withError(own.mean, own.stderr),
-      i ? `${gap > 0 ? "+" : gap < 0 ? "−" : "±"}${format.number(Math.abs(gap))}` : { min: "lower is better", max: "higher is better" }[own.goal] ?? "",
+    const goal = i ? null : { min: "lower is better", max: "higher is better" }[own.goal];
+    return [[h("b", {}, metric), ` of ${one.letter}`, goal ? h("small", {}, `, ${goal}`) : null], format.withError(own.mean, own.stderr),
+      i ? `${gap > 0 ? "+" : gap < 0 ? "−" : "±"}${format.number(Math.abs(gap))}` : "",
       test ? h("b", {}, verdict(test, gap, own.goal)) : "",
       test ? `${test.wins.toLocaleString("en")} better, ${test.losses.toLocaleString("en")} worse of ${test.n.toLocaleString("en")}` : "",
       test ? `${format.number(test.corrected, 2)} (${test.test})` : ""];
@@ -132,7 +134,7 @@ function sizes(items) {
       return dense ? `${show(now)} (${format.saving(now, dense)})` : show(now);
     })]);
   rows.push(["Time of the trial", ...items.map((one) => format.seconds(one.first.facts.seconds))]);
-  return h("section", {}, h("h2", {}, "Size and time"), table("Size and time", ["Size or time", ...items.map((one) => one.letter)], rows, items.map((_, i) => i + 1)),
+  return h("section", {}, h("h2", {}, "Size and time"), table("Size and time", ["Size or time", ...items.map((one) => one.letter)], rows, items.map((_, i) => i + 1), "cards"),
     h("p", { class: "legend" }, "Of the first seed. In parentheses: the change from the dense network."));
 }
 
@@ -149,7 +151,7 @@ function settings(items) {
   if (!names.length) return h("section", {}, h("h2", {}, "Settings"), h("p", {}, "The store holds no settings of these trials."));
   const rows = differing.map((name) => [h("code", {}, name), ...known.map((own) => h("code", {}, own.get(name) ?? format.DASH))]);
   return h("section", {}, h("h2", {}, "Settings that differ"), rows.length
-    ? table("Settings that differ", ["Setting", ...items.map((one) => one.letter)], rows) : h("p", {}, "None: these are trials of equal settings."));
+    ? table("Settings that differ", ["Setting", ...items.map((one) => one.letter)], rows, [], "cards") : h("p", {}, "None: these are trials of equal settings."));
 }
 
 function samples(items, metric, tests) {
@@ -178,7 +180,7 @@ function scatter(one, metric, { values: own, reference, wins, losses }) {
     spec: {
       layer: [
         { data: { values: range.map((value) => ({ a: value, b: value })) }, mark: { type: "line", strokeDash: [4, 4], color: "#808080" }, encoding: { x, y } },
-        { data: { values: points }, mark: { type: "point", filled: true, size: 40, opacity: 0.7, tooltip: true }, encoding: { x, y } },
+        { data: { values: points }, mark: { type: "point", filled: true, size: 40, opacity: 0.85, color: colours()[0], tooltip: true }, encoding: { x, y } },
       ],
     },
   });

@@ -9,13 +9,17 @@ export function isDark() {
   return matchMedia("(prefers-color-scheme: dark)").matches;
 }
 
+export function colours() {
+  return isDark() ? DARK : LIGHT;
+}
+
 // Label -> { colour, shape }; dense is grey. Order of names alone decides.
 export function looks(labels) {
-  const colours = isDark() ? DARK : LIGHT;
+  const known = colours();
   const sorted = [...new Set(labels)].filter((label) => label !== "dense").sort();
   const found = new Map(sorted.map((label, i) => [label, {
-    colour: colours[i % colours.length],
-    shape: SHAPES[(i + Math.floor(i / colours.length)) % SHAPES.length],
+    colour: known[i % known.length],
+    shape: SHAPES[(i + Math.floor(i / known.length)) % SHAPES.length],
   }]));
   found.set("dense", { colour: isDark() ? "#b0b0b0" : "#595959", shape: "circle" });
   return found;
