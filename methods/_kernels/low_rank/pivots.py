@@ -102,7 +102,7 @@ def pivots(left: Tensor) -> tuple[Tensor, Tensor]:
     # `_ex`, which takes a singular U.
     packed, exchanged, _ = torch.linalg.lu_factor_ex(left.double())
     order = list(range(out))
-    for first, second in enumerate((exchanged - 1).tolist()):
+    for first, second in enumerate((exchanged - 1).cpu().tolist()):
         order[first], order[second] = order[second], order[first]
     others = torch.linalg.solve_triangular(
         packed[:rank], packed[rank:], upper=False, left=False, unitriangular=True
