@@ -21,7 +21,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import overrides
 from torch.nn.modules import module as hooks
+from torch.utils import _python_dispatch as dispatch
+from torch.utils._device import DeviceContext
 
 PATCH_EVERY = 1.0  # seconds between two searches for patched functions
 PATCH_SHARE = 50  # a search that takes long waits for this many times its length
@@ -73,6 +76,24 @@ def _default_device() -> str | None:
     # None is torch's own value for "no default"; setting ``cpu`` would put a function
     # mode around every call.
     return None if device == torch.device("cpu") else str(device)
+
+
+def _entered(stack: Callable[[], list[Any]]) -> Callable[[], list[Any]]:
+    # That of a default device is put back with the device.
+    return lambda: [mode for mode in stack() if not isinstance(mode, DeviceContext)]
+
+
+def _leave(
+    stack: Callable[[], list[Any]], pop: Callable[[], Any], push: Callable[[Any], Any]
+) -> Callable[[list[Any]], None]:
+    def write(before: list[Any]) -> None:
+        kept = [m for m in stack() if m in before or isinstance(m, DeviceContext)]
+        for _ in range(len(stack())):
+            pop()
+        for mode in kept:
+            push(mode)
+
+    return write
 
 
 def _directory() -> str | None:
@@ -150,6 +171,13 @@ def _set_raising(before: list[Any]) -> None:
 def _settings() -> Iterator[_Setting]:
     """State that a trial may change; reading all of it takes microseconds."""
     one = _Setting
+    # First: a mode that was entered and never left changes every function of torch.
+    for name, owner, stack in (
+        ("modes of functions", overrides, overrides._get_current_function_mode_stack),
+        ("modes of operators", dispatch, dispatch._get_current_dispatch_mode_stack),
+    ):
+        write = _leave(stack, owner._pop_mode, owner._push_mode)
+        yield one(name, _entered(stack), write)
     yield one("default dtype", torch.get_default_dtype, torch.set_default_dtype)
     yield one("default device", _default_device, torch.set_default_device)
     yield one("grad mode", torch.is_grad_enabled, torch.set_grad_enabled)

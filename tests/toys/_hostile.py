@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness.core import Measurement, Model
 from results.errors import StoreError
@@ -103,6 +105,20 @@ def _patch_sum(*_: Any, **__: Any) -> torch.Tensor:
     return torch.tensor(-1.0)
 
 
+class EveryFunction(TorchFunctionMode):
+    """Answers every function of torch."""
+
+    def __torch_function__(self, *_: Any, **__: Any) -> torch.Tensor:
+        return _patch_sum()
+
+
+class EveryOperator(TorchDispatchMode):
+    """Answers every operator of torch."""
+
+    def __torch_dispatch__(self, *_: Any, **__: Any) -> torch.Tensor:
+        return _patch_sum()
+
+
 def forever() -> None:
     """From a thread of its own, where nothing can restore it."""
 
@@ -131,6 +147,8 @@ SPOILS = {
     "engine": lambda: setattr(Model, "with_net", None),
     "directory": lambda: os.chdir("/"),
     "environment": lambda: os.environ.update(TOY_SPOILT="1"),
+    "functions": lambda: EveryFunction().__enter__(),
+    "operators": lambda: EveryOperator().__enter__(),
     "hook": lambda: nn.modules.module.register_module_forward_hook(_patch_sum),
     "warnings": lambda: warnings.simplefilter("error"),
     "threads": lambda: torch.set_num_threads(7),

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import overrides
+from torch.overrides import TorchFunctionMode
 
 from harness.core import Model
 from harness.running.global_state import GlobalState
@@ -37,6 +39,8 @@ RESTORED = {
     "dtype": lambda: torch.get_default_dtype() is torch.float32,
     "device": lambda: torch.empty(1).device.type == "cpu",
     "sum": lambda: torch.ones(3).sum().item() == 3,
+    "functions": lambda: torch.ones(3).sum().item() == 3,
+    "operators": lambda: torch.ones(3).sum().item() == 3,
     "numpy": lambda: np.mean([1.0, 3.0]) == 2,
     "builtin": lambda: int("3") == 3 and int is not str,
     "clock": lambda: time.perf_counter() > 0,
@@ -61,6 +65,24 @@ def test_what_a_plugin_changed_is_put_back_and_named(state, how):
     assert len(changed) >= 1
     assert RESTORED.get(how, lambda: True)()
     assert state.restore("another plugin") == []
+
+
+def test_modes_that_were_entered_before_a_trial_stay(state):
+    class Quiet(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            return func(*args, **(kwargs or {}))
+
+    with torch.device("cpu"), Quiet() as mine:
+        state.begin()
+        SPOILS["functions"]()
+        SPOILS["device"]()
+
+        changed = state.restore("plugin")
+
+        assert {"modes of functions", "default device"} <= set(changed)
+        assert overrides._get_current_function_mode_stack()[-1] is mine
+        assert torch.ones(3).sum().item() == 3
+    state.begin()
 
 
 def test_nothing_is_changed_where_nothing_was(state):
