@@ -48,7 +48,7 @@ def logs(store: Store, trial: str, follow: bool) -> None:
         what = "has printed nothing so far" if lease else "has no log"
         raise StoreError(
             f"trial {wanted} {what}; a log is stored where the process of the bundle "
-            "prints something"
+            "prints something, but not with `--address inline`"
         )
     shown = _show(log, wanted, "")
     while lease is not None and follow:

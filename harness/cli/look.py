@@ -60,7 +60,8 @@ def _status(grid: str | None, store: Store, form: str) -> int:
     from harness.running.grid_status import running_trials
     from results.queries.grids import overview
 
-    click.echo(render(overview(store, running_trials(store)), form))
+    rows = overview(store, running_trials(store))
+    click.echo(render(rows, form, ("planned_at", "unsupported")))
     return COMPLETE
 
 

@@ -6,6 +6,7 @@ import pytest
 from synthetic import NOON, grid, row
 
 from harness.cli import _status
+from results.storage.store import open_store
 
 WIDTHS = [80, 120, 200]
 LONG = '{"recipe":{"batch_size":32,"epochs":8,"keep":"best","schedule":"linear"}}'
@@ -73,3 +74,20 @@ def test_status_looks_like_this_at_80_columns(type_):
         # 21 trials on mlp, 7 on the language model, one of them failed; one never ran
         ["synthetic", "2026-01-01", "12:00", "29", "27", "0", "1", "1", "0"],
     ]
+
+
+def test_status_of_a_long_name_stays_a_table(tmp_path, monkeypatch, capsys):
+    made = open_store(tmp_path / "store", create=True)
+    name = "llm_compression_small"
+    made.append(row("one", grid=name))
+    plan = {"plan": "p", "planned_at": NOON, "grid": name, "trial": "one"}
+    made.record_plan([plan])
+    monkeypatch.setenv("COLUMNS", "80")
+    assert _status(["status", "--store", made.uri]) == 0
+
+    out = re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out)
+    heading, _, line = out.splitlines()
+    # The time of the plan is left out before anything else.
+    columns = "grid trials done running failed missing unsupported"
+    assert heading.split() == columns.split()
+    assert line.split() == [name, "1", "1", "0", "0", "0", "0"]
