@@ -63,6 +63,18 @@ def test_every_page_that_the_code_names_exists():
     assert not [x for x in sorted(named) if not (ROOT / x[1]).exists()]
 
 
+def test_no_reader_takes_folders_of_the_path_for_columns():
+    calls = [
+        (path.name, call)
+        for path in (ROOT / "results").rglob("*.py")
+        for call in path.read_text().split("read_parquet(")[1:]
+    ]
+    assert len(calls) >= 7
+    assert not [
+        name for name, call in calls if "hive_partitioning = false" not in call[:250]
+    ]
+
+
 def test_the_commit_hooks_are_the_commands_of_lint():
     recipe = (ROOT / "Makefile").read_text().split("\nlint:")[1].split("\n\n")[0]
     lint = re.findall(r"\$\(BIN\)/(.+)", recipe)

@@ -210,7 +210,8 @@ def _write_table(connection: Connection, table: str, known: list[str], to: Path)
     )
     counts = connection.execute(
         f"SELECT count(DISTINCT {key}), count(*), "
-        f"(SELECT count(*) FROM read_parquet({quoted(str(to))})) {kept}"
+        f"(SELECT count(*) FROM read_parquet({quoted(str(to))}, "
+        f"hive_partitioning = false)) {kept}"
     ).fetchone()
     keys, rows, written = counts or (0, 0, 0)
     # Counted before the file is published, as a compaction does.

@@ -161,7 +161,8 @@ def _check(
     counts = connection.execute(
         f"SELECT (SELECT count(*) FROM {_read(store, paths)} "
         f'WHERE "{column}" IS NULL OR "{column}" NOT IN (SELECT id FROM gone)), '
-        f"(SELECT count(*) FROM read_parquet({quoted(str(written))}))"
+        f"(SELECT count(*) FROM read_parquet({quoted(str(written))}, "
+        "hive_partitioning = false))"
     ).fetchone()
     if counts is None or counts[0] != counts[1]:
         raise StoreError(f"rows that stay and rows that were written differ: {counts}")
