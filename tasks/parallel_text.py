@@ -115,7 +115,10 @@ class ParallelTextTask(TranslationTask):
 
     def training(self) -> str:
         """As for every translation task, with the split."""
-        return f"{super().training()}:{(self.dev, self.test, self.split_seed)}"
+        # One pair of files may be the dev set of one task and the test set of another,
+        # whose network must not be chosen by it.
+        own = "".join(f":{split}" for split in self._own_files())
+        return f"{super().training()}:{(self.dev, self.test, self.split_seed)}{own}"
 
     def _shares(self) -> dict[str, float]:
         """Shares of the lines that are drawn; test first, as it always was."""

@@ -213,6 +213,20 @@ def test_every_file_of_a_split_is_part_of_the_fingerprint(tmp_path):
     assert len(seen) == 5
 
 
+def test_the_test_set_of_one_task_chooses_no_network_of_another(tmp_path):
+    """Where it is the dev set of the other, with the same lines to train on."""
+    own = write(tmp_path, ["a b"], ["c d"], ("own_s", "own_t"))
+    as_dev, as_test = (
+        generic(
+            tmp_path,
+            **{f"{split}_source": str(own[0]), f"{split}_target": str(own[1])},
+        )
+        for split in ("dev", "test")
+    )
+    assert as_dev.fingerprint() == as_test.fingerprint()
+    assert as_dev.training() != as_test.training()
+
+
 def test_files_that_change_while_a_process_lives_are_read_again(tmp_path):
     task = own_files(tmp_path)
     before = task.data().dev.source
