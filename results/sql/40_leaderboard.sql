@@ -192,4 +192,7 @@ LEFT JOIN dense AS d
     AND g.model_options IS NOT DISTINCT FROM d.model_options
     AND g.dtype IS NOT DISTINCT FROM d.dtype
 LEFT JOIN more AS m ON g.configuration = m.configuration
-ORDER BY g.model, g.task, g.metric, g.method <> 'dense', g.ratio, place, g.method;
+ORDER BY g.model, g.task, g.metric, g.method <> 'dense', g.ratio, place, g.method,
+         -- Rows of two boards tie: the same store gives the same order every time.
+         g.method_options, g.task_options, g.model_options, g.protocol, g.calibration,
+         g.dtype;
