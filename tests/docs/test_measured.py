@@ -40,7 +40,8 @@ def test_the_readme_quotes_the_packaged_store():
     )
     query = """
         SELECT method, task, mean, stderr FROM leaderboard WHERE main
-        AND ratio IN (0, 0.2, 0.875) AND method_options IN ('{}', '[]') AND model LIKE 'smol%'
+        AND ratio IN (0, 0.2, 0.875) AND method_options IN ('{}', '[]')
+        AND model LIKE 'smol%'
         AND (task, task_options::JSON->>'limit') IN
             (('wikitext2-1024', '8'), ('ptb-2048', '4'), ('arc_easy', '100'))
     """
