@@ -2,9 +2,10 @@
 
 import { link } from "page/address.js";
 import { ask } from "page/data.js";
-import { h, wide } from "page/html.js";
+import { h, named, wide } from "page/html.js";
 import * as format from "page/format.js";
 import { go } from "page/address.js";
+import { labels } from "page/methods.js";
 
 export const title = "Coverage";
 const MEANINGS = { done: "✓ done", part: "◐ in part", failed: "✗ failed", unsupported: "n/a unsupported", missing: "○ planned, no row" };
@@ -35,9 +36,10 @@ export async function draw({ query }) {
 function section(name, cells) {
   const ratios = [...new Set(cells.map((cell) => cell.ratio))].sort((a, b) => a - b);
   const methods = Map.groupBy(cells, (cell) => cell.method);
+  const short = labels([...methods.keys()]);
   return h("section", {}, h("h2", {}, name), wide(`Coverage of ${name}`, h("table", { class: "coverage" },
     h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Method"), ratios.map((ratio) => h("th", { scope: "col", class: "n" }, format.share(ratio, 0))))),
-    h("tbody", {}, [...methods].map(([method, own]) => h("tr", {}, h("th", { scope: "row" }, method),
+    h("tbody", {}, [...methods].map(([method, own]) => h("tr", {}, h("th", { scope: "row", title: method }, named(short.get(method))),
       ratios.map((ratio) => square(own.filter((cell) => cell.ratio === ratio)))))))));
 }
 
