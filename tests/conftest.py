@@ -23,8 +23,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # what the commands print; tests that need a width set it.
 os.environ.pop("COLUMNS", None)
 
-# Asked for fewer instructions than the processor has, torch 2.13 still packs bfloat16 for
-# all of them where oneDNN knows them, and then refuses.
+# Asked for fewer instructions than the processor has, torch 2.13 still packs bfloat16
+# for all that oneDNN knows, and then refuses to.
 if os.environ.get("ATEN_CPU_CAPABILITY") in ("default", "avx2"):
     os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
 
