@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from statistics import median
@@ -45,29 +44,18 @@ def answer(folder: Path, request: str) -> tuple[float, float, int]:
 
 def first_board(folder: Path) -> float:
     """Seconds from the start of the navigation until a leaderboard is drawn."""
-    import uvicorn
+    from listening import listening
     from live_browser import opened
 
-    app = server.app(open_store(folder))
-    running = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
-    thread = threading.Thread(target=running.run)
-    thread.start()
-    while not running.started:
-        time.sleep(0.01)
-    port = running.servers[0].sockets[0].getsockname()[1]
-
-    async def drawn() -> float:
+    async def drawn(port: int) -> float:
         with tempfile.TemporaryDirectory() as profile:
             url = f"http://127.0.0.1:{port}/#/board"
             async with opened(url, Path(profile)) as page:
                 await page.until("document.querySelector('.answers')")
                 return float(await page.run("return performance.now() / 1000;"))
 
-    try:
-        return asyncio.run(drawn())
-    finally:
-        running.should_exit = True
-        thread.join()
+    with listening(server.app(open_store(folder))) as port:
+        return asyncio.run(drawn(port))
 
 
 def main() -> None:

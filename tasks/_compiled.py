@@ -55,7 +55,7 @@ def first(name: str, run: Callable[[], object]) -> Measurement:
         ``compile_time``: the seconds that this run took.
 
     Raises:
-        BenchError: If there is no C++ compiler.
+        BenchError: If torch finds no C++ compiler.
         Unsupported: If torch cannot compile this network.
     """
     # Only here: these imports take a second.

@@ -97,6 +97,9 @@ def pivots(left: Tensor) -> tuple[Tensor, Tensor]:
         Indices of the chosen rows, int64, shape ``(rank,)``, on the CPU, and
         coefficients of shape ``(out, rank)`` in float64 on the device of ``left``, with
         ``left = coefficients @ left[rows]``.
+
+    Raises:
+        NotFinite: If a coefficient before the exchanges is too large for float64.
     """
     out, rank = left.shape
     # `_ex`, which takes a singular U.
@@ -107,6 +110,8 @@ def pivots(left: Tensor) -> tuple[Tensor, Tensor]:
     others = torch.linalg.solve_triangular(
         packed[:rank], packed[rank:], upper=False, left=False, unitriangular=True
     )  # (out - rank, rank)
+    # Some matrices double them with each column.
+    check_finite(others, "the coefficients of the rows of a factor")
     while others.numel():
         largest = int(others.abs().argmax())
         row, column = divmod(largest, rank)

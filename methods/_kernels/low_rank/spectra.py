@@ -31,10 +31,10 @@ def spectrum(symmetric: Tensor) -> tuple[Tensor, Tensor]:
 def roots(gram: Tensor | None, like: Tensor) -> tuple[Tensor | None, Tensor | None]:
     """A root S of a Gram matrix, ``G = S S^T``, and its inverse.
 
-    The Cholesky factor, where there is one. Else G is singular: a direction that no
-    input reaches has eigenvalue zero and no inverse. The root is then symmetric, with
-    eigenvalues raised to rounding level, which changes the error on G itself by
-    rounding only.
+    The Cholesky factor, unless its inverse is beyond what rounding allows. Then G is
+    singular: a direction that no input reaches has eigenvalue zero and no inverse. The
+    root is then symmetric, with eigenvalues raised to rounding level, which changes the
+    error on G itself by rounding only.
 
     Args:
         gram: Shape ``(n, n)``, or ``(n,)`` for a diagonal; None for the identity.
@@ -50,10 +50,15 @@ def roots(gram: Tensor | None, like: Tensor) -> tuple[Tensor | None, Tensor | No
         root = gram.clamp_min(float(gram.max()) * tiny).sqrt()
         return root, 1 / root
     root, failed = torch.linalg.cholesky_ex(gram)
-    if int(failed):
-        return psd_roots(gram, tiny)
-    unit = torch.eye(len(gram)).to(root)
-    return root, torch.linalg.solve_triangular(root, unit, upper=False)
+    if not int(failed):
+        unit = torch.eye(len(gram)).to(root)
+        inverse = torch.linalg.solve_triangular(root, unit, upper=False)
+        # Rounding leaves a singular G a pivot of any sign. With one above zero the
+        # inverse is hundreds of times larger than below, where no input was seen.
+        largest = float(root.norm(dim=1).max() * inverse.norm(dim=1).max())
+        if largest < tiny**-0.5:
+            return root, inverse
+    return psd_roots(gram, tiny)
 
 
 def psd_roots(moment: Tensor, tiny: float | None = None) -> tuple[Tensor, Tensor]:

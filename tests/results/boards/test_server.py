@@ -1,14 +1,13 @@
 """The live page over HTTP: answers follow the store, and strangers get none."""
 
 import json
-import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
-import uvicorn
+from listening import listening
 from synthetic import row
 
 from results.boards import server
@@ -19,27 +18,19 @@ Ask = Callable[..., tuple[int, str]]
 
 def _listening(store: Store, token: str = "") -> Iterator[Ask]:
     """A function that asks a running server for a path, with headers."""
-    app = server.app(store, token=token)
-    running = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
-    thread = threading.Thread(target=running.run)
-    thread.start()
-    while not running.started:
-        time.sleep(0.01)
-    port = running.servers[0].sockets[0].getsockname()[1]
+    with listening(server.app(store, token=token)) as port:
+        yield partial(_ask, port)
 
-    def ask(path: str, **headers: str) -> tuple[int, str]:
-        url = f"http://127.0.0.1:{port}/{path}"
-        try:
-            request = urllib.request.Request(url, headers=headers)
-            with urllib.request.urlopen(request, timeout=60) as found:
-                return found.status, found.read().decode()
-        except urllib.error.HTTPError as why:
-            with why:
-                return why.code, why.read().decode()
 
-    yield ask
-    running.should_exit = True
-    thread.join()
+def _ask(port: int, path: str, **headers: str) -> tuple[int, str]:
+    url = f"http://127.0.0.1:{port}/{path}"
+    try:
+        request = urllib.request.Request(url, headers=headers)
+        with urllib.request.urlopen(request, timeout=60) as found:
+            return found.status, found.read().decode()
+    except urllib.error.HTTPError as why:
+        with why:
+            return why.code, why.read().decode()
 
 
 @pytest.fixture

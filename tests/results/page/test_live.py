@@ -3,11 +3,9 @@
 import asyncio
 import subprocess
 import sys
-import threading
-import time
 
-import uvicorn
 from browser import in_browser
+from listening import listening
 from live_browser import opened
 
 from results.boards import server
@@ -15,17 +13,6 @@ from results.storage.store import open_store
 
 pytestmark = in_browser
 TRIALS = "[aria-label='Running trials'] tbody tr"
-
-
-def _served(store):
-    """A running server of a store, its thread, and its port."""
-    app = server.app(store)
-    running = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
-    thread = threading.Thread(target=running.run)
-    thread.start()
-    while not running.started:
-        time.sleep(0.01)
-    return running, thread, running.servers[0].sockets[0].getsockname()[1]
 
 
 def test_the_overview_follows_a_real_run_without_a_reload(toy_grid, toys, tmp_path):
@@ -61,12 +48,8 @@ def test_the_overview_follows_a_real_run_without_a_reload(toy_grid, toys, tmp_pa
                 run.wait(60)
             return seen, end, page.said, page.asked
 
-    running, thread, port = _served(store)
-    try:
+    with listening(server.app(store)) as port:
         seen, end, said, asked = asyncio.run(watched(port))
-    finally:
-        running.should_exit = True
-        thread.join()
 
     assert "0 of 2 trials of this run ended, about" in seen["run"]
     assert "toy_drop" in seen["trial"]

@@ -4,6 +4,7 @@ import pytest
 import torch
 from scipy.linalg import qr
 
+from harness.core import NotFinite
 from methods._kernels.low_rank.pivots import LARGEST, pivots
 
 
@@ -69,3 +70,8 @@ def test_a_factor_of_zeros_has_rows_too():
     rows, terms = pivots(torch.zeros(5, 2))
     assert len(set(rows.tolist())) == 2
     assert torch.isfinite(terms).all()
+
+
+def test_coefficients_beyond_float64_are_refused():
+    with pytest.raises(NotFinite, match="coefficients of the rows"):
+        pivots(_growing(1300, 1200))
