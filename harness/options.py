@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -92,6 +93,16 @@ def _default(known: dataclasses.Field[Any]) -> Any:
     return known.default
 
 
+def defaults(cls: type) -> dict[str, Any]:
+    """The defaults of a plugin's options, by name, as plain values."""
+    found = {name: _default(known) for name, known in fields(cls).items()}
+    return {
+        name: _inside(name, value)
+        for name, value in found.items()
+        if value is not dataclasses.MISSING
+    }
+
+
 def canonical(instance: Any, default: Any = None) -> dict[str, Any]:
     """The options that differ from their defaults, as plain JSON values.
 
@@ -117,21 +128,98 @@ def canonical(instance: Any, default: Any = None) -> dict[str, Any]:
         # another one.
         if value != usual or value != of_class:
             nested = dataclasses.is_dataclass(value) and type(value) is type(usual)
-            given[name] = canonical(value, usual) if nested else plain(value)
+            given[name] = canonical(value, usual) if nested else _inside(name, value)
     return given
 
 
+class NotPlain(ValueError):
+    """A value that JSON cannot store, or not so that equal values give equal texts.
+
+    Args:
+        value: The value.
+    """
+
+    def __init__(self, value: Any) -> None:
+        super().__init__(value)
+        self.shown = shown(value)
+        self.path: list[str] = []  # keys from the outermost to the innermost
+
+    def __str__(self) -> str:
+        where = f"{'.'.join(self.path)} is " if self.path else ""
+        return (
+            f"{where}{self.shown}; allowed are text, finite numbers, True, False, "
+            "None, lists, and mappings whose keys are text"
+        )
+
+
+def shown(value: Any) -> str:
+    """A value and its type for an error, also where its ``repr`` raises.
+
+    >>> shown({1})
+    '{1}, a set'
+    """
+    kind = type(value).__name__
+    try:
+        return f"{value!r:.80}, a {kind}"
+    except Exception:  # of the value's own class
+        return f"an object of type {kind}"
+
+
 def plain(value: Any) -> Any:
-    """``value`` as JSON knows it: dataclasses become their non-default options."""
-    if value is None or type(value) in (str, int, float, bool):  # nearly all are
+    """``value`` as JSON knows it: dataclasses become their non-default options.
+
+    Args:
+        value: Text, numbers, and lists, mappings and dataclasses of them.
+
+    Returns:
+        An equal value of JSON's types.
+
+    Raises:
+        NotPlain: If there is anything else in it: a set has no order, the text of an
+            object has its address, and NaN is not JSON.
+    """
+    if value is None or type(value) is bool:
         return value
+    if isinstance(value, str | int | float):
+        return _plain_scalar(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return canonical(value)
     if isinstance(value, tuple | list):
-        return [plain(item) for item in value]
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return [_inside(str(index), item) for index, item in enumerate(value)]
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {_plain_scalar(key): _inside(key, item) for key, item in value.items()}
+    raise NotPlain(value)
+
+
+def _plain_scalar(value: Any) -> Any:
+    if isinstance(value, str):
+        # A half of a surrogate pair has no UTF-8, and the store's readers of JSON end
+        # at a NUL.
+        if "\0" in value or not (value.isascii() or _is_unicode(value)):
+            raise NotPlain(value)
+    elif isinstance(value, int):
+        if not -(2**63) <= value < 2**64:  # more bits than the store's readers take
+            raise NotPlain(value)
+    elif not math.isfinite(value):
+        raise NotPlain(value)
     return value
+
+
+def _is_unicode(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _inside(key: str, item: Any) -> Any:
+    """A part of a value; an error says where the part is."""
+    try:
+        return plain(item)
+    except NotPlain as why:
+        why.path.insert(0, key)
+        raise
 
 
 def dumps(value: Any) -> str:
@@ -140,7 +228,9 @@ def dumps(value: Any) -> str:
     >>> dumps({"b": 1, "a": [0.5]})
     '{"a":[0.5],"b":1}'
     """
-    return json.dumps(plain(value), sort_keys=True, separators=(",", ":"))
+    return json.dumps(
+        plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False
+    )
 
 
 def _coerce(value: Any, hint: Any, default: Any = None) -> Any:

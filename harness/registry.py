@@ -10,26 +10,19 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TypeVar
 
+from harness import declarations
 from harness.core import BenchError, Kind
-from harness.options import build, nearest
+from harness.declarations import ask, declared
+from harness.options import build, defaults, nearest
 
 T = TypeVar("T", bound=type)
+_SETS = ("needs", "kinds", "gives")  # declared as any collection of texts
 PACKAGES = {"method": "methods", "task": "tasks", "model": "harness.models"}
-RATIO_OF = (
-    "weights",  # of the compressed matrices
-    "tracked_weights",
-    "parameters",
-    "width",  # of the residual stream
-    "zeros",  # a masked weight still counts as a parameter
-    "macs",
-    "bits",
-    "none",  # the method takes no ratio
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,9 +43,13 @@ class Plugin:
     version: int
     facts: Mapping[str, Any] = field(default_factory=dict)
 
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name!r}"
+
     def build(self, options: Mapping[str, Any]) -> Any:
         """The plugin with these options; BenchError lists every error in them."""
-        return build(self.kind, self.name, self.cls, options)
+        made = partial(build, self.kind, self.name, self.cls, options)
+        return ask(str(self), "making it with its options", made, declarations.anything)
 
     @property
     def packaged(self) -> bool:
@@ -62,7 +59,7 @@ class Plugin:
     @property
     def summary(self) -> str:
         """The first line of the class docstring."""
-        return (self.cls.__doc__ or "").strip().splitlines()[0]
+        return (self.cls.__doc__ or "").strip().partition("\n")[0]
 
 
 _plugins: dict[tuple[str, str], Plugin] = {}
@@ -114,14 +111,12 @@ def method(  # noqa: PLR0913 - what a method declares, all by keyword
         The class decorator; the class becomes a dataclass of its options.
 
     Raises:
-        BenchError: If ``ratio_of`` is none of ``RATIO_OF``.
+        BenchError: If a declaration is wrong.
     """
-    if ratio_of not in RATIO_OF:
-        raise BenchError(nearest("ratio_of", ratio_of, RATIO_OF))
     facts = {
         "ratio_of": ratio_of,
-        "needs": frozenset(needs),
-        "kinds": frozenset(kinds),
+        "needs": needs,
+        "kinds": kinds,
         "stochastic": stochastic,
         "tolerance": tolerance,
     }
@@ -142,10 +137,11 @@ def task(
 
     Returns:
         The class decorator; the class becomes a dataclass of its options.
+
+    Raises:
+        BenchError: If a declaration is wrong.
     """
-    return _decorator(
-        "task", name, version, {"kind": kind, "gives": frozenset(gives), **facts}
-    )
+    return _decorator("task", name, version, {"kind": kind, "gives": gives, **facts})
 
 
 def model(
@@ -170,22 +166,33 @@ def model(
 
     Returns:
         The class decorator; the class becomes a dataclass of its options.
+
+    Raises:
+        BenchError: If a declaration is wrong.
     """
-    given = frozenset(gives)
-    return _decorator(
-        "model",
-        name,
-        version,
-        {"kind": kind, "gives": given, "trained": trained, **facts},
-    )
+    known = {"kind": kind, "gives": gives, "trained": trained}
+    return _decorator("model", name, version, {**known, **facts})
 
 
 def _decorator(
     kind: str, name: str, version: int, facts: Mapping[str, Any]
 ) -> Callable[[T], T]:
+    owner = f"{kind} {name!r}"
+    ask(owner, "its name", lambda: name, declarations.text)
+    ask(owner, "its version", lambda: version, declarations.whole)
+    of_method = kind == "method"
+    check = declarations.facts_of_method if of_method else declarations.facts_of_others
+    ask(owner, "its declaration", lambda: facts, check)
+    sets = {key: frozenset(facts[key]) for key in _SETS if key in facts}
+
     def register(cls: T) -> T:
         made: T = dataclass(frozen=True, kw_only=True)(cls)  # type: ignore[assignment]
-        _register(Plugin(kind=kind, name=name, cls=made, version=version, facts=facts))
+        ask(owner, "an option", lambda: defaults(made), declarations.anything)
+        _register(
+            Plugin(
+                kind=kind, name=name, cls=made, version=version, facts={**facts, **sets}
+            )
+        )
         return made
 
     return register
@@ -230,10 +237,8 @@ def plugins_of_file(path: Path) -> list[Plugin]:
     sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as why:  # named, as in ``discover``
-        raise BenchError(
-            f"plugin {path} does not import: {type(why).__name__}: {why}"
-        ) from why
+    except (Exception, SystemExit) as why:  # named, as in ``discover``
+        raise _unimportable(f"plugin {path}", why) from why
     return _defined_in(spec.name)
 
 
@@ -257,12 +262,16 @@ def plugins_of_module(name: str) -> list[Plugin]:
                 f"Python finds no module {why.name}: install the package, or run this "
                 "in the folder that contains it"
             ) from why
-        raise BenchError(f"module {name} does not import: {why}") from why
-    except Exception as why:  # named, as in ``discover``
-        raise BenchError(
-            f"module {name} does not import: {type(why).__name__}: {why}"
-        ) from why
+        raise _unimportable(f"module {name}", why) from why
+    except (Exception, SystemExit) as why:  # named, as in ``discover``
+        raise _unimportable(f"module {name}", why) from why
     return _defined_in(name)
+
+
+def _unimportable(what: str, why: BaseException) -> BenchError:
+    # A wrong declaration says itself what is wrong.
+    said = why if isinstance(why, BenchError) else f"{type(why).__name__}: {why}"
+    return BenchError(f"{what} does not import: {said}")
 
 
 def _defined_in(module: str) -> list[Plugin]:
@@ -298,13 +307,13 @@ def discover(kind: str) -> Mapping[str, Plugin]:
     for name in modules:
         try:
             importlib.import_module(name)
-        except Exception as why:  # turned into the list that is raised below
-            broken.append(f"{kind} {name} does not import: {type(why).__name__}: {why}")
+        except (Exception, SystemExit) as why:  # listed in the error below
+            broken += _unimportable(f"{kind} {name}", why).errors
     for point in entry_points(group=f"shrinkgrid.{kind}s"):
         try:
             point.load()
-        except Exception as why:  # as above
-            broken.append(f"{kind} {point.value} does not import: {why}")
+        except (Exception, SystemExit) as why:  # as above
+            broken += _unimportable(f"{kind} {point.value}", why).errors
     if broken:
         raise BenchError(*broken)
     found = {name: p for (k, name), p in _plugins.items() if k == kind}
@@ -331,7 +340,7 @@ def find(kind: str, name: str) -> Plugin:
             importlib.import_module(module)
         except ModuleNotFoundError as why:
             if why.name != module:
-                raise BenchError(f"{kind} {name!r} does not import: {why}") from why
+                raise _unimportable(f"{kind} {name!r}", why) from why
         _sought.add((kind, name))
     if (kind, name) in _plugins:
         return _plugins[kind, name]
@@ -365,17 +374,17 @@ def resolve(kind: str, name: str) -> tuple[Plugin, dict[str, Any]]:
         hints = []
         for plugin in discover(kind).values():
             if plugin.facts.get("fallback"):
-                options = plugin.cls.claim(name)  # type: ignore[attr-defined]
+                options = declared(str(plugin), plugin.cls, "claim", name)
                 if options is not None:
                     return plugin, options
-                hints += [getattr(plugin.cls, "names", "")]
+                hints += [declared(str(plugin), plugin.cls, "names")]
         raise BenchError(" ".join(filter(None, [str(why), *hints]))) from why
 
 
 def facts(plugin: Plugin, instance: Any) -> Mapping[str, Any]:
     """What a configured plugin declares; a chain's facts depend on its members."""
-    own = getattr(instance, "facts", None)
-    return own() if own is not None else plugin.facts
+    own: Mapping[str, Any] | None = declared(str(plugin), instance, "facts")
+    return plugin.facts if own is None else own
 
 
 def _module_name(name: str) -> str:
@@ -385,39 +394,3 @@ def _module_name(name: str) -> str:
     'smollm2_135m'
     """
     return re.sub(r"\W", "_", name)
-
-
-def unmet(
-    method_: Plugin,
-    model_: Plugin,
-    task_: Plugin,
-    declared: Mapping[str, Any] | None = None,
-) -> str | None:
-    """Why this method, model and task do not go together, or None.
-
-    Args:
-        method_: The method with its declared facts.
-        model_: The model family with its declared facts.
-        task_: The task with its declared facts.
-        declared: The configured method's own facts, where they differ (a chain).
-
-    Returns:
-        One sentence, or None if they fit.
-    """
-    wants = method_.facts if declared is None else declared
-    kind = model_.facts["kind"]
-    if task_.facts["kind"] not in (kind, "any"):
-        return (
-            f"task {task_.name} measures a {task_.facts['kind']}, "
-            f"and model {model_.name} is a {kind}"
-        )
-    if kind not in wants["kinds"]:
-        wanted = " or ".join(sorted(wants["kinds"]))
-        return f"method {method_.name} treats a {wanted}, not a {kind}"
-    missing = wants["needs"] - model_.facts["gives"] - task_.facts["gives"]
-    if missing:
-        return (
-            f"method {method_.name} needs {', '.join(sorted(missing))}, which neither "
-            f"model {model_.name} nor task {task_.name} gives"
-        )
-    return None

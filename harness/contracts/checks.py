@@ -12,7 +12,8 @@ import torch
 from harness.contracts import samples
 from harness.contracts.compressed import Compressed, require
 from harness.core import Unsupported
-from harness.registry import Plugin, find, unmet
+from harness.planning.configured_plugin import unmet
+from harness.registry import Plugin, find
 from harness.toolkit import model_size, saved_model
 
 # What "never more" is about, by what a method's ratio is a share of.

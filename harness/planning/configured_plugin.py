@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from harness.core import BenchError
+from harness.declarations import WrongDeclaration, anything, ask, declared
 from harness.options import canonical, dumps
 from harness.planning import lock
 from harness.planning.trial import PluginSpec
@@ -18,6 +20,12 @@ from harness.toolkit import identity
 if TYPE_CHECKING:
     from harness.toolkit.calibration import CalibrationSpec
 
+# Asked again by the schedule and for each row; a wrong answer is an error of the grid.
+_EARLY: Mapping[str, tuple[str, ...]] = {
+    "method": ("members",),
+    "model": ("paths", "shape", "stored_params"),
+    "task": ("paths", "members", "text"),
+}
 UNSEEN = "unseen"  # the identity of what is not on this machine
 MAX_NAME = 200  # characters of a plugin's name, or of a folder's
 
@@ -37,13 +45,14 @@ class ConfiguredPlugin:
 
     def refuses(self, method: ConfiguredPlugin) -> str | None:
         """Why this model cannot be treated by a method, from its configuration."""
-        asked = getattr(self.instance, "refuses", None)
-        return None if asked is None else asked(method.facts)
+        return self._declared("refuses", method.facts)
 
     def refuses_task(self, task: ConfiguredPlugin) -> str | None:
         """Why this model cannot be built for a task, before any data is read."""
-        asked = getattr(self.instance, "refuses_task", None)
-        return None if asked is None else asked(task.instance)
+        return self._declared("refuses_task", task.instance)
+
+    def _declared(self, hook: str, *arguments: Any) -> Any:
+        return declared(str(self.plugin), self.instance, hook, *arguments)
 
 
 def configure(kind: str, item: Any) -> tuple[str, Plugin, Any]:
@@ -74,7 +83,8 @@ def configure(kind: str, item: Any) -> tuple[str, Plugin, Any]:
     # claims; what the user writes wins.
     plugin, implied = resolve(kind, item["name"])
     instance = plugin.build(implied | {k: v for k, v in item.items() if k != "name"})
-    return getattr(instance, "label", None) or item["name"], plugin, instance
+    label = declared(str(plugin), instance, "label")
+    return label or item["name"], plugin, instance
 
 
 def _not_an_item(kind: str, item: Any) -> str:
@@ -115,18 +125,18 @@ def choose(
         BenchError: Lists every error in the item, or because the lock differs.
     """
     name, plugin, instance = configure(kind, item)
-    options = dumps(canonical(instance))
+    owner, options = str(plugin), _options(plugin, instance)
     revision = ""
     if kind != "method":
         key = lock.key(kind, name, options)
         # The plugin moves to the locked revision first; ``check`` then compares what is
         # really there, so that a plugin that cannot move gives an error.
         if locked and key in locked and hasattr(instance, "at"):
-            instance = instance.at(locked[key])
-        revision = _seen(kind, instance)
+            instance = declared(owner, instance, "at", locked[key])
+        revision = _here(lambda: revision_of(plugin, instance))
         lock.check(locked or {}, key, revision)
     # For the memory of plans, which can check content only, and packaged code only.
-    checked = kind == "method" or getattr(instance, "by_content", False)
+    checked = kind == "method" or declared(owner, instance, "by_content")
     if not (plugin.packaged and checked):
         identity.record("elsewhere", f"{kind} {name}")
     part = PluginSpec(
@@ -137,8 +147,10 @@ def choose(
         # makes other trials, and no stored number is reused.
         version=plugin.version,
         revision=revision,
-        protocol=dumps(instance.protocol()) if kind == "task" else "",
+        protocol=_protocol(owner, instance) if kind == "task" else "",
     )
+    for hook in _EARLY[kind]:
+        declared(owner, instance, hook)
     return ConfiguredPlugin(part=part, plugin=plugin, instance=instance)
 
 
@@ -217,16 +229,67 @@ def _here(find: Callable[[], str]) -> str:
     try:
         return find()
     except BenchError as why:
-        if missing is None:
+        if missing is None or isinstance(why, WrongDeclaration):
             raise
         missing.extend(m for m in why.errors if m not in missing)
         identity.record("unseen", str(why))
         return UNSEEN
 
 
-def _seen(kind: str, instance: Any) -> str:
-    return _here(lambda: _revision(kind, instance))
+def _options(plugin: Plugin, instance: Any) -> str:
+    found = partial(canonical, instance)
+    return dumps(ask(str(plugin), "its options", found, anything))
 
 
-def _revision(kind: str, instance: Any) -> str:
-    return str(instance.revision() if kind == "model" else instance.fingerprint())
+def _protocol(owner: str, instance: Any) -> str:
+    return dumps(declared(owner, instance, "protocol"))
+
+
+def revision_of(plugin: Plugin, instance: Any) -> str:
+    """The revision of a model, or the fingerprint of a task's data, on this machine.
+
+    Args:
+        plugin: The plugin.
+        instance: The plugin with its options.
+
+    Returns:
+        What enters the identity of trials.
+    """
+    hook = "revision" if plugin.kind == "model" else "fingerprint"
+    return str(declared(str(plugin), instance, hook))
+
+
+def unmet(
+    method_: Plugin,
+    model_: Plugin,
+    task_: Plugin,
+    declared: Mapping[str, Any] | None = None,
+) -> str | None:
+    """Why this method, model and task do not go together, or None.
+
+    Args:
+        method_: The method with its declared facts.
+        model_: The model family with its declared facts.
+        task_: The task with its declared facts.
+        declared: The configured method's own facts, where they differ (a chain).
+
+    Returns:
+        One sentence, or None if they fit.
+    """
+    wants = method_.facts if declared is None else declared
+    kind = model_.facts["kind"]
+    if task_.facts["kind"] not in (kind, "any"):
+        return (
+            f"task {task_.name} measures a {task_.facts['kind']}, "
+            f"and model {model_.name} is a {kind}"
+        )
+    if kind not in wants["kinds"]:
+        wanted = " or ".join(sorted(wants["kinds"]))
+        return f"method {method_.name} treats a {wanted}, not a {kind}"
+    missing = wants["needs"] - model_.facts["gives"] - task_.facts["gives"]
+    if missing:
+        return (
+            f"method {method_.name} needs {', '.join(sorted(missing))}, which neither "
+            f"model {model_.name} nor task {task_.name} gives"
+        )
+    return None

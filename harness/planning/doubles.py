@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
+from harness.declarations import declared
 from harness.options import dumps
 from harness.planning.configured_plugin import UNSEEN, ConfiguredPlugin
 
@@ -80,8 +81,8 @@ def content(one: ConfiguredPlugin) -> str:
         Canonical JSON; equal for two names of the same content.
     """
     options, part = json.loads(one.part.options), one.part
-    named: Callable[[], tuple[str, ...]] = getattr(one.instance, "paths", tuple)
-    paths = [options.pop(name) for name in named() if name in options]
+    named = declared(str(one.plugin), one.instance, "paths") or ()
+    paths = [options.pop(name) for name in named if name in options]
     protocol = json.loads(part.protocol or "{}")
     rest = {key: value for key, value in protocol.items() if value not in paths}
     name = part.plugin if part.name in paths else part.name

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.core import BenchError
+from harness.declarations import declared
 from harness.options import build, canonical, dumps, nearest
 from harness.planning import doubles, exclude, lock, resources, values, yaml_files
 from harness.planning.configured_plugin import (
@@ -19,9 +20,9 @@ from harness.planning.configured_plugin import (
     choose,
     overlaps,
     pinned_text,
+    unmet,
 )
 from harness.planning.trial import Trial
-from harness.registry import unmet
 
 BLOCK_KEYS = (
     "models",
@@ -370,8 +371,7 @@ def ratios(
     """The ratios that a method fixes by itself for weights of a dtype, or None."""
     if method.facts["ratio_of"] == "none":
         return (0.0,)
-    own = getattr(method.instance, "ratios", None)
-    fixed = own(dtype) if own is not None else None
+    fixed = declared(str(method.plugin), method.instance, "ratios", dtype)
     return None if fixed is None else tuple(fixed)
 
 

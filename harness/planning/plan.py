@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+from harness.declarations import declared
 from harness.options import dumps
 from harness.planning.grid import Grid
 from harness.planning.memory import remembered
@@ -280,8 +281,8 @@ def trained(model: PluginSpec) -> bool:
 @remembered
 def training_key(task: PluginSpec) -> str:
     """The key of a task's training data; tasks of one key share dense checkpoints."""
-    training = getattr(configured("task", task), "training", None)
-    return str(training()) if training is not None else dumps(task.identity())
+    key = declared(f"task {task.name!r}", configured("task", task), "training")
+    return dumps(task.identity()) if key is None else str(key)
 
 
 @lru_cache(maxsize=4096)

@@ -11,10 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness.core import BenchError, Unsupported
+from harness.core import BenchError
+from harness.declarations import anything, ask
 from harness.planning import grid as grids
 from harness.planning import lock, yaml_files
-from harness.planning.configured_plugin import configure
+from harness.planning.configured_plugin import configure, revision_of
+from harness.registry import Plugin
 from harness.toolkit import texts
 
 OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
@@ -45,8 +47,6 @@ def prepare(
             fetch()
         except BenchError as why:
             errors.extend(why.errors)
-        except Unsupported as why:
-            errors.append(str(why))
     if errors:
         raise BenchError(*dict.fromkeys(errors))
     grid = grids.read(path, locked={})
@@ -118,16 +118,14 @@ def _main(path: Path, *, load: bool) -> dict[str, Any]:
         grid = grids.read(path, locked={})
         for block in grid.blocks:
             for chosen in block.models:
-                _find("model", chosen.instance, chosen.facts)
+                _find(chosen.plugin, chosen.instance)
                 if load and not chosen.facts["trained"]:
-                    chosen.instance.load()
+                    ask(str(chosen.plugin), "load()", chosen.instance.load, anything)
             for chosen in block.tasks:
-                _find("task", chosen.instance, chosen.facts)
+                _find(chosen.plugin, chosen.instance)
         return {"revisions": revisions(grid)}
     except BenchError as why:
         return {"errors": why.errors}
-    except Unsupported as why:
-        return {"errors": [str(why)]}
 
 
 def _needs(path: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
@@ -150,7 +148,7 @@ def _needs(path: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
                 name, plugin, instance = configure(kind, item)
             except BenchError:
                 continue
-            yield f"{kind} {name}", partial(_find, kind, instance, plugin.facts)
+            yield f"{kind} {name}", partial(_find, plugin, instance)
 
 
 def _items(block: Any) -> Iterator[tuple[str, Any]]:
@@ -171,18 +169,17 @@ def _text(calibration: Any) -> str:
     return str(given or CalibrationSpec().text)
 
 
-def _find(kind: str, instance: Any, facts: Any) -> None:
-    """Have what one model or task reads, by the means that it has for it."""
+def _find(plugin: Plugin, instance: Any) -> None:
+    """Have what one model or task reads, with its own download function if any."""
     if hasattr(instance, "fetch"):
-        instance.fetch()
-    elif kind == "task" and "training_data" in facts["gives"]:
-        instance.fingerprint()
-        if getattr(instance, "trained_on", "") is not None:
-            instance.data()
-    elif kind == "task":
-        instance.fingerprint()
-    elif not facts["trained"]:
-        instance.revision()
+        ask(str(plugin), "fetch()", instance.fetch, anything)
+    elif plugin.kind == "task" or not plugin.facts["trained"]:
+        revision_of(plugin, instance)
+        trains = "training_data" in plugin.facts["gives"]
+        # A measurement of speed has training data only where it names a task.
+        named = getattr(instance, "trained_on", "") is not None
+        if plugin.kind == "task" and trains and named:
+            ask(str(plugin), "data()", instance.data, anything)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.core import BenchError, NotFinite, Unsupported
+from harness.declarations import WrongDeclaration
 from harness.running import process
 from results.errors import StoreError
 from results.outcomes import ErrorClass
@@ -229,6 +230,7 @@ def _class(error: BaseException) -> str:
             return "oom"
     classes: tuple[tuple[str, tuple[type[BaseException], ...]], ...] = (
         ("timeout", (TimedOut,)),
+        ("bug", (WrongDeclaration,)),
         ("unsupported", (Unsupported,)),
         ("nan", (NotFinite,)),
         ("setup", (BenchError,)),

@@ -8,6 +8,7 @@ from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from harness.core import Measurement
+from harness.declarations import declared
 from harness.options import dumps
 from harness.planning import provenance
 from harness.planning.memory import remembered
@@ -75,7 +76,7 @@ def size_columns(
 
 
 def base_row(job: Job, trial: Trial) -> dict[str, Any]:
-    """The columns that are known before anything runs.
+    """The columns that are known before anything runs, without asking a plugin.
 
     Args:
         job: Gives the attempt, the grid and the commit.
@@ -86,7 +87,6 @@ def base_row(job: Job, trial: Trial) -> dict[str, Any]:
     """
     from harness.toolkit import devices  # imports torch
 
-    plugin = find("method", trial.method.plugin)
     commit, dirty = job.commit
     return {
         "attempt": job.attempts[trial.id],
@@ -101,14 +101,12 @@ def base_row(job: Job, trial: Trial) -> dict[str, Any]:
         "task": trial.task.name,
         "task_options": trial.task.options,
         "calibration": trial.calibration,
-        **_protocol_columns(trial.task),
+        **_fixed_protocol(trial.task),
         "data_fingerprint": trial.task.revision,
         "ratio": trial.ratio,
-        "ratio_of": facts(plugin, configured("method", trial.method))["ratio_of"],
         "seed": trial.seed,
         "identity": dumps(trial.identity()),
         "dtype": trial.dtype,
-        "code_digest": code_digest(trial.method, trial.task, trial.model),
         "commit": commit,
         "dirty": dirty,
         "versions": _versions(),
@@ -121,6 +119,27 @@ def base_row(job: Job, trial: Trial) -> dict[str, Any]:
     }
 
 
+def declared_columns(trial: Trial) -> dict[str, Any]:
+    """The columns that the plugins of a trial declare in this process.
+
+    Args:
+        trial: The trial that the row describes.
+
+    Returns:
+        Columns of ``results.schema.TRIALS``.
+
+    Raises:
+        BenchError: If a plugin raises or declares something wrong here.
+    """
+    plugin = find("method", trial.method.plugin)
+    ratio_of = facts(plugin, configured("method", trial.method))["ratio_of"]
+    digest_of_code = code_digest(trial.method, trial.task, trial.model)
+    columns = {"ratio_of": ratio_of, "code_digest": digest_of_code}
+    if hasattr(configured("task", trial.task), "place"):
+        columns |= _as_columns(protocol(trial.task))
+    return columns
+
+
 def _json(value: Mapping[str, Any] | None) -> str | None:
     return None if value is None else dumps(value)
 
@@ -131,21 +150,18 @@ def protocol(task: PluginSpec) -> dict[str, Any]:
     A task whose numbers depend on the machine has a method ``place``. Its fields are
     not part of the trial's identity.
     """
+    here = declared(f"task {task.name!r}", configured("task", task), "place")
+    return _whole_protocol(task) | (here or {})
+
+
+def _whole_protocol(task: PluginSpec) -> dict[str, Any]:
     fields: dict[str, Any] = json.loads(task.protocol)
-    place = getattr(configured("task", task), "place", None)
-    fields |= {} if place is None else place()
     return {"task": task.name, "version": task.version, **fields, "data": task.revision}
-
-
-def _protocol_columns(task: PluginSpec) -> dict[str, str]:
-    if hasattr(configured("task", task), "place"):
-        return _as_columns(protocol(task))
-    return _fixed_protocol(task)
 
 
 @lru_cache(maxsize=4096)
 def _fixed_protocol(task: PluginSpec) -> dict[str, str]:
-    return _as_columns(protocol(task))
+    return _as_columns(_whole_protocol(task))
 
 
 def _as_columns(measured_by: dict[str, Any]) -> dict[str, str]:
@@ -184,5 +200,5 @@ def _modules(plugin: Plugin, instance: Any) -> Iterator[str]:
     yield plugin.cls.__module__
     if "calibration" in facts(plugin, instance).get("needs", ()):
         yield "harness.toolkit.calibration"
-    for member in instance.members() if hasattr(instance, "members") else ():
+    for member in declared(str(plugin), instance, "members") or ():
         yield from _modules(member.plugin, member.instance)

@@ -164,6 +164,7 @@ class _Worker:
             process.begin_attempt(self.job.attempts[trial.id], trial.id)
             written = process.output_size()
             with time_limit.limit(self.job.bundle.resources.seconds):
+                row |= rows.declared_columns(trial)
                 found = self.steps.execute(trial, row)
         except (StoreFailed, Interrupted):  # these end the run, not the trial
             raise

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from functools import lru_cache
 from typing import Any
 
+from harness.declarations import declared
 from harness.planning.memory import remembered
 from harness.planning.plan import Artifact, configured, has_fit, trained
 from harness.planning.trial import PluginSpec
@@ -134,8 +135,12 @@ def shape_of(model: PluginSpec) -> Shape | None:
 
 @remembered
 def _sizes(model: PluginSpec) -> dict[str, Any] | None:
-    found = getattr(configured("model", model), "shape", lambda: None)()
+    found = _declared(model, "shape")
     return None if found is None else asdict(found)
+
+
+def _declared(model: PluginSpec, hook: str) -> Any:
+    return declared(f"model {model.name!r}", configured("model", model), hook)
 
 
 @lru_cache(maxsize=4096)
@@ -171,7 +176,7 @@ def guessed_params(model: PluginSpec) -> int:
     Only the plugin knows whether a model has weight files on this machine. A plugin
     that can tell has a method ``stored_params``.
     """
-    stored = getattr(configured("model", model), "stored_params", lambda: None)()
+    stored = _declared(model, "stored_params")
     if stored is not None:
         return int(stored)
     known = shape_of(model)

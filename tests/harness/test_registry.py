@@ -9,7 +9,8 @@ import pytest
 from paths import ROOT as HERE
 
 from harness.core import BenchError
-from harness.registry import PACKAGES, discover, find, unmet
+from harness.planning.configured_plugin import unmet
+from harness.registry import PACKAGES, discover, find
 
 
 @pytest.mark.parametrize("kind", sorted(PACKAGES))

@@ -16,7 +16,8 @@ from safetensors import safe_open
 from harness.core import BenchError, Context, Unsupported
 from harness.models.gru_seq2seq import GruSeq2Seq
 from harness.options import build
-from harness.registry import find, unmet
+from harness.planning.configured_plugin import unmet
+from harness.registry import find
 from harness.toolkit import model_size, saved_model
 from harness.toolkit.decoding import Search, translate
 from harness.toolkit.recipe import Recipe

@@ -12,6 +12,7 @@ import torch
 from harness.executors.inline import Inline
 from harness.planning import grid as grids
 from harness.planning import plan as plans
+from harness.registry import find
 from harness.running.driver import Driver
 from harness.running.failures import classify
 from results.queries.db import ask
@@ -101,6 +102,20 @@ def test_every_end_of_a_plugin_is_a_row_that_says_which(run, how):
     assert ENDS[how][1] in row["reason"]
     assert "hostile.py" in row["traceback"]
     assert not set(row["reason"] + row["traceback"]) & set("\x1b\a")
+
+
+def test_what_a_task_declares_of_the_machine_is_checked_where_it_runs(run, monkeypatch):
+    judge = find("task", "toy_judge").cls
+    monkeypatch.setattr(judge, "place", lambda self: {"host": {1}}, raising=False)
+
+    rows = run("dense", "toy_judge, toy_sum")
+
+    bad, good = sorted(rows, key=lambda r: r["task"])
+    assert (bad["status"], bad["error_class"]) == ("failed", "bug")
+    assert "place() is not plain data: host is {1}, a set" in bad["reason"]
+    assert good["status"] == "ok"
+    assert good["ratio_of"] == "none"
+    assert good["code_digest"]
 
 
 def test_an_end_in_fit_fails_the_bundle_with_one_reason(run):
