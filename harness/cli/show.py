@@ -178,7 +178,7 @@ def plot(
 
     Curves show the recovery by ratio; pareto shows the metric by the --cost.
     """
-    from results.boards import figures
+    from results.boards import costs, figures
     from results.boards.leaderboard import one_board
     from results.errors import StoreError
 
@@ -188,8 +188,8 @@ def plot(
             f"--out {out} does not end in .svg, .pdf or .png, which say the format"
         )
     rows = one_board(store, **{k: [v] for k, v in only.items() if v is not None})
-    if kind == "pareto" and cost in figures.TIMES:
-        rows = figures.timed(store, rows, cost, timed)
+    if kind == "pareto" and cost in costs.TIMES:
+        rows = costs.timed(store, rows, cost, timed)
     content = figures.draw(kind, rows, cost=cost, form=form)
     try:
         out.write_bytes(content)

@@ -34,7 +34,7 @@ WITH wanted AS (
         PARTITION BY host, bundle ORDER BY start, stop) AS time
     FROM marked
 )
-SELECT coalesce(host, '?') AS host, any_value(device) AS device,
+SELECT coalesce(host, 'unknown host') AS host, any_value(device) AS device,
        any_value(method) AS method, any_value(method_options) AS method_options,
        any_value(model) AS model, any_value(model_options) AS model_options,
        arg_min(trial, start) AS trial, min(start) AS start, max(stop) AS stop,

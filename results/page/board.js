@@ -4,12 +4,13 @@ import { go, link } from "page/address.js";
 import { comparing } from "page/compare.js";
 import { copyButton, download, h, named, wide } from "page/html.js";
 import * as format from "page/format.js";
-import { looks } from "page/methods.js";
+import { labels, looks, symbol } from "page/methods.js";
 import { boards, chosen, filters, nothing } from "page/rows.js";
 
 export const title = "Leaderboard";
 const MOST_BOARDS = 12;
 const MOST_CARDS = 4;
+const SAME = format.saving(1, 1);
 const MOST_ROWS = 300; // of one board, until the reader asks for more
 
 // name, heading, what it means, text of a row, sort key, whether more is better
@@ -80,7 +81,7 @@ function mark(row) {
 export async function draw({ query }) {
   const all = await boards();
   const found = chosen(all, query);
-  const style = looks(all.flatMap((board) => board.rows.map((row) => row.method)));
+  const style = looks(all.map((board) => board.rows.map((row) => row.method)));
   const most = Number(query.get("boards")) || MOST_BOARDS;
   const more = found.length > most
     ? h("p", {}, h("button", { type: "button", id: "more-boards", onclick: () => go({ boards: most + MOST_BOARDS }) },
@@ -131,13 +132,16 @@ export function winners(board) {
 function answers(board, style) {
   const lines = winners(board);
   if (!lines.length) return null;
+  // The table below has all options; here those do that tell two rows of a method apart.
+  const brief = labels(board.rows.map((row) => short(row, board)));
+  const called = (row) => brief.get(short(row, board));
   const row = ({ ratio, best, next, like, tied }) => h("tr", {},
     h("th", { scope: "row" }, format.share(ratio, 0)),
     !best ? h("td", { colspan: 5 }, "no method is better than guessing") : [
-      cell("Best", [swatch(style, best.method), name(best, board)]),
+      cell("Best", [symbol(style.get(best.method)), name(best, called(best))]),
       cell(board.metric, value(best), "n"),
       cell("Recovery", recovery(best), "n"),
-      cell("Ahead", [ahead(best, next, like, tied, board), next?.trials.length ? [" ", h("a", { href: comparing(best, next) }, "compare")] : null]),
+      cell("Ahead", [ahead(best, next, like, tied, called), next?.trials.length ? [" ", h("a", { href: comparing(best, next) }, "compare")] : null]),
       cell("Saves", savings(best))]);
   const heads = ["Ratio", "Best", board.metric, "Recovery", "Ahead of the next", "Really saves"];
   return wide(`Best per ratio, ${board.model} on ${board.task}`,
@@ -150,24 +154,22 @@ function cell(heading, content, kind = null) {
   return h("td", { class: kind, "data-head": heading }, h("span", {}, content));
 }
 
-function ahead(best, next, like, tied, board) {
+function ahead(best, next, like, tied, called) {
   if (!next) return "no rival at this ratio";
-  if (tied) return `equal to ${short(next, board)}`;
+  if (tied) return `equal to ${called(next)}`;
   const gap = format.number(Math.abs(best.mean - next.mean), 2);
-  if (like.length) return [`by ${gap}, `, h("b", {}, "not significant"), `: † ${like.map((row) => short(row, board)).join(", ")}`];
-  return [`by ${gap}, `, h("b", {}, best.mark === "best" && (best.stderr || next.stderr) ? "significant" : "no test possible"), ` (next: ${short(next, board)})`];
+  if (like.length) return [`by ${gap}, `, h("b", {}, "not significant"), `: † ${like.map(called).join(", ")}`];
+  return [`by ${gap}, `, h("b", {}, best.mark === "best" && (best.stderr || next.stderr) ? "significant" : "no test possible"), ` (next: ${called(next)})`];
 }
 
 function savings(row) {
-  const parts = [["params", "parameters"], ["bytes", "bytes"], ["macs", "MACs"]]
-    .filter(([key]) => row[key] !== null && row[`${key}_dense`])
-    .map(([key, title]) => `${format.saving(row[key], row[`${key}_dense`])} ${title}`);
-  const saved = parts.join(", ") || `${format.share(row.achieved)} of ${format.ratioOf(row.ratio_of) || "an unknown size"}`;
-  return row.slower ? `${saved}; ▼ ${speed(row)} the dense speed` : saved;
-}
-
-function swatch(style, method) {
-  return h("i", { class: "swatch", style: `background:${style.get(method)?.colour ?? "#888"}`, "aria-hidden": "true" });
+  const known = [["params", "parameters"], ["bytes", "bytes"], ["macs", "MACs"]].filter(([key]) => row[key] !== null && row[`${key}_dense`])
+    .map(([key, title]) => [format.saving(row[key], row[`${key}_dense`]), title]);
+  const parts = known.filter(([saved]) => saved !== SAME).map(([saved, title]) => `${saved} ${title}`);
+  if (!known.length) parts.push(`${format.share(row.achieved)} of ${format.ratioOf(row.ratio_of) || "an unknown size"}`);
+  else if (!parts.length) parts.push(`no ${known.map(([, title]) => title).join(", ")}`);
+  if (row.slower) parts.push(`▼ ${speed(row)} the dense speed`);
+  return parts.map((part, i) => [i ? ", " : null, h("span", { class: "word" }, part)]);
 }
 
 // A calibration that all methods of a leaderboard share stands above it, once.
@@ -176,9 +178,9 @@ function short(row, board) {
   return shared && row.method.endsWith(shared) ? row.method.slice(0, -shared.length) : row.method;
 }
 
-function name(row, board) {
+function name(row, called) {
   const trial = row.trials?.[0];
-  const text = named(short(row, board));
+  const text = named(called);
   return trial ? h("a", { href: link("trial", trial) }, text) : h("span", {}, text);
 }
 
@@ -226,7 +228,7 @@ function heading(column, query, board) {
 function line(row, list, style, board) {
   const kind = row.base === "dense" ? "dense" : row.mark === "best" ? "best" : null;
   return h("tr", { class: kind },
-    h("th", { scope: "row", class: "sticky" }, swatch(style, row.method), name(row, board), " ", mark(row)),
+    h("th", { scope: "row", class: "sticky" }, symbol(style.get(row.method)), name(row, short(row, board)), " ", mark(row)),
     list.map((column) => cell(column.heading, column.show(row), `n c-${column.name}`)));
 }
 

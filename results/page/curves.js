@@ -4,7 +4,7 @@ import { link } from "page/address.js";
 import { chart, labelled } from "page/chart.js";
 import { h, named } from "page/html.js";
 import * as format from "page/format.js";
-import { labels, looks } from "page/methods.js";
+import { channels, labels, looks } from "page/methods.js";
 import { ask } from "page/data.js";
 import { ranks } from "page/ranks.js";
 import { boards, chosen, filters, nothing } from "page/rows.js";
@@ -15,7 +15,7 @@ const MOST = 12;
 export async function draw({ query }) {
   const all = await boards();
   const found = chosen(all, query).filter((board) => board.rows.some((row) => row.base !== "dense" && row.recovery !== null));
-  const style = looks(all.flatMap((board) => board.rows.map((row) => row.method)));
+  const style = looks(all.map((board) => board.rows.map((row) => row.method)));
   return [h("h1", {}, title), filters(all, query, ["model", "task", "metric"]),
     found.length ? h("div", { class: "charts" }, found.slice(0, MOST).map((board) => picture(board, style))) : nothing(all),
     found.length > MOST ? h("p", {}, `The first ${MOST} of ${found.length} charts; choose a model or a task to see others.`) : null,
@@ -41,9 +41,7 @@ function picture(board, style) {
   const last = names.filter((name) => name !== "dense").map((name) => points.filter((point) => point.method === name).reduce((a, b) => (b.ratio > a.ratio ? b : a)));
   const x = { field: "ratio", type: "quantitative", title: "achieved ratio: share removed", axis: { format: "~%" }, scale: { zero: false, nice: true } };
   const y = { field: "kept", type: "quantitative", title: `recovery of ${board.metric}`, axis: { format: "~%" }, scale: { zero: false } };
-  const range = (key) => names.map((name) => style.get(name)[key]);
-  const colour = { field: "method", type: "nominal", legend: null, scale: { domain: names, range: range("colour") } };
-  const shape = { field: "method", type: "nominal", legend: null, scale: { domain: names, range: range("shape") } };
+  const look = channels([...names, "dense"], style);
   const tooltip = [["method", "method"], ["ratioText", "achieved"], ["of", "of"], ["keptText", "recovery"], ["shown", board.metric]].map(([field, title]) => ({ field, title }));
   return chart({
     title: [named(board.model), " on ", named(board.task)], name: `curves-${board.key}`, height: 320,
@@ -52,11 +50,10 @@ function picture(board, style) {
       padding: 8,
       layer: [
         { data: { values: [{ kept: 1 }] }, mark: { type: "rule", strokeDash: [2, 3], color: "#808080" }, encoding: { y } },
-        { data: { values: [{ kept: 1 }] }, mark: { type: "text", text: "dense", align: "left", dy: -7 }, encoding: { y, x: { value: 4 } } },
-        { data: { values: points }, mark: { type: "line" }, encoding: { x, y, color: colour } },
-        { data: { values: points }, mark: { type: "rule" }, encoding: { x, y: { ...y, field: "low" }, y2: { field: "high" }, color: colour } },
-        { data: { values: points }, mark: { type: "point", filled: true, size: 80, opacity: 1, cursor: "pointer" }, encoding: { x, y, color: colour, shape, tooltip } },
-        labelled(last, { x, y, color: colour }),
+        { data: { values: points }, mark: { type: "line" }, encoding: { x, y, ...look.line } },
+        { data: { values: points }, mark: { type: "rule" }, encoding: { x, y: { ...y, field: "low" }, y2: { field: "high" }, ...look.text } },
+        ...labelled([...last, { method: "dense", label: "dense", kept: 1, ratio: points[0].ratio, atEdge: true }], { x, y, ...look.text }),
+        { data: { values: points }, mark: { type: "point", size: 80, opacity: 1, strokeWidth: 1.5, cursor: "pointer" }, encoding: { x, y, ...look.point, tooltip } },
       ],
     },
     labels: { x: "ratio", y: "kept" },

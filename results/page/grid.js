@@ -5,7 +5,7 @@ import { chart } from "page/chart.js";
 import { ask } from "page/data.js";
 import { h, table } from "page/html.js";
 import * as format from "page/format.js";
-import { isDark, labels, looks } from "page/methods.js";
+import { channels, isDark, labels, looks, swatch } from "page/methods.js";
 import { failures, progress, running } from "page/overview.js";
 
 export const title = "Grid";
@@ -33,7 +33,7 @@ export async function draw({ name, query }) {
 
 function workers({ grid, bars, hosts }, every) {
   if (!bars.length) return h("section", {}, h("h2", {}, "Workers over time"), h("p", { class: "empty" }, "No trial has started yet."));
-  const style = looks(bars.map((bar) => bar.method));
+  const style = looks([bars.map((bar) => bar.method)]);
   const names = [...new Set(bars.map((bar) => bar.method))];
   const short = labels(names);
   const parts = [...Map.groupBy(bars, (bar) => bar.part).values()].reverse();
@@ -42,7 +42,7 @@ function workers({ grid, bars, hosts }, every) {
     ? h("p", {}, h("a", { href: changed({ parts: "all" }) }, `Show ${format.plural(parts.length - shown.length, "earlier part")}`)) : null;
   return h("section", {}, h("h2", {}, "Workers over time"),
     shown.map((own, i) => [part(grid, own, style, names), i < parts.length - 1 ? pause(parts[i + 1], own) : null]), older,
-    h("p", { class: "legend" }, names.map((method) => [h("i", { class: "swatch", style: `background:${style.get(method).colour}`, "aria-hidden": "true" }), `${short.get(method)} `])),
+    h("p", { class: "legend" }, names.map((method) => h("span", {}, swatch(style.get(method)), `${short.get(method)} `))),
     h("p", { class: "legend" }, "A bar is a bundle: the trials that share a load and a fit. ✗: some of its trials failed. A click opens the first trial."),
     table("Hosts", ["Host", "Device", "Workers", "Busy", "Bundles", "First start", "Last end"], Object.entries(hosts).map(([host, one]) => {
       const mine = bars.filter((bar) => bar.host === host);
@@ -68,10 +68,9 @@ function part(grid, bars, style, names) {
   const lanes = [...new Set(points.map((point) => point.lane))].sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
   const x = { field: "start", type: "temporal", scale: { type: "utc" }, title: "time (UTC)", axis: { labelOverlap: true, format: CLOCK } };
   const y = { field: "lane", type: "nominal", scale: { domain: lanes }, title: null, axis: { labelLimit: 180 } };
-  const colour = { field: "method", type: "nominal", legend: null, scale: { domain: names, range: names.map((method) => style.get(method).colour) } };
   const tooltip = [["method", "method"], ["model", "model"], ["ended", "trials"], ["took", "time"]].map(([field, title]) => ({ field, title }));
   const layer = [
-    { data: { values: points }, mark: { type: "bar", height: { band: 0.8 }, cornerRadius: 2, cursor: "pointer" }, encoding: { x, x2: { field: "stop" }, y, color: colour, tooltip } },
+    { data: { values: points }, mark: { type: "bar", height: { band: 0.8 }, cornerRadius: 2, strokeWidth: 1.5, cursor: "pointer" }, encoding: { x, x2: { field: "stop" }, y, ...channels(names, style).bar, tooltip } },
     { data: { values: points.filter((point) => point.failed) }, mark: { type: "text", text: "✗", align: "left", dx: 2, color: isDark() ? "#101214" : "#fff", fontWeight: 700 }, encoding: { x, y, tooltip } },
   ];
   return chart({

@@ -22,7 +22,14 @@ export function h(tag, properties = {}, ...children) {
 // A label, with its options smaller behind the name; a chain of methods stays whole.
 export function named(label) {
   const [first, ...options] = label.includes(" + ") ? [label] : label.split(" ");
-  return [first, options.length ? h("small", { class: "options" }, ` ${options.join(" ")}`) : null];
+  return [breakable(first), options.length ? h("small", { class: "options" }, " ", breakable(options.join(" "))) : null];
+}
+
+// A narrow column breaks a text between its words, and a word that is wider than the
+// column behind one of these signs.
+export function breakable(text) {
+  return text.split(" ").flatMap((word, i) => [i ? " " : null,
+    h("span", { class: "word" }, word.split(/(?<=[_=.,/])/).flatMap((part, at) => (at ? [h("wbr"), part] : [part])))]);
 }
 
 // A box for a wide table: it scrolls sideways only, and can be reached by keyboard.

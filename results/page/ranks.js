@@ -3,7 +3,7 @@
 import { chart } from "page/chart.js";
 import { h } from "page/html.js";
 import * as format from "page/format.js";
-import { isDark, labels } from "page/methods.js";
+import { channels, isDark, labels } from "page/methods.js";
 
 const LINE = 26; // pixels of a method
 
@@ -23,10 +23,9 @@ function diagram({ ratio, boards, methods, critical_difference: reach, p_value: 
   const bars = groups.map(([first, last], i) => ({ x: 0.85 - 0.12 * (groups.length - 1 - i), from: short.get(names[first]), to: short.get(names[last]) }));
   const x = { field: "rank", type: "quantitative", title: "mean rank (1 is best)", scale: { domain: [0.8 - 0.12 * groups.length, names.length + 0.2], nice: false }, axis: { values: names.map((_, i) => i + 1), format: "d" } };
   const y = { field: "label", type: "nominal", scale: { domain: points.map((point) => point.label) }, title: null, axis: { labelLimit: 220 } };
-  const colour = { field: "method", type: "nominal", legend: null, scale: { domain: names, range: names.map((name) => style.get(name)?.colour ?? "#808080") } };
   const layer = [
     { data: { values: bars }, mark: { type: "rule", strokeWidth: 5, color: isDark() ? "#9aa0a6" : "#70757a" }, encoding: { x: { ...x, field: "x" }, y: { ...y, field: "from" }, y2: { field: "to" } } },
-    { data: { values: points }, mark: { type: "point", filled: true, size: 90, opacity: 1 }, encoding: { x, y, color: colour, tooltip: [{ field: "method" }, { field: "shown", title: "mean rank" }] } },
+    { data: { values: points }, mark: { type: "point", size: 90, opacity: 1, strokeWidth: 1.5 }, encoding: { x, y, ...channels(names, style).point, tooltip: [{ field: "method" }, { field: "shown", title: "mean rank" }] } },
     { data: { values: points }, mark: { type: "text", align: "left", dx: 9 }, encoding: { x, y, text: { field: "shown" } } },
   ];
   return chart({

@@ -4,7 +4,7 @@ import { go, link } from "page/address.js";
 import { chart, labelled } from "page/chart.js";
 import { h, named } from "page/html.js";
 import * as format from "page/format.js";
-import { labels, looks } from "page/methods.js";
+import { channels, labels, looks } from "page/methods.js";
 import { boards, chosen, filters, nothing } from "page/rows.js";
 
 export const title = "Trade-offs";
@@ -19,7 +19,7 @@ export async function draw({ query }) {
   const all = await boards();
   const cost = COSTS[query.get("cost")] ? query.get("cost") : "bytes";
   const found = chosen(all, query).filter((board) => board.rows.filter((row) => isNumber(row[cost])).length > 1);
-  const style = looks(all.flatMap((board) => board.rows.map((row) => row.method)));
+  const style = looks(all.map((board) => board.rows.map((row) => row.method)));
   const form = filters(all, query, ["model", "task", "metric"]);
   form.prepend(h("label", {}, "Cost ", h("select", { id: "filter-cost", onchange: (event) => go({ cost: event.target.value }) },
     Object.entries(COSTS).map(([key, text]) => h("option", { value: key, selected: key === cost }, text)))));
@@ -64,25 +64,22 @@ function picture(board, cost, style) {
   const last = names.filter((name) => name !== "dense").map((name) => points.filter((point) => point.method === name).reduce((a, b) => (b.cost > a.cost ? b : a)));
   const x = { field: "cost", type: "quantitative", title: COSTS[cost], axis: { format: "~s" }, scale: { zero: false, nice: true } };
   const y = { field: "value", type: "quantitative", title: `${board.metric} (${board.goal === "max" ? "higher" : "lower"} is better)`, scale: log ? { type: "log", nice: false, padding: 12 } : { zero: false } };
-  const colour = { field: "method", type: "nominal", legend: null, scale: { domain: names, range: names.map((name) => style.get(name).colour) } };
-  const shape = { field: "method", type: "nominal", legend: null, scale: { domain: names, range: names.map((name) => style.get(name).shape) } };
+  const look = channels([...new Set([...names, "dense"])], style);
   const tooltip = [["method", "method"], ["asked", "asked"], ["shown", board.metric], ["kept", "recovery"], ["size", cost]].map(([field, title]) => ({ field, title }));
+  const ends = last.map((point) => (point.off ? { ...point, label: `${point.label}, off scale` } : point));
+  if (dense) ends.push({ method: "dense", label: "dense", cost: points[0].cost, value: dense.mean, atEdge: true });
   const layer = [
+    { data: { values: dense ? [{ value: dense.mean }] : [] }, mark: { type: "rule", strokeDash: [2, 3], color: "#808080" }, encoding: { y } },
     { data: { values: steps }, mark: { type: "line", interpolate: "step-after", strokeWidth: 1.5, strokeDash: [5, 3], color: "#808080" }, encoding: { x, y } },
-    { data: { values: points.filter((point) => !point.off) }, mark: { type: "rule" }, encoding: { x, y: { ...y, field: "low" }, y2: { field: "high" }, color: colour } },
-    { data: { values: points }, mark: { type: "point", filled: true, size: 80, opacity: 1, cursor: "pointer" }, encoding: { x, y, color: colour, shape, tooltip } },
+    { data: { values: points.filter((point) => !point.off) }, mark: { type: "rule" }, encoding: { x, y: { ...y, field: "low" }, y2: { field: "high" }, ...look.text } },
     { data: { values: points.filter((point) => point.off && !last.includes(point)) }, mark: { type: "text", text: "off scale", dy: 14 }, encoding: { x, y } },
-    labelled(last.map((point) => (point.off ? { ...point, label: `${point.label}, off scale` } : point)), { x, y, color: colour }),
+    ...labelled(ends, { x, y, ...look.text }),
+    { data: { values: points }, mark: { type: "point", size: 80, opacity: 1, strokeWidth: 1.5, cursor: "pointer" }, encoding: { x, y, ...look.point, tooltip } },
   ];
-  if (dense) {
-    const data = { values: [{ value: dense.mean }] };
-    layer.unshift({ data, mark: { type: "rule", strokeDash: [2, 3], color: "#808080" }, encoding: { y } },
-      { data, mark: { type: "text", text: "dense", align: "left", dy: -7 }, encoding: { y, x: { value: 4 } } });
-  }
   return chart({
     title: [named(board.model), " on ", named(board.task)], name: `tradeoff-${board.key}-${cost}`, height: 340,
     description: `${board.metric} against ${COSTS[cost]} for ${names.join(", ")}. On the front: ${steps.length} of ${points.length} points.`,
-    spec: { layer: layer.filter(({ data }) => data.values.length), padding: 8 },
+    spec: { layer: layer.filter(({ data }) => data.values?.length !== 0), padding: 8 },
     labels: { x: "cost", y: "value" },
     onclick: (point) => point.trial && (location.hash = link("trial", point.trial)),
   });

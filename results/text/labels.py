@@ -81,6 +81,33 @@ def method_label(row: Mapping[str, Any]) -> str:
     return name
 
 
+def brief(names: Iterable[str]) -> dict[str, str]:
+    """Shorten labels to the options that tell those of one method apart.
+
+    Args:
+        names: Labels of methods; a chain of methods stays whole.
+
+    Returns:
+        Label -> short label, different for different labels.
+
+    >>> brief(["svd a=1 b=2 c=3", "svd a=1 b=4 c=5", "asvd c=1"])
+    {'svd a=1 b=2 c=3': 'svd b=2', 'svd a=1 b=4 c=5': 'svd b=4', 'asvd c=1': 'asvd'}
+    """
+    words = {n: [n] if " + " in n else n.split(" ") for n in names}
+    made = {}
+    for name, (first, *options) in words.items():
+        rivals = [other for other in words.values() if other[0] == first]
+        kept = [first]
+        for option in options:
+            # An option that all the rivals left have tells nothing.
+            left = [other for other in rivals if option in other]
+            if len(left) < len(rivals):
+                kept.append(option)
+            rivals = left
+        made[name] = " ".join(kept)
+    return made
+
+
 def shared_calibration(rows: Iterable[Mapping[str, Any]]) -> str:
     """The calibration that all calibrated rows share, as labels end with it.
 

@@ -1,10 +1,14 @@
 """Figures of one leaderboard, as SVG, PDF and PNG."""
 
+import itertools
+import re
 import xml.etree.ElementTree as ET
+from importlib.resources import files
 
 import pytest
+from synthetic import row
 
-from results.boards import figures
+from results.boards import costs, figures
 from results.errors import StoreError
 from results.queries.db import ask
 from results.storage.store import Store
@@ -35,7 +39,7 @@ def test_a_figure_without_its_cost_is_refused(stored):
 
 def test_the_front_of_a_figure_is_that_of_the_view(stored):
     rows = [row | {"stderr": None} for row in _board(stored)]
-    shares = figures.probabilities(rows, "params")
+    shares = costs.probabilities(rows, "params")
     ours = {
         (r["method"], r["ratio"])
         for r, share in zip(rows, shares, strict=True)
@@ -47,3 +51,48 @@ def test_the_front_of_a_figure_is_that_of_the_view(stored):
         "AND metric = 'accuracy'",
     )
     assert ours == set(view.rows)
+
+
+def test_many_methods_are_told_apart_in_a_figure(empty):
+    names = [f"method_{i:02d}" for i in range(20)]
+    empty.append_all(
+        [
+            row(f"{name}-{ratio}", method=name, ratio=ratio)
+            for name in names
+            for ratio in (0.2, 0.4)
+        ]
+    )
+    empty.append_all([row("dense", method="dense", ratio=0.0)])
+    svg = figures.draw("curves", ask(empty, "FROM leaderboard").dicts()).decode()
+    shown = r'y="([\d.]+)"[^>]*>(method_\d\d|dense)</text>'
+    heights = {name: float(y) for y, name in re.findall(shown, svg)}
+    assert heights.keys() == {*names, "dense"}
+    # All points are at the same height; a line of 7 points needs about 9.
+    placed = sorted(heights.values())
+    assert min(b - a for a, b in itertools.pairwise(placed)) > 9
+    looks = {
+        (one.look["color"], str(one.look["linestyle"]), one.look["markerfacecolor"])
+        for one in figures.series_of(ask(empty, "FROM leaderboard").dicts())
+    }
+    assert len(looks) == 21
+
+
+def test_a_figure_has_the_colours_of_the_page():
+    page = (files("results") / "page/methods.js").read_text()
+    (light,) = re.findall(r"const LIGHT = \[(.*?)\]", page)
+    assert tuple(re.findall(r"#\w{6}", light)) == figures.COLOURS
+
+
+def test_a_value_far_worse_than_dense_is_at_the_edge_of_a_logarithmic_axis(empty):
+    empty.append_all(
+        [
+            row("a", method="dense", ratio=0.0, params=9, measured={"perplexity": 8.0}),
+            row("b", method="svd", params=7, measured={"perplexity": 1e9}),
+            row("c", method="wanda", params=8, measured={"perplexity": 40.0}),
+        ]
+    )
+    svg = figures.draw("pareto", ask(empty, "FROM leaderboard").dicts()).decode()
+    written = re.findall(r">([^<>]+)</text>", svg)
+    assert "svd, off scale" in written
+    assert {"wanda", "dense", "10", "100"} <= set(written)
+    assert not [text for text in written if "$" in text]

@@ -6,7 +6,7 @@ import re
 import pytest
 from synthetic import row
 
-from results.boards import board_rows, board_text, figures, leaderboard, ranking
+from results.boards import board_rows, board_text, costs, figures, leaderboard, ranking
 from results.boards.mean_ranks import over_boards
 from results.errors import StoreError
 from results.queries import protocols
@@ -189,12 +189,12 @@ def test_tokens_a_second_are_a_time_a_token(empty):
 def test_a_plot_against_latency_needs_one_protocol(empty):
     rows = leaderboard.one_board(_timed(empty), metric=["accuracy"])
     with pytest.raises(StoreError, match=r"2 protocols: at-alpha \(host=alpha\)"):
-        figures.timed(empty, rows, "latency")
+        costs.timed(empty, rows, "latency")
     with pytest.raises(StoreError, match="Did you mean 'at-beta'"):
-        figures.timed(empty, rows, "latency", "at-bet")
+        costs.timed(empty, rows, "latency", "at-bet")
     with pytest.raises(StoreError, match="no task measured decode"):
-        figures.timed(empty, rows, "decode")
-    timed = figures.timed(empty, rows, "latency", "at-beta")
+        costs.timed(empty, rows, "decode")
+    timed = costs.timed(empty, rows, "latency", "at-beta")
     assert {r["method"]: r["latency"] for r in timed} == {
         "dense": 16.0,
         "svd": 8.0,

@@ -32,8 +32,8 @@ def test_labels_of_close_points_do_not_cover_each_other(empty, tmp_path):
           apart(places, 100);
           return places.map((place) => place.shift);
         };
-        await drawn(".mark-text text");
-        const labels = [...document.querySelectorAll(".mark-text text")]
+        await drawn("figure[data-drawn]");
+        const labels = [...document.querySelectorAll(".labels_marks text")]
           .filter((node) => node.textContent.startsWith("method_"))
           .map((node) => node.getBoundingClientRect()).sort((a, b) => a.top - b.top);
         const gaps = labels.slice(1).map((box, i) => box.top - labels[i].top);
@@ -56,3 +56,55 @@ def test_labels_of_close_points_do_not_cover_each_other(empty, tmp_path):
     # A calibration that all share is said once, not in each row.
     assert sorted(out["rows"])[1:] == names
     assert "text=012345 samples=8" in out["about"][0]
+
+
+def test_many_methods_are_told_apart_and_dense_is_named_beside_the_chart(
+    empty, tmp_path
+):
+    names = [f"method_{i:02d}" for i in range(20)]
+    empty.append_all(
+        [
+            row(
+                f"{name}-{ratio}",
+                method=name,
+                ratio=ratio,
+                measured={"accuracy": 0.9 - i / 100},
+            )
+            for i, name in enumerate(names)
+            for ratio in (0.2, 0.4)
+        ]
+        + [row("dense", method="dense", ratio=0.0)]
+    )
+    out, console = browse(
+        report.page(empty),
+        """const { looks, labels } = await import("page/methods.js");
+        const { cut } = await import("page/chart.js");
+        await drawn("figure[data-drawn]");
+        const texts = [...document.querySelectorAll(".labels_marks text")];
+        const boxes = texts.map((node) => node.getBoundingClientRect());
+        const covered = boxes.filter((a, i) => boxes.some((b, j) => i !== j
+          && a.left < b.right && b.left < a.right && a.top < b.bottom - 3
+          && b.top < a.bottom - 3)).length;
+        const dense = boxes[texts.findIndex((node) => node.textContent === "dense")];
+        const lines = document.querySelector(".mark-line").getBoundingClientRect();
+        const points = [...document.querySelectorAll(".mark-symbol path")];
+        const look = (node) => ["stroke", "fill", "d"].map((key) =>
+          node.getAttribute(key)).join();
+        const groups = [["a", "b", "c"], ["d", "e", "f", "g", "h", "i"]];
+        const hues = groups.map((group) => new Set(group.map((name) =>
+          looks(groups).get(name).colour)).size);
+        const long = ["svd a=1 b=2 c=3", "svd a=1 b=4 c=5", "asvd c=1"];
+        return { named: texts.length, covered, beside: dense.left - lines.right,
+          looks: new Set(points.map(look)).size, hues,
+          short: [...labels(long).values()], cut: cut(`${"a".repeat(30)}=7`) };""",
+        tmp_path,
+        at="#/curves",
+    )
+
+    assert (out["errors"], console) == ([], "")
+    assert (out["named"], out["covered"]) == (21, 0)
+    assert out["looks"] == 20
+    assert out["beside"] > 0  # right of all lines, not on them
+    assert out["hues"] == [3, 6]  # no colour twice in one chart while there are others
+    assert out["short"] == ["svd b=2", "svd b=4", "asvd"]
+    assert out["cut"] == f"{'a' * 13}…{'a' * 12}=7"

@@ -15,8 +15,7 @@ LONG = "a_method_of_a_long_name"
 BOXES = """return [...document.querySelectorAll(".wide")]
   .filter((box) => box.scrollWidth > box.clientWidth + 1)
   .map((box) => box.ariaLabel ?? box.getAttribute("aria-label"));"""
-LABELS = f"""return [...document.querySelectorAll(".mark-text text")]
-  .filter((node) => node.textContent.startsWith("{LONG}"))
+LABELS = """return [...document.querySelectorAll(".labels_marks text")]
   .map((node) => node.closest("svg").getBoundingClientRect().right
     - node.getBoundingClientRect().right);"""
 OTHERS = OPTIONS.replace("5", "7").replace("2", "3")
