@@ -296,6 +296,7 @@ HOOKS: Mapping[str, Hook] = {
     "revision": Hook(check=text, required=True, tells="which weights it has"),
     "refuses": Hook(check=_optional(sentence)),
     "refuses_task": Hook(check=_optional(sentence)),
+    "family": Hook(check=_optional(sentence)),
     "shape": Hook(check=_optional(_shape)),
     "stored_params": Hook(check=_optional(whole)),
     # of a task
@@ -304,6 +305,7 @@ HOOKS: Mapping[str, Hook] = {
         check=fields, required=True, tells="what must be equal to compare two numbers"
     ),
     "place": Hook(check=fields),
+    "suited": Hook(check=anything),
     "text": Hook(check=_optional(sentence), called=False),
     "training": Hook(check=sentence),
 }

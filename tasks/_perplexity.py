@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from harness.core import BenchError, Measurement, Model, NotFinite, Unsupported
-from harness.toolkit import host_memory, text_part, texts
+from harness.toolkit import host_memory, text_part, texts, tokenizer_needs
 from harness.toolkit.blockwise import stream
 
 Tail = Literal["dropped", "equal_weight"]
+Bos = Literal["once", "window", "never"]
+# What the protocol says of each. The first is that of the papers, which cut the tokens
+# of the whole text.
+BOS: dict[Bos, str] = {
+    "once": "the tokenizer's own, once around the whole text",
+    "window": "the begin token before every window, no others",
+    "never": "none",
+}
 _TOKENS = 2**16  # whose hidden states are alive where a network runs block by block
 _ROWS = 512  # of logits that are turned to float32 at a time
 
@@ -28,6 +36,11 @@ class WindowPerplexity:
 
     Args:
         limit: Number of windows that are read, from the start; None reads all.
+        bos: Where the model sees its begin token: ``once`` puts the tokenizer's own
+            special tokens around the whole text, before it is cut; ``window`` puts the
+            begin token before every window, whose ``window - 1`` other tokens are
+            scored; ``never`` adds no special token. None is ``window`` for models of
+            the Gemma family and ``once`` for all others.
     """
 
     text: ClassVar[str]
@@ -35,6 +48,7 @@ class WindowPerplexity:
     tail: ClassVar[Tail] = "dropped"
     by_content: ClassVar[bool] = True
     limit: int | None = None
+    bos: Bos | None = None
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
@@ -44,6 +58,23 @@ class WindowPerplexity:
         if self.window < 2:
             raise ValueError(f"window {self.window} is not 2 or more tokens")
 
+    def suited(self, family: str | None) -> Self:
+        """This task with the defaults that a family of models asks for.
+
+        Gemma was trained with a begin token before every text and predicts badly where
+        a window lacks it, which would compare compressed models with a broken one.
+
+        Args:
+            family: The ``model_type`` of the configuration; None if it is not known.
+
+        Returns:
+            The task, with ``bos`` set where the family decides it; ``once`` is None
+            where it is the default, so that both are one trial.
+        """
+        usual: Bos = "window" if "gemma" in (family or "") else "once"
+        asked = self.bos or usual
+        return replace(self, bos=None if asked == usual == "once" else asked)
+
     def protocol(self) -> dict[str, Any]:
         """What must be equal for two numbers to be comparable."""
         return {
@@ -52,7 +83,7 @@ class WindowPerplexity:
             "stride": self.window,
             "tail": self.tail,
             "mean": "tokens" if self.tail == "dropped" else "windows",
-            "special_tokens": "the tokenizer's own, once around the whole text",
+            "special_tokens": BOS[self.bos or "once"],
             "limit": self.limit,
         }
 
@@ -67,11 +98,13 @@ class WindowPerplexity:
             model: A causal language model.
 
         Yields:
-            Perplexity (1 is perfect), and the loss in nats a token.
+            Perplexity (1 is perfect), the loss in nats a token, and ``scored_tokens``,
+            the number of predictions behind both.
 
         Raises:
             BenchError: If the text is shorter than one window.
-            Unsupported: If the model cannot read a text or a window so long.
+            Unsupported: If the model cannot read a text or a window so long, or has no
+                begin token where ``bos`` asks for it.
         """
         if model.encode is None:
             raise Unsupported(f"{model.name} has no tokenizer to read {self.text} with")
@@ -80,24 +113,48 @@ class WindowPerplexity:
                 f"{model.name} reads {model.max_length} tokens at most, "
                 f"and the window has {self.window}"
             )
-        ids = model.encode(texts.read(self.text))
-        cut = windows(ids, self.window, tail=self.tail, limit=self.limit)
+        ids, begin = self._tokens(model, texts.read(self.text))
+        cut = windows(ids, self.window, begin, tail=self.tail, limit=self.limit)
         if not cut:
             raise BenchError(
                 f"text {self.text} has {len(ids)} tokens, fewer than one window of "
                 f"{self.window}: take a longer text or a smaller window"
             )
         yield from _measurements(window_losses(model, cut), _vocabulary(model))
+        scored = sum(len(window) - 1 for window in cut)
+        yield Measurement(metric="scored_tokens", value=float(scored), n=len(cut))
+
+    def _tokens(self, model: Model, text: str) -> tuple[Tensor, int | None]:
+        """The tokens to cut into windows, and the token before each window."""
+        if model.encode is not None and self.bos in (None, "once"):
+            return model.encode(text), None
+        if model.tokenizer is None:
+            raise Unsupported(
+                f"{model.name} has no tokenizer that could leave special tokens out: "
+                "leave the option bos out"
+            )
+        has = tokenizer_needs.of_tokenizer(model.tokenizer)
+        if why := tokenizer_needs.refusal(model.name, has, self):
+            raise Unsupported(why)
+        begin = model.tokenizer.bos_token_id if self.bos == "window" else None
+        options = {"add_special_tokens": False, "verbose": False}
+        return torch.tensor(model.tokenizer(text, **options).input_ids), begin
 
 
 def windows(
-    ids: Tensor, window: int, *, tail: Tail = "dropped", limit: int | None = None
+    ids: Tensor,
+    window: int,
+    begin: int | None = None,
+    *,
+    tail: Tail = "dropped",
+    limit: int | None = None,
 ) -> list[Tensor]:
     """Cut tokens into windows that do not overlap.
 
     Args:
         ids: Token ids of the text, shape ``(tokens,)``.
         window: Number of tokens per window.
+        begin: A token before every window, which counts as one of its tokens.
         tail: Whether the last, partial window is ``dropped`` or kept (it needs two
             tokens to predict anything).
         limit: Largest number of windows; None for all.
@@ -109,10 +166,14 @@ def windows(
     [[0, 1], [2, 3]]
     >>> [w.tolist() for w in windows(torch.arange(5), 3, tail="equal_weight")]
     [[0, 1, 2], [3, 4]]
+    >>> [w.tolist() for w in windows(torch.arange(5), 3, 9)]
+    [[9, 0, 1], [9, 2, 3]]
     """
     # A window of one token predicts nothing.
     shortest = window if tail == "dropped" else 2
-    cut = [w for w in torch.split(ids, window) if len(w) >= shortest]
+    first = ids.new_tensor([] if begin is None else [begin])
+    parts = torch.split(ids, window - len(first))
+    cut = [torch.cat([first, w]) for w in parts if len(first) + len(w) >= shortest]
     return cut[:limit]
 
 

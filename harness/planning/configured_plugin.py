@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +53,22 @@ class ConfiguredPlugin:
 
     def _declared(self, hook: str, *arguments: Any) -> Any:
         return declared(str(self.plugin), self.instance, hook, *arguments)
+
+    def measuring(self, model: ConfiguredPlugin) -> PluginSpec:
+        """Returns this task as it measures a model, whose family may set a default.
+
+        What the family sets becomes an option of the trial: the row says it, and the
+        trial is that of a user who writes the option.
+        """
+        family = model._declared("family")
+        task = self._declared("suited", family)
+        if task is None:
+            return self.part
+        options, protocol = (
+            _options(self.plugin, task),
+            _protocol(str(self.plugin), task),
+        )
+        return replace(self.part, options=options, protocol=protocol)
 
 
 def configure(kind: str, item: Any) -> tuple[str, Plugin, Any]:

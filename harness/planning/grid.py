@@ -383,12 +383,13 @@ def seeded(method: ConfiguredPlugin, model: ConfiguredPlugin) -> bool:
 def _expand(block: Block) -> Iterator[Point]:
     """The block's product; ratios or seeds that change nothing are not repeated."""
     for model in block.models:
+        tasks = [(task, task.measuring(model)) for task in block.tasks]
         for method in block.methods:
             method_ratios = ratios(method, block.dtype) or block.ratios
             seeds = block.seeds if seeded(method, model) else block.seeds[:1]
             reads = "calibration" in method.facts["needs"]
             refusal = model.refuses(method)
-            for task in block.tasks:
+            for task, measuring in tasks:
                 why = unmet(method.plugin, model.plugin, task.plugin, method.facts)
                 why = why or model.refuses_task(task)
                 for seed in seeds:
@@ -396,7 +397,7 @@ def _expand(block: Block) -> Iterator[Point]:
                         trial = Trial(
                             method=method.part,
                             model=model.part,
-                            task=task.part,
+                            task=measuring,
                             ratio=ratio,
                             seed=seed,
                             dtype=block.dtype,

@@ -258,6 +258,11 @@ def warning(found: Sequence[Measurement]) -> str:
                 f"{one.value:.0f} of {one.n} prompts are longer than the model reads; "
                 "their beginning was cut (metric truncated_prompts)"
             )
+        if one.metric == "unfinished_reasoning" and one.value:
+            return (
+                f"{one.value:.0f} of {one.n} answers end before their reasoning does "
+                "(metric unfinished_reasoning): raise max_gen_toks"
+            )
     return ""
 
 

@@ -63,11 +63,22 @@ def has_weights(folder: Path, kind: str) -> bool:
 
 def _named(folder: Path) -> str:
     """The weight file that a configuration names itself; empty if it names none."""
+    return str(_config(folder).get("transformers_weights") or "")
+
+
+def model_type(folder: Path) -> str | None:
+    """The family that a configuration names; None if it names none, or is not read."""
+    found = _config(folder).get("model_type")
+    return found if isinstance(found, str) else None
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """The configuration of a model; empty if it cannot be read, which loading says."""
     try:
-        config = json_reader.read((folder / "config.json").read_bytes())
-        return str(config.get("transformers_weights") or "")
-    except (OSError, ValueError, AttributeError):
-        return ""
+        found = json_reader.read((folder / "config.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def files(folder: Path) -> dict[str, Path]:

@@ -28,7 +28,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from harness.core import BenchError, Goal, Measurement, Model, NotFinite, Unsupported
 from harness.toolkit import devices
-from tasks._lm_eval import in_memory
+from tasks._lm_eval import generation, in_memory
 
 if TYPE_CHECKING:
     from tasks._lm_eval.zero_shot import ZeroShot
@@ -128,7 +128,18 @@ def measure(task: ZeroShot, model: Model) -> list[Measurement]:
     """
     loaded = _shared(task, model.tokenizer, task.fingerprint())
     if loaded.tokenizer is None:
-        loaded.tokenizer = in_memory.tokenizer_for(model, add_bos=task.add_bos)
+        loaded.tokenizer = in_memory.tokenizer_for(
+            model, add_bos=task.add_bos, template=task.apply_chat_template
+        )
+    return generation.over_repeats(
+        [_evaluated(task, model, loaded, draw) for draw in range(task.repeats)]
+    )
+
+
+def _evaluated(
+    task: ZeroShot, model: Model, loaded: Loaded, draw: int
+) -> list[Measurement]:
+    """The measurements of one evaluation, with the random numbers of one draw."""
     with quiet():
         # lm-eval has one object for each network; the loaded task, the tokenizer and
         # the tokens serve all networks.
@@ -138,6 +149,8 @@ def measure(task: ZeroShot, model: Model) -> list[Measurement]:
             loaded.tokens,
             batch_size=task.batch_size,
             add_bos_token=task.add_bos,
+            enable_thinking=task.enable_thinking,
+            think_end_token=task.think_end_token,
         )
         results = lm_eval.evaluator.simple_evaluate(
             model=lm,
@@ -146,9 +159,11 @@ def measure(task: ZeroShot, model: Model) -> list[Measurement]:
             limit=task.limit,
             bootstrap_iters=task.bootstrap_iters,
             task_manager=loaded.manager,
-            apply_chat_template=task.apply_chat_template,
+            apply_chat_template=bool(task.apply_chat_template),
             system_instruction=task.system_instruction,
             fewshot_as_multiturn=task.multiturn,
+            gen_kwargs=task.arguments() or None,
+            **_seeds(task.seed, draw),
         )
     asked = {name: made.instances for name, made in loaded.tasks.items()}
     counts = in_memory.truncated(lm.cut, asked)
@@ -159,7 +174,21 @@ def measure(task: ZeroShot, model: Model) -> list[Measurement]:
         for one, made in loaded.tasks.items()
         if made.OUTPUT_TYPE == "multiple_choice"
     }
-    return [*_measurements(name, results, choosing), *_truncated(name, counts)]
+    found = [*_measurements(name, results, choosing), *_truncated(name, counts)]
+    if task.think_end_token is not None:
+        unfinished = float(lm.unfinished)
+        found.append(
+            Measurement(metric="unfinished_reasoning", value=unfinished, n=lm.written)
+        )
+    return found
+
+
+def _seeds(seed: int | None, draw: int) -> dict[str, int]:
+    """lm-eval's seeds: its own, or one for all; each draw has another one of torch."""
+    if seed is None:
+        return {"torch_random_seed": generation.TORCH_SEED + draw}
+    names = ("random_seed", "numpy_random_seed", "fewshot_random_seed")
+    return {**dict.fromkeys(names, seed), "torch_random_seed": seed + draw}
 
 
 def _truncated(

@@ -28,7 +28,8 @@ class InMemory(HFLM):
         model: The network and its length.
         tokenizer: A copy of the model's tokenizer, from ``tokenizer_for``.
         tokens: What the tokenizer made of each text so far; grows.
-        **options: ``batch_size`` and ``add_bos_token``, as ``HFLM`` has them.
+        **options: ``batch_size``, ``add_bos_token``, ``enable_thinking`` and
+            ``think_end_token``, as ``HFLM`` has them.
     """
 
     def __init__(
@@ -38,6 +39,11 @@ class InMemory(HFLM):
         self._name = model.name
         self._cut_texts: set[str] = set()
         self.cut: dict[str, set[Any]] = {}  # task -> documents with a cut prompt
+        self.written = self.unfinished = 0  # answers; those whose reasoning has no end
+        end = options.get("think_end_token")
+        if end in tokenizer.all_special_tokens:
+            # lm-eval decodes without special tokens, and would never find the text.
+            options["think_end_token"] = tokenizer.convert_tokens_to_ids(end)
         super().__init__(
             pretrained=_Net(model.net),
             tokenizer=tokenizer,
@@ -111,6 +117,31 @@ class InMemory(HFLM):
                 self._note_cut(request)
         return answers
 
+    def _model_generate(
+        self, context: Tensor, max_length: int, stop: list[str], **options: Any
+    ) -> Tensor:
+        """As lm-eval does; reasoning is not stopped by what ends an answer.
+
+        A blank line, which ends the answers of many tasks, is usual inside reasoning.
+        lm-eval with vLLM leaves these stops out while the model writes, with
+        transformers it does not; both cut the answer there afterwards.
+        """
+        if self.think_end_token is None:
+            made: Tensor = super()._model_generate(context, max_length, stop, **options)
+            return made
+        end = self.tok_decode(self.eot_token_id, skip_special_tokens=False)
+        stop = [text for text in stop if text == end]
+        made = super()._model_generate(context, max_length, stop, **options)
+        rows = made[:, context.shape[1] :].tolist()
+        self.written += len(rows)
+        self.unfinished += sum(not self._ends_reasoning(row) for row in rows)
+        return made
+
+    def _ends_reasoning(self, row: list[int]) -> bool:
+        if isinstance(self.think_end_token, int):
+            return self.think_end_token in row
+        return self.think_end_token in self.tok_decode(row)
+
     def _note_cut(self, request: Any) -> None:
         self.cut.setdefault(request.task_name, set()).add(request.doc_id)
 
@@ -143,7 +174,9 @@ class _Net:
         return self._net(ids)
 
 
-def tokenizer_for(model: Model, *, add_bos: bool | None) -> Any:
+def tokenizer_for(
+    model: Model, *, add_bos: bool | None, template: bool | str = False
+) -> Any:
     """The tokenizer that lm-eval's command line would make from the saved model.
 
     It is a copy: lm-eval sets a padding token in it.
@@ -151,6 +184,7 @@ def tokenizer_for(model: Model, *, add_bos: bool | None) -> Any:
     Args:
         model: Has a tokenizer with an end token.
         add_bos: The option of the task.
+        template: Name of the chat template, if the tokenizer has several.
 
     Returns:
         A tokenizer of transformers.
@@ -167,6 +201,9 @@ def tokenizer_for(model: Model, *, add_bos: bool | None) -> Any:
         with tempfile.TemporaryDirectory() as folder:
             made.save_pretrained(folder)
             made = type(made).from_pretrained(folder, add_bos_token=True)
+    if isinstance(template, str) and isinstance(made.chat_template, dict):
+        # lm-eval reports the template of this name, and writes prompts in the default.
+        made.chat_template = made.chat_template[template]
     # None leaves the tokenizer's own rule as it is.
     rule = {} if add_bos is None else {"add_special_tokens": add_bos}
     found = made(_SAMPLE, return_special_tokens_mask=True, **rule)

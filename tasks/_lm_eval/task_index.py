@@ -20,7 +20,7 @@ from typing import Any
 from harness.core import BenchError
 from harness.registry import discover
 
-_FORMAT = 3  # of the cards in the cache; raise it when a card gains a fact
+_FORMAT = 4  # of the cards in the cache; raise it when a card gains a fact
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +31,9 @@ class Card:
         name: Name by which lm-eval loads the task, group or tag.
         folders: Those with its YAML files, relative to lm-eval's, or absolute.
         tasks: Each task in it -> its ``version``, the number of solved examples that
-            it sets itself as ``num_fewshot``, and, where they are known, the
-            ``dataset`` it reads, the ``config`` of that, its ``files`` and ``folder``.
+            it sets itself as ``num_fewshot``, whether it ``samples`` the tokens of
+            answers, and, where they are known, its ``output_type``, the ``dataset`` it
+            reads, the ``config`` of that, its ``files`` and ``folder``.
     """
 
     name: str
@@ -360,6 +361,10 @@ def _facts(said: Mapping[str, Any]) -> dict[str, Any]:
     """What a task's YAML says of its version, its examples and its data."""
     facts: dict[str, Any] = {"version": (said.get("metadata") or {}).get("version")}
     facts["num_fewshot"] = said.get("num_fewshot")
+    if "class" not in said:  # else its code decides
+        facts["output_type"] = said.get("output_type", "generate_until")
+    options = said.get("generation_kwargs") or {}
+    facts["samples"] = bool(options.get("do_sample", options.get("temperature")))
     # A task whose own code makes its data has no data set to identify.
     if "dataset_path" in said and "custom_dataset" not in said:
         facts["dataset"] = said["dataset_path"]

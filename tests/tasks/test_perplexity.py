@@ -148,6 +148,29 @@ class Seen(Unigram):
         return super().forward(input_ids, use_cache)
 
 
+LETTERS = {letter: i for i, letter in enumerate("<>abc")}
+
+
+def lettered(template="$A", **tokens):
+    """A model of one token a letter, whose network remembers what it saw."""
+    made = Tokenizer(models.WordLevel({"<s>": 0, "</s>": 1, "a": 2, "b": 3, "c": 4}))
+    made.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    made.post_processor = processors.TemplateProcessing(
+        single=template,
+        pair=f"{template} $B",
+        special_tokens=[("<s>", 0), ("</s>", 1)],
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, **tokens)
+    net = Seen([0.0] * 5)
+    wrapped = _language.wrap("tiny", tiny("llama", vocab_size=5).net, tokenizer)
+    options = {"net": net, "encode": wrapped.encode, "tokenizer": tokenizer}
+    return language_model([0.0] * 5, **options)
+
+
+def tokens(rows):
+    return [[LETTERS[letter] for letter in row] for row in rows]
+
+
 @pytest.mark.parametrize(
     ("template", "tail", "rows"),
     [
@@ -159,20 +182,72 @@ class Seen(Unigram):
         ("<s> $A </s>", "equal_weight", ["<a", "bc", "ab"]),
     ],
 )
-def test_special_tokens_are_once_around_the_whole_text(template, tail, rows, tmp_path):
-    ids = {letter: i for i, letter in enumerate("<>abc")}
-    made = Tokenizer(models.WordLevel({"<s>": 0, "</s>": 1, "a": 2, "b": 3, "c": 4}))
-    made.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    made.post_processor = processors.TemplateProcessing(
-        single=template,
-        pair=f"{template} $B",
-        special_tokens=[("<s>", 0), ("</s>", 1)],
+@pytest.mark.parametrize("bos", [None, "once"])
+def test_special_tokens_are_once_around_the_whole_text(
+    bos, template, tail, rows, tmp_path
+):
+    model = lettered(template)
+    measured(model, "abcab", tmp_path, window=2, tail=tail, bos=bos)
+    assert model.net.rows == tokens(rows)
+
+
+@pytest.mark.parametrize(
+    ("bos", "tail", "rows"),
+    [
+        ("window", "dropped", ["<ab", "<ca"]),
+        ("window", "equal_weight", ["<ab", "<ca", "<b"]),
+        ("never", "dropped", ["abc"]),
+        ("never", "equal_weight", ["abc", "ab"]),
+    ],
+)
+@pytest.mark.parametrize("template", ["$A", "<s> $A", "<s> $A </s>"])
+def test_a_begin_token_is_before_every_window_or_nowhere(
+    template, bos, tail, rows, tmp_path
+):
+    model = lettered(template, bos_token="<s>")
+
+    found = measured(model, "abcab", tmp_path, window=3, tail=tail, bos=bos)
+
+    assert model.net.rows == tokens(rows)
+    # Every token but the first of each window is predicted.
+    scored = found["scored_tokens"]
+    assert (scored.value, scored.n) == (sum(len(r) - 1 for r in rows), len(rows))
+
+
+def test_windows_that_begin_alike_have_the_loss_that_transformers_computes(tmp_path):
+    model = tiny("llama", vocab_size=5)
+    asked = lettered(bos_token="<s>")
+    model = Model(
+        **{f: getattr(asked, f) for f in asked.__slots__} | {"net": model.net}
     )
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made)
-    net = Seen([0.0] * 5)
-    wrapped = _language.wrap("tiny", tiny("llama", vocab_size=5).net, tokenizer)
-    model = language_model([0.0] * 5, net=net, encode=wrapped.encode)
 
-    measured(model, "abcab", tmp_path, window=2, tail=tail)
+    found = measured(model, "abcabcca", tmp_path, window=5, bos="window")
 
-    assert net.rows == [[ids[letter] for letter in row] for row in rows]
+    rows = torch.tensor(tokens(["<abca", "<bcca"]))
+    expected = [model.net(r[None], labels=r[None]).loss.item() for r in rows]
+    assert found["loss"].values == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_begin_token_that_a_tokenizer_lacks_is_named(tmp_path):
+    with pytest.raises(Unsupported, match=r"bos: window: .* has no begin token"):
+        measured(lettered(), "abcab", tmp_path, window=3, bos="window")
+    with pytest.raises(Unsupported, match="leave the option bos out"):
+        measured(language_model(SKEWED), "0101", tmp_path, window=2, bos="never")
+
+
+def test_the_protocol_says_where_the_begin_token_is():
+    build = find("task", "wikitext2-2048").build
+    said = {b: build({"bos": b}).protocol()["special_tokens"] for b in _perplexity.BOS}
+    assert len({*said.values()}) == 3
+    assert build({}).protocol() == build({"bos": "once"}).protocol()
+
+
+def test_only_gemma_asks_for_a_begin_token_before_every_window():
+    build = find("task", "wikitext2-2048").build
+    for family in ("gemma", "gemma2", "gemma3_text", "recurrent_gemma"):
+        assert build({}).suited(family).bos == "window"
+    for family in (None, "llama", "qwen3"):
+        assert build({}).suited(family) == build({})
+        assert build({"bos": "once"}).suited(family) == build({})
+        assert build({"bos": "window"}).suited(family).bos == "window"
+    assert build({"bos": "once"}).suited("gemma2").bos == "once"

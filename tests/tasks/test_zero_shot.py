@@ -265,7 +265,7 @@ def test_an_encoder_is_refused_when_it_is_loaded(tmp_path):
 
 
 def test_add_bos_needs_a_begin_token(task):
-    with pytest.raises(BenchError, match="no begin token"):
+    with pytest.raises(Unsupported, match="no begin token"):
         measured(task(add_bos=True), language_model())
 
 

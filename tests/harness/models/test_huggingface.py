@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from harness.core import BenchError, Unsupported
 from harness.models import _language
 from harness.models.huggingface import HuggingFace
+from harness.planning import grid as grids
 from harness.registry import resolve
 from harness.toolkit import model_size
 from harness.toolkit.roles import ONE_EACH, block_of
@@ -89,6 +90,39 @@ def rebuild(folder, made):
         path.unlink()
     AutoModelForCausalLM.from_config(made).save_pretrained(folder)
     return family(folder)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "bos"), [("llama", None), ("gemma2", "window"), ([], None)]
+)
+def test_the_family_decides_a_default_of_the_task_when_it_is_planned(
+    model_type, bos, folder, tmp_path
+):
+    config = folder / "config.json"
+    config.write_text(json.dumps({"model_type": model_type}))
+    text = tmp_path / "text.txt"
+    text.write_text("abc")
+    task = f"{{name: text_perplexity, text: {text}, window: 4}}"
+
+    def planned(task):
+        path = tmp_path / "grid.yaml"
+        path.write_text(f"models: [{folder}]\nmethods: [dense]\ntasks: [{task}]\n")
+        (point,) = grids.read(path).points()
+        return point.trial
+
+    trial = planned(task)
+
+    assert json.loads(trial.task.options).get("bos") == bos
+    said = json.loads(trial.task.protocol)["special_tokens"]
+    assert said.startswith("the begin token before" if bos else "the tokenizer's own")
+    # A user who writes what the family sets has the same trial.
+    if bos:
+        assert planned(task.replace("}", f", bos: {bos}}}")).id == trial.id
+
+
+def test_a_family_is_known_by_the_name_of_a_published_model():
+    assert HuggingFace(id="Qwen/Qwen3-8B").family() == "qwen3"
+    assert HuggingFace(id="org/none").family() is None
 
 
 def needs(*names, ratio_of="weights"):
