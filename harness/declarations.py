@@ -236,6 +236,11 @@ def _members(value: Any) -> str | None:
     return None if good else "a list of members with a plugin and an instance"
 
 
+def _task(value: Any) -> str | None:
+    good = callable(getattr(value, "protocol", None))
+    return None if good else "a configured task"
+
+
 def _shape(value: Any) -> str | None:
     # By name: this module is below the toolkit.
     if not is_dataclass(value) or type(value).__name__ != "Shape":
@@ -305,7 +310,7 @@ HOOKS: Mapping[str, Hook] = {
         check=fields, required=True, tells="what must be equal to compare two numbers"
     ),
     "place": Hook(check=fields),
-    "suited": Hook(check=anything),
+    "suited": Hook(check=_task),
     "text": Hook(check=_optional(sentence), called=False),
     "training": Hook(check=sentence),
 }

@@ -66,6 +66,8 @@ WRONG = {
     ],
     ("task", "paths"): [("folder", "it must be several texts"), ([1], "several texts")],
     ("task", "members"): [(3, "a list of members"), ([3], "a list of members")],
+    ("task", "suited"): [(3, "it must be a configured task"), (None, "a configured")],
+    ("model", "family"): [(3, "it must be a text that is not empty")],
     ("model", "revision"): [(3, "it must be a text"), (OBJECT, "it must be a text")],
     ("model", "paths"): [(3, "it must be several texts")],
     ("model", "refuses"): [(True, "it must be a text"), ("", "a text that is not")],
