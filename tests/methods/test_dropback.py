@@ -37,6 +37,22 @@ def context(plugin=None, *, seed: int = 0, data=True) -> Context:
     )
 
 
+def test_the_energy_of_weights_is_that_of_every_single_access():
+    plugin = MLP(hidden=(8,), recipe=dataclasses.replace(QUICK, epochs=1))
+    ctx = context(plugin)
+    total = sum(p.numel() for p in ctx.dense().parameters())
+    DropBack(recipe=plugin.recipe).compress(None, 0.75, ctx)
+    found = {m.metric: m.value for m in ctx.recorded}
+    tracked = int(found["tracked_weights"])
+    training = inference = 0.0
+    for weight in range(total):
+        read = 640.0 if weight < tracked else 1.5
+        training += read + read + (640.0 if weight < tracked else 0.0)
+        inference += read
+    assert found["training_weight_energy"] == pytest.approx(training / total / 1920)
+    assert found["inference_weight_energy"] == pytest.approx(inference / total / 640)
+
+
 # The generator
 
 
