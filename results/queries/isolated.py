@@ -156,6 +156,12 @@ def _result(answer: bytes, said: bytes, status: int, limits: Limits) -> Any:
             f"the query needs more memory than its limit of {gigabytes:.1f} GiB; "
             "select fewer rows or columns, aggregate, or raise --memory"
         )
+    if status == -signal.SIGSEGV:
+        raise StoreError(
+            "the query's process crashed, as happens where a library gets no more "
+            f"memory than the limit of {gigabytes:.1f} GiB; select fewer rows or "
+            "columns, aggregate, or raise --memory"
+        )
     last = said.decode(errors="replace").strip().rpartition("\n")[2]
     raise StoreError(f"the query's process ended with status {status}: {last}")
 

@@ -122,7 +122,9 @@ def _divides(number, settings):
 
 def test_a_process_that_crashes_is_an_error_that_says_so():
     limits = Limits()
-    with pytest.raises(StoreError, match="status -11"):
+    with pytest.raises(StoreError, match="status -8"):
+        isolated._result(b"", b"", -signal.SIGFPE, limits)
+    with pytest.raises(StoreError, match=r"crashed.*memory.*--memory"):
         isolated._result(b"", b"", -signal.SIGSEGV, limits)
     with pytest.raises(StoreError, match="memory"):
         isolated._result(b"", b"", -signal.SIGKILL, limits)
