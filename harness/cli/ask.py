@@ -84,22 +84,25 @@ def leaderboard(
 ) -> None:
     """Print which method keeps how much, at which ratio.
 
-    Dense is first, and the best rows are marked. With GRID, the name of a grid that was
+    Dense is first. Of each ratio the best is marked with ★, and with † what a test does
+    not tell from it. With GRID, the name of a grid that was
     run, only its trials. Numbers of different protocols stand on boards of their own;
     for times and memory the host, the device and the threads are part of the protocol.
     """
-    from results.boards import board_text
+    from results.boards import board_text, narrowing
     from results.boards import leaderboard as view
     from results.queries import protocols
     from results.text.formats import render
 
     order = options.pop("sort")
     unequal, mixed = options.pop("allow_unequal"), options.pop("allow_mixed")
-    rows = _chosen(store, grid, options)
+    # Only the texts have marks, and numbers of several protocols no common test.
+    tested = form not in ("csv", "csv-raw", "json") and not (mixed or mean or groups)
+    rows = _chosen(store, grid, options, tested=tested)
     if mixed:
         rows = view.together(rows)
     if order is not None:
-        rows = view.sorted_by(rows, order)
+        rows = narrowing.sorted_by(rows, order)
     if mean or groups is not None:
         if mean and groups is not None:
             raise click.UsageError("give --mean or --groups, not both")
@@ -135,22 +138,31 @@ def _means(
     return render(means, form)
 
 
-def _chosen(store: Store, grid: str | None, options: dict[str, Any]) -> Answer:
-    """The rows of the leaderboard that the options choose."""
+def _chosen(
+    store: Store, grid: str | None, options: dict[str, Any], *, tested: bool
+) -> Answer:
+    """The rows of the leaderboard that the options choose, with marks if tested."""
     from results.ask import query as select
     from results.boards import leaderboard as view
+    from results.boards import narrowing
+    from results.boards.marks import marked
     from results.errors import StoreError
 
     ratios, top, where = (options.pop(name) for name in ("ratios", "top", "where"))
+    methods = options.pop("method")
     rows = view.read(store, **options)
+    if tested:  # before anything is left out: the number of rivals enters the test
+        rows = marked(store, rows)
+    rows = narrowing.of_methods(rows, methods)
     if grid is not None:
-        rows = view.of_grid(store, rows, grid)
+        rows = narrowing.of_grid(store, rows, grid)
     if where is not None:
-        kept = set(select(store, f"SELECT * FROM leaderboard WHERE ({where})").rows)
-        rows = replace(rows, rows=[row for row in rows.rows if row in kept])
+        found = select(store, f"SELECT * FROM leaderboard WHERE ({where})")
+        kept, width = set(found.rows), len(found.columns)
+        rows = replace(rows, rows=[row for row in rows.rows if row[:width] in kept])
         if not rows.rows:
             raise StoreError(f"no row of the leaderboard fits --where {where!r}")
-    return view.narrowed(rows, ratios=ratios, top=top)
+    return narrowing.narrowed(rows, ratios=ratios, top=top)
 
 
 @click.command()

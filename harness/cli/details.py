@@ -154,9 +154,9 @@ def compare(store: Store, first: str, second: str) -> None:
 
     Prints what differs in their settings and, for each metric that both measured, both
     numbers and their difference. Where both stored a value for each sample, a paired
-    test says whether the difference can be chance: McNemar's for values 0 and 1, else
-    all sign flips of at most 16 samples, a bootstrap of up to 1,000, and its normal
-    limit for more.
+    test says whether the difference can be chance: McNemar's for values 0 and 1,
+    Student's for means such as the loss of a window, else all sign flips of at most 16
+    samples and a bootstrap of more; above 1,000 samples its normal limit.
     """
     from results.boards import trial_page
     from results.queries.trial_ids import find
@@ -201,7 +201,7 @@ def _compared(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[str]:
             name in s and len(s[name]["values"]) == s[name]["n"] for s in samples
         )
         if whole and values[0] and len(values[0]) == len(values[1]):
-            p, test = paired(values[0], values[1])
+            p, test = paired(values[0], values[1], means=samples[0][name]["means"])
             sign = -1 if numbers[0][name]["goal"] == "min" else 1
             pairs = list(zip(*values, strict=True))
             wins = sum(sign * y > sign * x for x, y in pairs)

@@ -232,6 +232,7 @@ def _store_words(store: Store) -> str:
 def _show_leaderboard(plan: Plan, store: Store) -> None:
     """Print the leaderboards of this grid's models and tasks, over all runs."""
     from results.boards import leaderboard
+    from results.boards.marks import marked
     from results.errors import StoreError
     from results.text.answer import Answer
 
@@ -248,4 +249,4 @@ def _show_leaderboard(plan: Plan, store: Store) -> None:
         if row[at["model"]] in models and row[at["task"]] in tasks
     ]
     ours = Answer(columns=everything.columns, types=everything.types, rows=rows)
-    click.echo(leaderboard.boards(leaderboard.listed(ours)))
+    click.echo(leaderboard.boards(leaderboard.listed(marked(store, ours))))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from results.tables import significance
 from results.text.formats import DASH, number
 from results.text.labels import method_label
 
@@ -15,6 +16,7 @@ _USELESS = 0.12
 # Repeats on an idle machine differ by less than this share of the speed.
 _SLOWER = 0.95
 SLOWER = "▼"
+STAR, LIKE_BEST = "★", "†"
 _OF = {"tracked_weights": "tracked", "parameters": "params", "none": ""}
 
 
@@ -29,7 +31,7 @@ def cells(row: Mapping[str, Any], mark: str, *, best: bool) -> list[str]:
     """The texts of one row.
 
     Args:
-        row: A row of the view ``leaderboard``.
+        row: A row of the view ``leaderboard``, with ``mark`` where rows were tested.
         mark: What follows the name of the method.
         best: Whether it gets a star.
 
@@ -37,7 +39,7 @@ def cells(row: Mapping[str, Any], mark: str, *, best: bool) -> list[str]:
         One text a column; the epochs of training are the last.
     """
     return [
-        "★" if best else "",
+        STAR if best else LIKE_BEST if row.get("mark") == "like best" else "",
         method_label(row) + (SLOWER if is_slower(row) else "") + mark,
         f"{row['ratio']:g}",
         _or_dash(row["achieved"], "{:.3f}") + _partly(row),
@@ -103,6 +105,13 @@ def is_slower(row: Mapping[str, Any]) -> bool:
     """
     speed = row.get("speed")
     return speed is not None and speed < _SLOWER
+
+
+def like_best(rows: Iterable[Mapping[str, Any]]) -> str:
+    """What the mark of rows like the best means; empty if no row has one."""
+    if all(row.get("mark") != "like best" for row in rows):
+        return ""
+    return significance.NOTE
 
 
 def slower(rows: Iterable[Mapping[str, Any]]) -> str:

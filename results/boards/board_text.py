@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Callable, Sequence
 
-from results.boards.board_rows import TEXTS, slower
+from results.boards.board_rows import STAR, TEXTS, like_best, slower
 from results.boards.leaderboard import Board, one_seed
 from results.text.columns import printable
 from results.text.formats import markdown
@@ -36,18 +36,21 @@ def render(boards: Sequence[Board], form: str) -> str:
 
 def _about(board: Board) -> str:
     """The sentences above or below a table."""
-    starred = [_STAR] if any(line[0] for line in board.cells()) else []
+    starred = [_STAR] if any(line[0] == STAR for line in board.cells()) else []
     note = [f"{board.note}."] if board.note else []
-    notes = [f"{said}." for said in (slower(board.rows), one_seed([board])) if said]
+    said = (like_best(board.rows), slower(board.rows), one_seed([board]))
+    notes = [f"{one}." for one in said if one]
     return " ".join([f"{board.ranked}.", *note, *starred, *notes])
 
 
 def _named(line: Sequence[str], write: Callable[[str], str], best: str) -> list[str]:
-    """The cells without the column of the star, which follows the method."""
-    star, *rest = line
+    """The cells without the column of marks, which follow the method."""
+    mark, *rest = line
     cells = [write(cell) for cell in rest]
-    if star:
-        cells[0] = f"{best.format(cells[0])} {write(star)}"
+    if mark == STAR:
+        cells[0] = best.format(cells[0])
+    if mark:
+        cells[0] += f" {write(mark)}"
     return cells
 
 

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
-from results.boards.board_rows import TEXTS, cells, headings, is_best, slower
-from results.errors import StoreError, unknown
-from results.queries import grids, left_out
+from results.boards.board_rows import (
+    STAR,
+    TEXTS,
+    cells,
+    headings,
+    is_best,
+    like_best,
+    slower,
+)
+from results.boards.narrowing import named_in
+from results.errors import StoreError
+from results.queries import left_out
 from results.queries.db import ask
 from results.queries.protocols import Fields, differing, named, told_apart
 from results.storage.store import Store
@@ -32,7 +41,6 @@ from results.text.labels import label, shared_calibration
 # Columns in the order in which a narrow terminal leaves them out:
 # trained, seeds, params, of, stderr, achieved, recovery
 _DROPPED = (10, 9, 8, 4, 6, 3, 7)
-_SAME_RATIO = 1e-9
 BOARD = ("model", "model_options", "task", "task_options", "metric", "protocol")
 
 
@@ -68,102 +76,9 @@ def read(store: Store, **only: Iterable[str]) -> Answer:
     for column, names in only.items():
         place = answer.columns.index(column)
         known = {row[place] for row in answer.rows}
-        for name in names:
-            if name not in known:
-                raise unknown(f"{column} in {store.uri}", name, known)
-        wanted = set(names) or known
-        rows = [row for row in rows if row[place] in wanted]
+        rows = named_in(rows, place, names, known, f"{column} in {store.uri}")
     if not rows:
         raise StoreError("no row of the leaderboard fits all of these options")
-    return Answer(columns=answer.columns, types=answer.types, rows=rows)
-
-
-def narrowed(
-    answer: Answer, *, ratios: Collection[float] = (), top: int | None = None
-) -> Answer:
-    """The rows of some ratios, and the best of each; the dense model stays.
-
-    Args:
-        answer: Rows as ``read`` returns them.
-        ratios: The ratios to keep, as asked; none keeps all.
-        top: The number of ranks to keep at each ratio; None keeps all.
-
-    Returns:
-        The rows that are left, in their order.
-
-    Raises:
-        StoreError: If no row has one of the ratios.
-    """
-    at = {name: answer.columns.index(name) for name in ("ratio", "place", "method")}
-    known = sorted({row[at["ratio"]] for row in answer.rows})
-    for ratio in ratios:
-        if not any(abs(ratio - one) < _SAME_RATIO for one in known):
-            listed = ", ".join(f"{one:g}" for one in known)
-            raise StoreError(f"no row has the ratio {ratio:g}; there are {listed}")
-    rows = [
-        row
-        for row in answer.rows
-        if row[at["method"]] == "dense"
-        or (
-            (not ratios or any(abs(row[at["ratio"]] - r) < _SAME_RATIO for r in ratios))
-            and (top is None or row[at["place"]] <= top)
-        )
-    ]
-    return Answer(columns=answer.columns, types=answer.types, rows=rows)
-
-
-def sorted_by(answer: Answer, column: str) -> Answer:
-    """The rows in the order of a column, the dense model first.
-
-    Args:
-        answer: Rows as ``read`` returns them.
-        column: Name of the column, the smallest first; after a ``-`` the largest first.
-
-    Returns:
-        The rows; those without a value of the column are last.
-
-    Raises:
-        StoreError: If there is no such column.
-    """
-    name = column.removeprefix("-")
-    if name not in answer.columns:
-        raise unknown("column of the leaderboard", name, answer.columns)
-    at, method = answer.columns.index(name), answer.columns.index("method")
-    known = [row for row in answer.rows if row[at] is not None]
-    known.sort(key=lambda row: row[at], reverse=column.startswith("-"))
-    rows = known + [row for row in answer.rows if row[at] is None]
-    # Stable: the dense rows come first, and the rest keeps its order.
-    rows.sort(key=lambda row: row[method] != "dense")
-    return Answer(columns=answer.columns, types=answer.types, rows=rows)
-
-
-def of_grid(store: Store, answer: Answer, name: str) -> Answer:
-    """The rows with a trial of a grid.
-
-    Args:
-        store: Where the grid was run.
-        answer: Rows as ``read`` returns them.
-        name: Name of the grid.
-
-    Returns:
-        The rows, in their order.
-
-    Raises:
-        StoreError: If the grid was not run into this store.
-    """
-    keys = (
-        *("method", "method_options", "model", "model_options", "task"),
-        *("task_options", "ratio", "calibration"),
-    )
-    query = (
-        f"SELECT DISTINCT {', '.join(keys)} FROM newest WHERE trial IN "
-        "(SELECT trial FROM plans WHERE grid = ?)"
-    )
-    found = set(ask(store, query, [name]).rows)
-    if not found:
-        raise grids.unknown(store, name, [])
-    places = [answer.columns.index(key) for key in keys]
-    rows = [row for row in answer.rows if tuple(row[p] for p in places) in found]
     return Answer(columns=answer.columns, types=answer.types, rows=rows)
 
 
@@ -321,7 +236,8 @@ def boards(found: Iterable[Board], *, ruled: bool = True) -> str:
     """
     shown = list(found)
     parts = ["\n".join(_lines(board, ruled=ruled)) for board in shown]
-    for note in (slower(row for board in shown for row in board.rows), one_seed(shown)):
+    rows = [row for board in shown for row in board.rows]
+    for note in (like_best(rows), slower(rows), one_seed(shown)):
         if note:
             parts.append("\n".join(styled(line, DIM) for line in _wrapped(note)))
     return "\n\n".join(parts)
@@ -402,7 +318,7 @@ def _table(board: Board, *, ruled: bool) -> Columns:
         if ruled and row["ratio"] != ratio:
             table.rule()
             ratio = row["ratio"]
-        table.add(line, *_style(row, best=bool(line[0])))
+        table.add(line, *_style(row, best=line[0] == STAR))
     return table
 
 

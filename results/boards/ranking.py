@@ -9,27 +9,16 @@ from typing import Any
 
 from results.boards.board_rows import is_slower
 from results.boards.leaderboard import BOARD
+from results.boards.marks import CONFIGURATION, configuration, mark
 from results.queries.db import ask
 from results.queries.protocols import stored, told_apart
 from results.storage.store import Store
-from results.tables import significance
-from results.tables.cells import Cell
 from results.text.clean import clean
 from results.text.columns import printable
 from results.text.labels import label, method_label, shared_calibration
 
-_REACH = 1.959964  # half a 95 % interval of a normal, in standard errors
-_CONFIGURATION = (
-    *BOARD,
-    "ratio",
-    "ratio_of",
-    "method",
-    "method_options",
-    "calibration",
-    "dtype",
-)
 _TRIALS = f"""
-SELECT {", ".join(_CONFIGURATION)}, list(trial ORDER BY seed) AS trials,
+SELECT {", ".join(CONFIGURATION)}, list(trial ORDER BY seed) AS trials,
        list(attempt ORDER BY seed) AS attempts, list(DISTINCT grid) AS grids,
        any_value(params_dense) AS params_dense, any_value(bytes_dense) AS bytes_dense,
        any_value(macs_dense) AS macs_dense
@@ -101,13 +90,13 @@ def boards(store: Store) -> list[dict[str, Any]]:
         list of values per row, in the order of ``COLUMNS``.
     """
     rows = ask(store, "FROM leaderboard").dicts()
-    trials = {_configuration(row): row for row in ask(store, _TRIALS).dicts()}
+    trials = {configuration(row): row for row in ask(store, _TRIALS).dicts()}
     times = _times(store)
     for row in rows:
-        row.update(trials.get(_configuration(row), {"trials": [], "attempts": []}))
+        row.update(trials.get(configuration(row), {"trials": [], "attempts": []}))
         row.update(times.get(tuple(row[column] for column in _TIMED), {}))
-        row["mark"], row["slower"] = "", is_slower(row)
-    _mark(store, rows)
+        row["slower"] = is_slower(row)
+    mark(store, rows)
     protocols = _protocols(store, rows)
     made = []
     # ``groupby`` joins neighbours only, hence the sort by the same key.
@@ -120,10 +109,6 @@ def boards(store: Store) -> list[dict[str, Any]]:
 
 def _board(row: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(str(row[column] or "") for column in BOARD) + (row["metric"],)
-
-
-def _configuration(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(row[column] for column in _CONFIGURATION)
 
 
 def _times(store: Store) -> dict[tuple[Any, ...], dict[str, float]]:
@@ -142,42 +127,6 @@ def _times(store: Store) -> dict[tuple[Any, ...], dict[str, float]]:
             key = tuple(row[column] for column in _TIMED)
             found.setdefault(key, {})[row["cost"]] = row["size"]
     return found
-
-
-def _mark(store: Store, rows: Sequence[dict[str, Any]]) -> None:
-    """Set ``mark``: ``best`` of its ratio, or ``like best`` if a test sees no gap.
-
-    The dense model, methods without a rival at their ratio and results that are no
-    better than guessing get no mark.
-    """
-    rivals: dict[tuple[Any, ...], list[tuple[dict[str, Any], Cell]]] = {}
-    for row in rows:
-        if row["method"] != "dense" and row["attempts"]:
-            key = (*_board(row), row["ratio"])
-            rivals.setdefault(key, []).append((row, _cell(row)))
-    # A mark needs a rival: alone, every method would be the best.
-    contested = [group for group in rivals.values() if len(group) > 1]
-    significance.rank(store, [[cell for _, cell in group] for group in contested])
-    for group in contested:
-        for row, cell in group:
-            marked = "like best" if cell.like_best else ""
-            row["mark"] = "best" if cell.rank == 1 else marked
-            # The best of results that guess is not a success.
-            if row["at_chance"]:
-                row["mark"] = ""
-
-
-def _cell(row: Mapping[str, Any]) -> Cell:
-    reach = _REACH * (row["stderr"] or 0.0)
-    return Cell(
-        measured=row["mean"],
-        low=row["mean"] - reach,
-        high=row["mean"] + reach,
-        digits=12,  # two means tie where they are equal, not where they print so
-        goal=row["goal"],
-        key={"metric": row["metric"]},
-        attempts=row["attempts"],
-    )
 
 
 def _protocols(store: Store, rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:

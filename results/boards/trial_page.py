@@ -13,6 +13,7 @@ from results.boards.ranking import rounded
 from results.queries.db import ask, quoted
 from results.storage import logs
 from results.storage.store import Store
+from results.tables.significance import LOSS_OF
 from results.text import json_reader
 from results.text.clean import as_seen, clean
 from results.text.labels import label, method_label
@@ -89,8 +90,11 @@ def trials(store: Store, wanted: Sequence[str]) -> dict[str, dict[str, Any]]:
         row = next((r for r in rows if r["attempt"] in counting), rows[-1])
         page = _page(row, rows, bundles.get(row["bundle"], []))
         page |= _numbers(measured.get(row["attempt"], []))
+        known = {one["metric"] for one in page["metrics"]}
         page["samples"] = [
             {key: rounded_all(one[key]) for key in ("metric", "n", "values")}
+            # The losses of windows, the samples of a perplexity, are means.
+            | {"means": any(LOSS_OF.get(name) == one["metric"] for name in known)}
             for one in samples.get(row["attempt"], [])
         ]
         page["layers"] = layers.get(row["attempt"])

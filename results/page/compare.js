@@ -96,8 +96,9 @@ function values(pages, metric) {
 function versus(items, metric) {
   const { goal } = summary(items[0].pages, metric);
   const known = items.map((one) => values(one.pages, metric));
+  const means = items[0].pages[0].samples.some((one) => one.metric === metric && one.means);
   const tests = known.map((own, i) => (i && own && known[0] && own.length === known[0].length && own.length && goal !== "none"
-    ? { ...paired(known[0], own, goal), values: own, reference: known[0] } : null));
+    ? { ...paired(known[0], own, goal, means), values: own, reference: known[0] } : null));
   const made = tests.filter(Boolean);
   const corrected = holm(made.map((one) => one.p));
   made.forEach((one, i) => (one.corrected = corrected[i]));
@@ -119,7 +120,7 @@ function numbers(items, metrics, tests) {
   }));
   return h("section", {}, h("h2", {}, "Numbers"),
     table("Numbers", ["Metric", "Value ± standard error", "Difference from A", "At 5 %", "Samples, against A", "p"], rows, [1, 2], "cards"),
-    h("p", { class: "legend" }, "Paired tests over the samples that both read: McNemar's exact test where every value is right or wrong, else all sign flips of the differences of at most 16 samples, a bootstrap of their mean for up to 1,000, and its normal limit for more; Holm's correction where several are compared with A. A sample's value is the mean over the seeds."));
+    h("p", { class: "legend" }, "Paired tests over the samples that both read: McNemar's exact test where every value is right or wrong; Student's where each value is a mean (the loss of a window), else all sign flips of the differences of at most 16 samples and a bootstrap of their mean for more; from 1,000 samples on its normal limit; Holm's correction where several are compared with A. A sample's value is the mean over the seeds."));
 }
 
 function verdict(test, gap, goal) {

@@ -24,6 +24,39 @@ export function signFlips(differences) {
   return sums.filter((sum) => Math.abs(sum) >= observed * (1 - 1e-9)).length / sums.length;
 }
 
+// Student's paired test, for values that are means over many predictions.
+export function student(differences) {
+  const n = differences.length;
+  const mean = differences.reduce((sum, one) => sum + one, 0) / n;
+  const spread = Math.sqrt(differences.reduce((sum, one) => sum + (one - mean) ** 2, 0) / n);
+  if (spread === 0) return differences[0] === 0 ? 1 : 2 ** (1 - n);
+  const freedom = n - 1;
+  const square = (mean / spread) ** 2 * freedom; // t^2
+  // p = I_x(freedom / 2, 1 / 2) with x = freedom / (freedom + t^2), by the series that
+  // loses no digits: for small t that of 1 - I_(1 - x)(1 / 2, freedom / 2).
+  const x = freedom / (freedom + square);
+  const beta = halfBeta(freedom);
+  if (square < 2) return 1 - betaSeries(1 - x, 0.5, freedom / 2) / beta;
+  return betaSeries(x, freedom / 2, 0.5) / beta;
+}
+
+// B(n / 2, 1 / 2), from B(1 / 2, 1 / 2) = pi and B(1, 1 / 2) = 2.
+function halfBeta(n) {
+  let value = n % 2 ? Math.PI : 2;
+  for (let a = n % 2 ? 0.5 : 1; a < n / 2; a += 1) value *= a / (a + 0.5);
+  return value;
+}
+
+// The incomplete beta function, x^a sum_k (1 - b)_k / k! x^k / (a + k).
+function betaSeries(x, a, b) {
+  let [term, sum] = [1, 1 / a];
+  for (let k = 1; Math.abs(term) > 1e-17 * sum; k += 1) {
+    term *= ((k - b) / k) * x;
+    sum += term / (a + k);
+  }
+  return x ** a * sum;
+}
+
 // How often the mean of resampled, centred differences is as far from 0 as the observed one.
 export function bootstrap(differences, draws = DRAWS) {
   const n = differences.length;
@@ -87,20 +120,22 @@ export function holm(values) {
   return corrected;
 }
 
-function tested(differences) {
-  if (differences.length <= FEW) return ["sign flips", signFlips(differences)];
+function tested(differences, means) {
   if (differences.length > MANY) return ["normal", normalTest(differences)];
+  if (means) return ["Student", student(differences)];
+  if (differences.length <= FEW) return ["sign flips", signFlips(differences)];
   return ["bootstrap", bootstrap(differences)];
 }
 
-// Of equal samples: how often `b` is better and worse than `a`, and the fitting test.
-export function paired(a, b, goal) {
+// Of equal samples: how often `b` is better and worse than `a`, and the fitting test;
+// `means`: whether each value is a mean over many predictions.
+export function paired(a, b, goal, means = false) {
   const sign = goal === "min" ? -1 : 1;
   const differences = a.map((value, i) => sign * (b[i] - value));
   const wins = differences.filter((one) => one > 0).length;
   const losses = differences.filter((one) => one < 0).length;
   const binary = [...a, ...b].every((value) => value === 0 || value === 1);
-  const [test, p] = binary ? ["McNemar", mcnemar(wins, losses)] : tested(differences);
+  const [test, p] = binary ? ["McNemar", mcnemar(wins, losses)] : tested(differences, means);
   return { n: a.length, wins, losses, binary, p, test };
 }
 

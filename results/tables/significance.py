@@ -13,11 +13,13 @@ from results.tables.statistics import compare, holm
 
 LEVEL = 0.05  # of the tests
 _REACH = 1.959964  # half a 95 % interval of a normal, in standard errors
-_NOTE = (
+NOTE = (
     "† not distinguishable from the best at 5 %: paired test over the samples "
-    "(McNemar, sign flips, bootstrap, normal), else over the standard errors; Holm's "
-    "correction"
+    "(McNemar, Student, sign flips, bootstrap, normal), else over the standard errors; "
+    "Holm's correction"
 )
+# A perplexity is the exponential of the mean loss of windows, which are its samples.
+LOSS_OF = {"perplexity": "loss"}
 Samples = Mapping[tuple[str, str], Sequence[float]]
 
 
@@ -45,7 +47,7 @@ def rank_cells(
             ]
             if len(rivals) > 1:
                 marked |= _rank(rivals, samples)
-    return [_NOTE] if marked else []
+    return [NOTE] if marked else []
 
 
 def rank(store: Store, groups: Sequence[Sequence[Cell]]) -> None:
@@ -82,18 +84,31 @@ def _p_value(best: Cell, other: Cell, samples: Samples) -> float | None:
         counts = [_counts(cell, metric, samples) for cell in (best, other)]
         if all(counts) and len({len(c[0][counted(metric)[0]]) for c in counts}) == 1:
             return paired_bleu(*counts, order=int(metric[-1]))
-        ours, theirs = (_values(cell, metric, samples) for cell in (best, other))
+        sampled = LOSS_OF.get(metric, metric)
+        ours, theirs = (_values(cell, sampled, samples) for cell in (best, other))
         if ours and len(ours) == len(theirs):
-            return compare(ours, theirs)[0]
-    # Back from a 95 % interval to a standard error.
-    errors = [((c.high or 0.0) - (c.low or 0.0)) / (2 * _REACH) for c in (best, other)]
-    spread = math.hypot(*errors)
+            return compare(ours, theirs, means=metric in LOSS_OF)[0]
+    (one, own), (two, others) = (_with_error(cell) for cell in (best, other))
+    spread, gap = math.hypot(own, others), abs(one - two)
     if spread == 0:
         return None
-    gap = abs((best.measured or 0.0) - (other.measured or 0.0))
     # z = gap / sqrt(a^2 + b^2) of two independent means; erfc(z / sqrt(2)) is the
     # two-sided p value of a normal.
     return math.erfc(gap / spread / math.sqrt(2))
+
+
+def _with_error(cell: Cell) -> tuple[float, float]:
+    """A number and its standard error; of a perplexity, the loss and that of the loss.
+
+    The error of a perplexity grows with it: a wreck of 700,000 +- 400,000 is nowhere
+    near 16, and its loss of 13.5 +- 0.5 says so.
+    """
+    value = cell.measured or 0.0
+    # Back from a 95 % interval to a standard error.
+    error = ((cell.high or 0.0) - (cell.low or 0.0)) / (2 * _REACH)
+    if str(cell.key.get("metric")).endswith("perplexity") and value > 0:
+        return math.log(value), error / value
+    return value, error
 
 
 def _values(cell: Cell, metric: str, samples: Samples) -> list[float]:

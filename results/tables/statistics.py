@@ -135,6 +135,36 @@ def sign_flips(a: Reals, b: Reals) -> float:
     return float(found.pvalue)
 
 
+def student(a: Reals, b: Reals) -> float:
+    """Two-sided p value that two systems differ in their mean on few normal samples.
+
+    Student's paired test: ``t = mean(d) / (s / sqrt(n))`` of the differences d, with
+    ``s`` their sample deviation, has ``n - 1`` degrees of freedom (Student 1908,
+    doi:10.1093/biomet/6.1.1). It says more than signs where each value is itself a
+    mean over many predictions, such as the loss of a window: such means are nearly
+    normal.
+
+    Args:
+        a: Values of one system, one per sample.
+        b: Values of the other, in the same order.
+
+    Returns:
+        In [0, 1]; 1 for equal systems, and that of the signs alone where all
+        differences are equal.
+
+    Raises:
+        ValueError: If the lengths differ or are zero.
+    """
+    from scipy import stats
+
+    differences = _paired(a, b)
+    count, spread = len(differences), float(differences.std())
+    if spread == 0:
+        return 1.0 if differences[0] == 0 else 2.0 ** (1 - count)
+    t = abs(float(differences.mean())) / spread * math.sqrt(count - 1)
+    return float(2 * stats.t.sf(t, count - 1))
+
+
 def normal_test(a: Reals, b: Reals) -> float:
     """Two-sided p value that two systems differ in their mean on many samples.
 
@@ -187,26 +217,30 @@ def mcnemar(a: Reals, b: Reals) -> float:
 
 
 def compare(
-    a: Reals, b: Reals
-) -> tuple[float, Literal["mcnemar", "sign flips", "bootstrap", "normal"]]:
+    a: Reals, b: Reals, *, means: bool = False
+) -> tuple[float, Literal["mcnemar", "Student", "sign flips", "bootstrap", "normal"]]:
     """The paired test that fits the values, and its name.
 
     Args:
         a: Values of one system, one per sample.
         b: Values of the other, in the same order.
+        means: Whether each value is a mean over many predictions.
 
     Returns:
-        McNemar's p value where all values are 0 or 1, else that of all sign flips for
-        at most ``FEW`` samples, that of the normal distribution for more than ``MANY``,
-        and the bootstrap's between.
+        McNemar's p value where all values are 0 or 1, else that of the normal
+        distribution for more than ``MANY`` samples; for fewer, Student's of means, and
+        of other values that of all sign flips for at most ``FEW``, else the
+        bootstrap's.
     """
     both = np.concatenate([np.asarray(a, dtype=float), np.asarray(b, dtype=float)])
     if np.isin(both, (0.0, 1.0)).all():
         return mcnemar(a, b), "mcnemar"
-    if len(a) <= FEW:
-        return sign_flips(a, b), "sign flips"
     if len(a) > MANY:
         return normal_test(a, b), "normal"
+    if means:
+        return student(a, b), "Student"
+    if len(a) <= FEW:
+        return sign_flips(a, b), "sign flips"
     return paired_bootstrap(a, b), "bootstrap"
 
 

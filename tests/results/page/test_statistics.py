@@ -17,6 +17,11 @@ def test_the_page_computes_the_same_tests_as_the_tables(tmp_path):
     right = [[float(draw.random() < share) for _ in range(300)] for share in (0.8, 0.7)]
     losses = [[draw.gauss(mean, 1.0) for _ in range(80)] for mean in (0.0, 0.2)]
     few = [values[:12] for values in losses]
+    # Far apart and near, even and odd degrees of freedom, few and many.
+    windows = [
+        [draw.gauss(gap, 1.0) for _ in range(count)]
+        for count, gap in ((2, 1), (3, 40), (4, 0.1), (16, 3), (17, 0.01), (999, 0.1))
+    ]
     long = [[draw.gauss(mean, 1.0) for _ in range(1200)] for mean in (0.0, 0.1)]
     points = [0.0, 0.3, 1.0, 1.9, 2.1, 4.0, 9.0]
     many = [4000, 3800]  # 2^7800 exceeds a float: terms are logarithms
@@ -27,6 +32,8 @@ def test_the_page_computes_the_same_tests_as_the_tables(tmp_path):
           real: s.paired(...{losses}, "min"), few: s.paired(...{few}, "min"),
           holm: s.holm([0.01, 0.04, 0.03]), none: s.mcnemar(0, 0),
           long: s.paired(...{long}, "min"), erfc: {points}.map(s.erfc),
+          student: {windows}.map((one) => s.student(one)),
+          means: s.paired(...{few}, "min", true),
           hand: s.mcnemar(8, 2), many: s.mcnemar(...{many}) }};""",
         tmp_path,
     )
@@ -45,6 +52,11 @@ def test_the_page_computes_the_same_tests_as_the_tables(tmp_path):
     assert out["real"]["p"] == pytest.approx(p, abs=3 * (2 * p * (1 - p) / 1e4) ** 0.5)
     assert out["few"]["test"] == "sign flips"
     assert out["few"]["p"] == pytest.approx(statistics.sign_flips(*few))
+    assert out["student"] == pytest.approx(
+        [statistics.student(one, [0.0] * len(one)) for one in windows], rel=1e-9
+    )
+    assert out["means"]["test"] == "Student"
+    assert out["means"]["p"] == pytest.approx(statistics.student(*few))
     assert out["long"]["test"] == "normal"
     assert out["long"]["p"] == pytest.approx(statistics.normal_test(*long))
     assert out["erfc"] == pytest.approx([math.erfc(x) for x in points], rel=1e-12)

@@ -9,6 +9,7 @@ from results.tables import significance
 from results.tables.bleu import counted
 from results.tables.cells import Cell
 from results.tables.significance import _counts, _p_value, _rank, _values, rank_cells
+from results.tables.statistics import student
 
 HALF = 1.959964  # half a 95 % interval of a normal, in standard errors
 
@@ -115,6 +116,36 @@ def test_samples_of_another_number_are_not_paired():
 
     # The gap of 1 with an error of 0.5 root(2) is again erfc(1).
     assert _p_value(best, other, samples) == pytest.approx(math.erfc(1))
+
+
+def _perplexity(loss: float, error: float, attempt: str) -> Cell:
+    value = math.exp(loss)
+    made = cell(value, value * error, attempts=[attempt])
+    made.key, made.goal = {"metric": "perplexity"}, "min"
+    return made
+
+
+def test_perplexities_are_tested_by_the_losses_of_their_windows():
+    losses = {
+        ("a", "loss"): [2.0, 3.0, 4.0, 3.5],
+        ("b", "loss"): [2.1, 3.3, 4.2, 3.8],
+    }
+    best, other = _perplexity(3.125, 0.4, "a"), _perplexity(3.35, 0.4, "b")
+    want = student(losses["a", "loss"], losses["b", "loss"])
+
+    assert want < 0.05  # windows differ by far more than the two methods do
+    assert _p_value(best, other, losses) == pytest.approx(want)
+    assert _p_value(best, other, {}) > 0.5
+
+
+def test_without_losses_a_perplexity_is_compared_on_the_scale_of_the_loss():
+    # A wreck of exp(13.5), whose error is half of it, is far from exp(2.8).
+    best, wreck = _perplexity(2.8, 0.13, "a"), _perplexity(13.5, 0.5, "b")
+    gap = (13.5 - 2.8) / math.hypot(0.13, 0.5)
+
+    p = _p_value(best, wreck, {})
+    assert p == pytest.approx(math.erfc(gap / math.sqrt(2)))
+    assert p < 1e-9
 
 
 def test_the_value_of_a_sample_is_its_mean_over_the_seeds():

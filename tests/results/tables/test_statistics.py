@@ -108,6 +108,26 @@ def test_sign_flips_are_those_of_a_hand_count():
     assert statistics.sign_flips(many, [0.0] * 16) == pytest.approx(exact)
 
 
+def test_student_is_that_of_a_hand_calculation():
+    # Differences 1, 2, 3: mean 2, deviation 1, t = 2 root(3) with 2 degrees of freedom,
+    # where p = 1 - t / root(t^2 + 2).
+    t = 2 * math.sqrt(3)
+    want = 1 - t / math.sqrt(t**2 + 2)
+    assert statistics.student([1.0, 2.0, 3.0], [0.0] * 3) == pytest.approx(want)
+    # Equal differences have no spread, so that only their signs say something.
+    assert statistics.student([2.0] * 4, [1.0] * 4) == 2 / 16
+    assert statistics.student([2.0] * 4, [2.0] * 4) == 1.0
+
+
+def test_means_are_compared_by_student_as_long_as_they_are_not_many():
+    for count, test in ((2, "Student"), (1000, "Student"), (1001, "normal")):
+        given = np.random.default_rng(0).normal(size=count)
+        found = statistics.compare(given, [0.0] * count, means=True)
+        assert found[1] == test
+    p, _ = statistics.compare([3.0, 1.0, 2.0, 2.5], [0.0] * 4, means=True)
+    assert p == statistics.student([3.0, 1.0, 2.0, 2.5], [0.0] * 4)
+
+
 def test_holm_is_the_step_down_of_the_paper():
     # Sorted: 0.005*4=0.02, 0.01*3=0.03, 0.03*2=0.06, 0.04*1=0.04 -> 0.06.
     assert statistics.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx(
