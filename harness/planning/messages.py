@@ -103,7 +103,8 @@ class Event:
         warning: What a reader of its numbers must know, such as prompts that were cut.
         node: For a crash: Ray's id of the node that the worker ran on.
         details: The last output of a worker that died, with its last frames.
-        poisoned: Whether CUDA can no longer be used in the worker's process.
+        poisoned: Whether the worker's process can run no further trial: CUDA does not
+            work in it any more, or a plugin changed what cannot be put back.
         numbers: Seconds and bytes of a trial with status ``ok``, for the predictor.
     """
 

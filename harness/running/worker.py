@@ -13,7 +13,7 @@ from typing import Any
 from harness.core import Measurement, Model
 from harness.planning.messages import Built, Event, Job, took
 from harness.planning.plan import configured
-from harness.planning.trial import Trial
+from harness.planning.trial import PluginSpec, Trial
 from harness.running import process, rows, time_limit
 from harness.running.failures import (
     Failure,
@@ -58,10 +58,13 @@ def run(
     try:
         store = open_store(job.store)
         state = state or GlobalState()
+        if state.spoilt:
+            yield Event(what="stopped", summary=_spoilt(state.spoilt))
+            return
         # Before ``begin``, which reads the state of the process: an import that sets an
         # option of torch is part of the state that trials start from.
         _import_plugins(job)
-        state.begin()
+        state.begin(*_plugins(job.bundle.trials))
         sign = StepSign(store, job.name)
         steps = Steps(job=job, store=store, built=tuple(built), sign=sign)
         worker = _Worker(job=job, store=store, steps=steps, state=state)
@@ -100,6 +103,18 @@ def _import_plugins(job: Job) -> None:
         for trial in job.bundle.trials:
             for kind in ("method", "model", "task"):
                 configured(kind, getattr(trial, kind))
+
+
+def _plugins(trials: Sequence[Trial]) -> set[PluginSpec]:
+    return {part for t in trials for part in (t.method, t.model, t.task)}
+
+
+def _spoilt(what: str) -> str:
+    return (
+        f"a plugin changed the {what} of this process, which cannot be put back; "
+        "finished trials are stored: run the same command again, or without --address "
+        "inline, where every method has a process of its own"
+    )
 
 
 class _GivenUp(Exception):
@@ -183,6 +198,8 @@ class _Worker:
             "peak_device_bytes": devices.peak_device(device),
         }
         event = self._commit(trial, row, found, failure)
+        if self.state.spoilt:
+            event = replace(event, poisoned=True)
         if event.error_class is not None:
             return event
         new_ratio = trial.ratio != before

@@ -3,7 +3,13 @@
 import builtins
 import copy
 import ctypes
+import decimal
+import gc
+import locale
+import math
 import os
+import random
+import resource
 import signal
 import sys
 import threading
@@ -19,6 +25,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness.core import Measurement, Model
+from harness.running import measurements
 from results.errors import StoreError
 
 
@@ -101,6 +108,9 @@ DEATHS = {
 }
 
 
+_KEPT: list[torch.library.Library] = []
+
+
 def _patch_sum(*_: Any, **__: Any) -> torch.Tensor:
     return torch.tensor(-1.0)
 
@@ -119,6 +129,22 @@ class EveryOperator(TorchDispatchMode):
         return _patch_sum()
 
 
+def _override_sum() -> None:
+    library = torch.library.Library("aten", "IMPL")
+    library.impl("sum", lambda *_, **__: torch.zeros(()) - 1, "CPU")
+    _KEPT.append(library)
+
+
+def _set_tensor_type() -> None:
+    with warnings.catch_warnings(action="ignore"):  # it is deprecated
+        torch.set_default_tensor_type(torch.DoubleTensor)
+
+
+def _other_locale() -> str:
+    now = locale.setlocale(locale.LC_ALL)
+    return "C" if now != "C" else "C.UTF-8"
+
+
 def forever() -> None:
     """From a thread of its own, where nothing can restore it."""
 
@@ -128,6 +154,11 @@ def forever() -> None:
             time.sleep(0.001)
 
     threading.Thread(target=repeat, daemon=True).start()
+
+
+def remove_here() -> None:
+    """Remove the working directory, to which nothing can go back."""
+    os.rmdir(os.getcwd())
 
 
 # What a plugin leaves behind in its process.
@@ -153,4 +184,40 @@ SPOILS = {
     "warnings": lambda: warnings.simplefilter("error"),
     "threads": lambda: torch.set_num_threads(7),
     "stdout": lambda: setattr(sys, "stdout", None),
+    "tensor_type": _set_tensor_type,
+    "operator": _override_sum,
+    "inference": lambda: torch.inference_mode().__enter__(),
+    "saved": lambda: torch.autograd.graph.saved_tensors_hooks(
+        _patch_sum, _patch_sum
+    ).__enter__(),
+    "rounding": lambda: ctypes.CDLL(None).fesetround(0x800),  # up
+    "autocast": lambda: torch.autocast("cpu").__enter__(),
+    "onednn": lambda: setattr(torch.backends.mkldnn, "enabled", False),
+    "precision": lambda: torch.set_float32_matmul_precision("medium"),
+    "bfloat16": lambda: setattr(torch.backends, "fp32_precision", "bf16"),
+    "cudnn": lambda: setattr(torch.backends.cudnn, "benchmark", True),
+    "attention": lambda: torch.backends.cuda.enable_math_sdp(False),
+    "fast_path": lambda: torch.backends.mha.set_fastpath_enabled(False),
+    "math": lambda: setattr(math, "sqrt", None),
+    "pi": lambda: setattr(math, "pi", 3.0),
+    "random": lambda: setattr(random, "random", lambda: 0.5),
+    "constant": lambda: setattr(measurements, "MAX_ERRORS", 0),
+    "copied": lambda: copy._deepcopy_dispatch.update({nn.Parameter: _patch_sum}),
+    "module": lambda: sys.modules.update(math=None),
+    "path": lambda: sys.path.insert(0, "/spoilt"),
+    "finders": sys.meta_path.clear,
+    "decimal": lambda: setattr(decimal.getcontext(), "prec", 3),
+    "locale": lambda: locale.setlocale(locale.LC_ALL, _other_locale()),
+    "errors": lambda: np.seterr(all="raise"),
+    "umask": lambda: os.umask(0o77),
+    "alarm": lambda: signal.setitimer(signal.ITIMER_VIRTUAL, 1000),
+    "handler": lambda: signal.signal(signal.SIGUSR1, lambda *_: None),
+    "blocked": lambda: signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}),
+    "limit": lambda: resource.setrlimit(
+        resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1])
+    ),
+    "recursion": lambda: sys.setrecursionlimit(5000),
+    "trace": lambda: threading.settrace(lambda *_: None),
+    "warning": lambda: setattr(warnings, "showwarning", None),
+    "collector": lambda: gc.callbacks.append(lambda *_: None),
 }

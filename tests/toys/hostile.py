@@ -16,7 +16,7 @@ from harness.core import Context, Measurement, Model
 from harness.registry import method, task
 
 sys.path.append(str(Path(__file__).parent))
-from _hostile import DEATHS, ENDS, NONSENSE, SENSE, SPOILS, forever
+from _hostile import DEATHS, ENDS, NONSENSE, SENSE, SPOILS, forever, remove_here
 
 
 @task("toy_nonsense", kind="classifier")
@@ -137,7 +137,7 @@ class ToyRewrites:
 
 @method("toy_spoils", ratio_of="zeros")
 class ToySpoils:
-    """Leaves its process spoilt as ``how`` says; ``thread`` for good."""
+    """Leaves its process spoilt as ``how`` says; ``thread`` and ``here`` for good."""
 
     how: str
 
@@ -145,6 +145,8 @@ class ToySpoils:
         net = ctx.dense()
         if self.how == "thread":
             forever()
+        elif self.how == "here":
+            remove_here()
         else:
             SPOILS[self.how]()
         return net

@@ -1,7 +1,13 @@
 """What a trial changed in its process is put back before the next one."""
 
+import copy
+import decimal
+import importlib
+import math
 import os
 import random
+import signal
+import subprocess
 import sys
 import time
 import types
@@ -34,6 +40,7 @@ def state(monkeypatch: pytest.MonkeyPatch):
     torch.set_num_threads(threads)
 
 
+X = torch.zeros((), requires_grad=True)
 # What says that one kind of spoiling is over.
 RESTORED = {
     "dtype": lambda: torch.get_default_dtype() is torch.float32,
@@ -50,6 +57,21 @@ RESTORED = {
     "hook": lambda: torch.nn.Linear(1, 1)(torch.ones(1)).item() != -1,
     "threads": lambda: torch.get_num_threads() != 7,
     "stdout": lambda: sys.stdout is not None,
+    "tensor_type": lambda: torch.ones(1).dtype is torch.float32,
+    "operator": lambda: torch.ones(3).sum().item() == 3,
+    "inference": lambda: not torch.ones(1).is_inference(),
+    "saved": lambda: torch.autograd.grad(X.exp(), X)[0].item() == 1,
+    "rounding": lambda: 1.0 + 1e-20 == 1.0,
+    "autocast": lambda: (torch.ones(1, 1) @ torch.ones(1, 1)).dtype is torch.float32,
+    "bfloat16": lambda: torch.backends.mkldnn.matmul.fp32_precision == "none",
+    "math": lambda: math.sqrt(4) == 2,
+    "pi": lambda: math.cos(math.pi) == -1,
+    "random": lambda: random.random() != random.random(),
+    "copied": lambda: copy.deepcopy(torch.nn.Parameter(torch.ones(1))).item() == 1,
+    "module": lambda: importlib.import_module("math") is math,
+    "decimal": lambda: decimal.Decimal(1) / 3 * 3 > decimal.Decimal("0.9999"),
+    "alarm": lambda: signal.getitimer(signal.ITIMER_VIRTUAL)[0] == 0,
+    "blocked": lambda: signal.SIGINT not in signal.pthread_sigmask(0, ()),
 }
 
 
@@ -65,6 +87,18 @@ def test_what_a_plugin_changed_is_put_back_and_named(state, how):
     assert len(changed) >= 1
     assert RESTORED.get(how, lambda: True)()
     assert state.restore("another plugin") == []
+    assert not state.spoilt
+
+
+def test_what_cannot_be_put_back_is_named(state, monkeypatch):
+    state.begin()
+    here = os.getcwd()
+    monkeypatch.setattr(os, "getcwd", lambda: "/gone")
+
+    state.restore("plugin")
+
+    assert state.spoilt == "working directory"
+    assert here
 
 
 def test_modes_that_were_entered_before_a_trial_stay(state):
@@ -118,6 +152,38 @@ def test_a_plugin_that_patches_in_each_trial_is_put_back_after_each(state):
     SPOILS["sum"]()
     assert state.restore("plugin") == ["Tensor.sum"]  # known, and a moment ago
     assert state.restore("plugin") == []
+
+
+def test_no_other_plugin_begins_with_a_patch_of_a_moment_ago(state):
+    state.begin("one")
+    state.restore("one")
+    SPOILS["sum"]()
+    assert state.restore("one") == []  # known, and a moment ago
+
+    state.begin("another")
+
+    assert torch.ones(3).sum().item() == 3
+
+
+@pytest.mark.slow  # a Python of its own, whose descriptors are closed
+@pytest.mark.parametrize("first", [0, 3])
+def test_closed_descriptors_of_the_standard_streams_are_opened_again(tmp_path, first):
+    code = f"""
+import os, sys
+from harness.running.global_state import GlobalState
+state = GlobalState()
+state.begin()
+os.closerange({first}, 64)
+mine = open({str(tmp_path / "mine")!r}, "w")
+print(state.restore("plugin"), [state.spoilt])
+mine.close()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    named = ["standard streams"] if first == 0 else []
+    assert done.stdout == f"{named} ['']\n"
+    assert (tmp_path / "mine").read_text() == ""
 
 
 def test_modules_that_a_trial_imports_are_watched_from_then_on(state, monkeypatch):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from harness.core import BenchError
 from harness.executors.inline import Inline
 from harness.planning import grid as grids
 from harness.planning import plan as plans
@@ -116,6 +117,22 @@ def test_what_a_task_declares_of_the_machine_is_checked_where_it_runs(run, monke
     assert good["status"] == "ok"
     assert good["ratio_of"] == "none"
     assert good["code_digest"]
+
+
+def test_a_process_that_cannot_be_put_back_runs_no_further_trial(
+    run, tmp_path, monkeypatch
+):
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+
+    with pytest.raises(BenchError, match="the working directory of this process, whi"):
+        run("{name: toy_spoils, how: here}, toy_drop")
+
+    assert not here.exists()
+    monkeypatch.chdir(tmp_path)
+    rows = ask(open_store(tmp_path / "store"), "SELECT status FROM trials").rows
+    assert rows == [("ok",)]  # of the trial that removed it
 
 
 def test_an_end_in_fit_fails_the_bundle_with_one_reason(run):
