@@ -14,6 +14,8 @@ from harness.core import Measurement, Model, Unsupported
 from harness.toolkit import model_size
 from harness.toolkit.saved_model import layer
 
+_MOST_CLASSES = 100  # of a report; every class is a curve of the trial
+
 Rule = Literal["exclusion", "softmax_exclusion", "confidence", "entropy"]
 
 
@@ -91,6 +93,9 @@ class ExitNet(nn.Module):
         self._heads = [dict(arguments) for arguments in heads]
         # Samples that left at each exit, and last those that left at none.
         self.taken = [0] * (len(self.exits) + 1)
+        # The same by the class that was answered, (exits + 1, classes), counted from
+        # ``begin_report`` on only: it costs time that no measured latency should have.
+        self.answers: list[list[int]] | None = None
         self.costs: Costs | None = None
         self.average = average
 
@@ -157,28 +162,56 @@ class ExitNet(nn.Module):
             if result is None:
                 result = logits.new_zeros(logits.shape)
             # The classes that earlier exits excluded must not win here.
-            result[here[gone]] = _masked(logits[gone], state[gone])
-            self.taken[place] += int(gone.sum())
+            answered = _masked(logits[gone], state[gone])
+            result[here[gone]] = answered
+            self._count(place, answered)
             here, images, state = here[~gone], images[~gone], state[~gone]
             # A layer may fail on an empty batch.
             if not len(here):
                 return result
         logits = last(images)
-        self.taken[-1] += len(here)
-        if result is None or state is None:
+        if state is not None:
+            logits = _masked(logits, state)
+        self._count(len(self.exits), logits)
+        if result is None:
             return logits
-        result[here] = _masked(logits, state)
+        result[here] = logits
         return result
 
+    def _count(self, place: int, answered: Tensor) -> None:
+        """Count samples that leave at an exit, given their logits."""
+        self.taken[place] += len(answered)
+        if self.answers is not None:
+            classes = answered.shape[1]
+            self.answers = self.answers or [[0] * classes for _ in self.taken]
+            for label in answered.argmax(1).tolist():
+                self.answers[place][label] += 1
+
     def begin_report(self) -> None:
-        """Forget the exits that were taken before."""
+        """Forget the exits that were taken before, and count by class from now on."""
         self.taken = [0] * len(self.taken)
+        self.answers = []
 
     def report(self) -> Iterator[Measurement]:
-        """Where the samples since ``begin_report`` left, and what that saved."""
+        """Where the samples since ``begin_report`` left, and what that saved.
+
+        ``exit_share_N`` is the share of all samples that left at exit N, and
+        ``exit_of_class_C`` at step N the share of those answered with class C that did;
+        the last step is the end of the network (for up to ``_MOST_CLASSES`` classes).
+        """
+        answers, self.answers = self.answers, None
         n = max(sum(self.taken), 1)
         for place, count in enumerate(self.taken[:-1], 1):
             yield Measurement(metric=f"exit_share_{place}", value=count / n, n=n)
+        if answers and len(answers[0]) <= _MOST_CLASSES:
+            for label, counts in enumerate(zip(*answers, strict=True)):
+                for place, count in enumerate(counts, 1):
+                    yield Measurement(
+                        metric=f"exit_of_class_{label}",
+                        value=count / max(sum(counts), 1),
+                        n=sum(counts),
+                        step=place,
+                    )
         if self.costs is not None:
             average = self.costs.average(torch.tensor(self.taken))
             saved = 1 - average / self.costs.plain

@@ -176,6 +176,45 @@ def test_the_network_does_what_the_simulation_says(method, threshold):
     assert report["macs_saved"] == pytest.approx(want.saved)
 
 
+def test_the_report_says_at_which_exit_each_class_leaves(trained):
+    ctx, _, fitted = trained
+    net, test = fitted.net.eval(), ctx.data.test
+    net.thresholds = [0.5] * 3
+    net.begin_report()
+    predict(net, test, batch_size=77)
+    found = {(m.metric, m.step): m for m in net.report() if m.step is not None}
+
+    left = torch.zeros(4, 10, dtype=torch.long)  # by exit and answer, one by one
+    for place in range(len(test.labels)):
+        images, _ = test.batch(torch.tensor([place]))
+        net.taken = [0] * 4
+        answer = int(net(images).argmax())
+        left[net.taken.index(1), answer] += 1
+    assert (left.sum(1) > 0).sum() > 1  # not all of them at one exit
+    assert len(found) == 40
+    for label in range(10):
+        whole = int(left[:, label].sum())
+        for exit_ in range(4):
+            one = found[f"exit_of_class_{label}", exit_ + 1]
+            assert one.n == whole
+            assert one.value == pytest.approx(left[exit_, label] / max(whole, 1))
+
+
+def test_classes_are_counted_in_a_report_only_and_not_without_end(trained):
+    ctx, _, fitted = trained
+    net = fitted.net.eval()
+    net.thresholds = [0.5] * 3
+    images, _ = ctx.data.test.batch(torch.arange(8))
+    net.begin_report()
+    net(images)
+    assert sum(map(sum, net.answers)) == 8
+    assert len(list(net.report())) > 3
+    net(images)
+    assert net.answers is None  # a latency that is measured later pays nothing
+    net.answers = [[1] * 101] * 4
+    assert not [m for m in net.report() if m.step is not None]
+
+
 def test_samples_that_left_are_not_computed_any_further(trained):
     ctx, _, fitted = trained
     net = fitted.net.eval()
