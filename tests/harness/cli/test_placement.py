@@ -21,7 +21,8 @@ resources: {gpus: 1}
 @pytest.fixture
 def planned(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "harness.planning.configured_plugin._revision", lambda kind, instance: "pinned"
+        "harness.planning.configured_plugin.revision_of",
+        lambda plugin, instance: "pinned",
     )
     monkeypatch.setattr("harness.toolkit.texts.fingerprint", lambda text: "pinned")
     path = tmp_path / "grid.yaml"

@@ -37,7 +37,9 @@ TRIALS = {
 
 @pytest.mark.parametrize("name", TRIALS)
 def test_a_paper_grid_plans_without_weights_or_data(name, monkeypatch):
-    monkeypatch.setattr(configured_plugin, "_revision", lambda kind, instance: "pinned")
+    monkeypatch.setattr(
+        configured_plugin, "revision_of", lambda plugin, instance: "pinned"
+    )
     monkeypatch.setattr("harness.toolkit.texts.fingerprint", lambda text: "pinned")
     made = plan.make(grid.read(grid.locate(name)))
 

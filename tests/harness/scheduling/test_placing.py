@@ -22,7 +22,8 @@ resources: {resources}
 def bundles(tmp_path, monkeypatch):
     """The bundles of a grid on LLaMA-7B, of which only the resources differ."""
     monkeypatch.setattr(
-        "harness.planning.configured_plugin._revision", lambda kind, instance: "pinned"
+        "harness.planning.configured_plugin.revision_of",
+        lambda plugin, instance: "pinned",
     )
     monkeypatch.setattr("harness.toolkit.texts.fingerprint", lambda text: "pinned")
 
