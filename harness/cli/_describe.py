@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, Union
+
+import yaml
 
 from harness.options import fields, plain
 
@@ -22,6 +25,7 @@ _WORDS = {
     Any: "any value",
 }
 _VALUES = {bool: ("true", "false"), type(None): ("null",)}
+_IN_GRIDS = {"None": "null", "True": "true", "False": "false"}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -32,7 +36,7 @@ class Option:
         name: As a grid writes it.
         type: Its type in words.
         default: The default as a grid would write it; None if the option is required.
-        meaning: From the docstring.
+        meaning: From the docstring, with values as a grid would write them.
     """
 
     name: str
@@ -57,6 +61,15 @@ def described(cls: type) -> dict[str, str]:
     for base in reversed(cls.__mro__):
         found |= _entries(base.__doc__)
     return found
+
+
+def meanings(cls: type) -> dict[str, str]:
+    """As ``described``, with None, True and False as a grid would write them."""
+    words = rf"\b({'|'.join(_IN_GRIDS)})\b"
+    return {
+        name: re.sub(words, lambda found: _IN_GRIDS[found[0]], meaning)
+        for name, meaning in described(cls).items()
+    }
 
 
 def _entries(doc: str | None) -> dict[str, str]:
@@ -129,21 +142,15 @@ def default_of(field: dataclasses.Field[Any]) -> str | None:
 
 
 def as_yaml(value: Any) -> str:
-    """A plain value in YAML's one-line form.
+    """A plain value in YAML's one-line form, as a grid file would have it.
 
-    >>> as_yaml({"on": [1, None], "keep": True})
-    '{on: [1, null], keep: true}'
+    >>> as_yaml({"pattern": "2:4", "layers": [1, None], "keep": True})
+    "{pattern: '2:4', layers: [1, null], keep: true}"
     """
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, Mapping):
-        inner = ", ".join(f"{key}: {as_yaml(item)}" for key, item in value.items())
-        return f"{{{inner}}}"
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(as_yaml, value))}]"
-    return str(value)
+    text = yaml.safe_dump(
+        value, default_flow_style=True, sort_keys=False, width=math.inf
+    )
+    return str(text).removesuffix("\n").removesuffix("\n...")
 
 
 def options(
@@ -161,7 +168,7 @@ def options(
     Returns:
         One entry an option, in their order.
     """
-    hints, meaning = typing.get_type_hints(cls), described(cls)
+    hints, meaning = typing.get_type_hints(cls), meanings(cls)
     return [
         Option(
             name,

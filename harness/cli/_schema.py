@@ -156,7 +156,7 @@ def _options(cls: type) -> dict[str, Any]:
 
 
 def _properties(cls: type) -> dict[str, Any]:
-    hints, meaning = typing.get_type_hints(cls), _describe.described(cls)
+    hints, meaning = typing.get_type_hints(cls), _describe.meanings(cls)
     found = {}
     for name, field in fields(cls).items():
         one = dict(_type(hints[name]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -57,12 +57,13 @@ def _shown(page: Mapping[str, Any]) -> Iterator[str]:
     if page["metrics"]:
         yield ""
         yield "numbers"
+        numbers = {}
         for one in page["metrics"]:
             error = "" if one["stderr"] is None else f" ± {number(one['stderr'])}"
             unit = "" if one["unit"] in (None, "1") else f" {one['unit']}"
             samples = "" if one["n"] is None else f"  (n {one['n']:,})"
-            value = f"{number(one['value'])}{error}{unit}{samples}"
-            yield from _wrapped(one["metric"], value, 28)
+            numbers[one["metric"]] = f"{number(one['value'])}{error}{unit}{samples}"
+        yield from _aligned(numbers)
     yield from _sizes(page["sizes"])
     if page["layers"]:
         yield ""
@@ -72,8 +73,8 @@ def _shown(page: Mapping[str, Any]) -> Iterator[str]:
     yield "where and how long"
     for name, value in facts.items():
         shown = f"{value:,}" if name.endswith("bytes") else value
-        shown = number(value) if isinstance(value, float) else shown
-        yield from _wrapped(name, shown, 28)
+        facts[name] = number(value) if isinstance(value, float) else shown
+    yield from _aligned(facts)
     if len(page["attempts"]) > 1:
         yield ""
         yield "attempts"
@@ -96,13 +97,19 @@ def _shown(page: Mapping[str, Any]) -> Iterator[str]:
 
 def _sizes(found: Mapping[str, Any]) -> Iterator[str]:
     """The sizes of the network, dense and compressed; nothing where none is known."""
+    from results.text.formats import DASH
+
     known = {name: pair for name, pair in found.items() if pair[1] is not None}
     if known:
         yield ""
         yield "sizes, dense and compressed"
-        for name, (dense, compressed) in known.items():
-            before = "?" if dense is None else f"{dense:,}"
-            yield from _wrapped(name, f"{before} -> {compressed:,}", 28)
+        before = {
+            n: DASH if dense is None else f"{dense:,}"
+            for n, (dense, _) in known.items()
+        }
+        yield from _aligned(
+            {n: f"{before[n]} -> {now:,}" for n, (_, now) in known.items()}
+        )
 
 
 def _layers(found: Mapping[str, Any]) -> Iterator[str]:
@@ -129,6 +136,17 @@ def _layers(found: Mapping[str, Any]) -> Iterator[str]:
             for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
         ]
         yield "  " + "  ".join(texts).rstrip()
+
+
+def _column(names: Iterable[str]) -> int:
+    """Where values start, so that they are behind the longest of their names."""
+    return max([28, *(len(name) + 4 for name in names)])
+
+
+def _aligned(values: Mapping[str, Any]) -> Iterator[str]:
+    """Names and values, all values in one column."""
+    for name, value in values.items():
+        yield from _wrapped(name, value, _column(values))
 
 
 def _wrapped(name: str, value: Any, column: int = 12) -> Iterator[str]:
@@ -179,9 +197,8 @@ def _compared(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[str]:
         yield from _wrapped(f"{letter}  {page['trial'][:8]}", about, 16)
     yield ""
     yield "settings that differ"
-    differing = list(_differing(a, b))
-    for name, one, other in differing:
-        yield from _wrapped(name, f"A {one}   B {other}", 28)
+    differing = {name: f"A {one}   B {other}" for name, one, other in _differing(a, b)}
+    yield from _aligned(differing)
     if not differing:
         yield "  none: these are two trials of equal settings"
     if a["protocol_fields"] != b["protocol_fields"]:
@@ -191,11 +208,12 @@ def _compared(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[str]:
     both = [name for name in numbers[0] if name in numbers[1]]
     yield ""
     yield "numbers of both" if both else "they measured no metric in common"
+    column = _column(both)
     for name in both:
         one, other = (n[name]["value"] for n in numbers)
         change = f"B - A {number(other - one)}"
         line = f"A {number(one)}   B {number(other)}   {change}"
-        yield from _wrapped(name, line, 28)
+        yield from _wrapped(name, line, column)
         values = [s[name]["values"] if name in s else [] for s in samples]
         whole = all(
             name in s and len(s[name]["values"]) == s[name]["n"] for s in samples
@@ -211,13 +229,14 @@ def _compared(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[str]:
                 f"of {len(pairs):,} samples B is better in {wins:,}, worse in "
                 f"{losses:,}; paired {test}: p = {number(p)}, {told} at 5 %"
             )
-            yield from _wrapped("", line, 28)
+            yield from _wrapped("", line, column)
 
 
 def _differing(
     a: Mapping[str, Any], b: Mapping[str, Any]
 ) -> Iterator[tuple[str, Any, Any]]:
-    """Path and both values of each field of the identity that differs."""
+    """Path and both values, as YAML has them, of each field that differs."""
+    from harness.cli._describe import as_yaml
     from harness.planning.explain import flatten
 
     flat = [
@@ -225,7 +244,7 @@ def _differing(
         for page in (a, b)
     ]
     for name in dict.fromkeys([*flat[0], *flat[1]]):
-        one, other = (part.get(name, "-") for part in flat)
+        one, other = (as_yaml(part[name]) if name in part else "-" for part in flat)
         if one != other:
             yield name, one, other
 
@@ -250,8 +269,10 @@ def describe(words: tuple[str, ...]) -> None:
     kinds = words[:1] if len(words) == 2 else _KINDS
     found = [plugins[name] for k in kinds if name in (plugins := discover(k))]
     if not found:
+        other = next((k for k in _KINDS if name in discover(k)), None)
+        hint = "" if other is None else f"{name} is a {other}; "
         known = [one for kind in kinds for one in discover(kind)]
-        raise BenchError(nearest(" or ".join(kinds), name, known))
+        raise BenchError(hint + nearest(" or ".join(kinds), name, known))
     for plugin in found:
         for line in _described(plugin):
             click.echo(line)

@@ -88,6 +88,8 @@ def _status_of(name: str, store: Store, form: str) -> int:
 
 
 _LISTED = ["methods", "models", "tasks", "grids", "papers", "families"]
+# Columns of plugins that a narrow terminal leaves out, first one first.
+_DROPPED = ("options", "trained", "kinds", "gives", "needs", "kind")
 _NAMED = 2  # matrices that stay dense; the reference page names all
 
 
@@ -128,14 +130,19 @@ def list_(what: str, store: str, form: str) -> None:
     dropped: Sequence[str] = ()
     if what == "papers":
         rows, dropped = _papers(store)
+    elif what in ("grids", "families"):
+        rows = _grids() if what == "grids" else _families()
     else:
-        own = {"grids": _grids, "families": _families}
-        rows = own.get(what, lambda: _plugins(what[:-1]))()
+        rows = _plugins(what[:-1])
+        dropped = [name for name in _DROPPED if name in rows[0]]
     columns = tuple(rows[0]) if rows else ()
     values = [tuple(row.values()) for row in rows]
     kinds = ["BIGINT" if isinstance(v, int) else "VARCHAR" for v in (values or [()])[0]]
     answer = Answer(columns=columns, types=tuple(kinds), rows=values)
     click.echo(render(answer, form, dropped))
+    if form == "table" and what in ("methods", "models", "tasks"):
+        hint = "`shrinkgrid describe NAME` explains one of them and its options"
+        click.echo(hint, err=True)
 
 
 def _plugins(kind: str) -> list[dict[str, Any]]:
@@ -172,7 +179,7 @@ def _discovered(kind: str) -> list[dict[str, Any]]:
 def _words(value: Any) -> str:
     if isinstance(value, frozenset):
         return ", ".join(sorted(value)) or "-"
-    return str(value)
+    return {True: "yes", False: "no"}.get(value, str(value))
 
 
 def _grids() -> list[dict[str, Any]]:

@@ -180,13 +180,15 @@ def plot(
     """
     from results.boards import costs, figures
     from results.boards.leaderboard import one_board
-    from results.errors import StoreError
+    from results.errors import StoreError, unknown
 
     form = out.suffix.removeprefix(".")
     if form not in ("svg", "pdf", "png"):
         raise StoreError(
             f"--out {out} does not end in .svg, .pdf or .png, which say the format"
         )
+    if cost not in costs.COSTS:
+        raise unknown("cost", cost, costs.COSTS)
     rows = one_board(store, **{k: [v] for k, v in only.items() if v is not None})
     if kind == "pareto" and cost in costs.TIMES:
         rows = costs.timed(store, rows, cost, timed)

@@ -50,8 +50,9 @@ def read(store: Store, **only: Iterable[str]) -> Answer:
     Args:
         store: Where to read.
         **only: ``model``, ``task``, ``metric``, ``method`` or ``protocol`` -> the names
-            to keep; none keeps all, and of the metrics the one that each task measures
-            first. The metric ``all`` keeps every one.
+            to keep, as ``narrowing.named_in`` reads them; none keeps all, and of the
+            metrics the one that each task measures first. The metric ``all`` keeps
+            every one.
 
     Returns:
         The rows, dense first in each board.
@@ -74,9 +75,7 @@ def read(store: Store, **only: Iterable[str]) -> Answer:
     if metrics - {"all"}:
         only["metric"] = metrics - {"all"}
     for column, names in only.items():
-        place = answer.columns.index(column)
-        known = {row[place] for row in answer.rows}
-        rows = named_in(rows, place, names, known, f"{column} in {store.uri}")
+        rows = named_in(answer, rows, column, names, f"in {store.uri}")
     if not rows:
         raise StoreError("no row of the leaderboard fits all of these options")
     return Answer(columns=answer.columns, types=answer.types, rows=rows)
@@ -97,14 +96,22 @@ def one_board(store: Store, **only: Iterable[str]) -> list[dict[str, Any]]:
     """
     rows = read(store, **only).dicts()
     for column in BOARD:
-        found = sorted({str(row[column]) for row in rows})
+        choice = column.removesuffix("_options")
+        found = sorted({_called(row, column) for row in rows})
         if len(found) > 1:
-            choice = column.removesuffix("_options")
+            listed = ", ".join(f"'{name}'" for name in found)
             raise StoreError(
-                f"{len(found)} {column}s fit ({', '.join(found)}); "
-                f"choose one with --{choice}"
+                f"{len(found)} {choice}s fit: {listed}; choose one with --{choice}"
             )
     return rows
+
+
+def _called(row: Mapping[str, Any], column: str) -> str:
+    """What chooses a row by one of the columns of ``BOARD``."""
+    plugin = column.removesuffix("_options")
+    if plugin == column:
+        return str(row[column])
+    return label(row[plugin], row[column])
 
 
 def together(answer: Answer) -> Answer:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from results.errors import StoreError, unknown
+from results.errors import StoreError, suggestion, unknown
 from results.queries import grids
 from results.queries.db import ask
 from results.storage.store import Store
 from results.text.answer import Answer
+from results.text.labels import label
 
 _SAME_RATIO = 1e-9
 
@@ -27,9 +28,7 @@ def of_methods(answer: Answer, names: Collection[str]) -> Answer:
     Raises:
         StoreError: If no row has one of the names.
     """
-    place = answer.columns.index("method")
-    known = {row[place] for row in answer.rows}
-    rows = named_in(answer.rows, place, names, known, "method among these rows")
+    rows = named_in(answer, answer.rows, "method", names, "among these rows")
     return Answer(columns=answer.columns, types=answer.types, rows=rows)
 
 
@@ -112,7 +111,13 @@ def sorted_by(answer: Answer, column: str) -> Answer:
     """
     name = column.removeprefix("-")
     if name not in answer.columns:
-        raise unknown("column of the leaderboard", name, answer.columns)
+        kind = "column of the leaderboard"
+        metrics = {row[answer.columns.index("metric")] for row in answer.rows}
+        if suggestion(name, answer.columns) is None and suggestion(name, metrics):
+            raise StoreError(
+                f"no {kind} called {name!r}; a metric's value is in 'mean'"
+            )
+        raise unknown(kind, name, answer.columns)
     at, method = answer.columns.index(name), answer.columns.index("method")
     known = [row for row in answer.rows if row[at] is not None]
     known.sort(key=lambda row: row[at], reverse=column.startswith("-"))
@@ -123,20 +128,21 @@ def sorted_by(answer: Answer, column: str) -> Answer:
 
 
 def named_in(
+    answer: Answer,
     rows: list[tuple[Any, ...]],
-    place: int,
+    column: str,
     names: Iterable[str],
-    known: Collection[str],
-    what: str,
+    where: str,
 ) -> list[tuple[Any, ...]]:
     """The rows with one of the names in a column.
 
     Args:
-        rows: Rows of the view ``leaderboard``.
-        place: Of the column.
+        answer: All rows of the leaderboard, which say what names there are.
+        rows: Those to choose from.
+        column: One with names; of a plugin, also with its options as leaderboards
+            write them (``mnist limit=6000``).
         names: The names to keep; none keeps all.
-        known: The names that there are.
-        what: What they are names of, for the message.
+        where: Where the names are looked for, for the message.
 
     Returns:
         The rows that are left, in their order.
@@ -145,6 +151,18 @@ def named_in(
         StoreError: If a name is not known.
     """
     wanted = set(names)
-    for name in wanted - set(known):
-        raise unknown(what, name, known)
-    return [row for row in rows if not wanted or row[place] in wanted]
+    if not wanted:
+        return rows
+    place = answer.columns.index(column)
+    options = f"{column}_options"
+    other = answer.columns.index(options) if options in answer.columns else None
+
+    def called(row: tuple[Any, ...]) -> set[str]:
+        name = row[place]
+        return {name} if other is None else {name, label(name, row[other])}
+
+    known = {name for row in answer.rows for name in called(row)}
+    for name in wanted - known:
+        plain = {row[place] for row in answer.rows}
+        raise unknown(f"{column} {where}", name, plain)
+    return [row for row in rows if wanted & called(row)]

@@ -1,11 +1,12 @@
 // The leaderboard: who wins at which ratio, by how much, is it clear, at what saving.
 
-import { go, link } from "page/address.js";
+import { changed, go, link } from "page/address.js";
 import { comparing } from "page/compare.js";
 import { copyButton, download, h, named, wide } from "page/html.js";
 import * as format from "page/format.js";
 import { labels, looks, symbol } from "page/methods.js";
 import { boards, chosen, filters, nothing } from "page/rows.js";
+import { unknown } from "page/suggest.js";
 
 export const title = "Leaderboard";
 const MOST_BOARDS = 12;
@@ -87,10 +88,15 @@ export async function draw({ query }) {
     ? h("p", {}, h("button", { type: "button", id: "more-boards", onclick: () => go({ boards: most + MOST_BOARDS }) },
       `Show more of ${format.plural(found.length, "leaderboard")}`))
     : null;
+  const sort = query.get("sort");
+  const known = new Set(found.flatMap((board) => columns(board).map((column) => column.name)));
+  const unsorted = sort && found.length && !known.has(sort)
+    ? h("div", { class: "empty" }, unknown("column", sort, known, (near) => changed({ sort: near }))) : null;
   return [
     h("h1", {}, title),
     filters(all, query),
-    ...(found.length ? found.slice(0, most).map((board) => section(board, query, style)) : [nothing(all)]),
+    unsorted,
+    ...(found.length ? found.slice(0, most).map((board) => section(board, query, style)) : [nothing(all, query)]),
     more,
     h("p", { class: "legend" }, "★ best of its ratio. † not distinguishable from the best at 5 % (paired test over the samples, ",
       "else over the standard errors; Holm's correction). A method without a rival at its ratio has no such mark. ▼ slower than the dense model by more than 5 %, where its speed was measured."),

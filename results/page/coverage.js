@@ -6,6 +6,7 @@ import { h, named, wide } from "page/html.js";
 import * as format from "page/format.js";
 import { go } from "page/address.js";
 import { labels } from "page/methods.js";
+import { unknown } from "page/suggest.js";
 
 export const title = "Coverage";
 const MEANINGS = { done: "✓ done", part: "◐ in part", failed: "✗ failed", unsupported: "n/a unsupported", missing: "○ planned, no row" };
@@ -30,7 +31,8 @@ export async function draw({ query }) {
   return [h("h1", {}, title), choice,
     h("p", { class: "legend" }, `${Object.values(MEANINGS).join(", ")}; an empty cell is not planned. Numbers are trials done of those planned.`),
     groups.size ? h("div", { class: "charts" }, [...groups].map(([name, cells]) => section(name, cells)))
-      : h("p", { class: "empty" }, "No plan is stored. ", query.get("grid") ? h("a", { href: link("coverage") }, "Reset filters") : null)];
+      : h("div", { class: "empty" }, query.get("grid") ? unknown("grid", query.get("grid"), grids) : h("p", {}, "No plan is stored."),
+        query.get("grid") ? h("p", {}, h("a", { href: link("coverage") }, "Reset filters")) : null)];
 }
 
 function section(name, cells) {

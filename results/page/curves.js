@@ -17,7 +17,7 @@ export async function draw({ query }) {
   const found = chosen(all, query).filter((board) => board.rows.some((row) => row.base !== "dense" && row.recovery !== null));
   const style = looks(all.map((board) => board.rows.map((row) => row.method)));
   return [h("h1", {}, title), filters(all, query, ["model", "task", "metric"]),
-    found.length ? h("div", { class: "charts" }, found.slice(0, MOST).map((board) => picture(board, style))) : nothing(all),
+    found.length ? h("div", { class: "charts" }, found.slice(0, MOST).map((board) => picture(board, style))) : nothing(all, query),
     found.length > MOST ? h("p", {}, `The first ${MOST} of ${found.length} charts; choose a model or a task to see others.`) : null,
     h("p", { class: "legend" }, "Recovery is the share of the dense model's quality that is kept. The achieved ratio is a share of what each method counts. A click on a point opens its trial."),
     query.size ? null : ranks((await ask("ranks")) ?? [], style)];

@@ -7,6 +7,7 @@ import { h, table } from "page/html.js";
 import * as format from "page/format.js";
 import { channels, isDark, labels, looks, swatch } from "page/methods.js";
 import { failures, progress, running } from "page/overview.js";
+import { unknown } from "page/suggest.js";
 
 export const title = "Grid";
 const LANE = 22; // pixels of a worker
@@ -17,7 +18,8 @@ export async function draw({ name, query }) {
   const [overview, times] = await Promise.all([ask("overview"), ask(`timeline/${name}`)]);
   const row = overview.grids.find((one) => one.grid === name);
   if (!row || !times) {
-    return [h("h1", {}, name), h("p", { class: "empty" }, "The store has no grid of this name. ", h("a", { href: link("overview") }, "All grids"))];
+    return [h("h1", {}, name), h("div", { class: "empty" }, unknown("grid", name, overview.grids.map((one) => one.grid), (near) => link("grid", near)),
+      h("p", {}, h("a", { href: link("overview") }, "All grids")))];
   }
   const own = (list) => list.filter((one) => one.grid === name);
   return [

@@ -10,6 +10,7 @@ import * as curves from "page/curves.js";
 import * as grid from "page/grid.js";
 import * as overview from "page/overview.js";
 import * as papers from "page/papers.js";
+import { unknown } from "page/suggest.js";
 import * as tradeoff from "page/tradeoff.js";
 import * as trial from "page/trial.js";
 
@@ -29,7 +30,7 @@ async function draw() {
   navigation(route.view);
   let nodes;
   try {
-    nodes = view ? await view.draw(route) : [h("h1", {}, "No such page"), home()];
+    nodes = view ? await view.draw(route) : [h("h1", {}, "No such page"), unknown("page", route.view, LISTED, (near) => link(near)), home()];
   } catch (why) {
     nodes = [h("h1", {}, "This view cannot be shown"), h("p", { role: "alert" }, String(why.message ?? why)), home()];
   }

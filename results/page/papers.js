@@ -4,6 +4,7 @@ import { link } from "page/address.js";
 import { ask } from "page/data.js";
 import { h, wide } from "page/html.js";
 import * as format from "page/format.js";
+import { unknown } from "page/suggest.js";
 
 export const title = "Papers";
 const MARKS = {
@@ -18,7 +19,10 @@ const MEANINGS = {
 export async function draw({ name }) {
   const { tables, others } = await ask("papers");
   if (name && !tables[name]) {
-    return [h("h1", {}, name), h("p", { class: "empty" }, "The store has no number of this table. ", h("a", { href: link("papers") }, "All tables"))];
+    return [h("h1", {}, name), h("div", { class: "empty" },
+      others.includes(name) ? h("p", {}, "The store has no number of this table.")
+        : unknown("table", name, [...Object.keys(tables), ...others], (near) => link("papers", near)),
+      h("p", {}, h("a", { href: link("papers") }, "All tables")))];
   }
   const shown = name ? [[name, tables[name]]] : Object.entries(tables);
   return [

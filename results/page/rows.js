@@ -3,6 +3,7 @@
 import { ask } from "page/data.js";
 import { go } from "page/address.js";
 import { h } from "page/html.js";
+import { unknown } from "page/suggest.js";
 
 const FILTERS = ["model", "task", "metric", "ratio", "grid"];
 
@@ -35,15 +36,20 @@ export function chosen(all, query) {
     .filter((board) => board.rows.some((row) => row.base !== "dense") || !narrowed);
 }
 
-// The form above a view. Each choice goes into the address.
-export function filters(all, query, names = FILTERS) {
-  const of = {
+// Key of an address -> the values that the leaderboards have.
+function values(all) {
+  return {
     model: all.map((board) => board.model),
     task: all.map((board) => board.task),
     metric: all.map((board) => board.metric),
     ratio: all.flatMap((board) => board.rows.filter((row) => row.base !== "dense").map((row) => row.ratio)),
     grid: all.flatMap((board) => board.rows.flatMap((row) => row.grids ?? [])),
   };
+}
+
+// The form above a view. Each choice goes into the address.
+export function filters(all, query, names = FILTERS) {
+  const of = values(all);
   const selects = names.map((name) => select(name, of[name], query.get(name) ?? ""));
   const search = h("input", {
     id: "filter-method", type: "search", value: query.get("method") ?? "", autocomplete: "off",
@@ -68,8 +74,20 @@ function select(name, values, now) {
     h("select", { id: `filter-${name}`, onchange: (event) => go({ [name]: event.target.value }) }, options));
 }
 
-export function nothing(all) {
+// What stands in place of rows: why there are none, and the way to some.
+export function nothing(all, query) {
   if (!all.length) return h("p", { class: "empty" }, "No ranked number yet. A trial that ends adds a row here.");
-  return h("p", { class: "empty" }, "No rows match. ",
-    h("a", { href: location.hash.split("?")[0] || "#/" }, "Reset filters"));
+  const of = (column) => all.flatMap((board) => board.rows.map((row) => row[column]));
+  const known = { ...values(all), method: of("method") };
+  const wrong = Object.keys(known).filter((key) => query.get(key) && !isKnown(key, query.get(key), known[key]));
+  const names = { ...known, method: of("base") };
+  return h("div", { class: "empty" },
+    wrong.length ? wrong.map((key) => unknown(key, query.get(key), names[key].map(String))) : h("p", {}, "No rows match."),
+    h("p", {}, h("a", { href: location.hash.split("?")[0] || "#/" }, "Reset filters")));
+}
+
+function isKnown(key, value, known) {
+  if (key === "metric" && value === "all") return true;
+  if (key !== "method") return known.some((one) => String(one) === value);
+  return value.toLowerCase().split(/\s+/).every((word) => known.some((one) => one.toLowerCase().includes(word)));
 }

@@ -6,6 +6,7 @@ import { h, named } from "page/html.js";
 import * as format from "page/format.js";
 import { channels, labels, looks } from "page/methods.js";
 import { boards, chosen, filters, nothing } from "page/rows.js";
+import { unknown } from "page/suggest.js";
 
 export const title = "Trade-offs";
 const MOST = 12; // charts of one page
@@ -23,8 +24,10 @@ export async function draw({ query }) {
   const form = filters(all, query, ["model", "task", "metric"]);
   form.prepend(h("label", {}, "Cost ", h("select", { id: "filter-cost", onchange: (event) => go({ cost: event.target.value }) },
     Object.entries(COSTS).map(([key, text]) => h("option", { value: key, selected: key === cost }, text)))));
-  return [h("h1", {}, title), form,
-    found.length ? h("div", { class: "charts" }, found.slice(0, MOST).map((board) => picture(board, cost, style))) : nothing(all),
+  const asked = query.get("cost");
+  const wrong = asked && cost !== asked ? h("div", { class: "empty" }, unknown("cost", asked, Object.keys(COSTS)), h("p", {}, `Shown is ${COSTS[cost]}.`)) : null;
+  return [h("h1", {}, title), form, wrong,
+    found.length ? h("div", { class: "charts" }, found.slice(0, MOST).map((board) => picture(board, cost, style))) : nothing(all, query),
     found.length > MOST ? h("p", {}, `The first ${MOST} of ${found.length} charts; choose a model or a task to see others.`) : null,
     h("p", { class: "legend" }, "The stepped line joins the measured means that no other one beats in both cost and quality; ± one standard error. A click on a point opens its trial.")];
 }

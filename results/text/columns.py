@@ -49,12 +49,15 @@ class Columns:
         headings: One text per column; rows added later have as many cells.
         left: Whether each column is text: aligned left and folded; numbers are neither.
         dropped: Columns to leave out where the terminal is too narrow, first one first.
+        readable: Characters below which a text is not folded further; another column is
+            left out instead. By default a text may fold to one word a line.
         width: Width of the terminal in characters.
     """
 
     headings: Sequence[str]
     left: Sequence[bool]
     dropped: Sequence[int] = ()
+    readable: int = 0
     width: int = field(default_factory=terminal_width)
     _rows: list[tuple[list[str], tuple[str, ...]] | None] = field(default_factory=list)
 
@@ -99,7 +102,10 @@ class Columns:
         heading, *cells = self._cells(column)
         texts = [word for cell in cells for word in cell.split(" ")]
         parts = texts if self.left[column] else cells
-        return max(map(len, [*heading.split(" "), *parts]))
+        longest = max(map(len, cells), default=0) if self.left[column] else 0
+        return max(
+            min(longest, self.readable), *map(len, [*heading.split(" "), *parts])
+        )
 
     def _kept(self) -> list[int] | None:
         """The columns that fit; None if even the most important ones do not."""

@@ -14,6 +14,7 @@ from results.text.clean import clean, spreadsheet_cell
 from results.text.columns import Columns
 
 FORMATS = ("table", "csv", "csv-raw", "json", "md")
+_READABLE = 24  # characters of a line of a sentence
 DASH = "\N{EN DASH}"  # what stands where there is no number
 
 
@@ -115,6 +116,7 @@ def as_columns(answer: Answer, dropped: Sequence[str] = ()) -> str:
         headings=answer.columns,
         left=[not right for right in numeric],
         dropped=[answer.columns.index(name) for name in dropped],
+        readable=_READABLE if dropped else 0,
     )
     for row in answer.rows:
         table.add(map(shown, row))

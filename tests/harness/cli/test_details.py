@@ -139,6 +139,19 @@ def test_describe_tells_options_with_type_default_and_meaning(type_, words):
     assert "lora Lora or null; default null" in out
 
 
+def test_describe_writes_values_as_a_grid_does(type_):
+    _, out, _ = type_("describe", "class_aware_pruning")
+    assert "number or null; default null" in out
+    assert "null lets the ratio" in out
+    assert not re.search(r"\b(None|True|False)\b", out)
+
+
+def test_describe_names_the_kind_of_a_plugin_of_another_kind(type_):
+    status, _, err = type_("describe", "method", "mlp")
+    assert status == 2
+    assert "mlp is a model; no method called 'mlp'" in err
+
+
 def test_describe_suggests_a_name_that_exists(type_):
     status, _, err = type_("describe", "method", "svdllm")
 

@@ -57,7 +57,7 @@ def test_a_custom_table_written_to_a_file_verifies(run, tmp_path):
         (("table", "hrank", "--substitute", "vgg=mlp"), "Did you mean 'vgg16'"),
         ((*OWN, "--metric", "acc"), "no metric called 'acc'"),
         (("plot", "pareto", "--out", "x.gif"), "does not end in .svg, .pdf or .png"),
-        (("plot", "pareto", "--out", "x.svg"), "2 models fit (mlp, smollm2-135m)"),
+        (("plot", "pareto", "--out", "x.svg"), "2 models fit: 'mlp', 'smollm2-135m'"),
         (("report", "--out", "/proc/nothing"), "cannot be written"),
     ],
 )

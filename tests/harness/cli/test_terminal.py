@@ -47,6 +47,8 @@ def type_(store, monkeypatch, capsys):
         (("leaderboard",), ["class_aware_pruning", "recipe.schedule=linear"]),
         (("show", f"{19:016x}"), ["class_aware_pruning", "recipe.schedule=linear"]),
         (("sql", "SELECT method, model, task, ratio FROM newest"), ["smollm2-135m"]),
+        (("list", "methods"), ["class_aware_pruning", "variational_dropout"]),
+        (("list", "tasks"), ["wikitext2-2048-basis-sharing"]),
         (("plan", "digits_images"), ["class_aware_pruning", "digits_convnet"]),
         (("rm", "--grid", "synthetic"), ["smollm2-135m-magnitude-0.2-0"]),
     ],
@@ -60,6 +62,14 @@ def test_every_line_fits_and_every_name_is_whole(type_, width, words, whole):
     assert max(map(len, plain.splitlines())) <= width
     for name in whole:
         assert name in plain
+
+
+def test_a_list_of_methods_is_a_table_at_80_columns(type_):
+    _, out = type_(80, "list", "methods")
+
+    heading, _, *rows = re.sub(r"\x1b\[[\d;]*m", "", out).splitlines()
+    assert heading.split()[:2] == ["method", "what"]
+    assert sum(line[:1] not in ("", " ") for line in rows) > 30
 
 
 def test_status_looks_like_this_at_80_columns(type_):

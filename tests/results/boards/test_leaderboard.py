@@ -6,7 +6,15 @@ import re
 import pytest
 from synthetic import row
 
-from results.boards import board_rows, board_text, costs, figures, leaderboard, ranking
+from results.boards import (
+    board_rows,
+    board_text,
+    costs,
+    figures,
+    leaderboard,
+    narrowing,
+    ranking,
+)
 from results.boards.mean_ranks import over_boards
 from results.errors import StoreError
 from results.queries import protocols
@@ -46,6 +54,26 @@ def test_two_choices_that_exist_and_do_not_meet_are_said_so(empty):
         leaderboard.read(empty, model=["one"], task=["there"])
     with pytest.raises(StoreError, match=r"no model in .* called 'three'"):
         leaderboard.read(empty, model=["three"])
+
+
+def test_a_task_is_chosen_with_its_options_where_its_name_is_not_enough(empty):
+    for limit in (8, 32):
+        options = json.dumps({"limit": limit})
+        empty.append(row(f"of-{limit}", task_options=options, protocol=f"p{limit}"))
+
+    with pytest.raises(StoreError, match="tasks fit: 'digits limit=32', 'digits lim"):
+        leaderboard.one_board(empty, task=["digits"])
+    (found,) = leaderboard.one_board(empty, task=["digits limit=8"])
+    assert found["protocol"] == "p8"
+    assert len(leaderboard.read(empty, task=["digits"]).rows) == 2
+
+
+def test_a_metric_is_no_column_to_sort_by(stored):
+    rows = leaderboard.read(stored)
+    with pytest.raises(StoreError, match="'ppl'; a metric's value is in 'mean'"):
+        narrowing.sorted_by(rows, "ppl")
+    with pytest.raises(StoreError, match="Did you mean 'recovery'"):
+        narrowing.sorted_by(rows, "recovry")
 
 
 def _plain(text):
@@ -109,7 +137,7 @@ def test_one_protocol_can_be_chosen(empty):
     assert "protocols" not in text
     with pytest.raises(StoreError, match="Did you mean 'at-beta'"):
         leaderboard.read(empty, protocol=["at-betta"])
-    with pytest.raises(StoreError, match=r"2 protocols fit .* --protocol"):
+    with pytest.raises(StoreError, match=r"2 protocols fit: .* --protocol"):
         leaderboard.one_board(empty, task=["latency"])
 
 

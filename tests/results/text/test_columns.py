@@ -49,6 +49,24 @@ def test_columns_are_left_out_in_the_order_given():
     assert shown(30)[0].split() == ["method", "accuracy"]
 
 
+def test_a_sentence_stays_readable_where_columns_can_be_left_out():
+    def shown(width, readable):
+        table = Columns(
+            headings=["table", "what", "cells"],
+            left=[True, True, False],
+            dropped=[2],
+            width=width,
+            readable=readable,
+        )
+        table.add(["svd", "perplexity and accuracy of three networks", "12"])
+        return str(table).splitlines()
+
+    assert shown(34, 24)[2].startswith("svd    perplexity and accuracy")
+    assert "cells" not in shown(34, 24)[0]
+    assert "cells" in shown(34, 0)[0]
+    assert "cells" in shown(38, 24)[0]
+
+
 def test_a_name_is_never_broken():
     for width in (5, 10, 20, 30, 40):
         assert "class_aware_pruning" in " ".join(shown(width)).split()
