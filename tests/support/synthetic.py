@@ -105,3 +105,40 @@ def grid(path: Path, seeds: int = 3) -> Store:
         ]
     )
     return store
+
+
+def hosts(store: Store) -> Store:
+    """An accuracy of one protocol, and a latency measured on two hosts."""
+    for host, factor in (("alpha", 1.0), ("beta", 2.0)):
+        fields = json.dumps({"batch": 1, "host": host})
+        for method, time in (("dense", 8.0), ("svd", 4.0), ("magnitude", 6.0)):
+            made = row(
+                f"{method}-{host}",
+                method=method,
+                ratio=0.0 if method == "dense" else 0.5,
+                task="latency",
+                protocol=f"at-{host}",
+                protocol_fields=fields,
+                params=100 if method == "svd" else 200,
+            )
+            made["measurements"] = [
+                {"metric": "latency", "value": time * factor, "goal": "min"}
+            ]
+            if (method, host) != ("magnitude", "alpha"):
+                store.append(made)
+    return store
+
+
+def speeds(store: Store) -> Store:
+    """Accuracies of three networks, of which magnitude decodes slower than dense."""
+    rates = {"dense": (100.0, 50.0), "svd": (120.0, 48.0), "magnitude": (110.0, 40.0)}
+    for method, (prefill, decode) in rates.items():
+        options = {"method": method, "ratio": 0.0 if method == "dense" else 0.5}
+        store.append(row(f"{method}-a", measured={"accuracy": 0.9}, **options))
+        for task, rate in (("prefill", prefill), ("decode", decode)):
+            made = row(f"{method}-{task}", task=task, **options)
+            made["measurements"] = [
+                {"metric": f"{task}_rate", "value": rate, "goal": "max"}
+            ]
+            store.append(made)
+    return store

@@ -8,7 +8,7 @@ from importlib.resources import files
 import pytest
 from synthetic import row
 
-from results.boards import costs, figures
+from results.boards import figures
 from results.errors import StoreError
 from results.queries.db import ask
 from results.storage.store import Store
@@ -35,22 +35,6 @@ def test_a_figure_without_its_cost_is_refused(stored):
     rows = [row | {"macs": None} for row in _board(stored)]
     with pytest.raises(StoreError, match="has a measured macs"):
         figures.draw("pareto", rows, cost="macs")
-
-
-def test_the_front_of_a_figure_is_that_of_the_view(stored):
-    rows = [row | {"stderr": None} for row in _board(stored)]
-    shares = costs.probabilities(rows, "params")
-    ours = {
-        (r["method"], r["ratio"])
-        for r, share in zip(rows, shares, strict=True)
-        if share == 1
-    }
-    view = ask(
-        stored,
-        "SELECT method, ratio FROM pareto WHERE model = 'mlp' AND cost = 'params' "
-        "AND metric = 'accuracy'",
-    )
-    assert ours == set(view.rows)
 
 
 def test_many_methods_are_told_apart_in_a_figure(empty):

@@ -4,15 +4,12 @@ import json
 import re
 
 import pytest
-from synthetic import row
+from synthetic import hosts, row, speeds
 
 from results.boards import (
     board_rows,
     board_text,
-    costs,
-    figures,
     leaderboard,
-    narrowing,
     ranking,
 )
 from results.boards.mean_ranks import over_boards
@@ -20,60 +17,6 @@ from results.errors import StoreError
 from results.queries import protocols
 from results.queries.db import ask
 from results.text.labels import label, method_label
-
-
-def _hosts(store):
-    """An accuracy of one protocol, and a latency measured on two hosts."""
-    for host, factor in (("alpha", 1.0), ("beta", 2.0)):
-        fields = json.dumps({"batch": 1, "host": host})
-        for method, time in (("dense", 8.0), ("svd", 4.0), ("magnitude", 6.0)):
-            made = row(
-                f"{method}-{host}",
-                method=method,
-                ratio=0.0 if method == "dense" else 0.5,
-                task="latency",
-                protocol=f"at-{host}",
-                protocol_fields=fields,
-                params=100 if method == "svd" else 200,
-            )
-            made["measurements"] = [
-                {"metric": "latency", "value": time * factor, "goal": "min"}
-            ]
-            if (method, host) != ("magnitude", "alpha"):
-                store.append(made)
-    return store
-
-
-def test_two_choices_that_exist_and_do_not_meet_are_said_so(empty):
-    for model, task in (("one", "here"), ("two", "there")):
-        made = row(f"{model}-{task}", model=model, task=task)
-        made["measurements"] = [{"metric": "accuracy", "value": 0.5, "goal": "max"}]
-        empty.append(made)
-
-    with pytest.raises(StoreError, match="fits all of these options"):
-        leaderboard.read(empty, model=["one"], task=["there"])
-    with pytest.raises(StoreError, match=r"no model in .* called 'three'"):
-        leaderboard.read(empty, model=["three"])
-
-
-def test_a_task_is_chosen_with_its_options_where_its_name_is_not_enough(empty):
-    for limit in (8, 32):
-        options = json.dumps({"limit": limit})
-        empty.append(row(f"of-{limit}", task_options=options, protocol=f"p{limit}"))
-
-    with pytest.raises(StoreError, match="tasks fit: 'digits limit=32', 'digits lim"):
-        leaderboard.one_board(empty, task=["digits"])
-    (found,) = leaderboard.one_board(empty, task=["digits limit=8"])
-    assert found["protocol"] == "p8"
-    assert len(leaderboard.read(empty, task=["digits"]).rows) == 2
-
-
-def test_a_metric_is_no_column_to_sort_by(stored):
-    rows = leaderboard.read(stored)
-    with pytest.raises(StoreError, match="'ppl'; a metric's value is in 'mean'"):
-        narrowing.sorted_by(rows, "ppl")
-    with pytest.raises(StoreError, match="Did you mean 'recovery'"):
-        narrowing.sorted_by(rows, "recovry")
 
 
 def _plain(text):
@@ -88,7 +31,7 @@ def _shown(store, *, mixed, **only):
 
 
 def test_times_of_two_hosts_are_not_ranked_together(empty):
-    text = _shown(_hosts(empty), mixed=False)
+    text = _shown(hosts(empty), mixed=False)
     assert text.count("mlp on latency") == 2
     assert "one of 2 protocols: at-alpha host=alpha" in text
     # magnitude at 12 ms on beta is second there, behind svd's 8; on alpha svd is alone
@@ -97,7 +40,7 @@ def test_times_of_two_hosts_are_not_ranked_together(empty):
 
 
 def test_told_to_mix_one_board_ranks_all_and_says_in_what_they_differ(empty):
-    text = _shown(_hosts(empty), mixed=True)
+    text = _shown(hosts(empty), mixed=True)
     assert text.count("mlp on latency") == 1
     assert "2 protocols on one board, which differ in host" in text
     # Where the terminal is narrow, the mark folds to the next line.
@@ -113,7 +56,7 @@ def test_told_to_mix_one_board_ranks_all_and_says_in_what_they_differ(empty):
 
 
 def test_places_together_are_those_of_a_plain_count(empty):
-    rows = leaderboard.together(leaderboard.read(_hosts(empty))).dicts()
+    rows = leaderboard.together(leaderboard.read(hosts(empty))).dicts()
     for one in rows:
         rivals = [r["mean"] for r in rows if r["ratio"] == one["ratio"]]
         assert one["place"] == 1 + sum(other < one["mean"] for other in rivals)
@@ -132,7 +75,7 @@ def test_a_board_says_what_the_error_of_one_seed_leaves_out(empty):
 
 
 def test_one_protocol_can_be_chosen(empty):
-    text = _shown(_hosts(empty), mixed=False, protocol=["at-beta"])
+    text = _shown(hosts(empty), mixed=False, protocol=["at-beta"])
     assert "16" in text
     assert "protocols" not in text
     with pytest.raises(StoreError, match="Did you mean 'at-beta'"):
@@ -142,7 +85,7 @@ def test_one_protocol_can_be_chosen(empty):
 
 
 def test_a_mean_over_hosts_needs_to_be_told(empty):
-    rows = leaderboard.read(_hosts(empty))
+    rows = leaderboard.read(hosts(empty))
     with pytest.raises(StoreError, match="magnitude has no number for mlp on latency"):
         over_boards(rows)
     assert over_boards(rows, across_protocols=True).rows
@@ -175,102 +118,8 @@ def test_rows_that_differ_in_calibration_or_dtype_have_different_names():
     assert label("", '{"samples":16}').strip() == "samples=16"
 
 
-def _timed(store):
-    """Accuracies beside the latencies of two hosts; svd is both faster and worse."""
-    _hosts(store)
-    for method, value in (("dense", 0.9), ("svd", 0.8), ("magnitude", 0.7)):
-        store.append(
-            row(
-                f"{method}-accuracy",
-                method=method,
-                ratio=0.0 if method == "dense" else 0.5,
-                measured={"accuracy": value},
-            )
-        )
-    return store
-
-
-def test_the_front_against_latency_is_one_a_host(empty):
-    found = ask(
-        _timed(empty),
-        "SELECT timed, method, size FROM pareto "
-        "WHERE cost = 'latency' AND metric = 'accuracy' ORDER BY timed, size",
-    ).rows
-    # Magnitude, timed on beta only, is slower than svd and worse.
-    assert found == [
-        ("at-alpha", "svd", 4.0),
-        ("at-alpha", "dense", 8.0),
-        ("at-beta", "svd", 8.0),
-        ("at-beta", "dense", 16.0),
-    ]
-
-
-def test_tokens_a_second_are_a_time_a_token(empty):
-    made = row("d", method="dense", ratio=0.0, task="decode")
-    made["measurements"] = [{"metric": "decode_rate", "value": 50.0, "goal": "max"}]
-    empty.append(made)
-    # An early exit's own estimate on a task of quality is not a measured time.
-    empty.append(row("e", measured={"latency": 0.001}))
-    assert ask(empty, "SELECT cost, size FROM times").rows == [("decode", 20.0)]
-
-
-def test_a_plot_against_latency_needs_one_protocol(empty):
-    rows = leaderboard.one_board(_timed(empty), metric=["accuracy"])
-    with pytest.raises(StoreError, match=r"2 protocols: at-alpha \(host=alpha\)"):
-        costs.timed(empty, rows, "latency")
-    with pytest.raises(StoreError, match="Did you mean 'at-beta'"):
-        costs.timed(empty, rows, "latency", "at-bet")
-    with pytest.raises(StoreError, match="no task measured decode"):
-        costs.timed(empty, rows, "decode")
-    timed = costs.timed(empty, rows, "latency", "at-beta")
-    assert {r["method"]: r["latency"] for r in timed} == {
-        "dense": 16.0,
-        "svd": 8.0,
-        "magnitude": 12.0,
-    }
-    svg = figures.draw("pareto", timed, cost="latency").decode()
-    assert "milliseconds a batch of images" in svg
-
-
-def _speeds(store):
-    """Accuracies of three networks, of which magnitude decodes slower than dense."""
-    rates = {"dense": (100.0, 50.0), "svd": (120.0, 48.0), "magnitude": (110.0, 40.0)}
-    for method, (prefill, decode) in rates.items():
-        options = {"method": method, "ratio": 0.0 if method == "dense" else 0.5}
-        store.append(row(f"{method}-a", measured={"accuracy": 0.9}, **options))
-        for task, rate in (("prefill", prefill), ("decode", decode)):
-            made = row(f"{method}-{task}", task=task, **options)
-            made["measurements"] = [
-                {"metric": f"{task}_rate", "value": rate, "goal": "max"}
-            ]
-            store.append(made)
-    return store
-
-
-def test_the_speed_of_a_network_is_the_least_that_was_measured_of_it(empty):
-    found = ask(_speeds(empty), "SELECT DISTINCT method, speed FROM leaderboard").rows
-    # svd: 120/100 and 48/50; magnitude: 110/100 and 40/50.
-    assert dict(found) == {"dense": 1.0, "svd": 0.96, "magnitude": 0.8}
-
-
-def test_the_speed_is_that_of_the_slowest_host_and_absent_where_none_was_measured(
-    empty,
-):
-    store = _timed(empty)
-    store.append(row("d", method="dense", ratio=0.0, task="cifar10"))
-    store.append(row("s", method="svd", ratio=0.8))
-    found = ask(store, "SELECT DISTINCT method, ratio, speed FROM leaderboard").rows
-    # A time: dense/own. 8/4 and 16/8 for svd, 16/12 for magnitude.
-    assert {(method, ratio): speed for method, ratio, speed in found} == {
-        ("dense", 0.0): 1.0,
-        ("svd", 0.5): 2.0,
-        ("magnitude", 0.5): pytest.approx(4 / 3),
-        ("svd", 0.8): None,
-    }
-
-
 def test_a_network_that_was_measured_to_be_slower_is_marked_on_every_board(empty):
-    text = _shown(_speeds(empty), mixed=False)
+    text = _shown(speeds(empty), mixed=False)
     assert re.findall(r"(\w+)▼", text) == ["magnitude"] * 3
     assert text.count("▼ slower than the dense model by more than 5 %") == 1
     assert "▼" not in _shown(empty, mixed=False, method=["svd"])
@@ -280,7 +129,7 @@ def test_a_network_that_was_measured_to_be_slower_is_marked_on_every_board(empty
 
 
 def test_the_page_marks_slower_networks(empty):
-    for board in ranking.boards(_speeds(empty)):
+    for board in ranking.boards(speeds(empty)):
         rows = [dict(zip(board["columns"], one, strict=True)) for one in board["rows"]]
         assert {one["base"]: one["slower"] for one in rows} == {
             "dense": False,
