@@ -6,8 +6,8 @@
 -- recovery  share of the dense model's quality that is kept, on the same protocol:
 --           mean/dense where more is better, dense/mean where less is; 1 keeps all.
 --           NULL where no dense trial is stored.
--- ok, planned  trials that ended well, of those that are planned or stored with the
---           same options, calibration and dtype.
+-- ok, planned  trials that ended well, of those that the newest plan of a grid has or
+--           that are stored, with the same options, calibration and dtype.
 -- coverage  share of the block weights that the method treats, NULL where it reads no
 --           roles; the rest of the blocks stays dense.
 -- at_chance whether the metric measured first is not better than guessing by more than two
@@ -85,6 +85,8 @@ WITH stored_once AS MATERIALIZED (  -- see results.queries.db.create_views
       AND m.metric NOT IN repeated
       AND m.metric IS NOT NULL AND method IS NOT NULL AND model IS NOT NULL
       AND task IS NOT NULL AND isfinite(ratio)
+), current_plans AS (  -- an older plan may ask for versions that nobody will run
+    SELECT arg_max(plan, planned_at) AS plan FROM plans GROUP BY grid
 ), unfinished AS (  -- trials without a number; lost ones and plans have few columns
     SELECT trial, method, method_options, model, task, task_options, ratio, protocol,
            identity, dtype, calibration, model_options
@@ -93,7 +95,7 @@ WITH stored_once AS MATERIALIZED (  -- see results.queries.db.create_views
     UNION ALL
     SELECT trial, method, method_options, model, task, task_options, ratio, NULL,
            identity, NULL, NULL, NULL
-    FROM plans ANTI JOIN stored_once USING (trial)
+    FROM plans SEMI JOIN current_plans USING (plan) ANTI JOIN stored_once USING (trial)
 ), described_by_identity AS (
     -- A trial that never ended has few columns; its identity has the others.
     SELECT DISTINCT ON (trial) * EXCLUDE (dtype, calibration, model_options),

@@ -216,6 +216,23 @@ def test_trials_count_with_those_of_their_own_calibration_dtype_and_protocol(emp
     assert found == [(1, 1)] * 4
 
 
+def test_only_the_newest_plan_of_a_grid_intends_trials(empty):
+    # An older plan asked for other versions, which nobody will run any more.
+    empty.append(row("now"))
+    keys = ("method", "method_options", "model", "task", "task_options", "ratio")
+    usual = {key: row("now")[key] for key in keys} | {"identity": identity()}
+    for grid, minute, trials in (
+        ("g", 0, ("old", "older")),
+        ("g", 5, ("now", "missing")),
+        ("h", 1, ("of another grid",)),
+    ):
+        plan = {"plan": f"{grid}{minute}", "grid": grid} | usual
+        at = {"planned_at": row("x", minute=minute)["started_at"], "seed": 1}
+        empty.record_plan([plan | at | {"trial": one} for one in trials])
+
+    assert ask(empty, "SELECT ok, planned FROM leaderboard").rows == [(1, 3)]
+
+
 def test_failed_lost_and_missing_trials_count_in_their_own_row_only(empty):
     a = '{"lr":1e-05,"text":"\\u00e9"}'
     empty.append(row("a0", calibration=a))
