@@ -55,11 +55,12 @@ def plan(
     there = _cluster(cluster)  # an error in it shows before any other work
     with tolerate_unseen() as missing:
         planned = session.prepare(grid, opened, select_from(**options))
-    for one in missing:
+    if missing:
         click.echo(
-            f"not on this machine, so the ids of its trials are not final: {one}",
-            err=True,
+            "not on this machine, so that ids of trials are not final:", err=True
         )
+    for one in missing:
+        click.echo(f"  - {one}", err=True)
     if as_json:
         for state, trial, why_not in states(planned.plan):
             row = plan_row(trial, why_not)

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 from harness.core import BenchError, Model
 from harness.models import _language
 from harness.registry import model
-from harness.toolkit import checkpoint, devices, identity, model_size, shape
+from harness.toolkit import checkpoint, devices, hub, identity, model_size, shape
 from harness.toolkit.shape import Shape
 from harness.toolkit.stored_size import stored_params
 
@@ -105,6 +105,7 @@ class HuggingFace:
             return Path(self.id).expanduser()
         if _is_path(self.id):
             raise BenchError(_no_folder(self.id))
+        hub.settle()
         from huggingface_hub import hf_hub_download
 
         try:
@@ -159,6 +160,7 @@ class HuggingFace:
         """Download every file of the model, without loading it."""
         if _is_folder(self.id):
             return
+        hub.settle()
         from huggingface_hub import snapshot_download
 
         wanted = ["*.json", "*.txt", "*.model", "*.jinja"]

@@ -18,8 +18,7 @@ from harness.planning import lock, yaml_files
 from harness.planning.configured_plugin import configure, revision_of
 from harness.registry import Plugin
 from harness.toolkit import texts
-
-OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
+from harness.toolkit.hub import OFFLINE
 
 
 def prepare(

@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.core import BenchError
 from harness.options import nearest
-from harness.toolkit import identity, text_files
+from harness.toolkit import hub, identity, text_files
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +164,7 @@ def _hub(name: str, cache_dir: str | None) -> str:
 
 
 def _rows(name: str, source: Source, cache_dir: str | None) -> Any:
+    hub.settle()
     import datasets
 
     options: dict[str, Any] = {"split": source.split, "cache_dir": cache_dir}

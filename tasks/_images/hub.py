@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from harness.core import BenchError
+from harness.toolkit.hub import settle
 from harness.toolkit.images import Images
 from tasks._images import decoded
 from tasks._images.classification import ImageTask
@@ -50,6 +51,7 @@ class HubImages(ImageTask):
         return Images(pixels=pixels, labels=labels, mean=self.mean, std=self.std)
 
     def _rows(self, split: str) -> Iterator[tuple[Any, int]]:
+        settle()
         import datasets
 
         rows = datasets.load_dataset(self.hub, self.config, split=split)
@@ -66,6 +68,7 @@ class HubImages(ImageTask):
 
 @cache
 def _builder(hub: str, config: str) -> Any:
+    settle()
     import datasets
 
     try:

@@ -19,6 +19,7 @@ from typing import Any
 
 from harness.core import BenchError
 from harness.registry import discover
+from harness.toolkit import hub
 
 _FORMAT = 4  # of the cards in the cache; raise it when a card gains a fact
 
@@ -123,6 +124,7 @@ def manager(known: Card | None = None) -> Any:
     Returns:
         An ``lm_eval.tasks.TaskManager`` that knows the names of these folders only.
     """
+    hub.settle()
     from lm_eval.tasks import TaskManager
 
     if known is None:
