@@ -108,7 +108,7 @@ LAYERS = {
     "bytes": "DOUBLE",
 }
 
-# What each run intended, one row per trial, so that completeness is a query.
+# The grid of each run, one row per trial, so that completeness is a query.
 PLANS = {
     "plan": "VARCHAR",
     "planned_at": "TIMESTAMPTZ",
@@ -124,6 +124,7 @@ PLANS = {
     "seed": "BIGINT",
     "identity": "VARCHAR",
     "unsupported": "VARCHAR",  # the reason, NULL for a trial that can run
+    "selected": "BOOLEAN",  # false: ``--only`` or ``--set`` left it out; NULL: true
 }
 
 TABLES = {"trials": TRIALS, "samples": SAMPLES, "layers": LAYERS, "plans": PLANS}

@@ -75,10 +75,14 @@ def _status_of(name: str, store: Store, form: str) -> int:
     found = grid_status(name, store)
     failed = found.failed
     if form == "json":
-        click.echo(json.dumps({"grid": found.name, **found.counts}))
+        whole = {"grid": found.name, **found.counts, "selected": found.selected}
+        click.echo(json.dumps(whole))
         return TRIALS_FAILED if failed else COMPLETE
     counted = ", ".join(f"{n} {word}" for word, n in found.counts.items())
     click.echo(f"{found.name}: {counted}")
+    if found.selected is not None:
+        total = sum(found.counts.values()) - found.counts["stale"]
+        click.echo(f"the last run selected {found.selected} of {total} trials")
     if failed:
         ids = ", ".join(f"'{t}'" for t in sorted(failed))
         columns = "trial, method, model, task, ratio, status, error_class, reason"

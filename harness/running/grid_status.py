@@ -23,11 +23,13 @@ class GridStatus:
         counts: ``done``, ``running``, ``failed``, ``missing``, ``unsupported`` and
             ``stale`` (done by other code than this; only known from the grid's file).
         failed: Ids of the failed trials.
+        selected: How many trials the last run selected; None if it selected all.
     """
 
     name: str
     counts: Mapping[str, int]
     failed: frozenset[str]
+    selected: int | None
 
 
 def grid_status(name: str, store: Store) -> GridStatus:
@@ -65,7 +67,10 @@ def grid_status(name: str, store: Store) -> GridStatus:
         "unsupported": unsupported,
         "stale": 0,
     }
-    return GridStatus(name=name, counts=counts, failed=frozenset(failed))
+    chosen = stored_grids.selected(store, name)
+    return GridStatus(
+        name=name, counts=counts, failed=frozenset(failed), selected=chosen
+    )
 
 
 def _of_file(name: str, store: Store, running: set[str]) -> GridStatus:
@@ -81,7 +86,9 @@ def _of_file(name: str, store: Store, running: set[str]) -> GridStatus:
         "unsupported": len(plan.unsupported),
         "stale": len(planned.outdated),
     }
-    return GridStatus(name=plan.grid.name, counts=counts, failed=failed)
+    name = plan.grid.name
+    chosen = stored_grids.selected(store, name)
+    return GridStatus(name=name, counts=counts, failed=failed, selected=chosen)
 
 
 def running_trials(store: Store) -> set[str]:

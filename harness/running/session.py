@@ -5,16 +5,17 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import chain
 from typing import Any
 
 from harness.core import BenchError
 from harness.planning import grid as grids
 from harness.planning import known_grid, memory, provenance
 from harness.planning import plan as plans
-from harness.planning.grid import Grid
+from harness.planning.grid import Grid, Point
 from harness.planning.memory import Entry
 from harness.planning.plan import Plan
 from harness.planning.selection import matching, plan_row, states
@@ -169,7 +170,7 @@ def claim(
     if not planned.plan.bundles:
         yield Claim(planned=planned, run_id=run_id)
         return
-    recorded = _record(planned.plan, store)
+    recorded = _record(planned.plan, _left_out(name, planned.plan, selection), store)
     # The claim is visible to other drivers before this one looks for theirs. Of two
     # that start together at least one sees the other.
     with leases.claim(store, run_id, recorded):
@@ -181,14 +182,39 @@ def claim(
         yield Claim(planned=planned, run_id=run_id)
 
 
-def _record(plan: Plan, store: Store) -> str:
-    """Store every trial of the plan, also the finished ones; return the plan's id."""
+def _left_out(name: str, plan: Plan, selection: Selection) -> Iterator[Point]:
+    """The trials of the grid, as its file says it, that a selection leaves out."""
+    known = {trial.id for _, trial, _ in states(plan)}
+    points = [plan.grid.points()]
+    if selection.changed:
+        # What the run replaces may not be there, such as a model.
+        with contextlib.suppress(BenchError):
+            points.append(known_grid.read(grids.locate(name))[0].points())
+    for point in chain(*points):
+        if point.trial.id not in known:
+            known.add(point.trial.id)
+            yield point
+
+
+def _record(plan: Plan, left_out: Iterable[Point], store: Store) -> str:
+    """Store every trial of the grid; return the id of the plan.
+
+    Those that the run does not select are stored too: the newest plan of a grid says
+    what belongs to it, whichever part of it ran last.
+    """
     here: dict[str, Any] = {
         "plan": new_attempt(),
         "planned_at": datetime.now(UTC),
         "grid": plan.grid.name,
     }
-    store.record_plan(here | plan_row(trial, why) for _, trial, why in states(plan))
+    rows = chain(
+        ((trial, why, True) for _, trial, why in states(plan)),
+        ((one.trial, one.unsupported, False) for one in left_out),
+    )
+    store.record_plan(
+        here | plan_row(trial, why) | {"selected": selected}
+        for trial, why, selected in rows
+    )
     return str(here["plan"])
 
 
@@ -225,7 +251,8 @@ def _conflicts(
 
 
 def _trials_of(store: Store, plan: str) -> set[str]:
-    found = ask(store, "SELECT trial FROM plans WHERE plan = ?", [plan]).rows
+    query = "SELECT trial FROM plans WHERE plan = ? AND selected IS NOT FALSE"
+    found = ask(store, query, [plan]).rows
     return {trial for (trial,) in found}
 
 

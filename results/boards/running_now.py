@@ -32,7 +32,8 @@ WHERE p.trial IN (SELECT unnest($1::VARCHAR[])) ORDER BY p.trial, p.planned_at D
 _RUN = """
 SELECT any_value(grid) AS grid,
        (SELECT count(*) FROM trials WHERE epoch(started_at) >= $2
-        AND trial IN (SELECT trial FROM plans WHERE plan = $1)) AS done
+        AND trial IN (SELECT trial FROM plans
+                      WHERE plan = $1 AND selected IS NOT FALSE)) AS done
 FROM plans WHERE plan = $1
 """
 

@@ -11,7 +11,7 @@ from results.queries.db import ask
 from results.storage.store import Store
 from results.text.answer import Answer
 
-# Trials of the newest plan of a grid.
+# Trials of the newest plan of a grid: all of the grid, whatever the run selected.
 NEWEST_PLAN = """
 SELECT * FROM plans
 WHERE plan = (SELECT arg_max(plan, planned_at) FROM plans WHERE grid = ?)
@@ -98,6 +98,16 @@ def trials(store: Store, name: str) -> set[str]:
     """Ids of the trials in the newest plan of a grid."""
     query = f"SELECT DISTINCT trial FROM ({NEWEST_PLAN})"
     return {str(trial) for (trial,) in ask(store, query, [name]).rows}
+
+
+def selected(store: Store, name: str) -> int | None:
+    """How many trials the last run of a grid selected; None if it selected all."""
+    query = (
+        "SELECT count(*) FILTER (selected IS NOT FALSE), count(*) "
+        f"FROM ({NEWEST_PLAN})"
+    )
+    ((some, whole),) = ask(store, query, [name]).rows
+    return None if some == whole else int(some)
 
 
 def statuses(store: Store, name: str) -> dict[str, str | None]:

@@ -35,5 +35,5 @@ SELECT *, params / params_dense AS kept,
        8 * bytes / params_dense AS bits
 FROM stored.layers;
 
--- plans: one row per trial that a run intended; a trial may be in many plans.
+-- plans: one row per trial of a grid that was run; a trial may be in many plans.
 CREATE VIEW plans AS SELECT * FROM stored.plans;

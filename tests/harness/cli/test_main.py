@@ -120,6 +120,12 @@ def test_status_of_a_grid_as_json(shrinkgrid, grid):
 
     counts = json.loads(out)
     assert (counts["done"], counts["missing"], counts["failed"]) == (2, 1, 0)
+    assert counts["selected"] == 2
+    said = shrinkgrid("status", "toys")[1]
+    assert said == (
+        "toys: 2 done, 0 running, 0 failed, 1 missing, 0 unsupported, 0 stale\n"
+        "the last run selected 2 of 3 trials\n"
+    )
 
 
 def test_only_runs_what_the_condition_picks(shrinkgrid, grid, tmp_path):

@@ -9,7 +9,11 @@ import pytest
 from harness.core import BenchError
 from harness.executors.inline import Inline
 from harness.running import session
+from harness.running.grid_status import grid_status
 from harness.running.session import Selection
+from results.boards import page_data
+from results.boards.running_now import running_now
+from results.queries import grids
 from results.queries.db import ask
 from results.storage import leases
 from results.storage.store import Store, open_store
@@ -120,3 +124,58 @@ def test_only_a_store_of_many_files_is_compacted(grid, store, monkeypatch):
     monkeypatch.setattr(session, "MANY_FILES", 2)
     assert session.compact(store) is None
     assert len(store.files("trials")) == 1
+
+
+def whole(store: Store) -> tuple[int, int, int | None]:
+    """What the status of the grid by its name says: done, missing, selected."""
+    found = grid_status("grid", store)
+    return found.counts["done"], found.counts["missing"], found.selected
+
+
+QUARTER, HALF = Selection(only="ratio = 0.25"), Selection(only="ratio = 0.5")
+
+
+@pytest.mark.parametrize("parts", [(QUARTER, HALF), (HALF, QUARTER)])
+def test_after_a_part_the_status_is_that_of_the_whole_grid(grid, store, parts):
+    for done, part in enumerate(parts, start=1):
+        run(grid, store, part)
+        assert whole(store) == (done, 3 - done, 1)
+        assert grid_status(grid, store).counts["missing"] == 3 - done
+        assert grid_status(grid, store).selected == 1
+
+    run(grid, store)
+    assert whole(store) == (3, 0, None)
+
+
+def test_after_a_part_all_overviews_count_the_whole_grid(grid, store):
+    run(grid, store, HALF)
+
+    (of_store,) = grids.overview(store).dicts()
+    assert (of_store["trials"], of_store["done"], of_store["missing"]) == (3, 1, 2)
+    (of_page,) = page_data.overview(store)["grids"]
+    assert (of_page["planned"], of_page["ok"]) == (3, 1)
+    cells = [(c["ratio"], c["planned"], c["ok"]) for c in page_data.coverage(store)]
+    assert cells == [(0.0, 1, 0), (0.25, 1, 0), (0.5, 1, 1)]
+
+
+def test_after_a_run_with_other_values_the_grid_is_still_that_of_its_file(grid, store):
+    run(grid, store, Selection(changed={"ratios": [0.75], "methods": ["toy_drop"]}))
+
+    assert whole(store) == (1, 3, 1)
+
+
+def test_other_values_may_replace_what_is_not_there(grid, store, toy_grid):
+    name = str(toy_grid(models=["no_such_model"]))
+
+    run(name, store, Selection(changed={"models": ["toy"], "ratios": [0.5]}))
+
+    assert whole(store) == (1, 0, None)
+
+
+def test_the_progress_of_a_part_counts_that_part_alone(grid, store):
+    with session.claim(grid, store, QUARTER) as claimed:
+        run(grid, store, HALF)
+        (now,) = running_now(store)["runs"]
+        assert claimed.planned.plan.trials == 1
+
+    assert now["done"] == 0
