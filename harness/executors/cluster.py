@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import shutil
 import socket
 import sys
@@ -31,6 +32,9 @@ from harness.executors.private_files import (
 USER_ERROR = 2  # exit status
 _NEEDED = ("gcs_server", "raylet")  # processes without which Ray does not start
 SPACE = 50_000_000  # bytes in its temporary folder without which Ray does not start
+# Threads of Ray's own processes and of each worker, counted on a machine with two
+# processors (150 and 23).
+THREADS, THREADS_OF_WORKER = 160, 25
 ENDED = (
     "Ray on this machine has ended (its raylet is gone); finished trials are stored: "
     "run the same command again to resume"
@@ -56,6 +60,7 @@ def connect(address: str, cpus: int | None = None, gpus: int | None = None) -> N
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if address == "local":
         _check_space()
+        _check_threads(cpus or os.cpu_count() or 1)
         protect_token()
         # On a busy machine Ray's agents need longer to import than the 30 s after which
         # the raylet ends itself.
@@ -92,6 +97,41 @@ def _check_space() -> None:
                 f"{SPACE / 1e6:.0f} MB there to start: free some space, set RAY_TMPDIR "
                 "to another folder, or use --address inline to run without Ray"
             )
+
+
+def _check_threads(cpus: int) -> None:
+    """Raise an error if this user may not start the threads that Ray needs.
+
+    Ray's processes end in C++ where the kernel refuses a thread, each with a crash.
+
+    Args:
+        cpus: Processors of the local cluster, each of which gets a worker.
+
+    Raises:
+        BenchError: Names the limit, and what this user has running.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_NPROC)
+    # The kernel applies no limit to root.
+    if limit == resource.RLIM_INFINITY or os.getuid() == 0:
+        return
+    running = _threads_of(os.getuid())
+    needed = THREADS + THREADS_OF_WORKER * cpus
+    if running + needed > limit:
+        raise BenchError(
+            f"this user may have {limit} processes and threads (`ulimit -u`), has "
+            f"{running}, and Ray needs about {needed} more to start with {cpus} "
+            "processors: raise the limit, end other programs, use fewer --cpus, or use "
+            "--address inline to run without Ray"
+        )
+
+
+def _threads_of(user: int) -> int:
+    """How many threads the processes of a user have, which the kernel counts."""
+    return sum(
+        one.info["num_threads"] or 0
+        for one in psutil.process_iter(["uids", "num_threads"])
+        if one.info["uids"] and one.info["uids"].real == user
+    )
 
 
 def _start(options: dict[str, Any]) -> None:

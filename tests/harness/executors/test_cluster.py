@@ -5,6 +5,7 @@ import os
 import queue
 import socket
 import subprocess
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -54,6 +55,41 @@ def test_a_head_out_of_reach_is_never_asked(monkeypatch):
     now[0] = 1e6
 
     assert watchdog.check() is None
+
+
+@pytest.mark.parametrize(
+    ("user", "limit", "running", "refused"),
+    [
+        (1000, 400, 100, True),
+        (1000, 400, 40, False),
+        (1000, -1, 10**6, False),  # no limit
+        (0, 400, 10**6, False),  # root
+    ],
+)
+def test_a_user_who_may_have_too_few_threads_is_told_so(
+    monkeypatch, user, limit, running, refused
+):
+    started = []
+    monkeypatch.setattr(cluster, "_check_space", lambda: None)
+    monkeypatch.setattr(cluster, "protect_token", lambda: None)
+    monkeypatch.setattr(cluster, "_start", started.append)
+    monkeypatch.setattr(cluster.os, "getuid", lambda: user)
+    monkeypatch.setattr(cluster.resource, "getrlimit", lambda _: (limit, limit))
+    monkeypatch.setattr(cluster, "_threads_of", lambda _: running)
+
+    if refused:
+        words = "may have 400 processes and threads .* has 100, and Ray needs about 360"
+        with pytest.raises(BenchError, match=words):
+            cluster.connect("local", cpus=8)
+    else:
+        cluster.connect("local", cpus=8)
+
+    assert len(started) == (not refused)
+
+
+def test_threads_of_this_user_are_counted():
+    assert cluster._threads_of(os.getuid()) >= threading.active_count()
+    assert cluster._threads_of(2**31) == 0
 
 
 def test_ray_waits_for_its_agents_on_a_busy_machine(monkeypatch):
