@@ -103,8 +103,7 @@ def trials(store: Store, name: str) -> set[str]:
 def selected(store: Store, name: str) -> int | None:
     """How many trials the last run of a grid selected; None if it selected all."""
     query = (
-        "SELECT count(*) FILTER (selected IS NOT FALSE), count(*) "
-        f"FROM ({NEWEST_PLAN})"
+        f"SELECT count(*) FILTER (selected IS NOT FALSE), count(*) FROM ({NEWEST_PLAN})"
     )
     ((some, whole),) = ask(store, query, [name]).rows
     return None if some == whole else int(some)
