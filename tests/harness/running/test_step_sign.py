@@ -26,7 +26,7 @@ def _said(store):
 
 
 def test_a_long_step_is_announced_while_it_runs(empty, monkeypatch):
-    monkeypatch.setattr(step_sign, "MOMENT", 0.0)
+    monkeypatch.setattr(step_sign, "MOMENT", 0.01)
     began = time.time()
     with StepSign(empty, "job") as sign:
         with sign.during("t1", "fitting"):
@@ -42,6 +42,22 @@ def test_a_short_step_writes_nothing(empty, monkeypatch):
         with sign.during("t1", "fitting"):
             pass
         assert empty.folder.names("running") == []
+
+
+def test_short_steps_are_told_from_one_long_step(empty, monkeypatch):
+    monkeypatch.setattr(step_sign, "MOMENT", 60.0)
+    said = []
+    monkeypatch.setattr(leases, "announce_step", lambda *what: said.append(what[3]))
+    with StepSign(empty, "job") as sign:
+        # Each look finds a step, and each time another one.
+        for step in ("loading", "fitting", "compressing"):
+            with sign.during("t1", step):
+                sign.look()
+        assert said == []
+        with sign.during("t1", "evaluating"):
+            for _ in range(4):
+                sign.look()
+    assert said == ["evaluating"]
 
 
 def test_a_step_that_fails_raises_its_own_error(empty):
@@ -60,7 +76,7 @@ def test_a_store_that_cannot_be_written_does_not_stop_a_trial(empty, monkeypatch
         tried.append(1)
         raise StoreError("the disk is full")
 
-    monkeypatch.setattr(step_sign, "MOMENT", 0.0)
+    monkeypatch.setattr(step_sign, "MOMENT", 0.01)
     monkeypatch.setattr(leases, "announce_step", full)
     with StepSign(empty, "job") as sign, sign.during("t1", "fitting"):
         deadline = time.monotonic() + 60
