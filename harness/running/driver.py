@@ -22,7 +22,7 @@ from harness.planning.messages import Event, Job
 from harness.planning.plan import Bundle, Plan
 from harness.planning.trial import Trial
 from harness.running.failures import Interrupted, clean
-from harness.running.recovery import committed
+from harness.running.recovery import committed, settle
 from harness.running.rows import base_row
 from results.outcomes import FINISHED, ErrorClass
 from results.storage import leases
@@ -261,21 +261,22 @@ class Driver:
         leases.delete(
             self.store, f"{job.name}.json"
         )  # what the worker still ends is not stored
+        settle(self.store, job.name)
         if job.key not in self._ended:  # every trial was reported before
             return
         left = [t for t in job.bundle.trials if t.id not in self._ended[job.key]]
-        for trial in list(left):  # stored, but not reported before the worker died
-            row = committed(self.store, job.attempts[trial.id])
-            # Trials run in order: the first one without a row was running, and the
-            # later ones had not started.
-            if row is None:
-                break
-            left.remove(trial)
+        # Those that ended, but were not reported before the worker died. Trials run in
+        # order: the first one without a row was running, and the later ones had not
+        # started.
+        ended = committed(self.store, [job.attempts[t.id] for t in left])
+        for trial in left[: len(ended)]:
+            status, error_class = ended[job.attempts[trial.id]]
             late = Event(
-                what="ended", trial=trial.id, status=row[0], error_class=row[1]
+                what="ended", trial=trial.id, status=status, error_class=error_class
             )
             self._count(job, trial, late)
             self.watcher.event(job, trial, late)
+        left = left[len(ended) :]
         if not left:
             return
         # Before anything is queued: ``_next`` takes an empty ``_ended`` as a sign that

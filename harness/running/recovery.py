@@ -1,4 +1,4 @@
-"""After a crash: find which attempts were stored, and store rows for the others."""
+"""After a crash: store what was made, and rows for the trials that were lost."""
 
 from __future__ import annotations
 
@@ -10,37 +10,77 @@ from typing import Any
 from results.errors import StoreError
 from results.outcomes import ErrorClass, Status
 from results.queries.db import ask
-from results.storage import leases
+from results.storage import leases, pending
 from results.storage.store import Store
 
 
-def committed(store: Store, attempt: str) -> tuple[str, str | None] | None:
-    """Read the status and the error class of an attempt's row.
+def committed(
+    store: Store, attempts: Sequence[str]
+) -> dict[str, tuple[str, str | None]]:
+    """Find the rows of attempts that one worker made.
 
     Args:
-        store: Store that may contain the row.
-        attempt: Id of the attempt to look for.
+        store: Store that may contain the rows.
+        attempts: Ids in the order in which they ran.
 
     Returns:
-        Status and error class, from the attempt's own file or from a compacted file;
-        None if the attempt has no row.
+        Attempt -> status and error class, up to the first attempt without a row; those
+        after it had not started.
     """
+    known: dict[str, tuple[str, str | None]] = {}
+    found = {}
+    for attempt in attempts:
+        # A file is named after the first of its attempts, so that those after it in the
+        # file are known by now.
+        if attempt not in known:
+            known |= _in_own_file(store, attempt) or _compacted(store, attempt)
+        if attempt not in known:
+            break
+        found[attempt] = known[attempt]
+    return found
+
+
+def _in_own_file(store: Store, attempt: str) -> dict[str, tuple[str, str | None]]:
+    """The rows of the file that is named after an attempt; none if it is damaged."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     content = store.folder.read(f"trials/{attempt}.parquet")
     if content is not None:
-        with contextlib.suppress(pa.ArrowException, OSError):  # a damaged file
-            columns = ["status", "error_class"]
-            found = pq.read_table(pa.BufferReader(content), columns=columns)
-            row = found.to_pylist()[0]
-            return row["status"], row["error_class"]
-    # A damaged file (content, but no row) may have its row in a compacted file.
-    if content is None and not store.folder.names("trials/compacted"):
-        return None
+        with contextlib.suppress(pa.ArrowException, OSError):
+            columns = ["attempt", "status", "error_class"]
+            table = pq.read_table(pa.BufferReader(content), columns=columns)
+            rows = table.to_pylist()
+            return {r["attempt"]: (r["status"], r["error_class"]) for r in rows}
+    return {}
+
+
+def _compacted(store: Store, attempt: str) -> dict[str, tuple[str, str | None]]:
+    """The row of an attempt whose file was compacted, or is damaged."""
+    damaged = store.folder.read(f"trials/{attempt}.parquet") is not None
+    if not damaged and not store.folder.names("trials/compacted"):
+        return {}
     query = "SELECT status, error_class FROM trials WHERE attempt = ?"
     rows = ask(store, query, [attempt]).rows
-    return (str(rows[0][0]), rows[0][1]) if rows else None
+    return {attempt: (str(rows[0][0]), rows[0][1])} if rows else {}
+
+
+def settle(store: Store, job: str) -> None:
+    """Store the rows that a worker which is gone had made, but not committed.
+
+    Args:
+        store: The store of the job.
+        job: Name of the job, whose lease is deleted or of a dead process.
+
+    Raises:
+        StoreError: If the store cannot be written.
+    """
+    left = pending.read(store, job)
+    # It may have died after it committed them, and before it emptied the file.
+    stored = committed(store, [str(row["attempt"]) for row in left.trials])
+    left.leave_out(stored)
+    left.store(store)
+    pending.delete(store, job)
 
 
 def check_stored(store: Store, attempts: Sequence[str]) -> None:
@@ -55,11 +95,11 @@ def check_stored(store: Store, attempts: Sequence[str]) -> None:
     """
     files = set(store.folder.names("trials"))
     missing = {one for one in attempts if f"{one}.parquet" not in files}
-    # Another driver may have compacted the store: its small files are gone, and the
-    # rows are not.
-    if missing and store.folder.names("trials/compacted"):
-        compacted = ask(store, "SELECT attempt FROM trials").rows
-        missing -= {attempt for (attempt,) in compacted}
+    # Quick trials have no files of their own. Another driver may have compacted the
+    # store, too: its small files are gone, and the rows are not.
+    if missing and store.files("trials"):
+        there = ask(store, "SELECT attempt FROM trials").rows
+        missing -= {attempt for (attempt,) in there}
     if missing:
         raise StoreError(
             f"{len(missing)} of the {len(attempts)} rows that this run stored are no "
@@ -78,17 +118,21 @@ def reconcile(store: Store) -> int:
         The number of rows that were stored.
     """
     lost = 0
-    for lease in leases.read_all(store):
-        # None means that it cannot be told: the lease is of another machine.
-        if lease.alive() is not False:
-            continue
+    found = leases.read_all(store)
+    # None means that it cannot be told: the lease is of another machine.
+    dead = [lease for lease in found if lease.alive() is False]
+    # Also of jobs without a lease, which their worker deletes last.
+    working = {lease.job for lease in found if lease not in dead}
+    for job in pending.jobs(store):
+        if job not in working:
+            settle(store, job)
+    for lease in dead:
         # In the order in which they ran: those with a row had ended, and the first one
         # without a row was running.
-        for attempt, trial in lease.attempts:
-            if committed(store, attempt) is None:
-                store.append(_lost_row(store, lease, attempt, trial))
-                lost += 1
-                break  # the trials after it had not started
+        stored = committed(store, [attempt for attempt, _ in lease.attempts])
+        for attempt, trial in lease.attempts[len(stored) :][:1]:
+            store.append(_lost_row(store, lease, attempt, trial))
+            lost += 1
         leases.delete(store, lease.name)
     return lost
 

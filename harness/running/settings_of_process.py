@@ -73,7 +73,7 @@ def _of_python() -> Iterator[Setting]:
 def _of_system() -> Iterator[Setting]:
     one = Setting
     yield one("working directory", _directory, _change_directory)
-    yield one("environment", lambda: dict(os.environ), _environment)
+    yield one("environment", _encoded_environment, _environment)
     streams = _Streams()
     yield one("standard streams", streams.read, streams.write)
     # After the environment, from which the C library takes the locale.
@@ -141,11 +141,16 @@ def _change_directory(path: str | None) -> None:
         os.chdir(path)
 
 
-def _environment(values: dict[str, str]) -> None:
+def _encoded_environment() -> dict[bytes, bytes]:
+    # Without decoding each name and value, which takes 40 microseconds.
+    return dict(os.environ._data)  # type: ignore[attr-defined]
+
+
+def _environment(values: dict[bytes, bytes]) -> None:
     # Changed in place and name by name: each change also reaches ``getenv`` of C code.
-    for name in os.environ.keys() - values.keys():
-        del os.environ[name]
-    os.environ.update(values)
+    for name in os.environb.keys() - values.keys():
+        del os.environb[name]
+    os.environb.update(values)
 
 
 class _Streams:

@@ -17,6 +17,7 @@ from torch.utils._device import DeviceContext
 from harness.running.setting import Setting, attribute
 
 _HOOKS = [n for n, v in vars(hooks).items() if n.startswith("_global_") and "hook" in n]
+_DENORMAL = 1e-310
 _FOLDER = str(Path(torch.__file__).parent)
 # Namespaces of operators that all networks use.
 _PREFIXES = ("aten/", "prim/", "prims/")
@@ -217,9 +218,9 @@ def _default_device() -> str | None:
 
 
 # A denormal number times one is zero where the processor flushes them; torch has no
-# function that tells.
+# function that tells. Python's own numbers go through the same unit as torch's.
 def _flushes_denormals() -> bool:
-    return float(torch.tensor(1e-310, dtype=torch.float64) * 1) == 0
+    return _DENORMAL * 1.0 == 0
 
 
 def _deterministic() -> tuple[bool, bool]:

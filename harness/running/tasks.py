@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import TYPE_CHECKING
@@ -13,8 +12,6 @@ from harness.planning.resources import ResourceRequest, shortage
 if TYPE_CHECKING:
     from harness.running.global_state import GlobalState
 
-QUICK = 0.05  # seconds; the starts of shorter trials are not reported one by one
-FLUSH = 0.2  # seconds between reports of quick trials
 # Free bytes of the device (None on a CPU) and of the host, and what this process holds.
 FreeMemory = Callable[[], tuple[int | None, int, int]]
 
@@ -49,22 +46,7 @@ def bundle(
         )
         yield [refused]
         return
-    began = flushed = time.perf_counter()
-    waiting: list[Event] = []
-    ended = 0
-    for event in worker.run(job, built, _state()):
-        waiting.append(event)
-        now = time.perf_counter()
-        ended += event.what == "ended"
-        # On average each trial so far took more than ``QUICK``. Events of quick trials
-        # are sent in batches, since each one costs the driver more than the trial costs
-        # the worker.
-        slow = event.what == "started" and now - began > QUICK * ended
-        if slow or event.what == "returned" or now - flushed > FLUSH:
-            yield waiting
-            waiting, flushed = [], now
-    if waiting:
-        yield waiting
+    yield from worker.batches(job, built, _state())
 
 
 @cache

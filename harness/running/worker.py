@@ -15,6 +15,7 @@ from harness.planning.messages import Built, Event, Job, took
 from harness.planning.plan import configured
 from harness.planning.trial import PluginSpec, Trial
 from harness.running import process, rows, time_limit
+from harness.running.batch import FLUSH, QUICK, Batch
 from harness.running.failures import (
     Failure,
     Interrupted,
@@ -35,18 +36,46 @@ from results.storage.leases import (
     requested_trials,
     stop_requested,
 )
+from results.storage.pending import Pending
 from results.storage.store import Store, open_store
 
 
 def run(
     job: Job, built: Sequence[Built] = (), state: GlobalState | None = None
 ) -> Iterator[Event]:
-    """Run a job's trials one after the other, each committed before the next starts.
+    """Run a job's trials; each is committed, and its event yielded, before the next.
 
     Args:
         job: The bundle, its attempts and the store.
         built: How building the bundle's artifacts ended.
         state: Restores the state of this process after each trial.
+
+    Yields:
+        The events of ``batches``, one by one.
+    """
+    for events in batches(job, built, state, quick=0.0, flush=0.0):
+        yield from events
+
+
+def batches(
+    job: Job,
+    built: Sequence[Built] = (),
+    state: GlobalState | None = None,
+    *,
+    quick: float = QUICK,
+    flush: float = FLUSH,
+) -> Iterator[list[Event]]:
+    """Run a job's trials one after the other, each durable before the next starts.
+
+    Events and rows of quick trials come in batches. Whatever an event tells is
+    committed when it is yielded.
+
+    Args:
+        job: The bundle, its attempts and the store.
+        built: How building the bundle's artifacts ended.
+        state: Restores the state of this process after each trial.
+        quick: Seconds; trials that take less on average come in batches.
+        flush: Seconds between two batches.
 
     Yields:
         ``started`` and ``ended`` for each trial that the driver does not ask back
@@ -59,7 +88,7 @@ def run(
         store = open_store(job.store)
         state = state or GlobalState()
         if state.spoilt:
-            yield Event(what="stopped", summary=_spoilt(state.spoilt))
+            yield [Event(what="stopped", summary=_spoilt(state.spoilt))]
             return
         # Before ``begin``, which reads the state of the process: an import that sets an
         # option of torch is part of the state that trials start from.
@@ -67,34 +96,31 @@ def run(
         state.begin(*_plugins(job.bundle.trials))
         sign = StepSign(store, job.name)
         steps = Steps(job=job, store=store, built=tuple(built), sign=sign)
-        worker = _Worker(job=job, store=store, steps=steps, state=state)
         attempts = [(job.attempts[t.id], t.id) for t in job.bundle.trials]
         # The lease lists the attempts: if this machine dies, the next run knows from it
         # which trials were lost.
-        with lease_job(store, job.run, job.name, attempts), sign:
-            left = deque(job.bundle.trials)
-            while left and not stop_requested(store, job.run):
-                # This trial is taken before the request is read, so that at least one
-                # trial runs and a request cannot leave a job that does nothing.
-                trial = left.popleft()
-                # Returned before this trial starts, so that idle slots need not wait
-                # for its end.
-                given = _give_back(store, job, left)
-                if given:
-                    yield Event(what="returned", trials=given)
-                yield Event(what="started", trial=trial.id)
-                event = worker.attempt(trial)
-                yield event
-                if event.poisoned and steps.broken is None and left:
-                    # A new process can run them; here each would fail as this one.
-                    rest = tuple(t.id for t in left)
-                    left.clear()
-                    yield Event(what="returned", trials=rest)
+        with (
+            lease_job(store, job.run, job.name, attempts),
+            Pending(store, job.name) as pending,
+            sign,
+        ):
+            worker = _Worker(
+                job=job, store=store, steps=steps, state=state, pending=pending
+            )
+            batch = Batch(quick=quick, flush=flush)
+            for event in worker.trials(batch):
+                if batch.add(event):
+                    worker.commit_pending()
+                    yield batch.take()
+            worker.commit_pending()
+        if batch.events:
+            yield batch.take()
     except (StoreError, StoreFailed) as why:
-        yield Event(what="stopped", summary=str(why))
+        yield [Event(what="stopped", summary=str(why))]
     except _GivenUp:
         gone = "its lease is gone: another driver considered the worker dead"
-        yield Event(what="crashed", status="lost", error_class="infra", summary=gone)
+        crash = Event(what="crashed", status="lost", error_class="infra", summary=gone)
+        yield [crash]
 
 
 def _import_plugins(job: Job) -> None:
@@ -159,9 +185,37 @@ class _Worker:
     store: Store
     steps: Steps
     state: GlobalState
+    pending: Pending
 
-    def attempt(self, trial: Trial) -> Event:
-        """Execute one trial and commit its row, whatever happens in it."""
+    def trials(self, batch: Batch) -> Iterator[Event]:
+        """Execute the trials that are not asked back, until the run is to stop."""
+        left = deque(self.job.bundle.trials)
+        while left and not stop_requested(self.store, self.job.run):
+            # This trial is taken before the request is read, so that at least one
+            # trial runs and a request cannot leave a job that does nothing.
+            trial = left.popleft()
+            # Returned before this trial starts, so that idle slots need not wait
+            # for its end.
+            given = _give_back(self.store, self.job, left)
+            if given:
+                yield Event(what="returned", trials=given)
+            yield Event(what="started", trial=trial.id)
+            event = self.attempt(trial, batch)
+            yield event
+            if event.poisoned and self.steps.broken is None and left:
+                # A new process can run them; here each would fail as this one.
+                rest = tuple(t.id for t in left)
+                left.clear()
+                yield Event(what="returned", trials=rest)
+
+    def commit_pending(self) -> None:
+        """Commit the rows that wait, unless the driver took this worker for dead."""
+        if self.pending:
+            self._check_lease()
+            self.pending.commit()
+
+    def attempt(self, trial: Trial, batch: Batch) -> Event:
+        """Execute one trial and make its row durable, whatever happens in it."""
         device = devices.pick()
         devices.reset_peaks(device)
         started, began = datetime.now(UTC), time.perf_counter()
@@ -197,7 +251,9 @@ class _Worker:
             "peak_memory_bytes": devices.peak_memory(),
             "peak_device_bytes": devices.peak_device(device),
         }
-        event = self._commit(trial, row, found, failure)
+        # A row waits for others only if its event does.
+        wait = not batch.late() and row["seconds"] < batch.quick
+        event = self._commit(trial, row, found, failure, wait=wait)
         if self.state.spoilt:
             event = replace(event, poisoned=True)
         if event.error_class is not None:
@@ -211,13 +267,12 @@ class _Worker:
         row: dict[str, Any],
         found: Sequence[Measurement],
         failure: Failure | None,
+        *,
+        wait: bool,
     ) -> Event:
-        # The driver deletes the lease of a worker that it considers dead. A row of it
-        # would be a second result of a trial that runs elsewhere by now.
-        if not is_leased(self.store, self.job.name):
-            raise _GivenUp
+        self._check_lease()
         try:
-            self._append(trial, row, found, failure)
+            self._append(trial, row, found, failure, wait=wait)
         except StoreError:
             # Either the store failed, or this row does not fit the table.
             fault = rows.fault(row)
@@ -226,7 +281,7 @@ class _Worker:
             failure = Failure(status="failed", error_class="bug", reason=fault)
             # Everything that a plugin could have put into the row is dropped.
             row = {k: row[k] for k in ("started_at", "seconds")}
-            self._append(trial, row, (), failure)
+            self._append(trial, row, (), failure, wait=wait)
         primary = primary_metric(found)
         return Event(
             what="ended",
@@ -248,6 +303,8 @@ class _Worker:
         row: dict[str, Any],
         found: Sequence[Measurement],
         failure: Failure | None,
+        *,
+        wait: bool,
     ) -> None:
         row |= rows.base_row(self.job, trial) | {"status": "ok"}
         if failure is not None:
@@ -264,7 +321,13 @@ class _Worker:
             {"attempt": row["attempt"], **asdict(one)}
             for one in self.steps.layers(trial)
         ]
-        self.store.append(row, samples, layers)
+        self.pending.append(row, samples, layers, wait=wait)
+
+    def _check_lease(self) -> None:
+        # The driver deletes the lease of a worker that it considers dead. A row of it
+        # would be a second result of a trial that runs elsewhere by now.
+        if not is_leased(self.store, self.job.name):
+            raise _GivenUp
 
 
 def warning(found: Sequence[Measurement]) -> str:

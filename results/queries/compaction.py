@@ -140,13 +140,12 @@ def _copy(
         # footers.
         for first in range(0, len(paths), _AT_ONCE):
             some = paths[first : first + _AT_ONCE]
-            # One-row files have their row in the footer, which is much faster to read.
+            # Small files have their rows in the footer, which is much faster to read.
             # Rows of mixed columns go through DuckDB, which joins them by name.
             if table == "trials" and not store.mixed:
                 parts.append(to.with_suffix(f".{len(parts)}"))
-                left = _write_embedded(store, some, parts[-1])
-                rows += len(some) - len(left)
-                some = left
+                read, some = _write_embedded(store, some, parts[-1])
+                rows += read
             if some:
                 parts.append(to.with_suffix(f".{len(parts)}"))
                 rows += _rows(connection, store, some)
@@ -163,8 +162,8 @@ def _copy(
             part.unlink(missing_ok=True)
 
 
-def _write_embedded(store: Store, paths: list[str], to: Path) -> list[str]:
-    """Write the rows of which files hold copies; the paths of the others."""
+def _write_embedded(store: Store, paths: list[str], to: Path) -> tuple[int, list[str]]:
+    """Write the rows that files embed: how many, and the paths of the other files."""
     import pyarrow.parquet as pq
 
     lines, left = footers.embedded_rows(store.folder, paths)
@@ -173,7 +172,7 @@ def _write_embedded(store: Store, paths: list[str], to: Path) -> list[str]:
     except StoreError:  # a damaged copy: their columns say what it was
         read, left = encoding.table("trials", []), paths
     pq.write_table(read, to, compression="zstd", store_schema=False)
-    return left
+    return read.num_rows, left
 
 
 def _write(

@@ -20,7 +20,7 @@ from results.storage.store import Store
 from results.text.answer import Answer
 
 Connection: TypeAlias = duckdb.DuckDBPyConnection
-_MANY_FILES = 500
+_MANY_FILES = 50
 _COMMENT = re.compile(r"--[^\n]*")
 _CREATES = re.compile(r"^\s*CREATE (?:VIEW|OR REPLACE MACRO) ([\w.]+)")
 _WORD = re.compile(r"\w+")
@@ -236,7 +236,7 @@ def _of_grid(store: Store, table: str) -> str:
 def _read_embedded(
     connection: Connection, store: Store, paths: Sequence[str]
 ) -> list[str]:
-    """Read many one-row files into memory; the paths of the others are returned."""
+    """Read many small files into memory; the paths of the others are returned."""
     small = [path for path in paths if "/compacted/" not in path]
     copies, left = footers.embedded_rows(store.folder, small)
     try:

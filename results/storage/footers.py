@@ -1,9 +1,9 @@
-"""Embedded rows: the row of a small file, repeated as JSON in the file's footer.
+"""Embedded rows: the rows of a small file, repeated as JSON in the file's footer.
 
 Opening ten thousand Parquet files of sixty columns takes many seconds in any reader;
-reading their bytes takes a tenth of a second. The writer therefore also puts the one
-row of a file into its metadata, as the line of JSON that the columns are built from.
-Readers of many small files, and compaction, use that line. Other programs read the
+reading their bytes takes a tenth of a second. The writer therefore also puts the rows
+of a small file into its metadata, as the lines of JSON that the columns are built from.
+Readers of many small files, and compaction, use these lines. Other programs read the
 columns.
 """
 
@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from results.storage.folder import Folder
 
 KEY = "shrinkgrid.row"
+MOST = 100  # rows of a file whose rows are embedded; larger files open fast enough
 # How the footer holds the key (Thrift's compact protocol): field, length, text, field.
 _BEFORE = bytes([0x18, len(KEY)]) + KEY.encode() + b"\x18"
 _END = b"PAR1"  # of a whole Parquet file
@@ -34,16 +35,16 @@ def embedded_rows(
     """
     found, left = [], []
     for path in paths:
-        copy = _embedded_row(folder.read(path) or b"")
+        copy = _embedded(folder.read(path) or b"")
         if copy is None:
             left.append(path)
         else:
-            found.append(copy)
+            found += copy.split(b"\n")
     return found, left
 
 
-def _embedded_row(content: bytes) -> bytes | None:
-    """Returns the embedded row of a file; None if there is none."""
+def _embedded(content: bytes) -> bytes | None:
+    """Returns the embedded rows of a file, a line each; None if there are none."""
     # A file that is cut off is left to the reader of columns, which reports it.
     if not content.endswith(_END):
         return None

@@ -39,6 +39,11 @@ class Lease:
     attempts: tuple[tuple[str, str], ...]
     node: str = ""
 
+    @property
+    def job(self) -> str:
+        """Name of the job."""
+        return self.name.removesuffix(".json")
+
     def alive(self) -> bool | None:
         """Whether the worker is alive; None if it is on another machine."""
         return _lives(self.host, self.pid)

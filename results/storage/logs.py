@@ -147,7 +147,7 @@ def of_running(store: Store, trial: str) -> tuple[leases.Lease | None, Log | Non
     for lease in leases.read_all(store):
         if trial in {one for _, one in lease.attempts}:
             # The lease has the job's name; the bundle before it is not needed.
-            end = f"-{lease.name.removesuffix('.json')}.log"
+            end = f"-{lease.job}.log"
             found = [name for name in names(store) if name.endswith(end)]
             return lease, _read(store, found[0]) if found else None
     return None, None

@@ -25,7 +25,7 @@ FORMAT = "format.json"
 # The store that comes with the package: what the pages on reproductions show.
 PACKAGED = "measured"
 _CHUNK = 1000  # rows of a plan that are in memory at a time
-# One row a file: dictionaries, statistics and compression cost more than they save.
+# A few rows a file: dictionaries, statistics and compression cost more than they save.
 # `compact` writes large files with all three.
 _SMALL_FILE = {
     "use_dictionary": False,
@@ -215,8 +215,9 @@ class Store:
                 row_checks.check_columns(table, rows)
                 lines = [encoding.line(row) for row in rows]
                 writer.write_table(encoding.table(table, lines))
-                if table == "trials" and len(lines) == 1:
-                    writer.add_key_value_metadata({footers.KEY: lines[0]})
+                if table == "trials" and len(lines) <= footers.MOST:
+                    # JSON has no line feed of its own.
+                    writer.add_key_value_metadata({footers.KEY: b"\n".join(lines)})
         self.folder.write(f"{table}/{name}.parquet", stream.getvalue())
 
 

@@ -18,6 +18,7 @@ from harness.scheduling.hardware import parse
 from harness.scheduling.simulation import Simulated
 from results.outcomes import ErrorClass
 from results.queries.db import ask
+from results.storage.pending import Pending
 from results.storage.store import Store, open_store
 
 
@@ -138,18 +139,19 @@ def test_a_bundle_that_is_put_back_keeps_its_tries_of_other_classes(run):
     assert rows == [("infra", 2, "node-7"), ("insufficient_memory", 4, None)]
 
 
-def test_what_was_stored_before_a_worker_died_counts_as_its_row_says(run):
+@pytest.mark.parametrize("wait", [False, True])
+def test_what_was_stored_before_a_worker_died_counts_as_its_row_says(run, wait):
     stored = [("failed", "bug"), ("out_of_memory", "oom")]
 
     def ends(job, n):
         if n > 1:
             return ended(job, "ok")
-        store = open_store(job.store)
+        rows = Pending(open_store(job.store), job.name)
         for trial, (status, error_class) in zip(
             job.bundle.trials, stored, strict=False
         ):
             row = {"status": status, "error_class": error_class, "measurements": []}
-            store.append(base_row(job, trial) | row)
+            rows.append(base_row(job, trial) | row, [], [], wait=wait)
         return crashed("lost", "infra")
 
     world = World(ends)
@@ -159,6 +161,7 @@ def test_what_was_stored_before_a_worker_died_counts_as_its_row_says(run):
     assert [len(job.bundle.trials) for job in world.jobs] == [3, 1, 1]
     query = "SELECT status FROM trials WHERE error_class IS NOT NULL ORDER BY 1"
     assert ask(store, query).rows == [("failed",), ("lost",), ("out_of_memory",)]
+    assert store.folder.names("running") == []
 
 
 def test_who_stops_while_the_queue_is_arranged_starts_nothing_more(tmp_path, toy_grid):

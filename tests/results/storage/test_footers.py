@@ -55,7 +55,10 @@ def test_every_small_file_has_its_copy_and_a_large_one_none(empty):
     _fill(empty)
     found, left = footers.embedded_rows(empty.folder, empty.files("trials"))
     assert (len(found), left) == (12, [])
-    empty.append_all([row("a"), row("b")])
+    empty.append_all([row("a"), row("b", reason="two\nlines")])
+    found, left = footers.embedded_rows(empty.folder, empty.files("trials"))
+    assert (len(found), left) == (14, [])
+    empty.append_all([row(f"c{n}") for n in range(footers.MOST + 1)])
     assert len(footers.embedded_rows(empty.folder, empty.files("trials"))[1]) == 1
 
 
@@ -103,8 +106,9 @@ def test_compaction_reads_the_columns_where_a_copy_is_damaged(empty):
 def test_compaction_of_copies_and_of_files_without_one_loses_nothing(empty):
     _fill(empty)
     empty.append_all([row("a"), row("b")])
+    empty.append_all([row(f"c{n}") for n in range(footers.MOST + 1)])
     before = _everything(empty)["stored.trials"]
-    assert [(f.before, f.rows) for f in compact(empty)] == [(13, 14)]
+    assert [(f.before, f.rows) for f in compact(empty)] == [(14, 115)]
     assert _everything(empty)["stored.trials"] == before
 
 
