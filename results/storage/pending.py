@@ -158,7 +158,8 @@ def _check(row: Row, samples: Sequence[Row], layers: Sequence[Row]) -> None:
     tables = {"trials": [row], "samples": samples, "layers": layers}
     for table, rows in tables.items():
         row_checks.check_columns(table, rows)
-        encoding.table(table, [encoding.line(one) for one in rows])
+        left = [one for one in rows if not row_checks.surely_fits(table, one)]
+        encoding.table(table, [encoding.line(one) for one in left])
 
 
 def jobs(store: Store) -> list[str]:

@@ -1,0 +1,51 @@
+"""The quick look at a row never lets pass what the parser of Arrow refuses."""
+
+import datetime as dt
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from synthetic import row
+
+from results.errors import StoreError
+from results.outcomes import Status
+from results.schema import MEASUREMENT, TABLES
+from results.storage import encoding, row_checks
+
+MOMENT = dt.datetime(2026, 2, 3, 4, 5, 6, 789012, tzinfo=dt.UTC)
+SCALARS = (
+    st.none()
+    | st.text()
+    | st.floats()
+    | st.integers(-(2**65), 2**65)
+    | st.booleans()
+    | st.datetimes(timezones=st.sampled_from([None, dt.UTC]))
+    | st.sampled_from([Status.OK, np.float32(0.5), np.int64(3), b"bytes", {}])
+)
+MEASUREMENTS = st.lists(st.dictionaries(st.sampled_from([*MEASUREMENT, "no"]), SCALARS))
+VALUES = SCALARS | st.lists(SCALARS, max_size=3) | MEASUREMENTS
+
+
+def _parsed(table, one):
+    try:
+        return encoding.table(table, [encoding.line(one)]).num_rows == 1
+    except StoreError:
+        return False
+
+
+@pytest.mark.parametrize("table", TABLES)
+@given(data=st.data())
+def test_a_row_that_surely_fits_is_parsed(table, data):
+    names = st.sampled_from([*TABLES[table], "no_such_column"])
+    one = data.draw(st.dictionaries(names, VALUES, max_size=4))
+    assert _parsed(table, one) or not row_checks.surely_fits(table, one)
+
+
+def test_rows_as_the_engine_makes_them_surely_fit():
+    made = row("a", started_at=MOMENT, measured={"accuracy": 0.5}, dirty=True, params=3)
+    assert row_checks.surely_fits("trials", made)
+    sample = {"attempt": "a", "metric": "accuracy", "values": [0.0, 1.0]}
+    assert row_checks.surely_fits("samples", sample)
+    assert not row_checks.surely_fits("samples", sample | {"values": ["red"]})
+    assert not row_checks.surely_fits("trials", made | {"started_at": "yesterday"})
