@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
 
 from harness.planning.messages import Event
 
@@ -11,7 +10,6 @@ QUICK = 0.05  # seconds; events and rows of shorter trials come in batches
 FLUSH = 0.2  # seconds between two batches
 
 
-@dataclass(slots=True, kw_only=True)
 class Batch:
     """The events that the driver does not know of yet.
 
@@ -20,15 +18,14 @@ class Batch:
     Args:
         quick: Seconds; trials that take less on average come in batches.
         flush: Seconds between two batches.
-        events: Those that wait, the oldest first.
     """
 
-    quick: float
-    flush: float
-    events: list[Event] = field(default_factory=list)
-    _began: float = field(default_factory=lambda: time.perf_counter())
-    _taken: float = field(default_factory=lambda: time.perf_counter())
-    _ended: int = 0  # trials, of this batch and those before
+    def __init__(self, *, quick: float, flush: float) -> None:
+        self.quick = quick
+        self.flush = flush
+        self.events: list[Event] = []  # those that wait, the oldest first
+        self._began = self._taken = time.perf_counter()
+        self._ended = 0  # trials, of this batch and those before
 
     def add(self, event: Event) -> bool:
         """Add an event; whether it and those before it are to be sent now."""
