@@ -115,7 +115,7 @@ def sorted_by(answer: Answer, column: str) -> Answer:
         metrics = {row[answer.columns.index("metric")] for row in answer.rows}
         if suggestion(name, answer.columns) is None and suggestion(name, metrics):
             raise StoreError(
-                f"no {kind} called {name!r}; a metric's value is in 'mean'"
+                f"no {kind} called {name!r}; metrics are in the column mean"
             )
         raise unknown(kind, name, answer.columns)
     at, method = answer.columns.index(name), answer.columns.index("method")
