@@ -141,12 +141,18 @@ def list_(what: str, store: str, form: str) -> None:
         dropped = [name for name in _DROPPED if name in rows[0]]
     columns = tuple(rows[0]) if rows else ()
     values = [tuple(row.values()) for row in rows]
-    kinds = ["BIGINT" if isinstance(v, int) else "VARCHAR" for v in (values or [()])[0]]
+    kinds = [_type_of(column) for column in zip(*values, strict=True)]
     answer = Answer(columns=columns, types=tuple(kinds), rows=values)
     click.echo(render(answer, form, dropped))
     if form == "table" and what in ("methods", "models", "tasks"):
         hint = "`shrinkgrid describe NAME` explains one of them and its options"
         click.echo(hint, err=True)
+
+
+def _type_of(values: Sequence[Any]) -> str:
+    """DuckDB's name of the type of a column, which says how to align it."""
+    numbers = any(isinstance(value, int | float) for value in values)
+    return "DOUBLE" if numbers else "VARCHAR"
 
 
 def _plugins(kind: str) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from results.queries import grids, left_out
 from results.queries.db import ask
 from results.storage.store import Store
 from results.tables import published
+from results.tables.catalogue import cost
 from results.tables.cells import Cell
 from results.tables.paper import Table, models_of, paper_table, scores
 from results.text.clean import clean
@@ -129,6 +130,8 @@ def _paper(table: Table, paper: published.PaperTable) -> dict[str, Any]:
     return {
         "title": clean(table.title),
         "link": paper.link,
+        "grids": list(paper.grids),
+        "cost": cost(paper.grids),
         "labels": table.labels,
         "columns": table.columns,
         "rows": rows,

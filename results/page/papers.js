@@ -32,10 +32,17 @@ export async function draw({ name }) {
   ];
 }
 
+// The grids that fill a table, with what they take as a whole.
+function filled({ grids, cost }) {
+  if (!grids.length) return " · no packaged grid fills it";
+  const takes = cost.hours === null ? "" : `: about ${format.seconds(3600 * cost.hours)} of ${cost.gpus}, at most ${format.seconds(3600 * cost.hours_high)}`;
+  return [` · filled by ${grids.length === 1 ? "the grid" : "the grids"} `, h("code", {}, grids.join(", ")), takes];
+}
+
 function paper(name, table) {
   const verdicts = Object.entries(table.verdicts).map(([verdict, n]) => h("li", {}, `${MARKS[verdict] ?? ""} ${verdict}: ${format.plural(n, "cell")} (${MEANINGS[verdict] ?? verdict})`));
   return h("section", {}, h("h2", {}, h("a", { href: link("papers", name) }, table.title)),
-    h("p", { class: "about" }, h("code", {}, name), table.link ? [" · ", h("a", { href: /^https?:/.test(table.link) ? table.link : null, rel: "noreferrer" }, table.link)] : null),
+    h("p", { class: "about" }, h("code", {}, name), table.link ? [" · ", h("a", { href: /^https?:/.test(table.link) ? table.link : null, rel: "noreferrer" }, table.link)] : null, filled(table)),
     table.warnings.map((text) => h("p", { class: "warning" }, text)),
     wide(table.title, h("table", { class: "paper" },
       h("thead", {}, h("tr", {}, table.labels.map((text) => h("th", { scope: "col" }, text)), table.columns.map((text) => h("th", { scope: "col", class: "n" }, text)))),

@@ -49,8 +49,9 @@ class Columns:
         headings: One text per column; rows added later have as many cells.
         left: Whether each column is text: aligned left and folded; numbers are neither.
         dropped: Columns to leave out where the terminal is too narrow, first one first.
-        readable: Characters below which a text is not folded further; another column is
-            left out instead. By default a text may fold to one word a line.
+        readable: Characters below which a column of sentences is not folded further;
+            another one is left out instead. By default a text may fold to one word a
+            line.
         width: Width of the terminal in characters.
     """
 

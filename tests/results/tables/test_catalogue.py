@@ -1,5 +1,12 @@
-"""How many cells of the packaged tables are planned and measured."""
+"""How many cells of the packaged tables are planned and measured, at what cost."""
 
+import json
+import subprocess
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
 from synthetic import row
 
 from results.tables import catalogue, published
@@ -19,3 +26,35 @@ def test_a_cell_is_measured_where_the_store_has_a_number(empty):
     assert some["adasvd_1"]["measured"] == 1
     assert some["adasvd_1"]["cells"] == 144
     assert sum(one["measured"] for one in some.values()) == 1
+
+
+def test_a_table_names_what_the_grids_that_fill_it_take(empty):
+    rows = {one["table"]: one for one in catalogue.catalogue(empty)}
+    path = files("results") / "papers/forecasts.json"
+    known = json.loads(path.read_text(encoding="utf-8"))
+    named = {grid for one in rows.values() for grid in one["grids"].split(", ") if grid}
+    assert known.keys() == named  # written by `python benchmarks/forecasts.py --write`
+
+    one, both = rows["d_rank_2"], rows["svd_llm_4"]
+    assert [one["hours"], one["hours_high"]] == known["d_rank"]["hours"][1:]
+    assert both["grids"] == "svd_llm, basis_sharing"
+    each = [known[grid]["hours"][1] for grid in ("svd_llm", "basis_sharing")]
+    assert both["hours"] == pytest.approx(sum(each))
+    assert rows["tpp_1"]["hours"] is None  # no grid plans a cell of it
+
+
+@pytest.mark.slow
+def test_the_forecasts_are_those_of_plan():
+    path = files("results") / "papers/forecasts.json"
+    _, hours, _ = json.loads(path.read_text(encoding="utf-8"))["d_rank"]["hours"]
+    folder = Path(__file__).parents[3] / "benchmarks"
+    code = "import forecasts; print(*forecasts.of_grid('d_rank')['hours'])"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=folder,
+    )
+    # Predictors are improved, and the file is written again when they say another time.
+    assert float(done.stdout.split()[1]) == pytest.approx(hours, rel=0.5)
