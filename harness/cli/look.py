@@ -70,6 +70,7 @@ def _status_of(name: str, store: Store, form: str) -> int:
     from harness.cli import COMPLETE, TRIALS_FAILED
     from harness.running.grid_status import grid_status
     from results.queries.db import ask as query
+    from results.text.counts import counted as number_of
     from results.text.formats import render
 
     found = grid_status(name, store)
@@ -80,6 +81,12 @@ def _status_of(name: str, store: Store, form: str) -> int:
         return TRIALS_FAILED if failed else COMPLETE
     counted = ", ".join(f"{n} {word}" for word, n in found.counts.items())
     click.echo(f"{found.name}: {counted}")
+    if found.unseen:
+        inputs = number_of(len(found.unseen), "input")
+        click.echo(
+            f"counted by the plan of the last run: this machine lacks {inputs} of the "
+            f"grid (`shrinkgrid plan {name}` names what is missing)"
+        )
     if found.selected is not None:
         total = sum(found.counts.values()) - found.counts["stale"]
         click.echo(f"the last run selected {found.selected} of {total} trials")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from harness.core import BenchError
 from harness.planning import grid as grids
+from harness.planning.configured_plugin import tolerate_unseen
 from harness.running import session
 from results.outcomes import FINISHED, REPEATED
 from results.queries import grids as stored_grids
@@ -24,12 +26,15 @@ class GridStatus:
             ``stale`` (done by other code than this; only known from the grid's file).
         failed: Ids of the failed trials.
         selected: How many trials the last run selected; None if it selected all.
+        unseen: What the grid reads and this machine does not have, one sentence each;
+            the counts are then those of the newest plan in the store.
     """
 
     name: str
     counts: Mapping[str, int]
     failed: frozenset[str]
     selected: int | None
+    unseen: tuple[str, ...] = ()
 
 
 def grid_status(name: str, store: Store) -> GridStatus:
@@ -46,10 +51,14 @@ def grid_status(name: str, store: Store) -> GridStatus:
     Raises:
         UserError: If there is no such grid.
     """
-    running = running_trials(store)
     path = Path(name)
     if path.suffix in (".yaml", ".yml") or path.exists() or name in grids.packaged():
-        return _of_file(name, store, running)
+        return _of_file(name, store)
+    return _of_plan(name, store)
+
+
+def _of_plan(name: str, store: Store) -> GridStatus:
+    running = running_trials(store)
     stored = stored_grids.statuses(store, name)
     if not stored:
         raise stored_grids.unknown(store, name, list(grids.packaged()))
@@ -73,9 +82,16 @@ def grid_status(name: str, store: Store) -> GridStatus:
     )
 
 
-def _of_file(name: str, store: Store, running: set[str]) -> GridStatus:
-    planned = session.prepare(name, store)
+def _of_file(name: str, store: Store) -> GridStatus:
+    running = running_trials(store)
+    with tolerate_unseen() as unseen:
+        planned = session.prepare(name, store)
     plan = planned.plan
+    if unseen:
+        # Trials that read what is not here have no known id, but the store has one.
+        if not stored_grids.statuses(store, plan.grid.name):
+            raise BenchError(*unseen)
+        return replace(_of_plan(plan.grid.name, store), unseen=tuple(unseen))
     missing = {t.id for b in plan.bundles for t in b.trials}
     failed = frozenset(t.id for t, _ in plan.failed)
     counts = {
