@@ -19,7 +19,7 @@ _BROKEN = 1  # exit status
 
 
 @click.command()
-@click.argument("kind", metavar="method", type=click.Choice(["method"]))
+@click.argument("kind", metavar="KIND", type=click.Choice(["method"]))
 @click.argument("name", shell_complete=_complete.plugins)
 @click.option(
     "--set",
@@ -39,8 +39,8 @@ _BROKEN = 1  # exit status
 def check(kind: str, name: str, options: dict[str, Any], coarse: float | None) -> int:
     """Check that the method NAME keeps what every method owes.
 
-    NAME is a name in a grid, a module (my_package.my_method), or a file
-    (my_method.py).
+    KIND is `method`: models and tasks have no such checks. NAME is a name in a grid, a
+    module (my_package.my_method), or a file (my_method.py).
 
     The method compresses small models of each kind that it declares, in about a minute
     without a download: ratio 0 changes nothing, the same seed gives the same network,
@@ -80,6 +80,11 @@ def _plugins(name: str) -> list[Plugin]:
         if not path.is_file():
             raise BenchError(f"the file {path} does not exist")
         found = registry.plugins_of_file(path.resolve())
+    elif "/" in name:
+        raise BenchError(
+            f"{name} is not a Python file: name one that ends in .py, a module with "
+            "dots (my_package.my_method), or a method"
+        )
     elif "." in name:
         sys.path.insert(0, str(Path.cwd()))  # as `python -m` does
         found = registry.plugins_of_module(name)

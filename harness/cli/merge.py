@@ -20,12 +20,21 @@ def merge(stores: tuple[str, ...], into: str) -> None:
     repeated: after a kill, or when a STORE has grown. Each STORE is only read.
     Checkpoints, statistics and kept networks are not copied.
     """
+    from results.errors import NoStore
     from results.queries.merging import merge as join
     from results.storage.store import open_store
     from results.text.clean import clean
     from results.text.counts import counted
 
-    sources = [open_store(one) for one in stores]  # before the other store is made
+    sources = []  # opened before the other store is made
+    for one in stores:
+        try:
+            sources.append(open_store(one))
+        except NoStore as why:
+            raise NoStore(
+                f"no store at {one}: name the folder or URI of each store that "
+                "`shrinkgrid run` filled"
+            ) from why
     target = open_store(into, create=True)
     target.remove_unfinished()
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keyword
 import re
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -190,7 +191,9 @@ def new(kind: str, name: str, package: str | None) -> None:
 def _check_name(kind: str, name: str) -> None:
     from harness.core import BenchError
 
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
+    if keyword.iskeyword(name):
+        raise BenchError(f"{name!r} is a word of Python's own: use another name")
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise BenchError(
             f"{name!r} is not a valid name for a {kind}: use lower-case letters, "
             "digits and underscores, and begin with a letter"
@@ -216,6 +219,11 @@ def _write_package(kind: str, name: str, package: str, text: str) -> None:
     root = Path.cwd() / package
     if root.exists():
         raise BenchError(f"{root} exists; choose another name")
+    if find_spec(package) is not None:
+        raise BenchError(
+            f"Python finds another module called {package!r} already, and one of the "
+            "two would hide the other; choose another name"
+        )
     files = {"pyproject.toml": _PYPROJECT, "README.md": _README}
     if kind == "method":
         files["README.md"] += _TO_TEST

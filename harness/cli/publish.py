@@ -60,8 +60,16 @@ def publish(  # noqa: PLR0913 - one parameter for each option
     from results import publish as forms
     from results.queries.trial_ids import find
 
-    rows = forms.finished(store, [find(store, one) for one in trials])
+    named = dict.fromkeys(find(store, one) for one in trials)  # each once
+    rows = forms.finished(store, list(named))
     if form == "model-index":
+        options = {"dataset": dataset, "task-id": task_id, "metric": metric, "url": url}
+        for option, value in options.items():
+            if value is not None:
+                raise click.UsageError(
+                    f"--{option} is for --format eval-results: add that, or leave "
+                    f"--{option} out"
+                )
         click.echo(forms.as_yaml(forms.model_index(rows, hub_task)), nl=False)
         return
     if dataset is None or task_id is None or len(rows) != 1:

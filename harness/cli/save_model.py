@@ -58,6 +58,8 @@ def save_model(trial: str, folder: Path, form: str, store: str) -> None:
     shelf = open_store(store)
     row = _row(shelf, trial)
     _check(form, row)
+    if folder.is_file():
+        raise BenchError(f"{folder} is a file: name a new folder")
     try:  # before the trial is made again, which may take hours
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
@@ -82,7 +84,10 @@ def save_model(trial: str, folder: Path, form: str, store: str) -> None:
     else:
         file = saved_model.WEIGHTS
         saved_model.save(model, origin, folder)
-    size = (folder / file).stat().st_size
+    weights = folder / file
+    # safetensors lets only the user who writes a file read it.
+    weights.chmod(weights.stat().st_mode | folder.stat().st_mode & 0o444)
+    size = weights.stat().st_size
     click.echo(f"{folder}: {size:,} bytes of weights, trial {row['trial']}")
 
 
@@ -174,8 +179,10 @@ def _row(store: Store, trial: str) -> dict[str, Any]:
     ).dicts()
     if len(rows) != 1:
         found = ", ".join(r["trial"] for r in rows[:5])
+        more = " ..." if len(rows) > 5 else ""
         raise BenchError(
-            f"{len(rows)} finished trials begin with {trial!r}: {found} ..."
+            f"{len(rows)} finished trials begin with {trial!r}: {found}{more}; write "
+            "more of the id"
             if rows
             else f"no finished trial begins with {trial!r}: `shrinkgrid sql 'SELECT "
             "trial, method, ratio FROM newest'` lists them"

@@ -66,6 +66,7 @@ def write(model: Model, origin: Mapping[str, Any], folder: Path, card: str) -> W
     """
     net: Any = model.net
     base = type(net).__name__
+    _transformers().utils.logging.disable_progress_bar()  # one shard, written at once
     if model.kind != "causal_lm" or not hasattr(_transformers(), base):
         raise BenchError(
             f"{model.name} is a {base}, and the Hugging Face form is for causal "

@@ -35,7 +35,9 @@ def find(store: Store, beginning: str) -> str:
         return beginning if beginning in found else found[0]
     if found:
         listed = ", ".join(found[:_NAMED]) + (" ..." if len(found) > _NAMED else "")
-        raise StoreError(f"several trials begin with {beginning!r}: {listed}")
+        raise StoreError(
+            f"several trials begin with {beginning!r}: {listed}; write more of the id"
+        )
     raise StoreError(
         f'no trial of {store.uri} begins with {beginning!r}; `shrinkgrid sql "SELECT '
         'trial, method, model, task, ratio FROM newest"` lists them'

@@ -46,6 +46,13 @@ def test_a_new_method_passes_and_each_check_has_a_line(fresh, capsys):
     assert all(len(line) <= 80 for line in lines)
 
 
+@pytest.mark.parametrize("name", ["../grid.yaml", "my_package/my_method", "./x"])
+def test_a_path_that_is_no_python_file_is_refused(name, capsys):
+    assert _status(["check", "method", name]) == 2
+    said = f"error: {name} is not a Python file: name one that ends in .py"
+    assert said in capsys.readouterr().err
+
+
 def test_a_broken_method_of_a_module_fails_with_what_to_do(fresh, capsys):
     Path("mine").mkdir()
     text = Path("fresh_check.py").read_text()

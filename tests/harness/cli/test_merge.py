@@ -32,5 +32,7 @@ def test_merge_says_what_it_copied(two, tmp_path, capsys):
 
 def test_a_missing_store_is_named_before_any_other_is_made(two, tmp_path, capsys):
     assert _status(["merge", "one", "tow", "--into", "all"]) == 2
-    assert "no store at" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.startswith("error: no store at tow: name the folder or URI of each")
+    assert "--store" not in said  # which this command does not have
     assert not (tmp_path / "all").exists()

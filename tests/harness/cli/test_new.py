@@ -55,6 +55,23 @@ def test_a_file_is_never_overwritten(kind, tmp_path, monkeypatch, capsys):
     assert (tmp_path / "fresh_one.py").read_text() == "mine"
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["class"], "'class' is a word of Python's own: use another name"),
+        (["3d"], "'3d' is not a valid name for a method: use lower-case"),
+        (["one", "--package", "for"], "'for' is a word of Python's own"),
+        (["one", "--package", "json"], "another module called 'json' already"),
+        (["one", "--package", "my-package"], "'my-package' is not a valid name for a"),
+    ],
+)
+def test_a_name_that_cannot_work_is_refused(words, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert _status(["new", "method", *words]) == 2
+    assert f"error: {said}" in capsys.readouterr().err.replace("Python finds ", "")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("kind", ["method", "task"])
 def test_a_package_has_metadata_and_a_method_has_tests(kind, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

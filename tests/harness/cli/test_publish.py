@@ -31,6 +31,22 @@ def test_a_benchmark_must_be_named(stored, capsys):
     assert entry["dataset"] == {"id": "a/b", "task_id": "default"}
 
 
+def test_a_trial_that_is_named_twice_is_printed_once(stored, capsys):
+    words = ["publish", "mlp-svd-0.2-0", "mlp-svd-0.2-0", "--store", stored]
+    assert _status(words) == 0
+    (one,) = yaml.safe_load(capsys.readouterr().out)["model-index"]
+    assert len(one["results"]) == 1
+
+
+@pytest.mark.parametrize("option", ["dataset", "task-id", "metric", "url"])
+def test_an_option_of_the_other_form_is_not_ignored(option, stored, capsys):
+    words = ["publish", "mlp-svd-0.2-0", "--store", stored, f"--{option}", "x"]
+    assert _status(words) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert f"--{option} is for --format eval-results" in said.err
+
+
 @pytest.mark.parametrize(
     ("task", "kind"),
     [

@@ -97,6 +97,9 @@ def test_a_saved_trial_loads_and_measures_the_same_and_generates(ran, tmp_path):
     ids = loaded.encode("hello")[None]
     told = loaded.net.generate(ids, max_new_tokens=4, do_sample=False)
     assert told.shape == (1, 9)
+    # All who can read the folder can read its weights.
+    modes = {path.stat().st_mode & 0o444 for path in (folder, *folder.iterdir())}
+    assert len(modes) == 1
     assert not list(folder.glob("*.bin"))
     assert not list(folder.glob("*.pt"))
     again = saved_model.load(folder)
@@ -112,8 +115,10 @@ def test_what_cannot_be_saved_is_refused(ran, tmp_path):
         invoke("save-model", row["trial"], str(full), "--store", str(ran))
     with pytest.raises(BenchError, match="no finished trial begins with 'zzz'"):
         invoke("save-model", "zzz", str(tmp_path / "new"), "--store", str(ran))
-    with pytest.raises(BenchError, match="finished trials begin with ''"):
+    with pytest.raises(BenchError, match=r"begin with '': .*; write more of the id"):
         invoke("save-model", "", str(tmp_path / "new"), "--store", str(ran))
+    with pytest.raises(BenchError, match=r"mine.txt is a file: name a new folder"):
+        invoke("save-model", row["trial"], str(full / "mine.txt"), "--store", str(ran))
 
 
 def test_a_form_of_other_models_is_refused_before_the_fit(ran, tmp_path):
