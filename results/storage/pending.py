@@ -132,7 +132,9 @@ class Pending:
         self._rows.store(self._store)
         self._rows = Rows()
         if self._file is not None:
-            os.ftruncate(self._file, 0)
+            # What stays where this fails is stored already, which the next run sees.
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._file, 0)
 
     def _write(self, line: bytes) -> None:
         folder = self._store.folder
