@@ -144,7 +144,18 @@ def main(arguments: list[str] | None = None) -> None:
     Args:
         arguments: Words after ``shrinkgrid``; None reads those of the process.
     """
+    if arguments is None and _drives(sys.argv[1:]):
+        from harness.executors.supervisor import supervise
+
+        supervise()
     sys.exit(_status(arguments))
+
+
+def _drives(words: list[str]) -> bool:
+    """Whether a command line starts Ray or joins it, to run trials there."""
+    command = next((word for word in words if word in COMMANDS), None)
+    alone = {"inline", "--address=inline", "--help", "-h"}
+    return command in ("run", "rerun") and alone.isdisjoint(words)
 
 
 def _status(arguments: list[str] | None) -> int:

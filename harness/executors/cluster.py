@@ -28,8 +28,8 @@ from harness.executors.private_files import (
     protect_token,
     remove_dead_sessions,
 )
+from harness.executors.supervisor import USER_ERROR, joining
 
-USER_ERROR = 2  # exit status
 _NEEDED = ("gcs_server", "raylet")  # processes without which Ray does not start
 SPACE = 50_000_000  # bytes in its temporary folder without which Ray does not start
 # Threads of Ray's own processes and of each worker, counted on a machine with two
@@ -71,7 +71,8 @@ def connect(address: str, cpus: int | None = None, gpus: int | None = None) -> N
         return
     _reachable(address)
     try:
-        ray.init(address=address, runtime_env=_runtime_env(), **quiet)
+        with joining():
+            ray.init(address=address, runtime_env=_runtime_env(), **quiet)
     except (
         exceptions.AuthenticationError,
         ConnectionError,
@@ -137,7 +138,7 @@ def _threads_of(user: int) -> int:
 def _start(options: dict[str, Any]) -> None:
     """Start Ray on this machine, and delete what a killed run left of its own."""
     try:
-        with StartWatch():
+        with joining(), StartWatch():
             context = ray.init(
                 address="local",
                 include_dashboard=False,

@@ -6,6 +6,7 @@ Keeps no state beyond its run; the store decides which trials are finished.
 from __future__ import annotations
 
 import heapq
+import os
 import random
 import signal
 import time
@@ -31,6 +32,7 @@ from results.text.counts import counted
 
 # Error classes that show that a prediction of memory was too small.
 UNDERESTIMATED = (ErrorClass.OOM, ErrorClass.INSUFFICIENT_MEMORY)
+ONCE = 0.5  # seconds within which equal signals count as one
 LONGEST_WAIT = 60.0  # seconds before a retry
 
 
@@ -323,15 +325,12 @@ class Driver:
         heapq.heappush(self._retries, (due, next(self._order), rest))
 
 
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise Interrupted
-
-
 class _DrainOnInterrupt:
     """The first Ctrl-C or SIGTERM drains the run, the second interrupts it."""
 
     def __init__(self, drain: Callable[[], None]) -> None:
         self.drain = drain
+        self.drained_at = 0.0
         self.before: dict[int, Any] = {}
 
     def __enter__(self) -> None:
@@ -339,10 +338,21 @@ class _DrainOnInterrupt:
             self.before[number] = signal.signal(number, self._first)
 
     def _first(self, number: int, _frame: FrameType | None) -> None:
-        # A second Ctrl-C raises in whatever runs; a second SIGTERM ends the process.
-        signal.signal(signal.SIGINT, _interrupt)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        self.drained_at = time.monotonic()
+        for each in self.before:
+            signal.signal(each, self._second)
         self.drain()
+
+    def _second(self, number: int, _frame: FrameType | None) -> None:
+        # A system that signals every process of a job signals the supervisor, too,
+        # which passes the signal on.
+        if time.monotonic() - self.drained_at < ONCE:
+            return
+        # A second Ctrl-C raises in whatever runs; a second SIGTERM ends the process.
+        if number == signal.SIGINT:
+            raise Interrupted
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self.before.items():

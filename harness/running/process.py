@@ -264,7 +264,7 @@ def serve_template(descriptor: int) -> None:
     Args:
         descriptor: Of the socket to the owner.
     """
-    _die_with_parent()
+    die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver
     for name in _PRELOAD:
         importlib.import_module(name)
@@ -300,7 +300,7 @@ def serve_template(descriptor: int) -> None:
 
 def _serve_child(descriptor: int, log: int, environment: dict[str, str]) -> None:
     """Run work until the owner closes its end; never returns."""
-    _die_with_parent()
+    die_with_parent()
     os.environ.clear()
     os.environ.update(environment | {OUTPUT: "stderr"})
     # At the level of descriptors, so that also C code and subprocesses print into the
@@ -384,7 +384,7 @@ def _flush() -> None:
             stream.flush()
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Ask Linux to kill this process when the process that started it ends."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)

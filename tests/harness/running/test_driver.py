@@ -1,6 +1,8 @@
 """What is tried again, how often, after how long: the driver in virtual time."""
 
+import os
 import random
+import signal
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +14,9 @@ from harness.planning import plan as plans
 from harness.planning.messages import Event, Job
 from harness.planning.plan import Bundle
 from harness.planning.resources import ResourceRequest
+from harness.running import driver
 from harness.running.driver import Clock, Driver, Outcome
+from harness.running.failures import Interrupted
 from harness.running.rows import base_row
 from harness.scheduling.hardware import parse
 from harness.scheduling.simulation import Simulated
@@ -207,3 +211,19 @@ def test_waits_double_with_jitter_up_to_a_minute(run, monkeypatch):
     waits = [round(after - before) for before, after in pairwise(world.times)]
     assert waits == [2, 4, 8, 16, 32, 60, 60, 60]
     assert set(draws) == {(0.5, 1.0)}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_arrives_twice_at_once_drains_and_ends_nothing(
+    monkeypatch, number
+):
+    drained = []
+    with driver._DrainOnInterrupt(lambda: drained.append(1)):
+        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), number)
+        assert drained == [1]
+
+        monkeypatch.setattr(driver, "ONCE", 0.0)
+        with pytest.raises(Interrupted):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert drained == [1]
