@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
 from results.boards.board_rows import is_slower
+from results.boards.costs import TIMES
 from results.boards.leaderboard import BOARD
 from results.boards.marks import CONFIGURATION, configuration, mark
 from results.queries.db import ask
@@ -91,7 +92,9 @@ def boards(store: Store) -> list[dict[str, Any]]:
     """
     rows = ask(store, "FROM leaderboard").dicts()
     trials = {configuration(row): row for row in ask(store, _TRIALS).dicts()}
-    times = _times(store)
+    # The view of times reads the whole leaderboard again.
+    timed = any(row["task"] in TIMES for row in rows)
+    times = _times(store) if timed else {}
     for row in rows:
         row.update(trials.get(configuration(row), {"trials": [], "attempts": []}))
         row.update(times.get(tuple(row[column] for column in _TIMED), {}))
@@ -162,18 +165,14 @@ def _as_data(
         "protocol": clean(protocols.get(first["protocol"] or "", "")),
         "calibration": clean(shared_calibration(rows)),
         "columns": COLUMNS,
-        "rows": [list(_values(row)) for row in rows],
+        "rows": [_values(row) for row in rows],
     }
 
 
-def _values(row: Mapping[str, Any]) -> Iterator[Any]:
-    for column in COLUMNS:
-        if column == "method":
-            yield clean(method_label(row))
-        elif column == "base":
-            yield clean(row["method"])
-        else:
-            yield rounded(row.get(column))
+def _values(row: Mapping[str, Any]) -> list[Any]:
+    """The values of ``COLUMNS``."""
+    names = [clean(method_label(row)), clean(row["method"])]
+    return [*names, *(rounded(row.get(column)) for column in COLUMNS[2:])]
 
 
 def rounded(value: Any) -> Any:
