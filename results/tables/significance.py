@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from results.queries.db import ask
 from results.storage.store import Store
 from results.tables.bleu import counted, paired_bleu
@@ -121,7 +123,8 @@ def _values(cell: Cell, metric: str, samples: Samples) -> list[float]:
     # Seeds with samples of other lengths, or without any, cannot be paired.
     if len({len(values) for values in found}) != 1:
         return []
-    return [math.fsum(values) / len(values) for values in zip(*found, strict=True)]
+    means: list[float] = np.mean(found, axis=0).tolist()
+    return means
 
 
 def _counts(
