@@ -18,7 +18,7 @@ from typing import Any
 
 import duckdb
 
-from results.boards import leaderboard
+from results.boards import leaderboard, narrowing
 from results.queries.compaction import compact
 from results.queries.db import ask
 from results.queries.merging import merge
@@ -86,9 +86,9 @@ def table(asked: str) -> str:
     """A Markdown table of one leaderboard.
 
     Args:
-        asked: ``key=value`` words: model, task and metric; ``methods``, names with
-            commas between them; ``hide``, options whose fields the text names;
-            ``also``, more columns of the leaderboard.
+        asked: ``key=value`` words: model, task and metric; ``grid``, whose trials are
+            meant; ``methods``, names with commas between them; ``hide``, options whose
+            fields the text names; ``also``, more columns of the leaderboard.
 
     Returns:
         The lines of the table.
@@ -97,9 +97,12 @@ def table(asked: str) -> str:
     methods, hidden = only.pop("methods", ""), only.pop("hide", "")
     also = [name for name in only.pop("also", "").split(",") if name]
     wanted = {"dense", *methods.split(",")} if methods else None
-    rows = leaderboard.one_board(
-        open_store(PACKAGED), **{key: [value] for key, value in only.items()}
-    )
+    store, grid = open_store(PACKAGED), only.pop("grid", None)
+    rows = leaderboard.one_board(store, **{key: [one] for key, one in only.items()})
+    if grid is not None:
+        found = leaderboard.read(store, **{key: [one] for key, one in only.items()})
+        kept = narrowing.of_grid(store, found, grid).dicts()
+        rows = [row for row in rows if row in kept]
     head = [only.get("metric", rows[0]["metric"]) if h == "metric" else h for h in HEAD]
     head[-1:-1] = [name.replace("trained_", "") for name in also]
     lines = [head, [":---" if h == "method" else "---:" for h in head]]

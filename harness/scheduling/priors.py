@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from functools import lru_cache
 from typing import Any
 
@@ -16,6 +16,7 @@ from harness.planning.trial import PluginSpec
 from harness.registry import facts, find
 from harness.scheduling import peaks
 from harness.scheduling.interval import Interval
+from harness.toolkit.recipe import Recipe
 from harness.toolkit.shape import Shape
 
 BASE = 700_000_000  # host bytes of a worker before any model: torch, Arrow, the engine
@@ -33,9 +34,9 @@ PRIORS = {
     "calibration": (10.0, 1.0, 1.0, 0.1),  # statistics and their roots, in float64
     "training_data": (8.0, 10.0, 20.0, 20.0),  # gradients, two moments, activations
 }
-# (fixed seconds, seconds per million parameters) of loading, of evaluating, and of
-# training a dense network.
-LOAD, EVALUATE, TRAINING = (3.0, 0.05), (1.0, 0.05), (30.0, 100.0)
+# (fixed seconds, seconds per million parameters) of loading, of evaluating, and of an
+# epoch of training on some ten thousand small images or sentences.
+LOAD, EVALUATE, EPOCH = (3.0, 0.05), (1.0, 0.05), (1.5, 5.0)
 # The factor by which the true value may differ from an estimate, by its source: the
 # same trial, the same trial with other options, another model, a prior.
 WIDE = (1.0, 2.0, 3.0, 10.0)
@@ -61,13 +62,21 @@ def step_seconds(step: str, method: PluginSpec, params: int, speed: float) -> In
     """
     _, fixed, fit, compress = PRIORS[kind_of(method)]
     fits = has_fit(method)
-    fixed, each = {
+    epochs = epochs_of("method", method)
+    if epochs:  # they take most of its time, whatever else it does
+        fit = compress = 0.0
+    whole, each = {
         "load": LOAD,
         "fit": (fixed, fit) if fits else (0.0, 0.0),
         "compress": (0.0 if fits else fixed, compress),
         "evaluate": EVALUATE,
     }[step]
-    return _guess(fixed, each, params, speed)
+    # What `train` says trains before the ratio is known, where there is such a step.
+    trains = sum(n for name, n in epochs.items() if fits and name == "train")
+    trains = {"fit": trains, "compress": sum(epochs.values()) - trains}.get(step, 0)
+    each += trains * EPOCH[1]
+    # An epoch's fixed part is the processor's: a faster device does not shorten it.
+    return _guess(whole + trains * EPOCH[0], each, params, speed)
 
 
 def artifact_seconds(artifact: Artifact, params: int, speed: float) -> Interval:
@@ -82,7 +91,8 @@ def artifact_seconds(artifact: Artifact, params: int, speed: float) -> Interval:
         Seconds.
     """
     if artifact.kind == "dense":
-        return _guess(*TRAINING, params, speed)
+        epochs = sum(epochs_of("model", artifact.model).values()) or Recipe().epochs
+        return _guess(epochs * EPOCH[0], epochs * EPOCH[1], params, speed)
     return _guess(LOAD[0], LOAD[1] + PRIORS["calibration"][2], params, speed)
 
 
@@ -109,8 +119,8 @@ def alive_bytes(method: PluginSpec, params: int, dtype: str) -> Interval:
 @lru_cache(maxsize=4096)
 def tokens(protocol: str) -> int:
     """Tokens of one forward pass: the product of the sizes in the protocol."""
-    fields = json.loads(protocol)
-    sizes = [fields[k] for k in _BATCHED if isinstance(fields.get(k), int)]
+    said = json.loads(protocol)
+    sizes = [said[k] for k in _BATCHED if isinstance(said.get(k), int)]
     return max(1, math.prod(sizes))
 
 
@@ -124,6 +134,14 @@ def kind_of(method: PluginSpec) -> str:
         if need in declared["needs"]:
             return need
     return "weights"
+
+
+@remembered
+def epochs_of(kind: str, part: PluginSpec) -> dict[str, int]:
+    """Epochs of each training that a plugin's options state, by the option's name."""
+    options = configured(kind, part)
+    found = {f.name: getattr(options, f.name) for f in fields(options)}
+    return {n: v.epochs for n, v in found.items() if isinstance(v, Recipe)}
 
 
 @lru_cache(maxsize=4096)
@@ -162,8 +180,8 @@ def peak_bytes(
     shape = shape_of(model)
     if shape is None:
         return None
-    fields = json.loads(protocol)
-    sizes = (fields.get(key) for key in ("batch_size", "window"))
+    said = json.loads(protocol)
+    sizes = (said.get(key) for key in ("batch_size", "window"))
     batch, window = (size if isinstance(size, int) else 1 for size in sizes)
     read = json.loads(calibration)
     return peaks.predicted(method.plugin, shape, dtype, read, (batch, window))

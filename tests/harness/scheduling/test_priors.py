@@ -107,21 +107,32 @@ def test_a_step_takes_fixed_seconds_and_seconds_a_parameter(method, step, second
     )
 
 
-def test_a_method_that_trains_without_a_fit_trains_at_each_compression():
-    part = PluginSpec(name="dropback", plugin="dropback")
-
+def test_trainings_take_their_epochs():
+    # Without a fit a method trains at each compression: 1.5 s and 5 s a million
+    # parameters for each of 40 epochs, beside its fixed seconds.
+    options = '{"recipe": {"epochs": 40}}'
+    part = PluginSpec(name="dropback", plugin="dropback", options=options)
     assert kind_of(part) == "training_data"
     assert not has_fit(part)
     assert step_seconds("fit", part, 10**6, 1.0).high == 0
-    assert step_seconds("compress", part, 10**6, 1.0).mid == pytest.approx(10 + 20)
+    found = step_seconds("compress", part, 2 * 10**6, 4.0)
+    assert found.mid == pytest.approx(10 + 40 * (1.5 + 5 * 2 / 4))
+
+    # With one, `train` is in the fit and what follows the cut is not.
+    options = '{"train": {"epochs": 3}, "finetune": {"epochs": 7}}'
+    part = PluginSpec(name="s", plugin="network_slimming", options=options)
+    assert has_fit(part)
+    assert step_seconds("fit", part, 10**6, 1.0).mid == pytest.approx(10 + 3 * 6.5)
+    assert step_seconds("compress", part, 10**6, 1.0).mid == pytest.approx(7 * 6.5)
 
 
 def test_an_artifact_is_a_training_or_a_load_with_one_fit():
-    model = PluginSpec(name="mlp", plugin="mlp")
+    options = '{"recipe": {"epochs": 30}}'
+    model = PluginSpec(name="mlp", plugin="mlp", options=options)
     dense = Artifact(kind="dense", model=model, dtype="float32")
     statistics = Artifact(kind="calibration", model=model, dtype="float32")
 
-    assert artifact_seconds(dense, 2 * 10**6, 2.0).mid == pytest.approx(30 + 100)
+    assert artifact_seconds(dense, 2 * 10**6, 2.0).mid == pytest.approx(30 * 6.5)
     assert artifact_seconds(statistics, 2 * 10**6, 2.0).mid == pytest.approx(3 + 1.05)
 
 
