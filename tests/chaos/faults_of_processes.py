@@ -30,7 +30,7 @@ def driver_ended(folder: Path) -> Outcome:
         _, trial = it.worker(run)
         run.process.send_signal(signal.SIGTERM)
         it.harmed()
-        it.ended(run, 3)
+        it.ended(run, 130)
         assert it.finished()[trial] == 1, "the running trial was not drained"
         it.again()
         return it.outcome()
