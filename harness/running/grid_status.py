@@ -85,7 +85,14 @@ def _of_plan(name: str, store: Store) -> GridStatus:
 def _of_file(name: str, store: Store) -> GridStatus:
     running = running_trials(store)
     with tolerate_unseen() as unseen:
-        planned = session.prepare(name, store)
+        try:
+            planned = session.prepare(name, store)
+        except BenchError as why:
+            # A task must be read to know whether it suits a model. The plugins of a
+            # packaged grid have no other errors.
+            if name in grids.packaged() and stored_grids.statuses(store, name):
+                return replace(_of_plan(name, store), unseen=tuple(why.errors))
+            raise
     plan = planned.plan
     if unseen:
         # Trials that read what is not here have no known id, but the store has one.
