@@ -66,17 +66,25 @@ def build(sources: list[str]) -> None:
 
 
 def _rewrite(path: Path, table: str) -> None:
-    """Give a file all columns of today, and empty those that name machines."""
+    """Give a file all columns of today, and empty those that name machines.
+
+    Of the plans of a grid the newest stays, which is the one that counts.
+    """
     named = [name for name in NAMELESS if name in TABLES[table]]
     empty = ", ".join(f"NULL::VARCHAR AS {name}" for name in named)
     replaced = f"REPLACE ({empty})" if named else ""
+    newest = "SELECT arg_max(plan, planned_at) FROM today GROUP BY grid"
+    kept = f"WHERE plan IN ({newest})" if table == "plans" else ""
     first = ", ".join(name for name in ("trial", "attempt") if name in TABLES[table])
     beside = path.with_suffix(".new")
     with duckdb.connect() as connection:
         connection.execute(f"CREATE TABLE today ({ddl(table)})")
         connection.execute(
-            f"COPY (SELECT * {replaced} FROM (FROM today UNION ALL BY NAME FROM "
-            f"read_parquet('{path}', hive_partitioning = false)) ORDER BY {first}) "
+            "INSERT INTO today BY NAME FROM "
+            f"read_parquet('{path}', hive_partitioning = false)"
+        )
+        connection.execute(
+            f"COPY (SELECT * {replaced} FROM today {kept} ORDER BY {first}) "
             f"TO '{beside}' (FORMAT parquet, COMPRESSION zstd)"
         )
     beside.replace(path)
@@ -87,8 +95,9 @@ def table(asked: str) -> str:
 
     Args:
         asked: ``key=value`` words: model, task and metric; ``grid``, whose trials are
-            meant; ``methods``, names with commas between them; ``hide``, options whose
-            fields the text names; ``also``, more columns of the leaderboard.
+            meant; ``of``, a part of the model's options; ``methods``, names with commas
+            between them; ``hide``, options whose fields the text names; ``also``, more
+            columns of the leaderboard.
 
     Returns:
         The lines of the table.
@@ -97,12 +106,14 @@ def table(asked: str) -> str:
     methods, hidden = only.pop("methods", ""), only.pop("hide", "")
     also = [name for name in only.pop("also", "").split(",") if name]
     wanted = {"dense", *methods.split(",")} if methods else None
-    store, grid = open_store(PACKAGED), only.pop("grid", None)
-    rows = leaderboard.one_board(store, **{key: [one] for key, one in only.items()})
-    if grid is not None:
-        found = leaderboard.read(store, **{key: [one] for key, one in only.items()})
-        kept = narrowing.of_grid(store, found, grid).dicts()
-        rows = [row for row in rows if row in kept]
+    store, grid, sizes = open_store(PACKAGED), only.pop("grid", ""), only.pop("of", "")
+    found = leaderboard.read(store, **{key: [one] for key, one in only.items()})
+    if grid:
+        found = narrowing.of_grid(store, found, grid)
+    rows = [row for row in found.dicts() if sizes in (row["model_options"] or "")]
+    boards = {tuple(row[name] for name in leaderboard.BOARD) for row in rows}
+    if len(boards) != 1:
+        raise ValueError(f"{asked}: {len(boards)} leaderboards fit")
     head = [only.get("metric", rows[0]["metric"]) if h == "metric" else h for h in HEAD]
     head[-1:-1] = [name.replace("trained_", "") for name in also]
     lines = [head, [":---" if h == "method" else "---:" for h in head]]
