@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from results.storage.store import Store
 from results.text import json_reader
@@ -105,7 +106,21 @@ def _lives(host: str, pid: int) -> bool | None:
         return True
     except (OSError, OverflowError):
         return False
-    return pid > 0
+    return pid > 0 and not _is_zombie(pid)
+
+
+def _is_zombie(pid: int) -> bool:
+    """Whether a process has ended, and its parent has not asked how yet.
+
+    A killed driver has the machine's first process as its parent, which may take
+    seconds to ask, and in some containers never does.
+    """
+    try:
+        said = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:  # not Linux, or it is gone by now
+        return False
+    # The state follows the name, which stands in parentheses and may hold some itself.
+    return said.rpartition(b")")[2].split()[:1] == [b"Z"]
 
 
 @contextlib.contextmanager

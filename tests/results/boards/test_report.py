@@ -150,7 +150,7 @@ class TestInBrowser:
             tmp_path,
             at="#/board?method=nothing",
         )
-        assert out["text"].startswith("No rows match.")
+        assert out["text"].startswith("No method is called “nothing”.")
         assert out["rows"] == 14
 
     def test_a_trial_is_one_click_away(self, stored, tmp_path):

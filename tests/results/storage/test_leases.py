@@ -3,6 +3,8 @@
 import json
 import os
 import socket
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -59,6 +61,16 @@ def test_a_process_lives_here_or_is_dead_or_cannot_be_told(empty, dead):
         "group.json": False,
         "huge.json": False,
     }
+
+
+def test_a_process_that_ended_and_that_nobody_asked_how_is_dead(empty):
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        # It stays in the table of processes until this one waits for it.
+        os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+        os.kill(ended.pid, 0)
+        write(empty, "zombie.json", pid=ended.pid)
+        (found,) = leases.read_all(empty)
+        assert found.alive() is False
 
 
 def test_a_process_of_another_user_lives(empty, monkeypatch):
