@@ -34,6 +34,7 @@ _MEANINGS = {
     "dtype": "Floating-point type of the weights.",
     "resources": "What one bundle may use; what is left out is predicted.",
 }
+_RATIO = {"type": "number", "minimum": 0, "exclusiveMaximum": 1}
 
 
 def schema() -> dict[str, Any]:
@@ -58,7 +59,7 @@ def schema() -> dict[str, Any]:
         "properties": {key: keys[key] for key in GRID_KEYS},
         "patternProperties": {"^x-": {"description": "For YAML anchors; not read."}},
         "additionalProperties": False,
-        "definitions": {kind: _item(kind) for kind in kinds},
+        "definitions": {kind: _item(kind) for kind in kinds} | {"member": _member()},
     }
 
 
@@ -73,14 +74,13 @@ def _keys() -> dict[str, Any]:
     patterns = {"type": ["string", "array", "number"]}
     request = _properties(Resources)
     rule = request | {"model": patterns, "method": patterns}
-    ratio = {"type": "number", "minimum": 0, "exclusiveMaximum": 1}
     keys: dict[str, dict[str, Any]] = {
         "name": {"type": "string", "minLength": 1},
         "description": {"type": "string"},
         "models": _listed({"$ref": "#/definitions/model"}),
         "methods": _listed({"$ref": "#/definitions/method"}),
         "tasks": _listed({"$ref": "#/definitions/task"}),
-        "ratios": _listed(ratio),
+        "ratios": _listed(_RATIO),
         "seeds": _listed({"type": "integer", "minimum": 0}),
         "exclude": {"type": "array", "items": _mapping(dict.fromkeys(KEYS, patterns))},
         "calibration": _mapping(_properties(CalibrationSpec)),
@@ -109,6 +109,20 @@ def _mapping(
 
 def _item(kind: str) -> dict[str, Any]:
     """One line of ``models``, ``methods`` or ``tasks``."""
+    forms = _forms(kind, {})
+    if kind == "method":
+        chain = {"type": "array", "items": {"$ref": "#/definitions/member"}}
+        forms.append(_mapping({"chain": chain, "name": {"const": "chain"}}, ["chain"]))
+    return {"anyOf": forms}
+
+
+def _member() -> dict[str, Any]:
+    """A method in a chain, which may have a ratio of its own."""
+    return {"anyOf": _forms("method", {"ratio": _RATIO})}
+
+
+def _forms(kind: str, more: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A plugin by its name, and with options; ``more`` are keys beside these."""
     from harness.registry import discover
 
     plugins = discover(kind)
@@ -123,7 +137,7 @@ def _item(kind: str) -> dict[str, Any]:
     chosen = [
         {
             "if": {"properties": {"name": {"const": plugin.name}}},
-            "then": _options(plugin.cls),
+            "then": _options(plugin.cls, more),
         }
         for plugin in plugins.values()
     ]
@@ -133,14 +147,10 @@ def _item(kind: str) -> dict[str, Any]:
         "properties": {"name": name},
         "allOf": chosen,
     }
-    forms: list[dict[str, Any]] = [name, whole]
-    if kind == "method":
-        chain = {"type": "array", "items": {"$ref": "#/definitions/method"}}
-        forms.append(_mapping({"chain": chain, "name": {"const": "chain"}}, ["chain"]))
-    return {"anyOf": forms}
+    return [name, whole]
 
 
-def _options(cls: type) -> dict[str, Any]:
+def _options(cls: type, more: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a plugin, each with its type, default and meaning."""
     required = [
         name
@@ -149,7 +159,7 @@ def _options(cls: type) -> dict[str, Any]:
         and field.default_factory is dataclasses.MISSING
     ]
     return {
-        "properties": {"name": {}, **_properties(cls)},
+        "properties": {"name": {}, **_properties(cls), **more},
         "required": required,
         "additionalProperties": False,
     }

@@ -58,6 +58,8 @@ def test_every_form_of_the_guide_is_valid(checker):
         {"methods": [{"name": "magnitude", "scop": "layer"}]},
         {"methods": [{"name": "magnitude", "scope": "row"}]},
         {"methods": [{"chain": ["svd", "nothing"]}]},
+        {"methods": [{"chain": ["svd", {"name": "magnitude", "ratio": 2}]}]},
+        {"methods": [{"name": "magnitude", "ratio": 0.1}]},  # only in a chain
         {"methods": [{"name": "dropback", "recipe": {"epoch": 2}}]},
         {"models": [{"name": "mlp", "hidden": ["wide"]}]},
         {"ratios": [20]},
