@@ -94,12 +94,19 @@ def check_stored(store: Store, attempts: Sequence[str]) -> None:
         StoreError: If rows are missing, because files were deleted meanwhile.
     """
     files = set(store.folder.names("trials"))
-    missing = {one for one in attempts if f"{one}.parquet" not in files}
-    # Quick trials have no files of their own. Another driver may have compacted the
-    # store, too: its small files are gone, and the rows are not.
+    named = [one for one in attempts if f"{one}.parquet" in files]
+    missing = set(attempts).difference(named)
+    # Quick trials share the file of one of them. Files are read one by one, since all
+    # rows of a large run at once would be the driver's largest piece of memory.
+    for attempt in named:
+        if not missing:
+            break
+        missing -= _in_own_file(store, attempt).keys()
+    # Another driver may have compacted the store: its small files are gone, and the
+    # rows are not.
     if missing and store.files("trials"):
-        there = ask(store, "SELECT attempt FROM trials").rows
-        missing -= {attempt for (attempt,) in there}
+        query = "SELECT attempt FROM trials WHERE attempt IN (SELECT unnest($1))"
+        missing -= {one for (one,) in ask(store, query, [sorted(missing)]).rows}
     if missing:
         raise StoreError(
             f"{len(missing)} of the {len(attempts)} rows that this run stored are no "

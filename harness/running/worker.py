@@ -94,19 +94,7 @@ def batches(
         # option of torch is part of the state that trials start from.
         _import_plugins(job)
         state.begin(*_plugins(job.bundle.trials))
-        sign = StepSign(store, job.name)
-        steps = Steps(job=job, store=store, built=tuple(built), sign=sign)
-        attempts = [(job.attempts[t.id], t.id) for t in job.bundle.trials]
-        # The lease lists the attempts: if this machine dies, the next run knows from it
-        # which trials were lost.
-        with (
-            lease_job(store, job.run, job.name, attempts),
-            Pending(store, job.name) as pending,
-            sign,
-        ):
-            worker = _Worker(
-                job=job, store=store, steps=steps, state=state, pending=pending
-            )
+        with _working(job, built, store, state) as worker:
             batch = Batch(quick=quick, flush=flush)
             for event in worker.trials(batch):
                 if batch.add(event):
@@ -121,6 +109,24 @@ def batches(
         gone = "its lease is gone: another driver considered the worker dead"
         crash = Event(what="crashed", status="lost", error_class="infra", summary=gone)
         yield [crash]
+
+
+@contextlib.contextmanager
+def _working(
+    job: Job, built: Sequence[Built], store: Store, state: GlobalState
+) -> Iterator[_Worker]:
+    """The worker of a job, while the store says that the job runs."""
+    sign = StepSign(store, job.name)
+    steps = Steps(job=job, store=store, built=tuple(built), sign=sign)
+    attempts = [(job.attempts[t.id], t.id) for t in job.bundle.trials]
+    # The lease lists the attempts: if this machine dies, the next run knows from it
+    # which trials were lost.
+    with (
+        lease_job(store, job.run, job.name, attempts),
+        Pending(store, job.name) as pending,
+        sign,
+    ):
+        yield _Worker(job=job, store=store, steps=steps, state=state, pending=pending)
 
 
 def _import_plugins(job: Job) -> None:

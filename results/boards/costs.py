@@ -22,7 +22,7 @@ COSTS = {
     "decode": "milliseconds a token written",
 }
 TIMES = ("latency", "prefill", "decode")  # which other tasks measure; see ``timed``
-_NETWORK = (
+NETWORK = (
     "model",
     "model_options",
     "method",
@@ -46,7 +46,7 @@ def timed(
         protocol: That of the times; needed where the store has several.
 
     Returns:
-        The rows with milliseconds under ``cost``, None where there is no time.
+        The rows, each with its time in milliseconds as ``cost``, or None.
 
     Raises:
         StoreError: If none was measured, or with several protocols; says in which
@@ -67,14 +67,14 @@ def timed(
             "with --timed"
         )
     found = {
-        tuple(t[key] for key in _NETWORK): t["size"]
+        tuple(t[key] for key in NETWORK): t["size"]
         for t in times
         if protocol in (None, t["timed"])
     }
     if not found:
         raise StoreError(f"no task measured {cost} of these models in {store.uri}")
     return [
-        {**row, cost: found.get(tuple(row[key] for key in _NETWORK))} for row in rows
+        {**row, cost: found.get(tuple(row[key] for key in NETWORK))} for row in rows
     ]
 
 

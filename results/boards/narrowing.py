@@ -107,7 +107,7 @@ def sorted_by(answer: Answer, column: str) -> Answer:
         The rows; those without a value of the column are last.
 
     Raises:
-        StoreError: If there is no such column.
+        StoreError: If no column has this name.
     """
     name = column.removeprefix("-")
     if name not in answer.columns:

@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import Any
 
 from results.boards.board_rows import is_slower
-from results.boards.costs import TIMES
+from results.boards.costs import NETWORK, TIMES
 from results.boards.leaderboard import BOARD
 from results.boards.marks import CONFIGURATION, configuration, mark
 from results.queries.db import ask
@@ -65,15 +65,6 @@ COLUMNS = (
     "decode",
     *SHOWN,
 )
-_TIMED = (
-    "model",
-    "model_options",
-    "method",
-    "method_options",
-    "calibration",
-    "dtype",
-    "ratio",
-)
 
 
 def boards(store: Store) -> list[dict[str, Any]]:
@@ -97,7 +88,7 @@ def boards(store: Store) -> list[dict[str, Any]]:
     times = _times(store) if timed else {}
     for row in rows:
         row.update(trials.get(configuration(row), {"trials": [], "attempts": []}))
-        row.update(times.get(tuple(row[column] for column in _TIMED), {}))
+        row.update(times.get(tuple(row[column] for column in NETWORK), {}))
         row["slower"] = is_slower(row)
     mark(store, rows)
     protocols = _protocols(store, rows)
@@ -127,7 +118,7 @@ def _times(store: Store) -> dict[tuple[Any, ...], dict[str, float]]:
     found: dict[tuple[Any, ...], dict[str, float]] = {}
     for row in rows:
         if len(protocols[row["model"], row["cost"]]) == 1:
-            key = tuple(row[column] for column in _TIMED)
+            key = tuple(row[column] for column in NETWORK)
             found.setdefault(key, {})[row["cost"]] = row["size"]
     return found
 

@@ -151,16 +151,14 @@ def _result(answer: bytes, said: bytes, status: int, limits: Limits) -> Any:
     gigabytes = limits.memory_bytes / 2**30
     # 0 with the answer "memory"; SIGKILL and SIGABRT are how the kernel and DuckDB end
     # a process that asks for too much.
+    limit = f"its limit of {gigabytes:.1f} GiB"
+    advice = "select fewer rows or columns, aggregate, or raise --memory"
     if status in (0, -signal.SIGKILL, -signal.SIGABRT):  # also by the kernel
+        raise StoreError(f"the query needs more memory than {limit}; {advice}")
+    if status == -signal.SIGSEGV:  # a library may not look whether it got memory
         raise StoreError(
-            f"the query needs more memory than its limit of {gigabytes:.1f} GiB; "
-            "select fewer rows or columns, aggregate, or raise --memory"
-        )
-    if status == -signal.SIGSEGV:
-        raise StoreError(
-            "the query's process crashed, as happens where a library gets no more "
-            f"memory than the limit of {gigabytes:.1f} GiB; select fewer rows or "
-            "columns, aggregate, or raise --memory"
+            "the query's process crashed, which happens where it needs more memory "
+            f"than {limit}; {advice}"
         )
     last = said.decode(errors="replace").strip().rpartition("\n")[2]
     raise StoreError(f"the query's process ended with status {status}: {last}")

@@ -9,9 +9,9 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from results.storage.store import Store
+from results.storage.temporary import ended
 from results.text import json_reader
 
 NODE = "SHRINKGRID_NODE"  # environment variable: the cluster's id of this node
@@ -97,30 +97,9 @@ class Step:
 def _lives(host: str, pid: int) -> bool | None:
     if host != socket.gethostname():
         return None
-    try:
-        # Signal 0 is not sent; the call only says whether the process exists. A process
-        # id that was given to another process since then counts as alive, which delays
-        # a recovery but loses nothing.
-        os.kill(pid, 0)
-    except PermissionError:  # the process is alive and belongs to another user
-        return True
-    except (OSError, OverflowError):
-        return False
-    return pid > 0 and not _is_zombie(pid)
-
-
-def _is_zombie(pid: int) -> bool:
-    """Whether a process has ended, and its parent has not asked how yet.
-
-    A killed driver has the machine's first process as its parent, which may take
-    seconds to ask, and in some containers never does.
-    """
-    try:
-        said = Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:  # not Linux, or it is gone by now
-        return False
-    # The state follows the name, which stands in parentheses and may hold some itself.
-    return said.rpartition(b")")[2].split()[:1] == [b"Z"]
+    # A number that was given to another process since then counts as alive, which
+    # delays a recovery but loses nothing.
+    return not ended(pid)
 
 
 @contextlib.contextmanager

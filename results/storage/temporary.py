@@ -56,15 +56,20 @@ def remove_dead(folder: Path) -> int:
 
 
 def ended(pid: int) -> bool:
-    """Whether a process of this machine is known to have ended."""
+    """Whether no process of this machine has this number.
+
+    A process that has ended stays in the system's table until its parent asks how it
+    ended. It counts as ended: a killed driver has the machine's first process as its
+    parent, which may take seconds to ask, and in some containers never does.
+    """
+    import psutil
+
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return pid > 0
-    # A process of another user, or a number that is too large: not known to have ended.
-    except (OSError, OverflowError):
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except (psutil.NoSuchProcess, ValueError):  # ValueError: below 0
+        return True
+    except psutil.AccessDenied:
         return False
-    return False
 
 
 def _host() -> str:

@@ -25,7 +25,7 @@ OBJECT = object()
 
 
 class Mute:
-    """Its text cannot be had."""
+    """``str`` of it raises."""
 
     def __repr__(self) -> str:
         raise RuntimeError("no text")

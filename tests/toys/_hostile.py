@@ -30,7 +30,7 @@ from results.errors import StoreError
 
 
 class Silent(BaseException):
-    """No ``Exception``, and its text cannot be had."""
+    """Not an ``Exception``, and ``str`` of it raises."""
 
     def __str__(self) -> str:
         raise RuntimeError("no text")

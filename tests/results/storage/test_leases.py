@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 
+import psutil
 import pytest
 
 from results.storage import leases
@@ -74,11 +75,10 @@ def test_a_process_that_ended_and_that_nobody_asked_how_is_dead(empty):
 
 
 def test_a_process_of_another_user_lives(empty, monkeypatch):
-    def refuse(pid: int, signal: int) -> None:
-        assert signal == 0  # any other would harm the process
-        raise PermissionError
+    def refuse(_process: psutil.Process) -> str:
+        raise psutil.AccessDenied
 
-    monkeypatch.setattr(os, "kill", refuse)
+    monkeypatch.setattr(psutil.Process, "status", refuse)
     write(empty, "foreign.json")
 
     (found,) = leases.read_all(empty)

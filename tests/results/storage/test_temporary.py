@@ -39,6 +39,15 @@ def test_a_file_of_an_ended_process_is_deleted(tmp_path, left_by_a_dead_process)
     assert not left.exists()
 
 
+def test_a_process_that_nobody_asked_how_it_ended_has_ended():
+    with subprocess.Popen([sys.executable, "-c", ""]) as child:
+        # It stays in the table of processes until this one waits for it.
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        os.kill(child.pid, 0)
+        assert temporary.ended(child.pid)
+    assert not temporary.ended(os.getpid())
+
+
 def test_a_folder_of_an_ended_process_is_deleted(tmp_path, left_by_a_dead_process):
     left = left_by_a_dead_process(tmp_path / "artifact")
     left.unlink()
