@@ -60,6 +60,14 @@ def test_rows_that_share_a_file_are_found_and_counted(store):
         check_stored(store, ["a1", "b2", "b3"])
 
 
+def test_rows_in_files_of_the_run_are_checked_without_reading_the_table(
+    store, monkeypatch
+):
+    store.append_all([{"attempt": f"b{n}", "trial": "b", "status": "ok"} for n in "12"])
+    monkeypatch.setattr("harness.running.recovery.ask", None)
+    assert check_stored(store, ["a1", "b1", "b2"]) is None
+
+
 def test_attempts_are_committed_up_to_the_first_without_a_row(store):
     rows = [{"attempt": f"b{n}", "trial": "b", "status": "failed"} for n in "13"]
     store.append_all([rows[0] | {"error_class": "bug"}, rows[1]])
