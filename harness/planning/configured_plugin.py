@@ -64,11 +64,11 @@ class ConfiguredPlugin:
         task = self._declared("suited", family)
         if task is None:
             return self.part
-        options, protocol = (
-            _options(self.plugin, task),
-            _protocol(str(self.plugin), task),
+        return replace(
+            self.part,
+            options=_options(self.plugin, task),
+            protocol=_protocol(str(self.plugin), task),
         )
-        return replace(self.part, options=options, protocol=protocol)
 
 
 def configure(kind: str, item: Any) -> tuple[str, Plugin, Any]:

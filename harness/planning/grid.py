@@ -25,18 +25,11 @@ from harness.planning.configured_plugin import (
 from harness.planning.trial import Trial
 
 BLOCK_KEYS = (
-    "models",
-    "methods",
-    "ratios",
-    "tasks",
-    "seeds",
-    "exclude",
-    "calibration",
-    "dtype",
+    *("models", "methods", "ratios", "tasks"),
+    *("seeds", "exclude", "calibration", "dtype"),
 )
 GRID_KEYS = ("name", "description", "blocks", "resources", *BLOCK_KEYS)
 DTYPES = ("float32", "bfloat16", "float16", "float64")
-_SUFFIXES = (".yaml", ".yml")
 MAX_TRIALS = 2_000_000  # of a grid; more is a slip of the pen, and fills the memory
 
 
@@ -56,7 +49,7 @@ class Block:
     @property
     def size(self) -> int:
         """How many points its product has at most."""
-        axes = (self.models, self.methods, self.ratios, self.tasks, self.seeds)
+        axes = self.models, self.methods, self.ratios, self.tasks, self.seeds
         return math.prod(map(len, axes))
 
     def pairs(self) -> Iterator[tuple[ConfiguredPlugin, ConfiguredPlugin]]:
@@ -125,7 +118,7 @@ def locate(name: str) -> Path:
         BenchError: If there is none; offers the nearest packaged name.
     """
     path = Path(name)
-    if path.suffix in _SUFFIXES or path.exists():
+    if path.suffix in (".yaml", ".yml") or path.exists():
         if path.is_file():
             return path
         raise BenchError(f"no grid file {name} (packaged: {', '.join(packaged())})")
