@@ -65,6 +65,23 @@ def test_a_plot_against_latency_needs_one_protocol(empty):
     assert "milliseconds a batch of images" in svg
 
 
+def test_one_protocol_of_a_time_needs_no_choice(empty):
+    made = row("d", method="dense", ratio=0.0, task="decode", protocol="p2")
+    made["measurements"] = [{"metric": "decode_rate", "value": 50.0, "goal": "max"}]
+    empty.append(made)
+    empty.append(row("e", method="dense", ratio=0.0))
+    rows = leaderboard.one_board(empty, metric=["accuracy"])
+    assert [r["decode"] for r in costs.timed(empty, rows, "decode")] == [20.0]
+
+
+def test_the_front_is_what_no_row_beats_in_both():
+    rows = [{"mean": m, "c": c} for m, c in ((3, 5), (1, 1), (2, 2), (2, 3), (9, 2))]
+    more = costs.front(rows, "c", more=True)
+    assert [(r["mean"], r["c"]) for r in more] == [(1, 1), (9, 2)]
+    less = costs.front(rows, "c", more=False)
+    assert [(r["mean"], r["c"]) for r in less] == [(1, 1)]
+
+
 def test_the_speed_of_a_network_is_the_least_that_was_measured_of_it(empty):
     found = ask(speeds(empty), "SELECT DISTINCT method, speed FROM leaderboard").rows
     # svd: 120/100 and 48/50; magnitude: 110/100 and 40/50.

@@ -53,6 +53,19 @@ def test_wrecks_are_not_like_the_best_of_wrecks(empty):
     assert set(_marks(found).values()) == {""}
 
 
+def test_without_samples_the_standard_errors_decide(empty):
+    # A gap of 0.2 with errors of 0.05 each is 2.8 of their root sum of squares; one of
+    # 0.1 is 1.4.
+    for method, value in (("dense", 0.9), ("a", 0.8), ("b", 0.7), ("c", 0.6)):
+        made = row(method, method=method, ratio=0.0 if method == "dense" else 0.2)
+        made["measurements"] = [
+            {"metric": "accuracy", "value": value, "goal": "max", "stderr": 0.05}
+        ]
+        empty.append(made)
+    found = _marks(marks.marked(empty, leaderboard.read(empty)))
+    assert found == {"dense": "", "a": "best", "b": "like best", "c": ""}
+
+
 @pytest.fixture
 def typed(capsys, filled):
     """Type `leaderboard` with some words: what it prints."""

@@ -7,6 +7,7 @@ from synthetic import row
 
 from results.boards import leaderboard, narrowing
 from results.errors import StoreError
+from results.text.answer import Answer
 
 
 def test_two_choices_that_exist_and_do_not_meet_are_said_so(empty):
@@ -39,3 +40,39 @@ def test_a_metric_is_no_column_to_sort_by(stored):
         narrowing.sorted_by(rows, "ppl")
     with pytest.raises(StoreError, match="Did you mean 'recovery'"):
         narrowing.sorted_by(rows, "recovry")
+
+
+def _answer(*rows):
+    columns = ("method", "ratio", "place", "mean")
+    types = ("VARCHAR", "DOUBLE", "BIGINT", "DOUBLE")
+    return Answer(columns=columns, types=types, rows=list(rows))
+
+
+DENSE = ("dense", 0.0, 1, 9.0)
+A, B = ("a", 0.2, 1, 8.0), ("b", 0.2, 2, 7.0)
+FAR = ("a", 0.5, 1, None)
+
+
+def test_ratios_and_ranks_are_kept_and_the_dense_model_always():
+    rows = _answer(DENSE, A, B, FAR)
+    assert narrowing.narrowed(rows).rows == [DENSE, A, B, FAR]
+    assert narrowing.narrowed(rows, ratios=[0.1 + 0.1]).rows == [DENSE, A, B]
+    assert narrowing.narrowed(rows, ratios=[0.2], top=1).rows == [DENSE, A]
+    assert narrowing.narrowed(rows, top=1).rows == [DENSE, A, FAR]
+    assert narrowing.narrowed(rows, ratios=[0.2, 0.5], top=2).rows == rows.rows
+    with pytest.raises(StoreError, match=r"no row has the ratio 0\.3; there are 0, 0"):
+        narrowing.narrowed(rows, ratios=[0.2, 0.3])
+
+
+def test_an_order_has_the_dense_model_first_and_unknown_values_last():
+    rows = _answer(FAR, A, DENSE, B)
+    assert narrowing.sorted_by(rows, "mean").rows == [DENSE, B, A, FAR]
+    assert narrowing.sorted_by(rows, "-mean").rows == [DENSE, A, B, FAR]
+
+
+def test_methods_are_chosen_among_the_rows():
+    rows = _answer(DENSE, A, B, FAR)
+    assert narrowing.of_methods(rows, []).rows == rows.rows
+    assert narrowing.of_methods(rows, ["a"]).rows == [A, FAR]
+    with pytest.raises(StoreError, match="no method among these rows called 'c'"):
+        narrowing.of_methods(rows, ["a", "c"])
