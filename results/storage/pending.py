@@ -83,11 +83,10 @@ class Pending:
     def __enter__(self) -> Pending:
         return self
 
-    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._file is not None:
             os.close(self._file)
-            # After an error it may hold rows that are stored nowhere else.
-            if error is None or not self:
+            if not self:  # else it holds rows that are stored nowhere else
                 self._store.folder.delete(self._path)
 
     def __bool__(self) -> bool:

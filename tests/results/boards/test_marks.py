@@ -66,6 +66,20 @@ def test_without_samples_the_standard_errors_decide(empty):
     assert found == {"dense": "", "a": "best", "b": "like best", "c": ""}
 
 
+def test_without_any_error_nothing_is_like_the_best(empty):
+    for method, value in (("dense", 0.9), ("a", 0.8), ("b", 0.7)):
+        empty.append(
+            row(
+                method,
+                method=method,
+                ratio=0.0 if method == "dense" else 0.2,
+                measured={"accuracy": value},
+            )
+        )
+    found = _marks(marks.marked(empty, leaderboard.read(empty)))
+    assert found == {"dense": "", "a": "best", "b": ""}
+
+
 @pytest.fixture
 def typed(capsys, filled):
     """Type `leaderboard` with some words: what it prints."""

@@ -56,6 +56,15 @@ def test_rows_that_waited_are_the_rows_of_one_file(empty, tmp_path):
     assert empty.folder.names("running") == []
 
 
+def test_after_a_commit_the_file_begins_again_and_stays_while_it_holds_rows(empty):
+    with Pending(empty, "job") as rows:
+        rows.append(attempt(0), [], [], wait=True)
+        rows.commit()
+        rows.append(attempt(1), [], [], wait=True)
+    left = pending.read(empty, "job")
+    assert [one["attempt"] for one in left.trials] == NAMES[1:2]
+
+
 def test_a_row_that_does_not_wait_takes_along_those_that_do(empty):
     with Pending(empty, "job") as rows:
         rows.append(attempt(0), [], [], wait=False)

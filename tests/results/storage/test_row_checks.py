@@ -49,3 +49,6 @@ def test_rows_as_the_engine_makes_them_surely_fit():
     assert row_checks.surely_fits("samples", sample)
     assert not row_checks.surely_fits("samples", sample | {"values": ["red"]})
     assert not row_checks.surely_fits("trials", made | {"started_at": "yesterday"})
+    for wrong in ({"metric": 3}, {"value": "high"}, {"no_such": 1.0}):
+        measured = [made["measurements"][0] | wrong]
+        assert not row_checks.surely_fits("trials", made | {"measurements": measured})
