@@ -76,7 +76,10 @@ def remove_dead_sessions(root: str | Path) -> int:
             if note.lstat().st_uid != os.getuid() or note.parent.is_symlink():
                 continue
             owner = json.loads(note.read_text())
-            if owner["host"] == socket.gethostname() and ended(int(owner["pid"])):
+            pid = int(owner["pid"])
+            # No process has a number below 1, so such a note is damaged and says of no
+            # process that it ended.
+            if pid > 0 and owner["host"] == socket.gethostname() and ended(pid):
                 shutil.rmtree(note.parent, ignore_errors=True)
                 deleted += 1
     return deleted

@@ -64,6 +64,7 @@ def test_only_sessions_of_dead_processes_of_ours_are_deleted(tmp_path):
         "session_dead": {"host": here, "pid": ended.pid},
         "session_elsewhere": {"host": "another", "pid": ended.pid},
         "session_zero": {"host": here, "pid": 0},
+        "session_group": {"host": here, "pid": -1},
         "session_damaged": "?",
         "session_without": None,
     }
