@@ -90,11 +90,15 @@ def trials(store: Store, wanted: Sequence[str]) -> dict[str, dict[str, Any]]:
         row = next((r for r in rows if r["attempt"] in counting), rows[-1])
         page = _page(row, rows, bundles.get(row["bundle"], []))
         page |= _numbers(measured.get(row["attempt"], []))
-        known = {one["metric"] for one in page["metrics"]}
+        for one in page["metrics"]:
+            one["tested_by"] = LOSS_OF.get(one["metric"], one["metric"])
+        # The losses of windows, the samples of a perplexity, are means.
+        means = {
+            one["tested_by"] for one in page["metrics"] if one["metric"] in LOSS_OF
+        }
         page["samples"] = [
             {key: rounded_all(one[key]) for key in ("metric", "n", "values")}
-            # The losses of windows, the samples of a perplexity, are means.
-            | {"means": any(LOSS_OF.get(name) == one["metric"] for name in known)}
+            | {"means": one["metric"] in means}
             for one in samples.get(row["attempt"], [])
         ]
         page["layers"] = layers.get(row["attempt"])

@@ -62,7 +62,7 @@ function compared(items, all) {
     numbers(items, metrics, tests),
     sizes(items),
     settings(items),
-    shown ? samples(items, shown, tests.get(shown)) : null,
+    shown ? samples(items, testedBy(items[0].pages, shown), tests.get(shown)) : null,
   ];
 }
 
@@ -85,6 +85,12 @@ export function summary(pages, metric) {
   return { mean, stderr: n > 1 ? Math.sqrt(spread / (n - 1) / n) : found[0].stderr, goal: found[0].goal, unit: found[0].unit };
 }
 
+// The metric whose samples stand for those of this one: a perplexity is tested by the
+// losses of its windows.
+function testedBy(pages, metric) {
+  return pages[0].metrics.find((one) => one.metric === metric).tested_by ?? metric;
+}
+
 // One value per sample, the mean over the seeds; null where a trial lacks some of them.
 function values(pages, metric) {
   const found = pages.map((page) => page.samples.find((one) => one.metric === metric));
@@ -95,8 +101,9 @@ function values(pages, metric) {
 // The paired test of each item against the first one; null where samples are not known.
 function versus(items, metric) {
   const { goal } = summary(items[0].pages, metric);
-  const known = items.map((one) => values(one.pages, metric));
-  const means = items[0].pages[0].samples.some((one) => one.metric === metric && one.means);
+  const tested = testedBy(items[0].pages, metric);
+  const known = items.map((one) => values(one.pages, tested));
+  const means = items[0].pages[0].samples.some((one) => one.metric === tested && one.means);
   const tests = known.map((own, i) => (i && own && known[0] && own.length === known[0].length && own.length && goal !== "none"
     ? { ...paired(known[0], own, goal, means), values: own, reference: known[0] } : null));
   const made = tests.filter(Boolean);
@@ -111,16 +118,17 @@ function numbers(items, metrics, tests) {
     const own = summary(one.pages, metric);
     const gap = own.mean - summary(items[0].pages, metric).mean;
     const test = tests.get(metric)[i];
+    const tested = testedBy(items[0].pages, metric);
     const goal = i ? null : { min: "lower is better", max: "higher is better" }[own.goal];
     return [[h("b", {}, metric), ` of ${one.letter}`, goal ? h("small", {}, `, ${goal}`) : null], format.withError(own.mean, own.stderr),
       i ? `${gap > 0 ? "+" : gap < 0 ? "−" : "±"}${format.number(Math.abs(gap))}` : "",
       test ? h("b", {}, verdict(test, gap, own.goal)) : "",
       test ? `${test.wins.toLocaleString("en")} better, ${test.losses.toLocaleString("en")} worse of ${test.n.toLocaleString("en")}` : "",
-      test ? `${format.number(test.corrected, 2)} (${test.test})` : ""];
+      test ? `${format.number(test.corrected, 2)} (${test.test}${tested === metric ? "" : `, of the ${tested}`})` : ""];
   }));
   return h("section", {}, h("h2", {}, "Numbers"),
     table("Numbers", ["Metric", "Value ± standard error", "Difference from A", "At 5 %", "Samples, against A", "p"], rows, [1, 2], "cards"),
-    h("p", { class: "legend" }, "Paired tests over the samples that both read: McNemar's exact test where every value is right or wrong; Student's where each value is a mean (the loss of a window), else all sign flips of the differences of at most 16 samples and a bootstrap of their mean for more; from 1,000 samples on its normal limit; Holm's correction where several are compared with A. A sample's value is the mean over the seeds."));
+    h("p", { class: "legend" }, "Paired tests over the samples that both read: McNemar's exact test where every value is right or wrong; Student's where each value is a mean (the loss of a window, by which a perplexity is tested too), else all sign flips of the differences of at most 16 samples and a bootstrap of their mean for more; from 1,000 samples on its normal limit; Holm's correction where several are compared with A. A sample's value is the mean over the seeds."));
 }
 
 function verdict(test, gap, goal) {

@@ -1,5 +1,7 @@
 """The page that compares, in a real browser: tests, settings and the address."""
 
+import math
+
 import pytest
 from browser import browse, in_browser
 from synthetic import row
@@ -42,6 +44,34 @@ def test_two_trials_are_tested_sample_by_sample(empty, tmp_path):
     assert out["square"] == ["3", "6", "1", "2"]
     assert out["lists"] == ["6", "0, 1, 2, 3, 4, 5"]
     assert out["settings"] == ['method.0.options.mode"a""b"']
+
+
+def test_a_perplexity_is_tested_by_the_losses_of_its_windows(empty, tmp_path):
+    losses = {"a": [3.0, 3.2, 3.1, 3.4], "b": [3.5, 3.6, 3.7, 3.8]}
+    for name, found in losses.items():
+        mean = sum(found) / 4
+        measured = [
+            {"metric": m, "value": v, "stderr": 0.1, "goal": "min", "n": 4}
+            for m, v in (("perplexity", math.exp(mean)), ("loss", mean))
+        ]
+        trial = row(name, measurements=measured, seed=ord(name))
+        empty.append(trial, [{"metric": "loss", "values": found}])
+    out, console = browse(
+        report.page(empty),
+        """return { numbers: all("[aria-label='Numbers'] tbody tr"),
+          charts: all("h2") };""",
+        tmp_path,
+        at="#/compare?of=a,b",
+    )
+
+    assert (out["errors"], console) == ([], "")
+    lines = [line for line in out["numbers"] if " of B" in line]
+    p = statistics.student(*losses.values())
+    of = f"worse than A0 better, 4 worse of 4{p:.2g} (Student"
+    assert lines[0].startswith("perplexity of B")
+    assert lines[0].endswith(f"{of}, of the loss)")
+    assert lines[1].endswith(f"{of})")
+    assert "Samples: loss" in out["charts"]
 
 
 def test_methods_are_compared_over_the_means_of_their_seeds(stored, tmp_path):
