@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from harness.core import BenchError, Measurement, Model, NotFinite, Unsupported
 from harness.toolkit import host_memory, text_part, texts, tokenizer_needs
-from harness.toolkit.blockwise import stream
+from harness.toolkit.blockwise import batches_of, logits_by_block
 
 Tail = Literal["dropped", "equal_weight"]
 Bos = Literal["once", "window", "never"]
@@ -24,7 +24,6 @@ BOS: dict[Bos, str] = {
     "window": "the begin token before every window, no others",
     "never": "none",
 }
-_TOKENS = 2**16  # whose hidden states are alive where a network runs block by block
 _ROWS = 512  # of logits that are turned to float32 at a time
 
 
@@ -190,27 +189,15 @@ def window_losses(model: Model, cut: list[Tensor]) -> list[float]:
     Returns:
         Nats a token, one number for each window.
     """
-    at_once = max(1, _TOKENS // len(cut[0]))
     if host_memory.of(model.net) is None:
         return [window_loss(model, w) for w in cut]
-    losses: list[float] = []
-    for first in range(0, len(cut), at_once):
-        some = cut[first : first + at_once]
-        # A stream takes windows of one length; a shorter tail runs alone.
-        whole = [w for w in some if len(w) == len(cut[0])]
-        losses += _blockwise(model, torch.stack(whole)) if whole else []
-        losses += [window_loss(model, w) for w in some[len(whole) :]]
-    return losses
-
-
-def _blockwise(model: Model, tokens: Tensor) -> list[float]:
-    running = stream(model, tokens)
-    for index, (_, block) in enumerate(running):
-        running.advance(index, block)
+    # Windows of one length share batches; a shorter tail is a batch of its own.
+    whole = [w for w in cut if len(w) == len(cut[0])]
+    batches = batches_of(torch.stack(whole)) + [w[None] for w in cut[len(whole) :]]
     return [
         # The logits at position t predict token t + 1.
         _loss(model, rows[:-1], window[1:])
-        for ids, logits in running.logits(model.net, len(running.blocks))
+        for ids, logits in logits_by_block(model, batches)
         for window, rows in zip(ids, logits, strict=True)
     ]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +16,7 @@ from harness.core import Model, NotFinite, Unsupported
 from harness.toolkit.roles import LANGUAGE_MODEL, blocks_path
 
 _TOKENS = 1024  # of a batch, or one window: activations stay small
+_AT_ONCE = 2**16  # tokens whose hidden states are alive between two blocks
 
 
 class _Stop(Exception):
@@ -38,7 +39,7 @@ class Stream:
         calls: For each batch and block, the other arguments that the model gives it:
             a mask, positions, or what depends on the tokens (ALiBi of a whole batch,
             Gemma 4's inputs of each block, keys that several blocks share).
-        tokens: Windows, shape ``(N, L)``.
+        batches: Token ids of each batch, shape ``(windows, T)``.
     """
 
     blocks: nn.ModuleList
@@ -46,7 +47,7 @@ class Stream:
     in_tuple: list[bool]
     states: list[Tensor]
     calls: list[list[Call]] = field(repr=False)
-    tokens: Tensor = field(repr=False)
+    batches: list[Tensor] = field(repr=False)
 
     def __iter__(self) -> Iterator[tuple[str, nn.Module]]:
         """Path and module of each block; call ``advance`` before the next."""
@@ -100,13 +101,12 @@ class Stream:
         # stored states: the rest of the network runs as it is, with its final norm and
         # head.
         blocks: Any = net.get_submodule(self.path)
-        done = 0
-        for batch, calls in zip(self.states, self.calls, strict=True):
-            ids = self.tokens[done : done + len(batch)].to(batch.device)
-            done += len(batch)
+        for ids, state, calls in zip(
+            self.batches, self.states, self.calls, strict=True
+        ):
             with (
                 _passing(blocks[:index], self.in_tuple),
-                _given(blocks, index, batch, calls),
+                _given(blocks, index, state, calls),
             ):
                 logits = net(input_ids=ids, use_cache=False).logits
                 # With blocks on several devices, the head has one of its own.
@@ -156,9 +156,8 @@ def blocks_of(model: Model) -> tuple[str, nn.ModuleList]:
     return path, blocks
 
 
-@torch.no_grad()
 def stream(model: Model, tokens: Tensor) -> Stream:
-    """Start a stream: embed the windows, and learn how the model calls its blocks.
+    """Start a stream over windows of one length, in batches of about 1,024 tokens.
 
     Args:
         model: A causal language model with its blocks in one list.
@@ -170,36 +169,105 @@ def stream(model: Model, tokens: Tensor) -> Stream:
     Raises:
         Unsupported: If the model has no list of blocks.
     """
+    return stream_batches(model, batches_of(tokens))
+
+
+def batches_of(tokens: Tensor) -> list[Tensor]:
+    """Split windows into batches of about 1,024 tokens, or one window.
+
+    >>> [len(batch) for batch in batches_of(torch.zeros(5, 512))]
+    [2, 2, 1]
+    """
+    return list(torch.split(tokens, max(1, _TOKENS // tokens.shape[1])))
+
+
+@torch.no_grad()
+def stream_batches(model: Model, batches: Sequence[Tensor]) -> Stream:
+    """Start a stream: embed the batches, and learn how the model calls its blocks.
+
+    Args:
+        model: A causal language model with its blocks in one list.
+        batches: Token ids, each of shape ``(windows, T)`` with a ``T`` of its own.
+
+    Returns:
+        The stream before the first block.
+
+    Raises:
+        Unsupported: If the model has no list of blocks.
+    """
     path, blocks = blocks_of(model)
     device = next(model.net.parameters()).device
-    in_tuple = _in_tuple(model.net, blocks, tokens[:1].to(device))
+    moved = [batch.to(device) for batch in batches]
+    in_tuple = _in_tuple(model.net, blocks, moved[0][:1])
     states: list[Tensor] = []
     calls: list[list[Call]] = []
     with _passing(blocks, in_tuple):
-        # A batch has about ``_TOKENS`` tokens: (windows, T).
-        for batch in torch.split(tokens, max(1, _TOKENS // tokens.shape[1])):
-            state, made = _calls(model.net, blocks, batch.to(device))
+        for batch in moved:
+            state, made = _calls(model.net, blocks, batch)
             states.append(state)
             # Masks and positions of equal batches are equal, and can be as large as the
             # states.
             calls.append([_shared(call, calls, i) for i, call in enumerate(made)])
-    return Stream(blocks, path, in_tuple, states, calls, tokens)
+    return Stream(blocks, path, in_tuple, states, calls, moved)
+
+
+def logits_by_block(
+    model: Model, batches: Sequence[Tensor]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The outputs of a network, each of whose blocks is read once for many batches.
+
+    Args:
+        model: A causal language model with its blocks in one list.
+        batches: Token ids, each of shape ``(windows, T)`` with a ``T`` of its own. Up
+            to 65,536 tokens, or one batch, go through a block before the next block.
+
+    Yields:
+        For each batch, its token ids and logits of shape ``(windows, T, V)``.
+    """
+    for group in _groups(batches):
+        running = stream_batches(model, group)
+        for index, (_, block) in enumerate(running):
+            running.advance(index, block)
+        yield from running.logits(model.net, len(running.blocks))
+
+
+def _groups(batches: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Neighbours whose hidden states are alive together."""
+    group: list[Tensor] = []
+    for batch in batches:
+        if group and sum(map(torch.numel, (*group, batch))) > _AT_ONCE:
+            yield group
+            group = []
+        group.append(batch)
+    if group:
+        yield group
 
 
 def _in_tuple(net: nn.Module, blocks: nn.ModuleList, ids: Tensor) -> list[bool]:
     """For each block, whether its output is a tuple; one window is enough to know."""
-    found: list[bool] = []
+    # The class of a block decides it, so that one block of each class runs. To run them
+    # all would read all weights.
+    known: dict[type[nn.Module], bool] = {}
+
+    def told(block: nn.Module) -> Any:
+        def forward(state: Tensor, *args: Any, **kwargs: Any) -> Any:
+            kind = type(block)
+            if kind in known:
+                return (state,) if known[kind] else state
+            made: Any = kind.forward(block, state, *args, **kwargs)
+            known[kind] = isinstance(made, tuple)
+            return made
+
+        return forward
 
     def look(_: nn.Module, args: tuple[Any, ...], made: Any) -> None:
-        found.append(isinstance(made, tuple))
-        if len(found) == len(blocks):
-            # An exception is the only way to end a forward pass from a hook: what
-            # follows the last block (the head over a large vocabulary) need not run.
-            raise _Stop
+        # An exception is the only way to end a forward pass from a hook: what follows
+        # the last block (the head over a large vocabulary) need not run.
+        raise _Stop
 
-    handles = [block.register_forward_hook(look) for block in blocks]
-    _run(net, ids, handles)
-    return found
+    with _replaced((block, told(block)) for block in blocks):
+        _run(net, ids, [blocks[-1].register_forward_hook(look)])
+    return [known[type(block)] for block in blocks]
 
 
 def _calls(
@@ -252,15 +320,24 @@ def _passing(blocks: Any, in_tuple: list[bool]) -> Iterator[None]:
     def first(state: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor]:
         return (state,)
 
-    named = list(zip(blocks, in_tuple, strict=False))
-    for block, tuples in named:
-        # An attribute of the instance hides the method of the class; deleting it brings
-        # the method back.
-        block.forward = first if tuples else whole
+    named = zip(blocks, in_tuple, strict=False)
+    with _replaced((block, first if tuples else whole) for block, tuples in named):
+        yield
+
+
+@contextmanager
+def _replaced(stand_ins: Iterable[tuple[nn.Module, Any]]) -> Iterator[None]:
+    """Run other functions in place of the forward passes of blocks."""
+    replaced = []
     try:
+        for block, forward in stand_ins:
+            # An attribute of the instance hides the method of the class; deleting it
+            # brings the method back.
+            block.forward = forward
+            replaced.append(block)
         yield
     finally:  # the network is shared by all trials of a bundle
-        for block, _ in named:
+        for block in replaced:
             del block.forward
 
 

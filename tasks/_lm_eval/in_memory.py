@@ -5,14 +5,17 @@ from __future__ import annotations
 import copy
 import math
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+import torch
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import normalize_gen_kwargs
 from torch import Tensor, nn
 
 from harness.core import BenchError, Model, NotFinite, Unsupported
+from harness.toolkit import host_memory
+from harness.toolkit.blockwise import logits_by_block
 
 _SAMPLE = "The"  # any text shows what a tokenizer puts around it
 
@@ -36,7 +39,10 @@ class InMemory(HFLM):
         self, model: Model, tokenizer: Any, tokens: dict[Any, Any], **options: Any
     ) -> None:
         self._tokens = tokens
+        self._of = model
         self._name = model.name
+        self._noted: list[Tensor] | None = None  # batches, while they are collected
+        self._answers: Iterator[tuple[Tensor, Tensor]] | None = None
         self._cut_texts: set[str] = set()
         self.cut: dict[str, set[Any]] = {}  # task -> documents with a cut prompt
         self.written = self.unfinished = 0  # answers; those whose reasoning has no end
@@ -99,7 +105,51 @@ class InMemory(HFLM):
             # fits.
             if len(before) + len(scored) > self.max_length + 1:
                 self._note_cut(request)
-        return super().loglikelihood(requests, disable_tqdm)
+        ask = super().loglikelihood
+        return self._by_block(lambda: ask(requests, disable_tqdm))
+
+    def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> Any:
+        """As lm-eval does."""
+        ask = super().loglikelihood_rolling
+        return self._by_block(lambda: ask(requests, disable_tqdm))
+
+    def _by_block(self, ask: Callable[[], Any]) -> Any:
+        """Ask a network in files so that each block is read once for many batches.
+
+        lm-eval asks for the logits of one batch at a time, which would read all blocks
+        for every batch. It makes the same batches whatever the logits are: so it runs
+        once with zeros in their place, and again with the logits of these batches.
+        """
+        if host_memory.of(self._of.net) is None:
+            return ask()
+        batches: list[Tensor] = []
+        self._noted = batches
+        try:
+            ask()
+            self._noted, self._answers = None, logits_by_block(self._of, batches)
+            return ask()
+        finally:
+            self._noted = self._answers = None
+
+    def _model_call(self, inps: Tensor, *args: Any, **options: Any) -> Tensor:
+        """The logits of a batch, shape ``(batch, T, V)``; zeros while it is noted."""
+        if self._noted is not None:
+            self._noted.append(inps)
+            return inps.new_zeros((*inps.shape, 1)).float()
+        if self._answers is None:
+            made: Tensor = super()._model_call(inps, *args, **options)
+            return made
+        ids, logits = next(self._answers)
+        if not torch.equal(ids, inps):
+            raise RuntimeError("lm-eval made other batches the second time")
+        return logits
+
+    def _select_cont_toks(self, logits: Tensor, *args: Any, **options: Any) -> Tensor:
+        """The logits of an answer, shape ``(tokens of the answer, V)``."""
+        found: Tensor = super()._select_cont_toks(logits, *args, **options)
+        if self._noted is None:
+            return found
+        return found.expand(-1, len(self.tokenizer))  # zeros, without memory for all V
 
     def generate_until(self, requests: Any, disable_tqdm: bool = False) -> Any:
         """As lm-eval does; a model too short to write the answer is unsupported."""
