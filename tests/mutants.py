@@ -2,17 +2,22 @@
 
 ``make mutants`` draws MUTANTS changes (100) with seed SEED (0) from the pure modules,
 runs for each the tests of its module, and prints those that no test noticed. The tests
-of a module are its doctests and the test file of the same name; where there is none,
-the test files that import the module, else all of its folder. Exit status 1: fewer than
-90 % were noticed.
+of a module are its doctests and the test file of the same name (``test_MODULE.py`` and
+``test_MODULE_SUBJECT.py``); where there is none, the test files that import the module,
+else all of its folder. Exit status 1: fewer than 90 % were noticed.
+
+With ``--others`` the other test files that import the module then run on what was
+missed, and a second share is printed. The exit status does not depend on it.
 
 ``tests/equivalent_mutants.txt`` names changes that cannot be noticed, with a reason.
 
 Not changed: annotations, decorators, assertions, texts, and the values of module-level
 constants, since a test of those could only repeat them.
 
-All runs happen in copies of the tree. A process imports the heavy packages once and
-forks for each run, so that a run takes as long as its tests.
+To work on one module, name it, and draw all of its mutants; ``--once`` saves the second
+run of what was missed (see ``mutant_runs.py``)::
+
+    python tests/mutants.py --count 9999 --once results/tables/cells.py
 """
 
 from __future__ import annotations
@@ -23,21 +28,18 @@ import copy
 import gc
 import os
 import random
-import shutil
-import signal
-import subprocess
 import sys
 import tempfile
-import time
-import traceback
-from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from functools import cache
+from itertools import repeat
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from mutant_runs import ROOT, Copy, Mutant
+
 EQUIVALENT = ROOT / "tests/equivalent_mutants.txt"
 FOLDERS = (
     "harness/planning",
@@ -104,27 +106,6 @@ OPERATORS: dict[type[ast.operator], type[ast.operator]] = {
 FUNCTIONS = {"min": "max", "max": "min", "any": "all", "all": "any", "sorted": "list"}
 
 
-@dataclass(frozen=True, slots=True)
-class Mutant:
-    """One change of one expression: ``old`` at ``start:end`` of the file is ``new``."""
-
-    path: str
-    line: int
-    start: int
-    end: int
-    old: str
-    new: str
-    text: str  # the line without indentation, which the list of equivalents names
-
-    @property
-    def key(self) -> tuple[str, str, str]:
-        """What the list of equivalent mutants names it by; holds when lines move."""
-        return self.path, self.text, f"{self.old} -> {self.new}"
-
-    def __str__(self) -> str:
-        return f"{self.path}:{self.line}: {self.old} -> {self.new}\n    {self.text}"
-
-
 def modules() -> list[str]:
     """The modules that are changed, relative to the root."""
     found = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
@@ -140,7 +121,7 @@ def mutants(path: str) -> list[Mutant]:
     for line in lines:
         starts.append(starts[-1] + len(line))
     found = []
-    for node, condition in _expressions(ast.parse(source)):
+    for node, condition, reached in _expressions(ast.parse(source)):
         assert node.end_lineno is not None
         assert node.end_col_offset is not None
         start = starts[node.lineno - 1] + node.col_offset
@@ -149,19 +130,23 @@ def mutants(path: str) -> list[Mutant]:
         old = ast.unparse(node)
         for changed in _negated(node) if condition else _changes(node):
             new = ast.unparse(changed)
-            found.append(Mutant(path, node.lineno, start, end, old, new, text))
+            found.append(Mutant(path, node.lineno, reached, start, end, old, new, text))
     return found
 
 
-def _expressions(tree: ast.Module) -> Iterator[tuple[ast.expr, bool]]:
-    """Expressions below functions, and whether each stands as a condition."""
-    todo: list[ast.AST] = [tree]
+def _expressions(
+    tree: ast.Module,
+) -> Iterator[tuple[ast.expr, bool, tuple[int, int]]]:
+    """Expressions below functions, whether each is a condition, and its lines."""
+    todo: list[tuple[ast.AST, tuple[int, int]]] = [(tree, (0, 0))]
     while todo:
-        node = todo.pop(0)
+        node, lines = todo.pop(0)
+        if isinstance(node, ast.stmt):
+            lines = _lines(node)
         if isinstance(node, ast.expr):
-            yield node, False
+            yield node, False, lines
         if isinstance(node, ast.If | ast.While | ast.IfExp):
-            yield node.test, True
+            yield node.test, True, lines
         for name, value in ast.iter_fields(node):
             if name in ("annotation", "returns", "decorator_list", "type_comment"):
                 continue
@@ -175,7 +160,21 @@ def _expressions(tree: ast.Module) -> Iterator[tuple[ast.expr, bool]]:
                 if isinstance(child, ast.AST) and not (
                     constant or isinstance(child, NOT_CHANGED)
                 ):
-                    todo.append(child)
+                    todo.append((child, lines))
+
+
+def _lines(node: ast.stmt) -> tuple[int, int]:
+    """First and last line of a statement, without the statements in it.
+
+    Those of a function are all of its lines: its defaults count where it runs.
+    """
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        return node.lineno, node.end_lineno or node.lineno
+    body = getattr(node, "body", None) or getattr(node, "cases", None)
+    if not body:
+        return node.lineno, node.end_lineno or node.lineno
+    first = body[0].pattern if isinstance(body[0], ast.match_case) else body[0]
+    return node.lineno, max(node.lineno, first.lineno - 1)
 
 
 def _negated(node: ast.expr) -> Iterator[ast.expr]:
@@ -219,22 +218,41 @@ def tests_of(path: str) -> list[str]:
     where = Path(path)
     mirror = Path("tests") / where.parent / f"test_{where.stem}.py"
     if (ROOT / mirror).is_file():
-        found = [str(mirror)]
+        # A long test file is several, `test_MODULE_SUBJECT.py`.
+        parts = (ROOT / mirror.parent).glob(f"{mirror.stem}_*.py")
+        source = (ROOT / where).parent
+        own = [p for p in parts if not (source / p.name.removeprefix("test_")).exists()]
+        found = [str(mirror), *sorted(str(p.relative_to(ROOT)) for p in own)]
     else:
-        dotted = path.removesuffix(".py").replace("/", ".")
-        package, _, name = dotted.rpartition(".")
-        names = (f"import {dotted}", f"from {dotted} ", f"from {package} import {name}")
-        found = [
-            str(other.relative_to(ROOT))
-            for other in sorted((ROOT / "tests" / where.parts[0]).rglob("test_*.py"))
-            if any(text in other.read_text() for text in names)
-        ]
+        room = f"tests/{where.parts[0]}/"
+        found = [other for other in importing(path) if other.startswith(room)]
         folder = ROOT / "tests" / where.parent
         found = found or [
             str(other.relative_to(ROOT)) for other in sorted(folder.glob("test_*.py"))
         ]
     doctests = [path] if ">>> " in (ROOT / path).read_text() else []
     return found + doctests
+
+
+def importing(path: str) -> list[str]:
+    """The test files that import a module, relative to the root."""
+    dotted = path.removesuffix(".py").replace("/", ".")
+    return [name for name, names in _imports().items() if dotted in names]
+
+
+@cache
+def _imports() -> dict[str, set[str]]:
+    found = {}
+    for file in sorted((ROOT / "tests").rglob("test_*.py")):
+        names = set()
+        for node in ast.walk(ast.parse(file.read_bytes())):
+            if isinstance(node, ast.Import):
+                names |= {one.name for one in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names |= {f"{node.module}.{one.name}" for one in node.names}
+                names.add(node.module)
+        found[str(file.relative_to(ROOT))] = names
+    return found
 
 
 def equivalents() -> dict[tuple[str, str, str], str]:
@@ -246,91 +264,6 @@ def equivalents() -> dict[tuple[str, str, str], str]:
             path, text, change, *reason = (row.strip() for row in rows)
             found[path, text, change] = " ".join(reason)
     return found
-
-
-class Copy:
-    """A copy of the tree in which tests run, each run in a forked process."""
-
-    def __init__(self, folder: str) -> None:
-        self.root = Path(tempfile.mkdtemp(dir=folder))
-        listed = subprocess.run(
-            ["git", "ls-files", "-zco", "--exclude-standard"],
-            cwd=ROOT,
-            capture_output=True,
-            check=True,
-        ).stdout
-        for name in filter(None, listed.decode().split("\0")):
-            if (ROOT / name).is_file():
-                (self.root / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(ROOT / name, self.root / name)
-
-    def passes(self, tests: list[str], limit: float) -> bool | None:
-        """Whether the tests pass; None if they take longer than ``limit`` seconds."""
-        child = os.fork()
-        if not child:
-            self._run(tests)
-        ends = time.monotonic() + limit
-        while time.monotonic() < ends:
-            done, status = os.waitpid(child, os.WNOHANG)
-            if done:
-                return status == 0
-            time.sleep(0.02)
-        with suppress(ProcessLookupError):
-            os.killpg(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        return None
-
-    def _run(self, tests: list[str]) -> None:
-        """In the forked process: run pytest and exit with its status."""
-        status = 99
-        try:
-            os.setsid()
-            os.chdir(self.root)
-            os.environ["PYTHONPATH"] = str(self.root)
-            sys.path.insert(0, str(self.root))
-            sys.dont_write_bytecode = True
-            quiet = os.open(
-                self.root / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-            )
-            for stream in (1, 2):
-                os.dup2(quiet, stream)
-            import pytest
-
-            words = ["-x", "-p", "no:cacheprovider", "-p", "no:randomly"]
-            # hypothesis is among what was imported before the fork.
-            words += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
-            status = int(pytest.main([*words, "--hypothesis-seed=0", *tests]))
-            import harness
-
-            if not str(harness.__file__).startswith(str(self.root)):
-                status = 98
-        except BaseException:  # also SystemExit: nothing may leave the forked process
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            os._exit(status)
-
-    def survivors(self, path: str, drawn: list[Mutant]) -> tuple[str, list[Mutant]]:
-        """The mutants of one module that its tests do not notice, or why none ran."""
-        tests = tests_of(path)
-        if not tests:
-            return f"{path}: no test imports it", drawn
-        began = time.monotonic()
-        if not self.passes(tests, 600.0):
-            said = (self.root / "output.txt").read_text(errors="replace")
-            why = f"{path}: {' '.join(tests)} fail without any change:\n"
-            return why + "\n".join(said.splitlines()[-30:]), drawn
-        limit = 30.0 + 5 * (time.monotonic() - began)
-        target = self.root / path
-        source = target.read_bytes()
-        missed = []
-        for one in drawn:
-            new = b"(" + one.new.encode() + b")"
-            target.write_bytes(source[: one.start] + new + source[one.end :])
-            if self.passes(tests, limit):
-                missed.append(one)
-        target.write_bytes(source)
-        return "", missed
 
 
 _copy: Copy | None = None
@@ -350,9 +283,17 @@ def _prepare(folder: str) -> None:
     _copy = Copy(folder)
 
 
-def _one(path: str, drawn: list[Mutant]) -> tuple[str, str, list[Mutant]]:
+def _own(path: str, drawn: list[Mutant], again: bool) -> tuple[str, str, list[Mutant]]:
     assert _copy is not None
-    return path, *_copy.survivors(path, drawn)
+    return path, *_copy.survivors(path, tests_of(path), drawn, again=again)
+
+
+def _others(path: str, drawn: list[Mutant]) -> tuple[str, str, list[Mutant]]:
+    assert _copy is not None
+    tests = [name for name in importing(path) if name not in tests_of(path)]
+    if not tests or not drawn:
+        return path, "", drawn
+    return path, *_copy.survivors(path, tests, drawn, again=False)
 
 
 def main() -> int:
@@ -361,6 +302,12 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=100, help="mutants to draw")
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
+    parser.add_argument(
+        "--others", action="store_true", help="then the other tests that import it"
+    )
+    parser.add_argument(
+        "--once", action="store_true", help="believe the first run of the tests"
+    )
     parser.add_argument("modules", nargs="*", help="only modules that start so")
     given = parser.parse_args()
     listed = equivalents()
@@ -374,26 +321,45 @@ def main() -> int:
     by_module: dict[str, list[Mutant]] = defaultdict(list)
     for one in sorted(drawn, key=lambda m: (m.path, m.line)):
         by_module[one.path].append(one)
-    missed: Counter[str] = Counter()
     with (
         tempfile.TemporaryDirectory(prefix="mutants-") as folder,
         ProcessPoolExecutor(
             given.jobs, initializer=_prepare, initargs=(folder,)
         ) as runs,
     ):
-        found = runs.map(_one, by_module, by_module.values())
-        for path, why, survivors in found:
-            missed[path] += len(survivors)
-            told = [why] if why else survivors
-            sys.stdout.write("".join(f"{line}\n" for line in told))
-            drawn_here = len(by_module[path])
-            caught_here = drawn_here - missed[path]
-            sys.stdout.write(f"{caught_here:4} of {drawn_here:3} {path}\n")
-            sys.stdout.flush()
-    caught = len(drawn) - missed.total()
-    share = caught / max(1, len(drawn))
-    sys.stdout.write(f"{caught} of {len(drawn)} noticed ({share:.0%})\n")
+        again = repeat(not given.once)
+        found = runs.map(_own, by_module, by_module.values(), again)
+        missed = _tell(found, by_module)
+        share = _share("by the module's own tests", missed, len(drawn))
+        if given.others:
+            found = runs.map(_others, missed, missed.values())
+            left = _tell(found, missed)
+            _share("by any test file that imports the module", left, len(drawn))
     return int(share < ENOUGH or bool(unknown))
+
+
+def _tell(
+    found: Iterable[tuple[str, str, list[Mutant]]], drawn: dict[str, list[Mutant]]
+) -> dict[str, list[Mutant]]:
+    """Print what was not noticed, module by module, as it is known; return it."""
+    missed = {}
+    for path, why, survivors in found:
+        missed[path] = survivors
+        told = [why] if why else survivors
+        sys.stdout.write("".join(f"{line}\n" for line in told))
+        caught = len(drawn[path]) - len(survivors)
+        if drawn[path]:
+            sys.stdout.write(f"{caught:4} of {len(drawn[path]):3} {path}\n")
+        sys.stdout.flush()
+    return missed
+
+
+def _share(by: str, missed: dict[str, list[Mutant]], drawn: int) -> float:
+    caught = drawn - sum(map(len, missed.values()))
+    share = caught / max(1, drawn)
+    sys.stdout.write(f"{caught} of {drawn} noticed {by} ({share:.0%})\n")
+    sys.stdout.flush()
+    return share
 
 
 if __name__ == "__main__":
