@@ -1,10 +1,12 @@
 """A predictor whose costs are stated by the test instead of learnt."""
 
 from collections.abc import Callable
+from typing import Any
 
 from harness.planning.plan import Bundle
-from harness.scheduling.hardware import CPU, Device
+from harness.scheduling.hardware import CPU, Device, parse
 from harness.scheduling.interval import Interval
+from harness.scheduling.packing import Packer
 from harness.scheduling.predictor import Need, Predictor
 
 GB = 10**9
@@ -43,3 +45,8 @@ class FixedCosts(Predictor):
 
     def artifact(self, artifact, device: Device = CPU) -> Interval:
         return Interval(self.building, self.building, self.building)
+
+
+def packer(cluster: str, **costs: Any) -> Packer:
+    """A packer for a cluster, such as ``4xCPU``, whose trials cost what is stated."""
+    return Packer(cluster=parse(cluster), predictor=FixedCosts(**costs))
