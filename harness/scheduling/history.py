@@ -141,7 +141,7 @@ class History:
             weights = row["bytes_dense"] or 0
             this = (float(peak), tokens(row["protocol_fields"] or "{}"), weights)
             for key in peak_keys(kind, method, model, row["dtype"], task):
-                if this > self.peaks.get(key, (0.0, 1, 0.0)):
+                if key not in self.peaks or this > self.peaks[key]:
                     self.peaks[key] = this
                     grown = True
         return grown

@@ -255,10 +255,10 @@ def choose(
         remaining[which] -= 1
         left -= cost[which]
     if left > 0:
-        most = 1 - sum(cost) / ratio_base(model)
+        least = sum(cost) / ratio_base(model)
         raise Unsupported(
             f"ratio {ratio} leaves less than one attention group and one neuron in "
-            f"each block, which are {1 - most:.3f} of the block weights: lower it"
+            f"each block, which are {least:.3f} of the block weights: lower it"
         )
     return [(~mask).nonzero()[:, 0] for mask in gone]
 

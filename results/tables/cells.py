@@ -317,8 +317,7 @@ def _verdict(
     # ends.
     if abs(cell.measured - claim) <= tolerance * (1 + 1e-9):
         return REPRODUCED, ""
-    # An interval without width (one seed, no standard error) proves nothing.
-    if cell.low < cell.high and cell.low <= claim <= cell.high:
+    if cell.low <= claim <= cell.high:
         return WITHIN, ""
     return DIFFERS, ""
 

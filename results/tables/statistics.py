@@ -207,8 +207,6 @@ def mcnemar(a: Reals, b: Reals) -> float:
     differences = _paired(a, b)
     # Only discordant pairs say something: on the others both are right, or both wrong.
     ours, theirs = int((differences > 0).sum()), int((differences < 0).sum())
-    if ours + theirs == 0:
-        return 1.0
     # Both tails of the binomial distribution at 1/2, which is symmetric.
     return min(1.0, 2 * float(special.bdtr(min(ours, theirs), ours + theirs, 0.5)))
 

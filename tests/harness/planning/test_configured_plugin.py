@@ -2,7 +2,8 @@
 
 import pytest
 
-from harness.planning.configured_plugin import choose, overlaps
+from harness.core import BenchError
+from harness.planning.configured_plugin import choose, configure, overlaps
 from harness.toolkit.calibration import CalibrationSpec
 
 
@@ -35,3 +36,32 @@ def test_calibration_on_another_text_or_with_leave_is_accepted(tasks):
     assert overlaps(CalibrationSpec(), chosen) == []
     assert overlaps(CalibrationSpec(text="pydoc", overlap="allow"), chosen) == []
     assert overlaps(CalibrationSpec(text="wikitext2-test"), [None]) == []
+
+
+@pytest.mark.parametrize(
+    ("item", "form"),
+    [
+        ({"svd": {"a": 1, "b": True}}, "write {name: svd, a: 1, b: true}"),
+        ({"svd": None}, "write svd, or {name: svd, OPTION: VALUE}"),
+        ({"svd": {"a": [1]}}, "write a name, or {name: NAME, OPTION: VALUE}"),
+        ({"svd": None, "a": 1}, "write a name, or {name: NAME, OPTION: VALUE}"),
+        (["svd"], "write a name, or {name: NAME, OPTION: VALUE}"),
+        ({"name": 3}, "write a name, or {name: NAME, OPTION: VALUE}"),
+    ],
+)
+def test_a_wrong_item_gets_the_form_that_was_probably_meant(item, form):
+    with pytest.raises(BenchError) as caught:
+        configure("method", item)
+
+    assert (
+        str(caught.value)
+        == f"method {item!r} is neither a name nor {{name: ...}}; {form}"
+    )
+
+
+def test_a_name_is_printable_and_not_longer_than_a_folder_may_be():
+    with pytest.raises(BenchError, match="no method called"):
+        configure("method", "x" * 200)
+    for name in ("x" * 201, "a\x1b"):
+        with pytest.raises(BenchError, match="is not a name"):
+            configure("method", name)

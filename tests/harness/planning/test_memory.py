@@ -170,3 +170,18 @@ def test_a_file_of_the_memory_is_plain_json(kept):
     (file,) = identity.cache_folder().glob("plans/*")
     found = json.loads(file.read_bytes())
     assert found == {"asked": [], "answers": {}, "content": {"points": [1]}}
+
+
+def test_the_order_in_which_variables_were_set_makes_no_answer_unknown(
+    kept, monkeypatch
+):
+    names = ["HF_HOME", "SHRINKGRID_PHOENIX2014T"]
+    for name in names:
+        monkeypatch.setenv(name, "/data")
+    ask("q")
+    for name in names:  # the other way round
+        monkeypatch.delenv(name)
+    for name in reversed(names):
+        monkeypatch.setenv(name, "/data")
+
+    assert memory.recall("q").content == "answer"

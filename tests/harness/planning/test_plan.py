@@ -143,6 +143,8 @@ def test_sharing_saves_loads_fits_and_compressions(planned):
         "compressions": (4, 8),
         "artifacts": (0, 0),
     }
+    alone = planned(methods="[toy_drop]", ratios="[0.5]", tasks="[toy_sum]").shared()
+    assert set(alone.values()) == {(1, 1), (0, 0)}
 
 
 def test_a_model_that_is_trained_here_needs_a_checkpoint_of_each_seed(planned):

@@ -4,7 +4,7 @@ import pytest
 
 from harness.core import BenchError
 from harness.planning import grid
-from harness.planning.values import bad_ratio, not_a_list
+from harness.planning.values import bad_ratio, bad_seed, not_a_list
 
 GRID = {"models": "[mlp]", "methods": "[dense]", "ratios": "[0.5]", "tasks": "[digits]"}
 
@@ -103,3 +103,9 @@ def test_yaml_errors_show_the_line_and_the_fix(tmp_path, text, said):
         grid.read(path)
     assert said in str(why.value)
     assert "unicode string" not in str(why.value)
+
+
+def test_a_seed_is_a_whole_number_that_a_generator_takes():
+    assert [bad_seed(seed) for seed in (0, 1, 2**63 - 1)] == [None] * 3
+    for seed in (-1, 2**63, True, 1.0, "0", None):
+        assert bad_seed(seed) == f"seed {seed!r} is not a whole number from 0 up"

@@ -117,3 +117,9 @@ def test_places_take_four_bytes_as_long_as_they_fit(monkeypatch, count, kind):
     made = Tracked(Small().eval(), seed=0, gain=1.0, factor=1.0, k=3)
 
     assert made.indices.dtype == kind
+
+
+def test_a_tracked_network_has_nothing_to_train():
+    made = Tracked(Small().eval(), seed=0, gain=1.0, factor=1.0, k=3)
+
+    assert [name for name, p in made.named_parameters() if p.requires_grad] == []

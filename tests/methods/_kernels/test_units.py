@@ -130,7 +130,11 @@ def test_every_attention_and_every_mlp_keeps_one_unit():
     kept = choose(model, found, scores, floor)
     assert [len(k) for k in kept] == [1] * 6
 
-    with pytest.raises(Unsupported, match=r"leaves less than one attention group"):
+    # One group of 864 and one neuron of 72 weights, of 2 groups and 40 neurons.
+    share = (864 + 72) / (2 * 864 + 40 * 72)
+    assert share == pytest.approx(1 - floor)
+    said = rf"less than one attention group .* which are {share:.3f} of the block"
+    with pytest.raises(Unsupported, match=said):
         choose(model, found, scores, floor + 1e-4)
 
 

@@ -134,3 +134,20 @@ def test_a_narrow_terminal_gets_a_table_without_the_model(empty, monkeypatch):
         ["0.2", "b", "0.75", "1", DASH, DASH, "w"],
     ]
     assert "--format csv" in lines[-1]
+
+
+def test_methods_stand_by_their_mean_then_by_group_then_by_name(empty):
+    # Recoveries of both tasks, whose mean orders: 1, then 0.75 three times, of which
+    # the one with more in the first group is first, and equal ones stand by name.
+    values = {("dense", "x"): 0.8, ("dense", "z"): 0.4}
+    for method, x, z in (
+        ("d", 0.4, 0.4), ("c", 0.4, 0.4), ("e", 0.8, 0.2), ("f", 0.8, 0.4),
+        ("g", 0.72, 0.0),
+    ):  # fmt: skip
+        values |= {(method, "x"): x, (method, "z"): z}
+    groups = {"knowledge": ["x"], "text": ["z"]}
+
+    found = by_group(_filled(empty, values), groups).dicts()
+
+    assert [r["method"] for r in found] == ["f", "e", "c", "d", "g"]
+    assert [r["mean"] for r in found] == pytest.approx([1, 0.75, 0.75, 0.75, 0.45])

@@ -33,6 +33,7 @@ def _shown(store, *, mixed, **only):
 def test_times_of_two_hosts_are_not_ranked_together(empty):
     text = _shown(hosts(empty), mixed=False)
     assert text.count("mlp on latency") == 2
+    assert text.count("latency, lower is better") == 2
     assert "one of 2 protocols: at-alpha host=alpha" in text
     # magnitude at 12 ms on beta is second there, behind svd's 8; on alpha svd is alone
     # and gets no star.
@@ -70,6 +71,7 @@ def test_a_board_says_what_the_error_of_one_seed_leaves_out(empty):
         ]
         empty.append(made)
 
+    assert "accuracy, higher is better" in _shown(empty, mixed=False)
     assert "with one seed" in _shown(empty, mixed=False)
     assert "with one seed" not in _shown(empty, mixed=False, method=["svd"])
 

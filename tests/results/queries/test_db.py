@@ -8,7 +8,7 @@ import pytest
 from synthetic import row
 
 from results.queries import db
-from results.queries.db import ask, connect, connected
+from results.queries.db import ask, connect, connected, with_hints
 from results.schema import TABLES
 
 VIEWS = (
@@ -275,3 +275,18 @@ def test_no_view_is_made_that_a_query_does_not_read(stored):
     assert _made_for(stored, "SELECT 1") == set()
     assert _made_for(stored, "FROM trials") == {"main.trials"}
     assert "main.leaderboard" not in _made_for(stored, "FROM scores")
+
+
+def test_an_error_of_a_query_says_where_it_is_and_what_was_meant():
+    said = ValueError(
+        'Binder Error: no column "ratoi"\n'
+        'Candidate bindings: "ratio"\n\n'
+        "LINE 12: SELECT ratoi FROM trials\n"
+        "                ^\n"
+    )
+    assert with_hints(said) == (
+        'Binder Error: no column "ratoi" Candidate bindings: "ratio" '
+        "at line 12: ratoi FROM trials"
+    )
+    assert with_hints(ValueError("IO Error: no\n\nsecond line")) == "IO Error: no"
+    assert with_hints(ValueError("Error\n^")) == "Error"  # points at nothing

@@ -218,3 +218,73 @@ def test_one_substitute_or_other_protocol_among_the_tasks_marks_their_mean():
     assert average([own, other], "1.0").verdict == SUBSTITUTE
     differing = average([own, shots], "1.0")
     assert (differing.verdict, differing.reason) == (PROTOCOL, "shots")
+
+
+def test_the_text_of_a_cell_has_its_digits():
+    assert Cell(measured=0.12345, digits=2).text == "0.12"
+    assert Cell().text is None
+
+
+def test_what_prints_no_decimals_has_none():
+    assert [decimals(text) for text in ("OOM", "8.2e9", "1.5E3")] == [0, 0, 0]
+    assert decimals(None) == 4
+    assert cell(score(0.12345), printed="OOM").digits == 4
+
+
+def test_a_mean_counts_zeros_and_has_the_direction_of_its_tasks():
+    parts = [
+        Cell(measured=0.0, low=-0.2, high=0.2, goal="min"),
+        Cell(measured=-1.0, low=-2.0, high=0.0, goal="min"),
+        Cell(measured=1.0, low=0.0, high=2.0, goal="min"),
+    ]
+    found = average(parts, None)
+
+    assert (found.measured, found.goal) == (0, "min")
+    assert found.high == pytest.approx(math.hypot(0.2, 1, 1) / 3)
+    assert average(parts[:1], None).goal == "min"
+
+
+def test_a_mean_names_the_differing_fields_in_one_order():
+    names = ["e", "b", "f", "a", "d", "c"]
+    parts = [
+        Cell(measured=1.0, low=1.0, high=1.0, verdict=PROTOCOL, reason=name)
+        for name in names
+    ]
+    assert average(parts, "1.0").reason == "a, b, c, d, e, f"
+
+
+def test_a_trial_with_other_options_or_of_another_task_is_not_meant():
+    options = {"bits": 4, "lora": {"epochs": 1}}
+    stored = score(method_options=json.dumps(options))
+
+    for wanted in ({"bits": 4}, {"lora": {"epochs": 1}}, {"seed": None}, {}):
+        assert cell(stored, options=wanted).measured == 0.5, wanted
+    for wanted in ({"bits": 8}, {"lora": {"epochs": 2}}, {"lora": 1}, {"bits": None}):
+        assert cell(stored, options=wanted).reason == ABSENT, wanted
+    assert cell(stored, task=None).reason == ABSENT
+    harness = score(task="lm_eval", task_options='{"task": "piqa"}')
+    assert cell(harness, task="piqa").measured == 0.5
+    assert cell(harness, task="boolq").reason == ABSENT
+
+
+def test_a_trial_with_two_metrics_has_one_value_of_a_column():
+    two = [score(metric="accuracy"), score(metric="loss")]
+
+    found = cell(*two, score(params=300, seed=1), column="params", metric=None)
+
+    assert (found.measured, found.seeds) == (200, 2)
+
+
+def test_attempts_are_paired_by_seed_and_trials_listed_by_name():
+    found = cell(
+        score(seed=2, attempt="a1", trial="t1"),
+        score(seed=None, attempt="a3", trial="t3"),
+        score(seed=1, attempt="a2", trial="t2"),
+    )
+    assert found.attempts == ["a3", "a2", "a1"]  # no seed counts as 0
+    assert found.key["trials"] == ["t1", "t2", "t3"]
+
+
+def test_a_tolerance_of_nothing_asks_for_the_printed_number():
+    assert cell(score(0.5), printed="0.5", within=0).verdict == REPRODUCED
+    assert cell(score(0.25), printed="0.5", within=0).verdict == DIFFERS

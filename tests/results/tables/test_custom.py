@@ -139,3 +139,14 @@ def test_the_dense_row_is_first_and_numbers_are_sorted_by_size(empty):
     rows = ["calibration", "ratio", "method"]
     table = custom_table(empty, rows=rows, **axes, where="method != 'dense'")
     assert [one.labels[0] != "samples=16" for one in table.rows] == [False] + 3 * [True]
+
+
+def test_a_cell_over_protocols_and_seeds_in_rows_are_as_asked(empty):
+    for seed in (10, 9):
+        empty.append(row(f"s{seed}", seed=seed, protocol=f"p{seed}"))
+    axes = {"rows": ["seed"], "cols": ["task"], "metric": "accuracy"}
+
+    table = custom_table(empty, **axes, allow_mixed=True)
+    assert [one.labels for one in table.rows] == [["9"], ["10"]]  # by size
+    with pytest.raises(StoreError, match="say --allow-mixed"):
+        custom_table(empty, **axes)

@@ -144,3 +144,21 @@ def test_a_mean_of_tasks_has_a_hole_where_one_task_has(empty):
     mean = paper_table(empty, paper).rows[0].cells[2]
     assert mean.measured == pytest.approx(0.8)
     assert mean.verdict == REPRODUCED
+
+
+def test_a_row_is_named_by_what_differs_between_rows(empty):
+    def labels(*rows):
+        return paper_table(empty, _paper(*rows)).labels
+
+    one = SVD | {"printed_model": "LLaMA-7B"}
+    assert labels(one, one) == ["method"]
+    assert labels(one, SVD | {"printed_model": "OPT"}) == ["method", "model"]
+    assert labels(SVD | {"printed_data": "a"}, SVD) == ["method", "data"]
+    assert labels(SVD, SVD | {"printed_ratio": "20%"}) == ["method", "ratio"]
+
+
+def test_a_cell_without_a_published_number_shows_four_significant_digits(empty):
+    empty.append(row("t", measured={"accuracy": 0.912345}))
+    for printed, text in ((None, "91.23"), ("n/a", "91.23"), ("90.1", "91.2")):
+        table = paper_table(empty, _paper(SVD | {"cells": [printed]}))
+        assert table.rows[0].cells[0].text == text

@@ -118,8 +118,14 @@ def test_published_numbers_equal_the_research_file(shared_data):
         ),
         (
             "title: x\ncolumns: [{name: a}]\nrows: [{cells: ['90,3']}]",
-            "'90,3' has a comma",
+            "row 1: '90,3' has a comma",
         ),
+        (
+            "title: x\ncolumns: [{name: a}, {goal: up}]\nrows: [{}, {cells: ['1']}]",
+            "row 2 has 1 cells, not 2 as there are columns(.|\\n)*"
+            "column 2: goal is 'up'(.|\\n)*column 2 has no name",
+        ),
+        ("title: x\ncolumns: [{name: a}, {nme: b}]\nrows: [{}]", "column 2.*'nme'"),
     ],
 )
 def test_a_yaml_of_ones_own_is_checked(tmp_path, text, message):
@@ -152,3 +158,14 @@ def test_the_models_file_maps_names_to_lists():
     models = yaml.safe_load((folder / "_models.yaml").read_text())
     assert "jeffwan/llama-7b-hf" in published.model_ids("llama-7b")
     assert all(isinstance(ids, list) for ids in models.values())
+
+
+def test_a_cell_is_unplanned_only_if_every_key_of_an_entry_fits():
+    entry = {"method": ["svd"], "ratio": [0.2, 0.4], "why": "no weights"}
+    table = published.PaperTable(
+        name="t", title="T", columns=[], rows=[], unplanned=[entry]
+    )
+
+    assert table.excuse({"method": "svd", "ratio": 0.4, "model": "a"}) is entry
+    assert table.excuse({"method": "svd", "ratio": 0.6}) is None
+    assert table.excuse({"method": "dense", "ratio": 0.2}) is None

@@ -18,6 +18,16 @@ def test_the_mean_interval_is_students():
     assert (found.low, found.high) == pytest.approx((4 - reach, 4 + reach), rel=1e-6)
 
 
+def test_two_values_have_an_interval():
+    # 0, 2: mean 1, deviation root(2), error 1; t(0.975, 1) = tan(0.475 pi).
+    reach = math.tan(0.475 * math.pi)
+    found = statistics.mean_interval([0.0, 2.0])
+    assert (found.low, found.high) == pytest.approx((1 - reach, 1 + reach))
+    # With one degree of freedom half of the distribution is between -1 and 1.
+    found = statistics.mean_interval([0.0, 2.0], level=0.5)
+    assert (found.low, found.high) == pytest.approx((0, 2))
+
+
 def test_one_value_has_an_interval_without_width():
     found = statistics.mean_interval([0.7])
     assert (found.low, found.high, found.n) == (0.7, 0.7, 1)
@@ -30,6 +40,9 @@ def test_mcnemar_is_the_exact_binomial():
     assert statistics.mcnemar(a, b) == pytest.approx(112 / 1024)
     assert statistics.mcnemar(b, a) == pytest.approx(112 / 1024)
     assert statistics.mcnemar(a, a) == 1.0
+    # One sample each: twice the 3 / 4 of at most one of two is more than certain.
+    assert statistics.mcnemar([1, 0], [0, 1]) == 1.0
+    assert statistics.mcnemar([1, 1], [0, 1]) == 1.0
 
 
 def test_the_bootstrap_agrees_with_all_resamples_of_a_small_case():
@@ -56,6 +69,29 @@ def test_the_bootstrap_agrees_with_students_paired_test_on_many_samples():
 def test_the_bootstrap_never_says_zero_and_knows_equal_systems():
     assert statistics.paired_bootstrap([2.0] * 9, [1.0] * 9, draws=99) == 0.01
     assert statistics.paired_bootstrap([1.0, 2.0], [1.0, 2.0]) == 1.0
+    # Equal differences are never drawn from centred ones: the observed data alone of
+    # 10,000 draws and itself.
+    assert statistics.paired_bootstrap([2.0] * 9, [1.0] * 9) == 1 / 10_001
+
+
+@pytest.mark.parametrize(("numbers", "rows"), [(20, [2, 2, 1]), (4, [1] * 5)])
+def test_the_bootstrap_draws_a_bounded_number_of_numbers_at_once(
+    monkeypatch, numbers, rows
+):
+    shapes = []
+
+    class Fixed:
+        def integers(self, _high, size):
+            shapes.append(size)
+            return np.zeros(size, dtype=int)
+
+    monkeypatch.setattr(statistics, "_CHUNK", numbers)
+    monkeypatch.setattr(statistics.np.random, "default_rng", lambda seed: Fixed())
+    # Other values each time: an answer that is known is not computed again.
+    given = [float(n + numbers) for n in range(8)]
+    statistics.paired_bootstrap(given, [0.0] * 8, draws=5)
+
+    assert shapes == [(count, 8) for count in rows]
 
 
 @pytest.mark.parametrize("lengths", [(2, 3), (0, 0)])
@@ -91,6 +127,9 @@ def test_the_normal_test_is_that_of_a_hand_count():
     # two standard deviations of a normal have 4.5500 %.
     found = statistics.normal_test([2, 2, 1, 1], [0, 0, 1, 1])
     assert found == pytest.approx(0.0455003)
+    # Neither depends on the unit of the values.
+    found = statistics.normal_test([20, 20, 1, 1], [0, 0, 1, 1])
+    assert found == pytest.approx(0.0455003)
     assert statistics.normal_test([1.0] * 9, [0.0] * 9) == 0.0
     assert statistics.normal_test([1.0] * 9, [1.0] * 9) == 1.0
 
@@ -117,6 +156,7 @@ def test_student_is_that_of_a_hand_calculation():
     # Equal differences have no spread, so that only their signs say something.
     assert statistics.student([2.0] * 4, [1.0] * 4) == 2 / 16
     assert statistics.student([2.0] * 4, [2.0] * 4) == 1.0
+    assert statistics.student([2.0], [1.0]) == 1.0  # one sample says nothing
 
 
 def test_means_are_compared_by_student_as_long_as_they_are_not_many():
@@ -164,6 +204,9 @@ def test_front_probability_is_normal_theory_for_two_points():
     found = statistics.front_probability([0.0, 1.0], [1.0, 1.0], [1, 2], draws=20_000)
     assert found[0] == 1.0  # the smallest is always on the front
     assert found[1] == pytest.approx(stats.norm.cdf(1 / math.sqrt(2)), abs=0.01)
+    shares = 2000 * statistics.front_probability([0.0, 1.0], [1.0, 1.0], [1, 2])
+    assert shares.tolist() == pytest.approx(shares.round().tolist())
+    assert 0 < shares[1] < 2000
 
 
 def test_without_errors_the_front_is_certain():

@@ -135,3 +135,26 @@ def test_words_are_not_cut_at_hyphens_and_codes_are_closed():
     assert plain(view)[2:] == ["aaaaa-bbb", "ccc"]
     assert styled("x", "1", "33") == "\x1b[1;33mx\x1b[0m"
     assert styled("x") == "x"
+
+
+def test_a_block_uses_the_width_and_never_less_than_twenty_characters():
+    def block(width):
+        view = Columns(headings=["h" * 30, "i"], left=[True, True], width=width)
+        view.add(["one two three four five six", "x"])
+        return [line[32:] for line in plain(view)][:2]
+
+    assert block(29) == ["one two three four", "five six"]  # 20 beside the heading
+    view = Columns(headings=["h" * 9, "i" * 40], left=[True, True], width=45)
+    view.add(["one two three four five six", "x"])
+    # 45 - 40 - 2 = 3 would be less.
+    assert [line[42:] for line in plain(view)][:2] == ["one two three four", "five six"]
+    view = Columns(headings=["h" * 9, "i"], left=[True, False], width=39)
+    view.add(["one two three four five six", "1" * 40])
+    # 39 - 9 - 2 = 28 characters.
+    assert [line[11:] for line in plain(view)][:1] == ["one two three four five six"]
+
+
+def test_a_column_without_any_text_takes_no_width():
+    view = Columns(headings=["", "a"], left=[True, True], width=80)
+    view.add(["", "x"])
+    assert plain(view) == ["  a", "─" * 3, "  x"]

@@ -3,11 +3,12 @@
 import csv
 import io
 import json
+import math
 
 import pytest
 
 from results.text.answer import Answer
-from results.text.formats import FORMATS, render
+from results.text.formats import FORMATS, number, render
 
 HOSTILE = "=cmd|' /C calc'!A0 \x1b[2J\x07\x9b31m\u202e\x7f"
 ANSWER = Answer(
@@ -46,3 +47,23 @@ def test_csv_raw_leaves_formulas_as_they_are():
 def test_json_loses_nothing():
     first, _ = json.loads(render(ANSWER, "json"))
     assert first["method"] == HOSTILE
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0"),
+        (-0.0, "0"),
+        (math.nan, "nan"),
+        (-math.inf, "-inf"),
+        (999.94, "999.9"),
+        (1000.0, "1,000"),
+        (-1234.5, "-1,234"),  # half to even
+        (1e-4, "0.0001"),
+        (9.9e-5, "9.900e-05"),
+        (-0.012345, "-0.01235"),
+        (100.0, "100"),
+    ],
+)
+def test_a_number_has_four_significant_digits(value, text):
+    assert number(value) == text

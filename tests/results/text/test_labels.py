@@ -22,6 +22,10 @@ def test_nested_options_are_named_by_their_path_without_a_hash():
         == "exit train.epochs=4 train.schedule.steps=[1,2] floor=0.2"
     )
     assert label("exit", '{"train":{}}') == "exit train={}"
+    # A mapping in a list has no path; its keys stand in one order.
+    expected = 'exit cuts=[{"at":1,"keep":2}]'
+    for cut in ({"at": 1, "keep": 2}, {"keep": 2, "at": 1}):
+        assert label("exit", json.dumps({"cuts": [cut]})) == expected
 
 
 @given(OPTIONS, OPTIONS)

@@ -1,5 +1,6 @@
 """Early exits: who leaves, what it costs, and the network that really stops."""
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ from harness.models.mlp import MLP
 from harness.registry import find
 from harness.toolkit import model_size, saved_model
 from harness.toolkit.training import Recipe, predict
+from methods._kernels.early_exit import training
 from methods._kernels.early_exit.network import Costs, costs_of, leave, with_exits
 from methods._kernels.early_exit.thresholds import simulate
 from methods._kernels.early_exit.training import EarlyExit, Joint, every_logit
@@ -372,3 +374,34 @@ def test_a_saved_network_remembers_its_average_macs(trained, tmp_path):
     assert model_size.macs(saved_model.load(tmp_path / "saved")) == model_size.macs(
         model
     )
+
+
+def test_only_the_coordinate_search_refines_the_thresholds_for_a_ratio(trained):
+    ctx, method, fitted = trained
+    search = replace(method, search="released")
+    known = [c.thresholds for c in fitted.candidates]
+
+    found = {}
+    for one in (method, search):
+        found[one.search] = [
+            tuple(one.compress(fitted, ratio, ctx).thresholds)
+            for ratio in (0.05, 0.15, 0.25, 0.35, 0.45)
+        ]
+    assert all(thresholds in known for thresholds in found["released"])
+    assert not all(thresholds in known for thresholds in found["coordinate"])
+
+
+def test_a_latency_is_the_median_over_single_images(trained, monkeypatch):
+    ctx, _, fitted = trained
+    # Image n of the first network takes n seconds, that of the second 2 n: the upper
+    # median of 1 .. 100 is 51.
+    took = [n * scale for scale in (1, 2) for n in range(1, 101)]
+    clock = itertools.accumulate(x for one in took for x in (0, one))
+    monkeypatch.setattr(training.time, "perf_counter", lambda: next(clock))
+
+    found = training._latencies(fitted.net.eval(), ctx)
+
+    assert [(m.metric, m.value, m.n) for m in found] == [
+        ("latency", 51, 100),
+        ("latency_plain", 102, 100),
+    ]

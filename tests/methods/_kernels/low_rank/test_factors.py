@@ -10,7 +10,13 @@ from torch import nn
 
 from harness.core import Model, NotFinite, Unsupported
 from methods._kernels.low_rank.budget import allocate, offer
-from methods._kernels.low_rank.factors import Group, factorize, install, linears
+from methods._kernels.low_rank.factors import (
+    Group,
+    checked_rank,
+    factorize,
+    install,
+    linears,
+)
 from methods._kernels.low_rank.pivots import pivoted_cost
 from methods._kernels.low_rank.ranks import kept, pair_cost
 from methods._kernels.low_rank.refit import refit
@@ -256,3 +262,14 @@ def test_a_factor_that_the_layer_cannot_store_is_refused_by_name():
     net = nn.Sequential(nn.Linear(2, 2, bias=False)).to(torch.float16)
     with pytest.raises(NotFinite, match="a factor of 0 is not finite"):
         install(net, Group(("0",)), torch.eye(2) * 1e6, torch.eye(2) * 1e6)
+
+
+def test_a_group_of_a_few_blocks_has_the_rank_of_a_full_one():
+    # (1 - 0.5) out in / (out + in) with 8 outputs a member and 6 inputs.
+    modules = {"a": nn.Linear(6, 8)}
+    last = Group(names=("a",), once=False)
+    siblings = Group(names=("a",), once=True)
+
+    assert checked_rank(modules, last, 0.5) == 1  # 24 / 14 = 1.7
+    assert checked_rank(modules, last, 0.5, members=4) == 2  # 96 / 38 = 2.5
+    assert checked_rank(modules, siblings, 0.5, members=4) == 1

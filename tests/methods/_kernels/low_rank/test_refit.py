@@ -136,3 +136,11 @@ def test_the_pooled_update_sums_the_inputs_of_the_members_of_a_group(tmp_path):
             rtol=1e-3,
             atol=1e-3,
         )
+
+
+def test_inputs_of_zero_give_weights_of_zero():
+    weight, right, x = problem()
+
+    left = refit(weight, right, 0 * x.T @ x)
+
+    assert torch.equal(left, torch.zeros(5, 3, dtype=torch.float64))
