@@ -10,6 +10,7 @@ from torch import nn
 
 from harness.core import BenchError, Context, Measurement, Model
 from harness.registry import Plugin, facts, find, method, resolve
+from harness.toolkit.model_size import COUNTED
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +37,11 @@ class Chain:
     ``m_n(... m_2(m_1(N)))``, for example a low-rank method followed by rounding to 8
     bits. At most one member takes the ratio of the trial, and the ratio of the chain is
     a share of what that member counts. The others have a fixed ratio, either by
-    themselves, as ``round_to_nearest``, or from ``ratio`` in their entry. The first
-    member is fitted once for all ratios, the later ones to each network that they get.
+    themselves, as ``round_to_nearest``, or from ``ratio`` in their entry. A ratio is a
+    share of the network that the member gets; what was achieved is a share of the dense
+    network, so that it is larger than the ratio where an earlier member removed some of
+    the same. The first member is fitted once for all ratios, the later ones to each
+    network that they get.
     Calibration statistics are those of the dense model. Ratio 0 is the dense network.
 
     It has no default members, and it is not from a paper.
@@ -110,7 +114,8 @@ class Chain:
         net: nn.Module | None = None
         # Members may record the same metric; that of the last one describes the result.
         recorded: dict[tuple[str, int | None], Measurement] = {}
-        for member in self.members():
+        members = self.members()
+        for place, member in enumerate(members):
             # A list of its own, so that the records of each member can be merged.
             here = replace(ctx, recorded=[])
             # The first member was fitted by `fit`, on the dense network. The dense
@@ -120,10 +125,28 @@ class Chain:
                 fitted = _fit(member, here.model, here)
             own = ratio if member.ratio is None else member.ratio
             net = member.instance.compress(fitted, own, here)
-            recorded |= {(one.metric, one.step): one for one in here.recorded}
+            recorded |= {
+                (one.metric, one.step): one
+                for one in here.recorded
+                if one.metric != "achieved_ratio" or _holds(members, place)
+            }
         assert net is not None
         ctx.record(*recorded.values())
         return net
+
+
+def _holds(members: list[Member], place: int) -> bool:
+    """Whether the share that a member removed is that of the chain.
+
+    The ratio of a chain means what it means for the member that takes it. If that one
+    is not the first, its share is of a network that is compressed already, and the
+    share of the dense network is counted in the result, where it can be counted.
+    """
+    lead = next((i for i, m in enumerate(members) if m.ratio is None), 0)
+    if place != lead:
+        return False
+    one = members[place]
+    return place == 0 or facts(one.plugin, one.instance)["ratio_of"] not in COUNTED
 
 
 def _fit(member: Member, model: Model, ctx: Context) -> Any:

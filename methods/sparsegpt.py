@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from harness.core import Context, Unsupported
 from harness.registry import method
 from methods._kernels.column_solver import bounds, inverse_factor, solve
-from methods._kernels.low_rank.factors import check_finite, linears, matrix
+from methods._kernels.low_rank.factors import matrix, refuse_tied
 from methods._kernels.patterns import Pattern, fixed_ratio, least, parse, share
 from methods._kernels.prefix import behind_prefix, gram_of
+from methods._kernels.rounded import matrices
 
 Threshold = Literal["exact", "released"]
 
@@ -119,9 +120,9 @@ class SparseGpt:
             return net
         pattern = self._pattern()
         fixed_ratio(pattern, ratio)
-        names = linears(ctx.model)
+        names = matrices(ctx, net)  # also the factors that a low-rank method left
+        refuse_tied(names)
         for name, module in names.items():
-            check_finite(matrix(module), f"the weight of {name}")
             if pattern is not None:
                 pattern.check(matrix(module).shape[1], name)
         for name, seen in behind_prefix(net, ctx, names):

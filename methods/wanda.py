@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import torch
@@ -10,9 +10,15 @@ from torch import Tensor, nn
 
 from harness.core import Context, Unsupported
 from harness.registry import method
-from methods._kernels.low_rank.factors import check_finite, linears, matrix
+from methods._kernels.low_rank.factors import (
+    check_finite,
+    linears,
+    matrix,
+    refuse_tied,
+)
 from methods._kernels.patterns import Pattern, fixed_ratio, least, parse, share
 from methods._kernels.prefix import behind_prefix, norms_of
+from methods._kernels.rounded import matrices
 
 
 @method(
@@ -99,9 +105,9 @@ class Wanda:
             return net
         pattern = self._pattern()
         fixed_ratio(pattern, ratio)
-        for name, module in linears(ctx.model).items():
+        modules = self._modules(net, ctx)
+        for name, module in modules.items():
             weight = matrix(module)
-            check_finite(weight, f"the weight of {name}")
             if pattern is not None:
                 pattern.check(weight.shape[1], name)
             elif share(weight.shape[1], ratio) >= weight.shape[1]:
@@ -109,7 +115,7 @@ class Wanda:
                     f"ratio {ratio} leaves nothing of the {weight.shape[1]} weights in "
                     f"a row of {name}"
                 )
-        for name, norms in self._norms(net, ctx):
+        for name, norms in self._norms(net, ctx, modules):
             weight = matrix(net.get_submodule(name))
             scores = weight.float().abs() * norms.to(weight.device)  # S_ij, (out, in)
             # In place: `weight` is a view of the parameter.
@@ -124,9 +130,18 @@ class Wanda:
             return least(scores, share(scores.shape[1], ratio))
         return least_mass(scores, share(scores.numel(), ratio))
 
-    def _norms(self, net: nn.Module, ctx: Context) -> Iterator[tuple[str, Tensor]]:
+    def _modules(self, net: nn.Module, ctx: Context) -> Mapping[str, nn.Module]:
+        # Statistics of the dense network know nothing of the inputs of thin factors.
+        found = linears(ctx.model) if self.inputs == "dense" else matrices(ctx, net)
+        refuse_tied(found)
+        for name, module in found.items():
+            check_finite(matrix(module), f"the weight of {name}")
+        return found
+
+    def _norms(
+        self, net: nn.Module, ctx: Context, names: Iterable[str]
+    ) -> Iterator[tuple[str, Tensor]]:
         """Yield each matrix with the scale of its inputs; equal to norms up to one."""
-        names = linears(ctx.model)
         if self.inputs == "dense":
             found = ctx.calibration()
             for name in names:

@@ -96,6 +96,10 @@ def count(net: nn.Module) -> Counts:
     return Counts(numbers=numbers, held=held, form=saved_model.describe(net))
 
 
+# What a ratio can speak of that `achieved` counts in a network.
+COUNTED = frozenset({"bits", "weights", "zeros", "parameters", "none", "macs"})
+
+
 def achieved(
     ratio_of: str,
     dense: Model,
@@ -113,6 +117,8 @@ def achieved(
     Returns:
         The share; None where only the method can know (tracked weights).
     """
+    if ratio_of not in COUNTED:
+        return None
     before, after = sizes
     # Bits are those of the file, which packed layers decide.
     if ratio_of == "bits":
@@ -124,10 +130,8 @@ def achieved(
         # with its embeddings.
         removed = getattr(before, counted) - getattr(after, counted)
         return removed / whole if whole else 0.0
-    columns = {"parameters": "params", "none": "params", "macs": "macs"}
-    if ratio_of not in columns:
-        return None
-    counts = [getattr(size, columns[ratio_of]) for size in sizes]
+    column = "macs" if ratio_of == "macs" else "params"
+    counts = [getattr(size, column) for size in sizes]
     return 1 - counts[1] / counts[0] if counts[0] else None
 
 

@@ -24,10 +24,16 @@ def prunable(model: Model, net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         net: A network of the architecture of ``model``.
 
     Yields:
-        Name and module, in order; each weight tensor once.
+        Name and module, in order; each weight tensor once. Of a layer that a low-rank
+        method replaced, its factors.
     """
     seen: set[int] = set()
-    for name, module in model.with_net(net).modules():
+    parts = (
+        (f"{path}.{name}" if name else path, module)
+        for path, layer in model.with_net(net).modules()
+        for name, module in layer.named_modules()
+    )
+    for name, module in parts:
         # Norms have a weight of one dimension. A tied weight counts once, under its
         # first name: ranked twice, its scores would take two places of the ranking.
         weight = getattr(module, "weight", None)

@@ -221,7 +221,7 @@ def matrices(ctx: Context, net: nn.Module) -> dict[str, nn.Module]:
                 found[f"{path}.{name}" if name else path] = module
     if not found:
         raise Unsupported(
-            f"{ctx.model.name} has no matrix to round: choose a model with linear "
+            f"{ctx.model.name} has no matrix to treat: choose a model with linear "
             "layers that have a role"
         )
     # By identity: a factor that several layers share is rounded once and stays shared.

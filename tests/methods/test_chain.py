@@ -64,6 +64,47 @@ def test_a_first_member_with_a_fixed_ratio_gives_the_chain_its_ratio():
         assert chain(first, "round_to_nearest").ratios() == (0.3,)
 
 
+@pytest.mark.parametrize(
+    ("members", "recorded"),
+    [
+        # The zeros of a member that does not take the ratio say nothing of it.
+        (["svd", {"name": "magnitude", "ratio": 0.1}], []),
+        # The zeros are a share of thin matrices; the chain's are counted in the result.
+        ([{"name": "svd", "ratio": 0.2}, "magnitude"], []),
+        (["magnitude", {"name": "round_to_nearest", "bits": 8}], [0.3]),
+        # Only the method knows the share of the stream's width: 16 of 24 are left.
+        ([{"name": "magnitude", "ratio": 0.2}, {"name": "slicegpt", "multiple": 1}],
+         [1 / 3]),
+    ],
+)  # fmt: skip
+def test_what_a_chain_achieved_is_a_share_of_the_dense_network(
+    members, recorded, tmp_path
+):
+    ctx, method = context(tiny("llama"), tmp_path), chain(*members)
+    method.compress(method.fit(ctx.model, ctx), 0.3, ctx)
+    found = [m.value for m in ctx.recorded if m.metric == "achieved_ratio"]
+    assert found == pytest.approx(recorded, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["wanda", "sparsegpt", "magnitude"])
+@pytest.mark.parametrize("first", ["svd", "joint_rank_k"])
+def test_thin_factors_are_pruned(first, name, tmp_path):
+    ctx = context(tiny("llama"), tmp_path)
+    method = chain(first, {"name": name, "ratio": 0.5})
+    net = method.compress(method.fit(ctx.model, ctx), 0.3, ctx)
+
+    thin = find("method", first).build({})
+    whole = thin.compress(thin.fit(ctx.model, ctx), 0.3, ctx)
+    parts = {n: m for n, m in net.named_modules() if n.endswith((".left", ".right"))}
+    assert len(parts) > 20
+    zeros = sum(int((m.weight == 0).sum()) for m in parts.values())
+    assert zeros / sum(m.weight.numel() for m in parts.values()) > 0.45
+    if name != "sparsegpt":  # which corrects the weights that stay
+        for path, module in parts.items():
+            before, after = whole.get_submodule(path).weight, module.weight
+            assert torch.equal(after[after != 0], before[after != 0])
+
+
 def test_ratio_zero_of_a_chain_is_the_dense_network():
     ctx, method = context(tiny("llama")), chain(*CHAIN)
     net = method.compress(method.fit(ctx.model, ctx), 0, ctx)

@@ -106,19 +106,32 @@ def linears(model: Model, roles: Iterable[str] = LINEARS) -> dict[str, nn.Module
         raise Unsupported(
             f"{model.name} has no matrix with a role among {', '.join(sorted(wanted))}"
         )
-    # Tied weights have one parameter: its identity shows which modules share it.
-    owners: dict[int, str] = {}
     for name, module in found.items():
         if not isinstance(getattr(module, "weight", None), nn.Parameter):
             raise Unsupported(
                 f"{name} is a {type(module).__name__}, not a plain matrix: put the "
-                "low-rank method first in the chain"
+                "method that needs plain matrices first in the chain"
             )
+    refuse_tied(found)
+    return found
+
+
+def refuse_tied(modules: Mapping[str, nn.Module]) -> None:
+    """Raises Unsupported if two modules share one weight; treating it would untie them.
+
+    Args:
+        modules: Path -> module with a weight.
+
+    Raises:
+        Unsupported: If two paths have one weight; names both.
+    """
+    # Tied weights have one parameter: its identity shows which modules share it.
+    owners: dict[int, str] = {}
+    for name, module in modules.items():
         if (first := owners.setdefault(id(module.weight), name)) != name:
             raise Unsupported(
-                f"{name} and {first} share one weight; factorising it would untie them"
+                f"{name} and {first} share one weight; treating it would untie them"
             )
-    return found
 
 
 def matrix(module: nn.Module) -> Tensor:

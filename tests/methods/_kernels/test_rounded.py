@@ -163,7 +163,7 @@ def test_a_network_without_matrices_and_a_group_below_one_are_refused():
         if isinstance(module, nn.Linear):
             parent, _, leaf = name.rpartition(".")
             setattr(net.get_submodule(parent) if parent else net, leaf, nn.Identity())
-    with pytest.raises(Unsupported, match="has no matrix to round"):
+    with pytest.raises(Unsupported, match="has no matrix to treat"):
         matrices(ctx, net)
 
     check_group_size(None)
