@@ -31,7 +31,8 @@ def test_every_option_of_a_packaged_grid_is_known_and_in_range(name, kind):
     for block in blocks(name):
         for entry in block[f"{kind}s"]:
             options = dict(entry) if isinstance(entry, dict) else {"name": entry}
-            plugin = find(kind, options.pop("name"))
+            name_of = "chain" if "chain" in options else options.pop("name")
+            plugin = find(kind, name_of)
             assert plugin.build(options) is not None
 
 
