@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import threadpoolctl
 import torch
 from _figures import show
 from scipy.linalg import qr
@@ -121,6 +122,7 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=30, help="of SmolLM2, 1 to 30")
     asked = parser.parse_args()
     torch.set_num_threads(1)
+    threadpoolctl.threadpool_limits(1)  # SciPy has threads of its own
     if asked.llama:
         llama(asked.part)
     else:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from harness.core import NotFinite
 from harness.toolkit.saved_model import layer, replace
 from methods._kernels.low_rank.factors import Group, check_finite, empty, matrix
 from methods._kernels.low_rank.layers import Projection
@@ -107,27 +109,32 @@ def pivots(left: Tensor) -> tuple[Tensor, Tensor]:
     order = list(range(out))
     for first, second in enumerate((exchanged - 1).cpu().tolist()):
         order[first], order[second] = order[second], order[first]
-    others = torch.linalg.solve_triangular(
+    # Both functions give matrices stored by column: by row, and fast to go through, are
+    # their transposes. Some matrices double the coefficients with each column.
+    mix = torch.linalg.solve_triangular(
         packed[:rank], packed[rank:], upper=False, left=False, unitriangular=True
-    )  # (out - rank, rank)
-    # Some matrices double them with each column.
-    check_finite(others, "the coefficients of the rows of a factor")
-    while others.numel():
-        largest = int(others.abs().argmax())
-        row, column = divmod(largest, rank)
-        value = float(others[row, column])
+    ).T.contiguous()  # (rank, out - rank)
+    while mix.numel():
+        low, high = torch.stack(mix.aminmax()).tolist()
+        if not math.isfinite(low) or not math.isfinite(high):
+            raise NotFinite("the coefficients of the rows of a factor are not finite")
+        value = high if high >= -low else low
         if abs(value) <= LARGEST:
             break
+        place = int(mix.argmax() if value > 0 else mix.argmin())
+        column, row = divmod(place, mix.shape[1])
         order[column], order[rank + row] = order[rank + row], order[column]
         # A change of one row of the basis changes all coefficients by a matrix of
         # rank 1.
-        tall, wide = others[:, column].clone(), others[row].clone()
+        tall, wide = mix[column].clone(), mix[:, row].clone()
         tall[row] += 1
         wide[column] -= 1
-        others.addr_(tall, wide, alpha=-1 / value)
-    terms = torch.cat([torch.eye(rank).to(others), others])
+        mix.T.addr_(tall, wide, alpha=-1 / value)
     places = torch.tensor(order)
-    return places[:rank], terms[places.argsort().to(terms.device)]
+    terms = mix.new_zeros(rank, out)
+    terms[range(rank), places[:rank].to(mix.device)] = 1
+    terms.index_copy_(1, places[rank:].to(mix.device), mix)
+    return places[:rank], terms.T
 
 
 def install_pivoted(net: nn.Module, group: Group, left: Tensor, right: Tensor) -> None:
