@@ -166,7 +166,7 @@ def read(
     reader.errors.extend(doubles.wrong(read_blocks))
     if not reader.errors:
         pairs = {(e.part.name, o.part.name) for b in read_blocks for e, o in b.pairs()}
-        reader.errors.extend(resources.unmatched(rules, sorted(pairs)))
+        reader.errors.extend(resources.unmatched(rules, pairs))
     name = value.get("name", path.stem)
     if not isinstance(name, str) or not name:
         reader.errors.append(f"name {name!r} is not a text")

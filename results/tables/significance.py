@@ -61,9 +61,9 @@ def rank(store: Store, groups: Sequence[Sequence[Cell]]) -> None:
 
 def _rank(rivals: Sequence[Cell], samples: Samples) -> bool:
     """Rank the cells by what is printed, so that equal prints tie."""
-    # Larger is better from here on.
-    sign = 1.0 if rivals[0].goal == "max" else -1.0
-    printed = [sign * float(cell.text or "nan") for cell in rivals]
+    printed = [float(cell.text or "nan") for cell in rivals]
+    if rivals[0].goal == "min":  # larger is better from here on
+        printed = [-value for value in printed]
     distinct = sorted(set(printed), reverse=True)
     for cell, value in zip(rivals, printed, strict=True):
         cell.rank = 1 + distinct.index(value)
@@ -150,5 +150,5 @@ def _samples(store: Store, rows: Sequence[Sequence[Cell]]) -> Samples:
     SELECT attempt, metric, values FROM samples
     WHERE attempt IN (SELECT unnest($1::VARCHAR[]))
     """
-    found = ask(store, sql, [sorted(attempts)]).rows
+    found = ask(store, sql, [list(attempts)]).rows
     return {(attempt, metric): values for attempt, metric, values in found}

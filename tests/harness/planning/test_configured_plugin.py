@@ -1,9 +1,21 @@
 """One line of a grid as a plugin: what calibration may not read."""
 
+import re
+from types import SimpleNamespace
+
 import pytest
 
 from harness.core import BenchError
-from harness.planning.configured_plugin import choose, configure, overlaps
+from harness.planning import lock
+from harness.planning.configured_plugin import (
+    UNSEEN,
+    choose,
+    configure,
+    overlaps,
+    pinned_text,
+    tolerate_unseen,
+    unmet,
+)
 from harness.toolkit.calibration import CalibrationSpec
 
 
@@ -65,3 +77,83 @@ def test_a_name_is_printable_and_not_longer_than_a_folder_may_be():
     for name in ("x" * 201, "a\x1b"):
         with pytest.raises(BenchError, match="is not a name"):
             configure("method", name)
+
+
+def facts(name, **of):
+    usual = {"kind": "causal_lm", "gives": set(), "needs": set()}
+    return SimpleNamespace(name=name, facts=usual | {"kinds": {"causal_lm"}} | of)
+
+
+def test_what_does_not_go_together_is_said_in_one_sentence():
+    method, model = facts("m", needs={"b", "a", "c"}), facts("net", gives={"c"})
+    task, other = facts("t", gives={"a"}), facts("t", kind="classifier")
+
+    assert unmet(method, model, task) == (
+        "method m needs b, which neither model net nor task t gives"
+    )
+    assert unmet(method, model, facts("t", gives={"a", "b"})) is None
+    assert unmet(method, model, facts("t", kind="any", gives={"a", "b"})) is None
+    assert unmet(method, model, other) == (
+        "task t measures a classifier, and model net is a causal_lm"
+    )
+    images = facts("m", kinds={"detector", "classifier"})
+    assert unmet(images, model, task) == (
+        "method m treats a classifier or detector, not a causal_lm"
+    )
+    # A chain needs what its members need.
+    chain = {"kinds": {"causal_lm"}, "needs": {"b"}}
+    assert unmet(facts("chain"), model, task) is None
+    assert "needs b," in str(unmet(facts("chain"), model, task, chain))
+
+
+def test_a_text_must_have_the_content_that_is_pinned(tmp_path):
+    path = tmp_path / "mine.txt"
+    path.write_text("some words")
+    found = pinned_text(str(path), "")
+
+    assert re.fullmatch("sha256:[0-9a-f]{16}", found)
+    assert pinned_text(str(path), found) == found
+    with pytest.raises(BenchError, match=found):
+        pinned_text(str(path), "sha256:0123456789abcdef")
+
+
+def test_what_is_not_here_is_an_error_unless_the_plan_tolerates_it(tmp_path):
+    missing = str(tmp_path / "none.txt")
+    with pytest.raises(BenchError, match=r"none\.txt"):
+        pinned_text(missing, "")
+    with tolerate_unseen() as noted:
+        assert pinned_text(missing, "") == UNSEEN
+        assert pinned_text(missing, "sha256:0123456789abcdef") == UNSEEN
+    assert len(noted) == 1  # said once
+    assert "none.txt" in noted[0]
+    with pytest.raises(BenchError):
+        pinned_text(missing, "")
+
+
+def test_a_method_has_no_revision_and_a_task_alone_a_protocol():
+    method, task = choose("method", "svd"), choose("task", "digits")
+
+    assert (method.part.revision, method.part.protocol) == ("", "")
+    assert task.part.revision
+    assert task.part.protocol.startswith("{")
+    assert choose("model", "mlp").part.protocol == ""
+
+
+def test_a_lock_holds_models_and_tasks_to_a_revision():
+    key = lock.key("task", "digits", choose("task", "digits").part.options)
+    revision = choose("task", "digits").part.revision
+
+    assert choose("task", "digits", {key: revision}).part.revision == revision
+    with pytest.raises(BenchError, match="digits"):
+        choose("task", "digits", {key: "another"})
+
+
+def test_options_of_a_name_are_those_of_the_item():
+    assert configure("method", "svd")[0] == "svd"
+    name, plugin, _ = configure("method", {"chain": ["svd", "round_to_nearest"]})
+    assert plugin.name == "chain"
+    assert name
+    with pytest.raises(BenchError, match="is neither a name"):
+        configure("task", {"chain": ["digits"]})
+    _, _, instance = configure("method", {"name": "round_to_nearest", "bits": 3})
+    assert instance.bits == 3

@@ -311,3 +311,89 @@ def test_a_grid_that_calibrates_on_what_it_evaluates_is_refused(write):
     )
 
     assert any("learn from the test data" in m for m in errors(write(text)))
+
+
+def test_packaged_grids_are_listed_by_name():
+    assert list(grids.packaged()) == sorted(grids.packaged())
+
+
+def test_an_error_of_a_later_block_says_which(write):
+    blocks = "blocks: [{methods: [svdd]}, {methods: [svdx]}, {seeds: [-1]}, 3]\n"
+    first, second, third, fourth = errors(write(GOOD + blocks))
+
+    assert first.startswith("no method called 'svdd'")
+    assert second.startswith("block 2: no method called 'svdx'")
+    assert third.startswith("block 3: seed -1")
+    assert fourth == "block 4: 3 is not a mapping"
+
+
+def test_one_mistake_is_one_error(write):
+    # A block with an error has no trials; that is not said, too.
+    assert len(errors(write(GOOD + "seeds: [-1]\n"))) == 1
+    assert len(errors(write(GOOD + "dtype: float31\n"))) == 1
+    assert len(errors(write(GOOD.replace("models:", "model:")))) == 1
+
+
+@pytest.mark.parametrize("rules", ["[dense]", "{method: dense}", "[{}, 3]"])
+def test_exclude_is_a_list_of_mappings(write, rules):
+    (said,) = errors(write(GOOD + f"exclude: {rules}\n"))
+    assert said == "exclude is a list like [{method: svd, ratio: 0.5}]"
+
+
+def test_a_common_rule_may_not_drop_a_whole_block(write):
+    blocks = "blocks: [{methods: [dense]}, {methods: [toy_drop]}]\n"
+    text = GOOD.replace("methods: [dense, toy_drop]\n", "") + blocks
+    (said,) = errors(write(text + "exclude: [{method: dense}]\n"))
+    assert said == "exclude: the rules drop every trial of a block"
+
+
+def test_without_seeds_a_random_method_has_seed_0(write):
+    points = grids.read(write(GOOD.replace("toy_drop", "toy_noop"))).points()
+    assert {p.trial.seed for p in points} == {0}
+
+
+def test_the_lock_beside_is_read_unless_another_is_given(write, monkeypatch):
+    path = write(GOOD)
+    read = []
+    monkeypatch.setattr(grids.lock, "read", lambda at: read.append(at) or {})
+
+    grids.read(path, locked={})
+    assert read == []
+    grids.read(path)
+    assert read == [path]
+
+
+def test_only_methods_that_read_calibration_have_one(write):
+    methods = GOOD.replace("toy_drop", "wanda")
+    trials = [p.trial for p in grids.read(write(methods)).points()]
+
+    assert {(t.method.name, t.calibration is None) for t in trials} == {
+        ("dense", True),
+        ("wanda", False),
+    }
+    missing = "calibration: {text: ./missing.txt}\n"
+    (said,) = errors(write(methods + missing))
+    assert "missing.txt" in said
+    grids.read(write(GOOD + missing))  # which nothing reads
+
+
+@pytest.mark.parametrize(
+    ("method", "more", "checked"),
+    [
+        ("toy_drop", "", 0),
+        ("toy_drop", "calibration: {samples: 4}\n", 1),
+        ("wanda", "", 1),
+    ],
+)
+def test_a_lock_is_asked_for_a_text_that_a_grid_names_or_reads(
+    write, monkeypatch, method, more, checked
+):
+    asked = []
+    monkeypatch.setattr(grids.lock, "check", lambda *args: None)
+    monkeypatch.setattr(grids.lock, "check_text", lambda *args: asked.append(args))
+    path = write(GOOD.replace("toy_drop", method) + more)
+
+    grids.read(path, locked={"anything": "1"})
+    assert len(asked) == checked
+    grids.read(path, locked={})  # there is no lock
+    assert len(asked) == checked

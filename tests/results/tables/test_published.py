@@ -19,6 +19,7 @@ def test_at_least_the_promised_tables_are_packaged():
     promised |= {"lowrankarena", "sb_gru_1", "dropback_claims", "data_free_claims"}
     promised |= {"class_exclusion_claims", "tpp_1", "network_slimming", "hrank"}
     promised |= {"hrankplus", "depgraph_resnet56", "depgraph_vgg19"}
+    assert published.names() == sorted(published.names())
     promised |= {"variational_dropout", "bayesian_compression", "branchynet_1"}
     assert promised <= set(published.names())
 
@@ -126,6 +127,13 @@ def test_published_numbers_equal_the_research_file(shared_data):
             "column 2: goal is 'up'(.|\\n)*column 2 has no name",
         ),
         ("title: x\ncolumns: [{name: a}, {nme: b}]\nrows: [{}]", "column 2.*'nme'"),
+        ("title: x\ncolumns: [{name: a}]\nrows: [{ratio: .inf}]", "ratio is inf, not"),
+        ("title: x\ncolumns: [{name: a}]\nrows: [{ratio: true}]", "ratio is True, not"),
+        ("title: [x]\ncolumns: [{name: a}]\nrows: [{}]", r"title is \['x'\], not"),
+        (
+            "title: x\nsources: [a, [b]]\ncolumns: [{name: a}]\nrows: [{}]",
+            r"sources is \['a', \['b'\]\], not",
+        ),
     ],
 )
 def test_a_yaml_of_ones_own_is_checked(tmp_path, text, message):
@@ -169,3 +177,20 @@ def test_a_cell_is_unplanned_only_if_every_key_of_an_entry_fits():
     assert table.excuse({"method": "svd", "ratio": 0.4, "model": "a"}) is entry
     assert table.excuse({"method": "svd", "ratio": 0.6}) is None
     assert table.excuse({"method": "dense", "ratio": 0.2}) is None
+
+
+def test_a_mean_is_planned_if_all_its_parts_are():
+    table = published.PaperTable(
+        name="t",
+        title="T",
+        columns=[
+            {"name": "a", "task": "x"},
+            {"name": "b", "task": "y"},
+            {"name": "mean", "mean_of": ["a", "b"]},
+        ],
+        rows=[{"method": "svd", "cells": ["1", None, "2"]}],
+        unplanned=[{"task": ["y"], "why": "no data"}],
+    )
+    # The cell of b is empty; the mean needs it.
+    found = [(wanted["name"], why) for wanted, why in table.printed()]
+    assert found == [("a", None), ("mean", "no data")]

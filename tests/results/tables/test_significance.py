@@ -8,7 +8,15 @@ from synthetic import row
 from results.tables import significance
 from results.tables.bleu import counted
 from results.tables.cells import Cell
-from results.tables.significance import _counts, _p_value, _rank, _values, rank_cells
+from results.tables.significance import (
+    _counts,
+    _p_value,
+    _rank,
+    _values,
+    _with_error,
+    rank,
+    rank_cells,
+)
 from results.tables.statistics import student
 
 HALF = 1.959964  # half a 95 % interval of a normal, in standard errors
@@ -195,3 +203,36 @@ def test_counts_that_a_seed_lacks_are_not_used():
     assert _counts(both, "bleu1", lacking) == []
     shorter = whole | {("b", "bleu_total_1"): [10.0] * 7}
     assert _counts(both, "bleu1", shorter) == []
+
+
+def test_a_group_of_one_is_the_best_of_it(empty):
+    one = cell(0.5)
+    rank(empty, [[one]])
+    assert (one.rank, one.like_best) == (1, False)
+
+
+def test_one_marked_cell_of_several_is_enough_for_the_note(empty):
+    column = [cell(0.90, 0.01), cell(0.89, 0.01), cell(0.2, 0.01)]
+    assert _rank(column, {}) is True
+    assert [c.like_best for c in column] == [False, True, False]
+
+
+def test_a_perplexity_is_compared_by_its_loss():
+    # The error of a logarithm is the relative error.
+    key = {"metric": "word_perplexity"}
+    value, error = _with_error(cell(math.exp(2), 0.5, key=key))
+    assert (value, error) == (pytest.approx(2), pytest.approx(0.5 / math.exp(2)))
+    assert _with_error(cell(1.0, 0.5, key=key)) == (0, pytest.approx(0.5))
+    assert _with_error(cell(0.0, 0.5, key=key)) == (0, pytest.approx(0.5))
+    assert _with_error(cell(3.0, 0.5)) == (3, pytest.approx(0.5))
+    assert _with_error(cell(None)) == (0, 0)
+
+
+def test_without_counts_of_both_systems_bleu_is_not_tested_by_them():
+    key = {"metric": "bleu1"}
+    one = cell(50.0, 1.0, key=key, attempts=["a"])
+    two = cell(49.0, 1.0, key=key, attempts=["b"])
+    samples = {("a", name): [10.0] * 8 for name in counted("bleu1")}
+
+    # By the standard errors: a gap of 1 against root(2).
+    assert _p_value(one, two, samples) == pytest.approx(math.erfc(1 / 2))
