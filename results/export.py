@@ -11,7 +11,10 @@ from pathlib import Path
 import duckdb
 
 from results.errors import StoreError
-from results.queries.db import Connection, connect, create_views, quoted
+from results.queries import views
+from results.queries.databases import Connection
+from results.queries.db import connect
+from results.queries.messages import quoted
 from results.queries.reading import reading
 from results.schema import TABLES
 from results.storage.store import Store
@@ -119,7 +122,8 @@ def _database(store: Store, path: Path, form: str) -> None:
         # database: they name no other one then.
         connection.execute("DETACH copy")
     with duckdb.connect(str(path)) as connection:
-        create_views(connection)
+        for view in views.every():
+            connection.execute(view.statement(read_once=False))
 
 
 def _sqlite(store: Store, path: Path, form: str) -> None:

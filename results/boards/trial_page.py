@@ -10,7 +10,8 @@ from typing import Any
 
 from results.boards import layer_map
 from results.boards.ranking import rounded
-from results.queries.db import ask, quoted
+from results.queries.db import ask
+from results.queries.messages import quoted
 from results.storage import logs
 from results.storage.store import Store
 from results.tables.significance import LOSS_OF

@@ -25,7 +25,8 @@ from pathlib import Path
 import duckdb
 
 from results.errors import StoreError
-from results.queries.db import quoted
+from results.queries.databases import Connection, lent
+from results.queries.messages import quoted
 from results.queries.reading import reading
 from results.schema import TABLES
 from results.storage import encoding, footers, temporary
@@ -86,7 +87,7 @@ def _compact_tables(store: Store, at_least: int) -> list[Folded]:
 
 
 def _fold(store: Store, *, table: str, at_least: int) -> Folded | None:
-    with contextlib.closing(duckdb.connect()) as connection:
+    with lent(store, "") as connection:
         # Also compacted files, as long as they are small: their number would grow with
         # each run otherwise.
         small = [
@@ -124,7 +125,7 @@ def _fold(store: Store, *, table: str, at_least: int) -> Folded | None:
 
 
 def _copy(
-    connection: duckdb.DuckDBPyConnection,
+    connection: Connection,
     store: Store,
     table: str,
     paths: list[str],
@@ -175,9 +176,7 @@ def _write_embedded(store: Store, paths: list[str], to: Path) -> tuple[int, list
     return read.num_rows, left
 
 
-def _write(
-    connection: duckdb.DuckDBPyConnection, listed: str, to: Path, *, mixed: bool
-) -> None:
+def _write(connection: Connection, listed: str, to: Path, *, mixed: bool) -> None:
     union = "true" if mixed else "false"
     connection.execute(
         f"COPY (FROM read_parquet({listed}, union_by_name = {union}, "
@@ -187,9 +186,7 @@ def _write(
     )
 
 
-def _rows(
-    connection: duckdb.DuckDBPyConnection, store: Store | None, paths: list[str]
-) -> int:
+def _rows(connection: Connection, store: Store | None, paths: list[str]) -> int:
     total = 0
     for first in range(0, len(paths), _AT_ONCE):
         some = listed(store, paths[first : first + _AT_ONCE])

@@ -16,7 +16,9 @@ from pathlib import Path
 
 from results.errors import StoreError
 from results.queries import compaction
-from results.queries.db import Connection, connected, quoted
+from results.queries.databases import Connection
+from results.queries.db import connected
+from results.queries.messages import quoted
 from results.queries.reading import reading
 from results.schema import TABLES
 from results.storage import logs, temporary
@@ -31,7 +33,7 @@ _KEYS = {
 }
 _SHOWN = 3  # ids in a message
 _ROW_GROUP = 30_000  # rows; bounds the memory of the writer and of later readers
-_NO_VIEW = ""  # a query of nothing: raw tables are read
+_READ = " ".join(f"stored.{table}" for table in _KEYS)  # the raw tables
 # What two rows of one attempt must have in common.
 _OUTCOMES = """
 SELECT attempt, md5(concat_ws('|', trial, status, measurements::VARCHAR)) AS outcome
@@ -149,7 +151,7 @@ class _Known:
 
 
 def _known(target: Store) -> _Known:
-    with connected(target, _NO_VIEW) as connection:
+    with connected(target, _READ) as connection:
         keys = {
             table: [
                 one
@@ -167,7 +169,7 @@ def _write_missing(
     source: Store, *, known: _Known, parts: dict[str, Path]
 ) -> dict[str, int]:
     """Write what the target lacks, one file a table; how many keys it lacked."""
-    with connected(source, _NO_VIEW) as connection:
+    with connected(source, _READ) as connection:
         found = dict(connection.execute(_OUTCOMES).fetchall())
         # Equal ids with other numbers: a store was edited, and nothing here tells which
         # one.

@@ -6,7 +6,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from results.queries.db import ask, quoted
+from results.queries.db import ask
+from results.queries.messages import quoted
 from results.storage.store import Store
 from results.text import json_reader
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import duckdb
 
@@ -56,9 +56,9 @@ def reading(store: Store, read: Callable[[Store], T]) -> T:
         return read(store)
     harmed = 0
     while True:
-        seen = replace(store.at_this_moment(), connections={})
+        seen = store.at_this_moment()
         try:
-            return read(seen)
+            return _read_once(seen, read)
         except duckdb.PermissionException:
             # A locked connection says this of a file that is gone, too: it takes the
             # path for a folder of Parquet files, which it may not open.
@@ -84,9 +84,19 @@ def reading(store: Store, read: Callable[[Store], T]) -> T:
             if store.mixed or not isinstance(why, _READ_ERRORS):
                 raise
             store.mixed = True  # whole files, of which one lacks columns
-        finally:
-            for connection in (seen.connections or {}).values():
-                connection.close()
+
+
+def _read_once(snapshot: Store, read: Callable[[Store], T]) -> T:
+    """The result of ``read``, whose queries share databases."""
+    databases: dict[tuple[object, ...], Any] = {}
+    try:
+        found = read(replace(snapshot, connections=databases))
+        while databases:  # the next reading uses them again, unless this one failed
+            databases.popitem()[1].release()
+        return found
+    finally:
+        for database in databases.values():
+            database.close()
 
 
 def _lost_files(store: Store, seen: Store) -> bool:

@@ -17,7 +17,8 @@ import duckdb
 
 from results.errors import StoreError
 from results.queries import compaction
-from results.queries.db import ask, quoted
+from results.queries.db import ask
+from results.queries.messages import quoted
 from results.storage import logs, temporary
 from results.storage.folder import explained
 from results.storage.store import Store

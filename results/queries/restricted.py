@@ -9,15 +9,10 @@ import duckdb
 
 from results.errors import StoreError
 from results.queries import isolated
-from results.queries.db import (
-    Connection,
-    answer_of,
-    connected,
-    first_line,
-    quoted,
-    with_hints,
-)
+from results.queries.databases import Connection
+from results.queries.db import answer_of, connected
 from results.queries.isolated import Limits
+from results.queries.messages import first_line, quoted, with_hints
 from results.queries.reading import reading
 from results.schema import TABLES
 from results.storage.store import Store

@@ -9,8 +9,9 @@ import duckdb
 
 from results.errors import StoreError
 from results.queries import isolated
-from results.queries.db import SETTINGS, with_hints
+from results.queries.databases import SETTINGS
 from results.queries.isolated import Limits
+from results.queries.messages import with_hints
 from results.queries.restricted import checked
 from results.storage import encoding
 

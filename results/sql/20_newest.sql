@@ -4,7 +4,7 @@
 -- refreshed number replaces the old one. Ties in time go to the larger attempt id.
 -- stored.newest has the measurements of a trial beside it, in a list.
 CREATE VIEW stored.newest AS
-WITH stored_once AS MATERIALIZED (  -- see results.queries.db.create_views
+WITH stored_once AS MATERIALIZED (  -- see results.queries.views
     FROM stored.trials
 ), older AS (
     SELECT attempt FROM stored_once

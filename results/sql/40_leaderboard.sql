@@ -33,7 +33,7 @@ CREATE MACRO is_speed(task, metric) AS (
 );
 
 CREATE VIEW leaderboard AS
-WITH stored_once AS MATERIALIZED (  -- see results.queries.db.create_views
+WITH stored_once AS MATERIALIZED (  -- see results.queries.views
     SELECT attempt, trial, status, started_at, method, method_options, model,
            model_options, task, task_options, protocol, ratio, ratio_of, calibration,
            dtype, achieved_ratio, achieved_params, params, params_nonzero, bytes, macs,

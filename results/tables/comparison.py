@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from results.queries.db import COMPARISON, Connection
+from results.queries.databases import COMPARISON, Connection
 from results.storage.store import Store
 from results.tables import published
 from results.tables.cells import number

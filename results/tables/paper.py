@@ -9,7 +9,8 @@ from typing import Any
 
 from results.errors import unknown
 from results.queries import left_out
-from results.queries.db import ask, quoted
+from results.queries.db import ask
+from results.queries.messages import quoted
 from results.storage.store import Store
 from results.tables import cells as make
 from results.tables.cells import DIFFERS, NO_CLAIM, PROTOCOL, Cell

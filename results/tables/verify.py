@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from results.errors import StoreError
-from results.queries.db import ask, quoted
+from results.queries.db import ask
+from results.queries.messages import quoted
 from results.schema import TRIALS
 from results.storage.store import Store
 from results.text import json_reader

@@ -7,8 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 from synthetic import row
 
-from results.queries import db
-from results.queries.db import ask, connect, connected, with_hints
+from results.queries import databases
+from results.queries.db import ask, connect, connected
+from results.queries.messages import with_hints
 from results.schema import TABLES
 
 VIEWS = (
@@ -245,9 +246,9 @@ def test_of_many_small_files_the_copies_in_their_footers_are_read(
         read.extend(paths)
         return found(folder, paths)
 
-    found = db.footers.embedded_rows
-    monkeypatch.setattr(db, "_MANY_FILES", many)
-    monkeypatch.setattr(db.footers, "embedded_rows", copies)
+    found = databases.footers.embedded_rows
+    monkeypatch.setattr(databases, "_MANY_FILES", many)
+    monkeypatch.setattr(databases.footers, "embedded_rows", copies)
     for trial in "ab":
         empty.append(row(trial), [{"metric": "accuracy", "values": [1.0]}])
 

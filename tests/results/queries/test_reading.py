@@ -281,7 +281,7 @@ def test_within_a_snapshot_nothing_is_repeated(empty):
     assert seen == [snapshot]
 
 
-def test_queries_of_one_reading_share_a_database_and_leave_none_open(tmp_path):
+def test_queries_of_one_reading_share_a_database_and_leave_it_empty(tmp_path):
     stored = grid(tmp_path / "store", seeds=1)  # of its own: it is changed
     count, opened = "SELECT count(*) FROM trials", []
 
@@ -300,6 +300,6 @@ def test_queries_of_one_reading_share_a_database_and_leave_none_open(tmp_path):
     assert later == all_rows, "a reading sees one state"
     assert ask(stored, count).rows[0] == (all_rows[0] + 1,)
     assert len(opened) == 2
-    for connection in opened:
-        with pytest.raises(duckdb.ConnectionException):
-            connection.execute("SELECT 1")
+    for database in opened:
+        with pytest.raises(duckdb.CatalogException):
+            database.connection.execute(count)

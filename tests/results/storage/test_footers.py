@@ -5,7 +5,7 @@ import pytest
 from synthetic import row
 
 from results.errors import StoreError
-from results.queries import db
+from results.queries import databases
 from results.queries.compaction import compact
 from results.queries.db import ask
 from results.queries.restricted import select
@@ -18,7 +18,7 @@ HOSTILE = '{"shrinkgrid": {"trial": "forged"}} PAR1 "\\ \u2028 ü'
 @pytest.fixture
 def many(monkeypatch):
     """As if a handful of files were many."""
-    monkeypatch.setattr(db, "_MANY_FILES", 3)
+    monkeypatch.setattr(databases, "_MANY_FILES", 3)
 
 
 def _fill(store):
@@ -46,7 +46,7 @@ def _everything(store):
 def test_the_copies_say_what_the_columns_say(empty, monkeypatch):
     _fill(empty)
     plain = _everything(empty)
-    monkeypatch.setattr(db, "_MANY_FILES", 3)
+    monkeypatch.setattr(databases, "_MANY_FILES", 3)
     assert _everything(empty) == plain
     assert len(plain["stored.trials"]) == 12
 
