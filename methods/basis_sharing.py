@@ -106,7 +106,9 @@ class BasisSharing:
             size = self.group_size
             groups = groups_across_blocks(model, size=size, shared=self.shared)
         return factorize_groups(
-            model, groups, whitened(ctx.calibration(), self.whitening, self.jitter)
+            model,
+            groups,
+            whitened(ctx.calibration(), self.whitening, self.jitter, ctx.device),
         )
 
     def compress(

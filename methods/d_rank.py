@@ -126,7 +126,9 @@ class DRank:
         size = self.group_size or (1 if _grouped_queries(model) else 2)
         groups = groups_across_blocks(model, size=size, shared=self.shared)
         return factorize_groups(
-            model, groups, whitened(ctx.calibration(), self.whitening, self.jitter)
+            model,
+            groups,
+            whitened(ctx.calibration(), self.whitening, self.jitter, ctx.device),
         )
 
     def compress(

@@ -83,7 +83,9 @@ class SvdLlm:
         """Decompose each matrix once; every ratio truncates the same factors."""
         groups = [Group((name,)) for name in linears(model)]
         return factorize_groups(
-            model, groups, whitened(ctx.calibration(), self.whitening, self.jitter)
+            model,
+            groups,
+            whitened(ctx.calibration(), self.whitening, self.jitter, ctx.device),
         )
 
     def compress(

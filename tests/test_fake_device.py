@@ -119,6 +119,10 @@ def test_a_read_by_the_host_is_counted_since_it_waits_for_the_device():
         assert fake.reads == 0
         assert total.item() == 12
         assert fake.reads == 1
+        few = values[values > 1]  # how many these are
+        assert fake.reads == 2
+        assert values[values.long()][few.long()].device == values.device
+        assert fake.reads == 2
 
 
 def test_gradients_and_copies_of_a_network_are_on_its_device():

@@ -8,7 +8,7 @@ to move a tensor fails as it would on a GPU. What a kernel allocates while it ru
 
 import weakref
 from collections import Counter
-from collections.abc import Iterator, ValuesView
+from collections.abc import Iterable, Iterator, ValuesView
 from functools import cache
 from typing import Any
 
@@ -121,7 +121,8 @@ class FakeDevices(TorchDispatchMode):
                 return func.decompose(*args, **kwargs)
         name, writes = _about(func)
         values = list(_leaves((args, kwargs.values())))
-        target = self._device(name, values)
+        indices = args[1] if len(args) > 1 and isinstance(args[1], list | tuple) else ()
+        target = self._device(name, values, indices)
         made = func(
             *(_plain(v) for v in args), **{k: _plain(v) for k, v in kwargs.items()}
         )
@@ -134,7 +135,9 @@ class FakeDevices(TorchDispatchMode):
             return given[0] if len(given) == 1 else tuple(given)
         return made if target is None else self._wrapped(made, target)
 
-    def _device(self, name: str, values: list[Any]) -> torch.device | None:
+    def _device(
+        self, name: str, values: list[Any], indices: Iterable[Any] = ()
+    ) -> torch.device | None:
         """Where the result of an operator is; None for the host."""
         tensors = [v for v in values if isinstance(v, Tensor)]
         found = {t.device for t in tensors if isinstance(t, Wrapped)}
@@ -151,6 +154,8 @@ class FakeDevices(TorchDispatchMode):
         if asked is None and name not in _MIXED and found:
             target = next(iter(found))  # beside numbers of the host
         self.reads += bool(found) and (target.type == "cpu" or name in _READ)
+        if found and name in _MIXED:  # a mask as an index is turned into positions
+            self.reads += sum(getattr(v, "dtype", 0) == torch.bool for v in indices)
         return None if target.type == "cpu" else target
 
     def _wrapped(self, made: Any, device: torch.device) -> Any:

@@ -161,11 +161,14 @@ class ExitNet(nn.Module):
             gone, state = leave(self.rule, logits, self.thresholds[place], state)
             if result is None:
                 result = logits.new_zeros(logits.shape)
+            # A GPU is waited for wherever a mask is turned into positions: once for the
+            # samples that leave, once for the others.
+            out, stay = gone.nonzero().view(-1), (~gone).nonzero().view(-1)
             # The classes that earlier exits excluded must not win here.
-            answered = _masked(logits[gone], state[gone])
-            result[here[gone]] = answered
+            answered = _masked(logits[out], state[out])
+            result[here[out]] = answered
             self._count(place, answered)
-            here, images, state = here[~gone], images[~gone], state[~gone]
+            here, images, state = here[stay], images[stay], state[stay]
             # A layer may fail on an empty batch.
             if not len(here):
                 return result

@@ -16,7 +16,10 @@ Whitening = Literal["eigh", "cholesky"]
 
 
 def whitened(
-    calibration: Calibration, whitening: Whitening, jitter: float
+    calibration: Calibration,
+    whitening: Whitening,
+    jitter: float,
+    device: torch.device | None = None,
 ) -> Callable[[Group], Tensor]:
     """Gives each group the Gram matrix of its inputs, summed over its input sites.
 
@@ -27,6 +30,7 @@ def whitened(
             multiple of the identity, so that the smallest eigenvalue is ``jitter``.
         jitter: For ``cholesky`` only: 1e-6 in SVD-LLM and 7e-6 in Basis Sharing, on the
             sum (not the mean) over all calibration tokens.
+        device: Where ``cholesky`` computes and leaves the matrix; None for the host.
 
     Returns:
         A function from groups to float64 matrices of shape ``(in, in)``.
@@ -43,7 +47,7 @@ def whitened(
         # Statistics are means over tokens; the jitter of the released codes is in the
         # unit of a sum. A common factor of G does not change the factors.
         tokens = calibration.tokens.numel()
-        return raised(total * tokens, jitter)
+        return raised((total * tokens).to(device), jitter)
 
     def gram(group: Group) -> Tensor:
         sites = tuple(dict.fromkeys(calibration.site_of(name) for name in group.names))
@@ -67,4 +71,4 @@ def raised(gram: Tensor, jitter: float) -> Tensor:
         return gram
     # Rounding may leave a singular matrix with a small negative eigenvalue.
     smallest = torch.linalg.eigvalsh(gram)[0]
-    return gram + (jitter - smallest) * torch.eye(len(gram), dtype=gram.dtype)
+    return gram + (jitter - smallest) * torch.eye(len(gram)).to(gram)

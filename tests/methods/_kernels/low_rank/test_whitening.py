@@ -1,6 +1,7 @@
 """The Gram matrices under which methods decompose: sums by site, computed once."""
 
 import torch
+from fake_device import FakeDevices
 
 from methods._kernels.low_rank.factors import Group
 from methods._kernels.low_rank.whitening import whitened
@@ -48,3 +49,15 @@ def test_a_singular_gram_matrix_is_raised_to_the_jitter_on_the_sum_over_tokens()
     # 10 tokens: the sum is diag(40, 0), and its smallest eigenvalue becomes 0.5.
     wanted = torch.tensor([[40.5, 0.0], [0.0, 0.5]]).double()
     torch.testing.assert_close(gram(Group(("query",))), wanted)
+
+
+def test_a_matrix_is_raised_on_the_device_by_one_read_of_the_host():
+    wanted = whitened(Statistics(), "cholesky", 0.5)(Group(("query",)))
+
+    with FakeDevices() as fake:
+        (device,) = fake.devices
+        gram = whitened(Statistics(), "cholesky", 0.5, device)(Group(("query",)))
+        # Whether the decomposition failed; the matrix itself stays on the device.
+        assert fake.reads == 1
+        assert gram.device == device
+        assert torch.equal(gram.cpu(), wanted)
