@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli import _complete
+from harness.cli import _complete, _model_card
 from harness.cli._common import store_option
 from harness.core import BenchError
 
@@ -31,15 +30,22 @@ _FIELDS = (
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["shrinkgrid", "hf", "onnx"]),
+    type=click.Choice(["shrinkgrid", "hf", "gguf", "onnx"]),
     default="shrinkgrid",
     show_default=True,
     help="shrinkgrid: a folder that `shrinkgrid.load_model` and grids read; hf: a "
-    "folder that transformers opens without this package; onnx: an image classifier as "
-    "a graph for onnxruntime.",
+    "folder that transformers opens without this package; gguf: a language model as a "
+    "file for llama.cpp; onnx: an image classifier as a graph for onnxruntime.",
+)
+@click.option(
+    "--merge",
+    is_flag=True,
+    help="hf, gguf: multiply low-rank factors, shared bases, pivoted rows and rounded "
+    "weights out to dense matrices: a plain checkpoint of the original architecture, "
+    "with the size of the dense model.",
 )
 @store_option
-def save_model(trial: str, folder: Path, form: str, store: str) -> None:
+def save_model(trial: str, folder: Path, form: str, *, merge: bool, store: str) -> None:
     """Write the network of TRIAL into FOLDER.
 
     TRIAL is the id of a finished trial, or its start.
@@ -49,15 +55,15 @@ def save_model(trial: str, folder: Path, form: str, store: str) -> None:
 
     FOLDER gets model.safetensors, structure.json, and for language models the
     configuration and the tokenizer. With `--format hf` it is a checkpoint for
-    transformers, with `--format onnx` a graph whose logits were compared with those of
-    the network; both have a model card.
+    transformers, with `--format gguf` a file for llama.cpp, with `--format onnx` a
+    graph whose logits were compared with those of the network; all have a model card.
     """
-    from harness.toolkit import hugging_face_form, onnx_form, saved_model
+    from harness.toolkit import saved_model
     from results.storage.store import open_store
 
     shelf = open_store(store)
     row = _row(shelf, trial)
-    _check(form, row)
+    _check(form, row, merge=merge)
     if folder.is_file():
         raise BenchError(f"{folder} is a file: name a new folder")
     try:  # before the trial is made again, which may take hours
@@ -67,28 +73,61 @@ def save_model(trial: str, folder: Path, form: str, store: str) -> None:
     except OSError as why:
         raise BenchError(f"{folder} cannot be written: {why.strerror}") from why
     model, origin = _kept(row, shelf) or _made_again(row, shelf)
-    if form == "onnx":
-        gap = onnx_form.write(model, folder, _card(shelf, row, "onnx"))
-        file = onnx_form.GRAPH
-        click.echo(
-            f"{folder}: onnxruntime gives the logits of the network; they differ by "
-            f"{gap:.1g} of the largest"
-        )
-    elif form == "hf":
-        file = saved_model.WEIGHTS
-        card = _card(shelf, row, "transformers")
-        written = hugging_face_form.write(model, origin, folder, card)
-        click.echo(_WRITTEN[written.form].format(folder=folder))
-        if written.note:
-            click.echo(f"{folder}: {written.note}")
-    else:
-        file = saved_model.WEIGHTS
+    if form == "shrinkgrid":
         saved_model.save(model, origin, folder)
+        file = saved_model.WEIGHTS
+    else:
+        card = _model_card.of_trial(shelf, row, _LIBRARIES[form])
+        card += _merged(model, folder) if merge else ""
+        write = {"hf": _write_hf, "gguf": _write_gguf, "onnx": _write_onnx}[form]
+        file = write(model, origin, folder, card, merge=merge)
     weights = folder / file
     # safetensors lets only the user who writes a file read it.
     weights.chmod(weights.stat().st_mode | folder.stat().st_mode & 0o444)
     size = weights.stat().st_size
     click.echo(f"{folder}: {size:,} bytes of weights, trial {row['trial']}")
+
+
+_LIBRARIES = {"hf": "transformers", "gguf": "gguf", "onnx": "onnx"}  # of the hub
+
+
+def _write_onnx(
+    model: Any, origin: Any, folder: Path, card: str, *, merge: bool
+) -> str:
+    from harness.toolkit import onnx_form
+
+    gap = onnx_form.write(model, folder, card)
+    click.echo(
+        f"{folder}: onnxruntime gives the logits of the network; they differ by "
+        f"{gap:.1g} of the largest"
+    )
+    return onnx_form.GRAPH
+
+
+def _write_gguf(
+    model: Any, origin: Any, folder: Path, card: str, *, merge: bool
+) -> str:
+    from harness.toolkit import gguf_form
+
+    gap = gguf_form.write(model, origin, folder, card)
+    click.echo(
+        f"{folder}: not opened to compare its logits, since the package "
+        "llama-cpp-python is not installed"
+        if gap is None
+        else f"{folder}: llama.cpp gives the logits of the network; they differ by "
+        f"{gap:.1g} of their norm"
+    )
+    return gguf_form.FILE
+
+
+def _write_hf(model: Any, origin: Any, folder: Path, card: str, *, merge: bool) -> str:
+    from harness.toolkit import hugging_face_form, saved_model
+
+    written = hugging_face_form.write(model, origin, folder, card, plain=merge)
+    click.echo(_WRITTEN[written.form].format(folder=folder))
+    if written.note:
+        click.echo(f"{folder}: {written.note}")
+    return saved_model.WEIGHTS
 
 
 _WRITTEN = {
@@ -103,7 +142,7 @@ _WRITTEN = {
 }
 
 
-_KINDS = {"hf": "causal_lm", "onnx": "classifier"}
+_KINDS = {"hf": "causal_lm", "gguf": "causal_lm", "onnx": "classifier"}
 _MODELS = {
     "causal_lm": "a language model; --format hf writes one for transformers",
     "classifier": "a classifier; --format onnx writes one for onnxruntime",
@@ -111,61 +150,58 @@ _MODELS = {
 }
 
 
-def _check(form: str, row: dict[str, Any]) -> None:
+def _check(form: str, row: dict[str, Any], *, merge: bool) -> None:
     """Refuse what cannot be written, before hours of fitting."""
+    if merge and form not in ("hf", "gguf"):
+        raise click.UsageError(
+            "--merge is for --format hf and gguf: add one, or leave --merge out"
+        )
     from harness.registry import resolve
-    from harness.toolkit import onnx_form
+    from harness.toolkit import gguf_form, onnx_form
 
-    kind = resolve("model", row["model"])[0].facts["kind"]
+    needs = resolve("method", row["method"])[0].facts["needs"]
+    if (merge or form == "gguf") and {"units", "width"} & set(needs):
+        raise BenchError(
+            f"{row['method']} makes heads, neurons or hidden states fewer, so that its "
+            "layers cannot get their dense shape again: take --format hf without "
+            "--merge"
+        )
+    plugin, implied = resolve("model", row["model"])
+    kind = plugin.facts["kind"]
     if form in _KINDS and kind != _KINDS[form]:
         raise BenchError(
             f"the model of trial {row['trial']} is {_MODELS.get(kind, kind)}"
         )
     if form == "onnx":
         onnx_form.check_packages()
+    if form == "gguf":
+        model = plugin.build({**implied, **json.loads(row["model_options"] or "{}")})
+        family = getattr(model, "family", None)
+        gguf_form.check_family(family() if family else None)
 
 
-def _card(store: Store, row: dict[str, Any], library: str) -> str:
-    """The model card: what was done to which model, and what was measured of it."""
-    from harness.cli.publish import hub_task
-    from results import publish
-    from results.boards import trial_page
-    from results.text.formats import markdown, number
+def _merged(model: Any, folder: Path) -> str:
+    """Multiply the layers out; a paragraph of the model card that says so."""
+    from harness.toolkit import merged, saved_model
 
-    page = trial_page.trials(store, [row["trial"]])[row["trial"]]
-    base = str(row["model"])
-    lines = ["---", f"library_name: {library}", "tags: [compression, shrinkgrid]"]
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", base):  # a name of the hub, not a folder
-        lines.append(f"base_model: {base}")
-    achieved = "" if page["achieved"] is None else f", achieved {page['achieved']}"
-    rows = publish.finished(store, [row["trial"]])
-    lines.append(publish.as_yaml(publish.model_index(rows, hub_task)).rstrip())
-    lines += [
-        "---",
-        "",
-        f"# {markdown(page['model'])}, compressed by {markdown(page['method'])}",
-        "",
-        f"Ratio {page['ratio']} of {page['ratio_of']}{achieved}. "
-        f"Trial `{page['trial']}`, seed {page['seed']}.",
-        "",
-        "| size | dense | compressed |",
-        "| --- | ---: | ---: |",
-    ]
-    for name, (dense, compressed) in page["sizes"].items():
-        if compressed is not None:
-            before = "" if dense is None else f"{dense:,}"
-            lines.append(f"| {name} | {before} | {compressed:,} |")
-    lines += ["", f"Measured on {markdown(page['task'])}:", ""]
-    lines += ["| metric | value | standard error | n |", "| --- | ---: | ---: | ---: |"]
-    for one in page["metrics"]:
-        error = "" if one["stderr"] is None else number(one["stderr"])
-        count = "" if one["n"] is None else f"{one['n']:,}"
-        named, value = markdown(one["metric"]), number(one["value"])
-        lines.append(f"| {named} | {value} | {error} | {count} |")
-    protocol = json.dumps(page["protocol_fields"], indent=1, ensure_ascii=False)
-    lines += ["", "The protocol:", "", "```json", protocol, "```", ""]
-    lines.append("The licence is that of the base model.")
-    return "\n".join(lines) + "\n"
+    size = saved_model.saved_bytes(model.net)
+    found = merged.multiply_out(model)
+    if not found.layers:
+        click.echo(f"{folder}: no layer to multiply out: all have their dense shape")
+        return ""
+    whole = saved_model.saved_bytes(model.net)
+    click.echo(
+        f"{folder}: {found.layers} layers are multiplied out to dense matrices; the "
+        f"logits differ from those of the measured network by {found.gap:.1g} of their "
+        "norm"
+    )
+    click.echo(
+        f"{folder}: the file has the size of the dense model, {whole:,} bytes instead "
+        f"of {size:,}"
+    )
+    return _model_card.MERGED.format(
+        layers=found.layers, gap=found.gap, whole=whole, size=size
+    )
 
 
 def _row(store: Store, trial: str) -> dict[str, Any]:

@@ -23,8 +23,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import nn
-
 from harness.core import BenchError, Model
 from harness.toolkit import plain_checkpoint, quantized_checkpoint, saved_model
 
@@ -48,7 +46,14 @@ class Written:
     note: str = ""
 
 
-def write(model: Model, origin: Mapping[str, Any], folder: Path, card: str) -> Written:
+def write(
+    model: Model,
+    origin: Mapping[str, Any],
+    folder: Path,
+    card: str,
+    *,
+    plain: bool = False,
+) -> Written:
     """Write a compressed language model for transformers.
 
     Args:
@@ -57,12 +62,14 @@ def write(model: Model, origin: Mapping[str, Any], folder: Path, card: str) -> W
             ``saved_model.save``.
         folder: An empty folder, which gets weights, configuration, tokenizer, card.
         card: The model card in Markdown; the way to load the folder is added to it.
+        plain: Write a plain checkpoint of the architecture, or nothing.
 
     Returns:
         Which form the folder has, and a note of it.
 
     Raises:
-        BenchError: If the model is not a language model of transformers.
+        BenchError: If the model is not a language model of transformers, or if it
+            cannot be a plain checkpoint and has to be one.
     """
     net: Any = model.net
     base = type(net).__name__
@@ -85,6 +92,12 @@ def write(model: Model, origin: Mapping[str, Any], folder: Path, card: str) -> W
         model, sorted(changed), folder
     ):
         form = "fewer blocks"
+    elif plain:
+        raise BenchError(
+            f"{model.name} has layers ({', '.join(sorted(layers)) or 'other sizes'}) "
+            "that no plain checkpoint has; --merge multiplies low-rank and rounded "
+            "layers out"
+        )
     elif "rounded" in layers:
         form, note = _rounded(model, origin, folder)
     else:
@@ -122,7 +135,8 @@ def _own_layers(model: Model, origin: Mapping[str, Any], folder: Path) -> None:
     net: Any = model.net
     saved_model.save(model, origin, folder)
     form = json.loads((folder / saved_model.STRUCTURE).read_text())
-    code = modeling(type(net).__name__, [type(m) for m in _layers_of(net)])
+    layers = [type(m) for m in net.modules() if "layer_name" in vars(type(m))]
+    code = modeling(type(net).__name__, layers)
     (folder / MODELING).write_text(code, encoding="utf-8")
     config = plain_checkpoint.configuration(net)
     config.auto_map = {"AutoModelForCausalLM": f"modeling_compressed.{CLASS}"}
@@ -132,10 +146,6 @@ def _own_layers(model: Model, origin: Mapping[str, Any], folder: Path) -> None:
     config.save_pretrained(folder)
     (folder / saved_model.STRUCTURE).unlink()  # the configuration has it
     net.generation_config.save_pretrained(folder)
-
-
-def _layers_of(net: nn.Module) -> list[nn.Module]:
-    return [m for m in net.modules() if "layer_name" in vars(type(m))]
 
 
 def modeling(base: str, layers: list[type]) -> str:

@@ -42,6 +42,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a dict
 
 
+def each_tensor(path: Path) -> Iterator[tuple[str, Tensor]]:
+    """Yields the tensors of a safetensors file with their names, one at a time."""
+    with _opened(path) as file:
+        for name in file.keys():  # noqa: SIM118 - not a dict
+            yield name, file.get_tensor(name).clone()
+
+
 def read_tensor(path: Path, name: str) -> Tensor:
     """Returns one tensor of a safetensors file, on the CPU; reads no other bytes."""
     with _opened(path) as file:

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from tiny_llm import config, logits
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from harness.cli import cli
+from harness.cli import cli, save_model
 from harness.core import BenchError
 from harness.toolkit import saved_model
 from results.queries.db import ask
@@ -179,6 +179,52 @@ def test_a_dense_trial_becomes_a_plain_checkpoint(ran, tmp_path):
     assert not (folder / "modeling_compressed.py").exists()
     net = AutoModelForCausalLM.from_pretrained(folder)
     assert not net.training
+
+
+def test_merged_layers_are_a_plain_checkpoint_of_the_dense_size(ran, model, tmp_path):
+    trial = newest(ran, "basis_sharing")["trial"]
+    words = ["save-model", trial, "--format", "hf", "--store", str(ran)]
+
+    factored = invoke(*words, str(tmp_path / "factored"))
+    done = invoke(*words, "--merge", str(tmp_path / "hf"))
+
+    assert (factored.exit_code, done.exit_code) == (0, 0)
+    assert "21 layers are multiplied out to dense matrices; the logits" in done.output
+    assert "the file has the size of the dense model, " in done.output
+    assert "a plain checkpoint; AutoModelForCausalLM" in done.output
+    card = (tmp_path / "hf" / "README.md").read_text()
+    assert "The 21 compressed layers were multiplied out to dense matrices" in card
+    assert "trust_remote_code" not in card
+    source = (model / "model.safetensors").stat().st_size
+    assert abs((tmp_path / "hf" / "model.safetensors").stat().st_size - source) < 200
+    opened, own = (
+        AutoModelForCausalLM.from_pretrained(tmp_path / name, trust_remote_code=trust)
+        for name, trust in (("hf", False), ("factored", True))
+    )
+    torch.testing.assert_close(logits(opened), logits(own), rtol=1e-4, atol=1e-5)
+
+
+def test_nothing_to_merge_is_said(ran, tmp_path):
+    trial = newest(ran, "dense")["trial"]
+    words = ["save-model", trial, str(tmp_path / "hf"), "--store", str(ran)]
+
+    done = invoke(*words, "--format", "hf", "--merge")
+
+    assert done.exit_code == 0
+    assert "no layer to multiply out: all have their dense shape" in done.output
+    assert "Multiplied out" not in (tmp_path / "hf" / "README.md").read_text()
+
+
+def test_what_cannot_be_merged_is_refused_before_the_fit(ran, tmp_path):
+    row = {"method": "flap", "model": "smollm2-135m", "trial": "0123"}
+    with pytest.raises(BenchError, match="flap makes heads, neurons or hidden states"):
+        save_model._check("hf", row, merge=True)
+    trial = newest(ran, "dense")["trial"]
+    words = ["save-model", trial, str(tmp_path / "new"), "--store", str(ran), "--merge"]
+    done = CliRunner().invoke(cli, words)
+    assert done.exit_code == 2
+    assert "--merge is for --format hf and gguf: add one, or leave" in done.output
+    assert not (tmp_path / "new").exists()
 
 
 def networks(store):

@@ -1,39 +1,37 @@
-"""A pruned model in llama.cpp: it writes the words that transformers writes."""
+"""Compressed models in llama.cpp: it writes the words that transformers writes."""
 
-import os
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from harness.core import BenchError, Context
 from harness.registry import find
-from harness.toolkit import hugging_face_form
+from harness.toolkit import gguf_check, gguf_form, hugging_face_form, merged
 
-# Not in a registry: it comes with the sources of llama.cpp, and of llama-cpp-python.
-CONVERTER = os.environ.get("CONVERT_HF_TO_GGUF", "")
 PROMPTS = ("The capital of France is", "def fibonacci(n):\n")
 WORDS = 12
+# Method, its options, and ratio.
+CASES = {
+    "magnitude": ({}, 0.3),
+    "svd": ({}, 0.1),
+    "round_to_nearest": ({"bits": 4, "group_size": 64}, 0.875),
+}
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
-        find_spec("llama_cpp") is None,
+        find_spec(gguf_check.PACKAGE) is None,
         reason="the package llama-cpp-python is not installed",
-    ),
-    pytest.mark.skipif(
-        not CONVERTER,
-        reason="CONVERT_HF_TO_GGUF does not name llama.cpp's convert_hf_to_gguf.py",
     ),
 ]
 
 
-def test_llama_cpp_writes_what_transformers_writes(tmp_path: Path):
+@pytest.mark.parametrize("name", CASES)
+def test_llama_cpp_writes_what_transformers_writes(name, tmp_path: Path):
     from llama_cpp import Llama
 
     try:
@@ -41,22 +39,26 @@ def test_llama_cpp_writes_what_transformers_writes(tmp_path: Path):
     except BenchError as why:
         pytest.skip(str(why))
     ctx = Context(model=model, seed=0, device=torch.device("cpu"))
-    pruned = find("method", "magnitude").build({}).compress(None, 0.3, ctx)
+    options, ratio = CASES[name]
+    method = find("method", name).build(options)
+    fitted = method.fit(model, ctx) if hasattr(method, "fit") else None
+    compressed = model.with_net(method.compress(fitted, ratio, ctx).eval())
     origin = {"model": "smollm2-135m", "options": {}, "shape": None}
-    folder, file = tmp_path / "hf", tmp_path / "model.gguf"
-    hugging_face_form.write(model.with_net(pruned), origin, folder, "---\n---\n")
-    words = [sys.executable, CONVERTER, str(folder), "--outtype", "f32"]
-    subprocess.run([*words, "--outfile", str(file)], check=True, capture_output=True)
+    merged.multiply_out(compressed)
+    hf, file = tmp_path / "hf", tmp_path / gguf_form.FILE
+    hugging_face_form.write(compressed, origin, hf, "---\n---\n", plain=True)
+    net = AutoModelForCausalLM.from_pretrained(hf)
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    net = AutoModelForCausalLM.from_pretrained(folder)
+    gap = gguf_form.write(compressed, origin, tmp_path, "---\n---\n")
+
+    assert gap is not None
+    assert gap < 1e-3
     # Keys and values in float32 (0), which llama.cpp rounds to 16 bits by default.
     exact = {"type_k": 0, "type_v": 0, "flash_attn": False, "n_threads": 1}
     other = Llama(str(file), n_ctx=64, logits_all=True, verbose=False, **exact)
-
     for text in PROMPTS:
-        prompt = tokenizer(text, return_tensors="pt").input_ids
-        told = other.tokenize(text.encode(), add_bos=False, special=True)
+        prompt = model.tokenizer(text, return_tensors="pt").input_ids
+        told = other.tokenize(text.encode(), add_bos=True, special=True)
         assert told == prompt[0].tolist()
         greedy = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0}
         written = net.generate(prompt, max_new_tokens=WORDS, **greedy)[0].tolist()
@@ -68,5 +70,6 @@ def test_llama_cpp_writes_what_transformers_writes(tmp_path: Path):
         assert told == written
         with torch.inference_mode():
             logits = net(torch.tensor([written])).logits[0].numpy()
-        gap = np.abs(other.scores[: len(written)] - logits).max()
-        assert gap < 1e-3 * np.abs(logits).max()
+        gap = float(np.abs(other.scores[: len(written)] - logits).max())
+        largest = float(np.abs(logits).max())
+        assert gap < 1e-3 * largest
