@@ -27,12 +27,15 @@ WHERE status = 'ok' AND trial IN (SELECT unnest($1::VARCHAR[])) ORDER BY task, t
 _HUB_DATA = re.compile(r"([\w.-]+/[\w.-]+)/([\w.-]+)@([0-9a-f]+):")
 
 
-def finished(store: Store, trials: Sequence[str]) -> list[dict[str, Any]]:
+def finished(
+    store: Store, trials: Sequence[str], *, curves: bool = False
+) -> list[dict[str, Any]]:
     """The rows of finished trials, with their final numbers in ``measurements``.
 
     Args:
         store: Where the trials were run.
         trials: Whole ids.
+        curves: Whether to keep the numbers of single steps as well.
 
     Returns:
         One row for each trial, ordered by task.
@@ -49,7 +52,7 @@ def finished(store: Store, trials: Sequence[str]) -> list[dict[str, Any]]:
         )
     for row in rows:
         row["measurements"] = [
-            one for one in row["measurements"] or () if one["step"] is None
+            one for one in row["measurements"] or () if curves or one["step"] is None
         ]
     return rows
 
