@@ -22,6 +22,7 @@ CASES = {
 }
 
 pytestmark = [
+    pytest.mark.timeout(1800),  # two copies of a network of 30 blocks, four times
     pytest.mark.slow,
     pytest.mark.skipif(
         find_spec(gguf_check.PACKAGE) is None,
