@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import families
 import pytest
@@ -118,3 +119,66 @@ def test_a_network_that_is_compressed_already_is_refused_with_a_reason():
 
     with pytest.raises(Unsupported, match="put this method first in the chain"):
         heads.parts_of(model)
+
+
+def test_the_width_of_a_head_is_rounded_down():
+    one = replace(parts(tiny("llama")), head_dim=10)
+
+    # (1 - 0.9) * 10 is a little less than 1 in floating point.
+    assert [one.width(share) for share in (0, 0.25, 0.9, 0.95)] == [10, 7, 1, 0]
+
+
+@pytest.mark.parametrize("family", ["llama", "opt"])
+def test_the_neurons_of_a_block_have_their_writers_and_their_reader(family):
+    model = tiny(family)
+    one = parts(model)
+    found = one.neurons(model.net)
+
+    writers = ("gate", "up") if family == "llama" else ("up",)
+    assert found.writers == tuple(one.names[role] for role in writers)
+    assert (found.reader, found.count) == (one.names["down"], 40)
+
+
+@pytest.mark.parametrize(
+    ("family", "width", "kept"),
+    [
+        ("llama", 5, 4),  # channels turn in pairs
+        ("llama", 1, 2),  # one pair stays
+        ("opt", 5, 5),
+        ("opt", 0, 1),
+        ("opt", 6, None),
+        ("llama", 6, None),
+    ],
+)
+def test_heads_keep_the_channels_of_highest_score(family, width, kept):
+    model = tiny(family)
+    one = parts(model)
+    scores = torch.arange(6.0).repeat(one.key_heads, 1)
+    if family == "llama":  # a pair has one score
+        scores = torch.tensor([[1.0, 3, 2, 1, 3, 2]] * 2)
+
+    heads.keep_best_query_key(model.net, one, scores, width)
+
+    key = model.net.get_submodule(one.names["key"])
+    if kept is None:
+        assert isinstance(key, torch.nn.Linear)
+        return
+    best = {1: [5], 2: [1, 4], 4: [1, 2, 4, 5], 5: [1, 2, 3, 4, 5]}[kept]
+    assert key.place.tolist()[:kept] == best
+    assert len(key.place) == kept * one.key_heads
+
+
+def test_mapping_heads_to_some_of_their_channels_equals_leaving_the_others_out():
+    model = tiny("opt")  # with biases, without rotary positions
+    one = parts(model)
+    channels = torch.tensor([1, 4, 5])
+    cut, turned = copy.deepcopy(model.net), copy.deepcopy(model.net)
+    pick = torch.eye(6, dtype=torch.float64)[channels].expand(one.heads, 3, 6)
+
+    heads.keep_query_key(cut, one, channels.expand(one.key_heads, 3))
+    # A score is a product of both, so that a factor of 4 of one cancels.
+    heads.turn_query_key(turned, one, 4 * pick, pick / 4)
+
+    torch.testing.assert_close(logits(turned), logits(cut))
+    place = turned.get_submodule(one.names["key"]).place
+    assert place.tolist() == [6 * h + i for h in range(4) for i in range(3)]

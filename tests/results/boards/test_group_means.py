@@ -1,5 +1,7 @@
 """Means over groups of tasks: hand-worked, and no mean of what is not complete."""
 
+import re
+
 import pytest
 from synthetic import row
 
@@ -151,3 +153,54 @@ def test_methods_stand_by_their_mean_then_by_group_then_by_name(empty):
 
     assert [r["method"] for r in found] == ["f", "e", "c", "d", "g"]
     assert [r["mean"] for r in found] == pytest.approx([1, 0.75, 0.75, 0.75, 0.45])
+
+
+def test_a_table_of_several_models_names_them_and_shared_calibration_stands_above(
+    empty, monkeypatch
+):
+    monkeypatch.setenv("COLUMNS", "200")
+    used = '{"samples":8}'
+    for model in ("one", "two"):
+        for method, value in (("dense", 0.8), ("wanda", 0.4), ("svd", 0.2)):
+            ratio = 0.0 if method == "dense" else 0.2
+            calibration = used if method == "wanda" else None
+            empty.append(
+                row(
+                    f"{model}{method}",
+                    model=model,
+                    method=method,
+                    ratio=ratio,
+                    task="x",
+                    calibration=calibration,
+                    measured={"accuracy": value},
+                )
+            )
+    rows = leaderboard.read(empty)
+    found = by_group(rows, {"all": ["x"]})
+
+    lines = [re.sub(r"\x1b\[[\d;]*m", "", t) for t in table(found, rows).splitlines()]
+
+    assert lines[0] == "mean recovery in each group of tasks"
+    assert lines[1] == "calibration, where a method reads it: samples=8"
+    assert [line.split() for line in lines if " 0.2 " in line] == [
+        ["one", "0.2", "wanda", "0.5", "0.5"],
+        ["one", "0.2", "svd", "0.25", "0.25"],
+        ["two", "0.2", "wanda", "0.5", "0.5"],
+        ["two", "0.2", "svd", "0.25", "0.25"],
+    ]
+    assert "without a mean" not in lines[-1]
+
+
+def test_a_file_of_groups_is_read_as_it_stands(tmp_path):
+    path = tmp_path / "mine.yml"
+    path.write_text("groups: {b: [x, 1], a: [y]}\n")
+    assert list(read_groups(str(path)).items()) == [("b", ["x", "1"]), ("a", ["y"])]
+    for text, said in (
+        ("[1]", "has no groups"),
+        ("groups: {}", "has no groups"),
+        ("groups: {a: []}", "not a list of tasks"),
+        ("groups: [", "mine.yml"),
+    ):
+        path.write_text(text)
+        with pytest.raises(StoreError, match=said):
+            read_groups(str(path))

@@ -1,5 +1,7 @@
 """Tables: matching of trials, verdicts, marks, formats, verification."""
 
+import json
+
 import pytest
 from synthetic import row
 
@@ -12,7 +14,7 @@ from results.tables.cells import (
     SUBSTITUTE,
     WITHIN,
 )
-from results.tables.paper import paper_table
+from results.tables.paper import as_answer, paper_table
 from results.tables.published import PaperTable
 from results.tables.render import render
 
@@ -162,3 +164,79 @@ def test_a_cell_without_a_published_number_shows_four_significant_digits(empty):
     for printed, text in ((None, "91.23"), ("n/a", "91.23"), ("90.1", "91.2")):
         table = paper_table(empty, _paper(SVD | {"cells": [printed]}))
         assert table.rows[0].cells[0].text == text
+
+
+def test_verdicts_count_the_cells_with_a_published_number(empty):
+    empty.append(row("t", measured={"accuracy": 0.9}))
+    rows = [SVD | {"cells": [printed]} for printed in ("90", "90", "10", None)]
+    gptq = {"method": "gptq", "ratio": 0.4}
+    missing = [gptq | {"cells": [printed]} for printed in ("9", None)]
+
+    found = paper_table(empty, _paper(*rows, *missing)).verdicts()
+
+    assert {name: n for name, n in found.items() if n} == {
+        REPRODUCED: 2,
+        DIFFERS: 1,
+        NOT_RUN: 1,
+    }
+
+
+def test_a_table_is_titled_by_its_paper_and_ends_with_its_note_and_sources(empty):
+    bare = paper_table(empty, _paper(SVD))
+    cited = _paper(
+        SVD, paper="A 2024", table="Table 1", note="as printed", sources=["a file"]
+    )
+
+    assert (bare.title, bare.notes) == ("A table", [])
+    table = paper_table(empty, cited)
+    assert table.title == "A 2024 Table 1: A table"
+    assert table.notes == ["as printed", "Source: a file"]
+
+
+def test_a_cell_that_no_grid_plans_says_why(empty):
+    empty.append(row("t", status="failed", reason="no", ratio=0.4))
+    excused = {"unplanned": [{"method": ["svd"], "why": "no weights"}]}
+    absent, tried = SVD | {"cells": ["9"]}, SVD | {"ratio": 0.4, "cells": ["9"]}
+
+    assert _verdicts(empty, absent, tried, **excused) == [
+        (NOT_RUN, "no weights"),
+        (NOT_RUN, "failed: no"),
+    ]
+    other = {"unplanned": [{"method": ["gptq"], "why": "no weights"}]}
+    assert _verdicts(empty, absent, **other) == [
+        (NOT_RUN, "no such trial in the store")
+    ]
+
+
+def test_the_long_form_has_a_row_for_each_cell(empty):
+    for method, value in (("svd", 0.9), ("magnitude", 0.8)):
+        empty.append(row(method, method=method, measured={"accuracy": value}))
+    rows = [{"method": m, "ratio": 0.2, "label": m} for m in ("svd", "magnitude", "x")]
+    table = paper_table(empty, _paper(*rows))
+
+    found = as_answer(table)
+
+    assert len(found.types) == len(found.columns)
+    first, second, third = found.dicts()
+    assert (first["method"], first["column"], first["place"]) == ("svd", "accuracy", 1)
+    assert (second["measured"], second["place"]) == (pytest.approx(80), 2)
+    assert json.loads(first["key"])["trials"] == ["svd"]
+    assert (third["measured"], third["place"], third["key"]) == (None, None, None)
+
+
+def test_every_model_of_a_table_may_have_one_substitute(empty):
+    empty.append(row("t", model="small", measured={"accuracy": 0.8}))
+    table = paper_table(empty, _paper(SVD, SVD | {"model": "b"}), every_model="small")
+
+    assert [r.cells[0].measured for r in table.rows] == [80, 80]
+    assert "small stands for b, small stands for mlp;" in table.warnings[0]
+
+
+def test_a_dense_row_that_agrees_gives_no_warning(empty):
+    empty.append(row("d", method="dense", ratio=0.0, measured={"accuracy": 0.91}))
+    dense = {"method": "dense", "ratio": 0.0, "cells": ["91.0"]}
+
+    assert paper_table(empty, _paper(dense)).warnings == []
+    limited = dense | {"protocol": {"split": "train"}}
+    (warning,) = paper_table(empty, _paper(limited)).warnings
+    assert "(protocol differs: split)" in warning

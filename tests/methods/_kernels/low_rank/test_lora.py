@@ -2,8 +2,10 @@ import pytest
 import torch
 from tiny_llm import context, tiny
 
+from harness.core import NotFinite
 from harness.registry import find
 from methods._kernels.low_rank import lora
+from methods._kernels.low_rank.curvature import likelihood
 
 
 @pytest.fixture
@@ -45,3 +47,69 @@ def test_one_factor_learns_at_a_time_in_the_stated_order(
 def test_an_order_that_leaves_a_factor_out_is_refused():
     with pytest.raises(ValueError, match="is not left and right"):
         lora.Lora(order=("left", "left"))
+
+
+def test_the_loss_is_the_mean_over_windows_and_its_curve_has_every_epoch(compressed):
+    ctx, net = compressed
+    tokens = ctx.calibration().tokens
+    with torch.no_grad():
+        each = [
+            float(likelihood(net(input_ids=w[None], use_cache=False).logits, w[None]))
+            for w in tokens
+        ]
+    # A rate of zero leaves the network as it is.
+    recipe = lora.Lora(rank=2, epochs=2, learning_rate=0.0, batch=3)
+
+    lora.recover(net, recipe, ctx)
+
+    curve = [m for m in ctx.recorded if m.metric == "recovery_loss"]
+    assert [m.step for m in curve] == [0, 1, 2, 3]
+    mean = sum(each) / len(each)
+    assert [m.value for m in curve] == pytest.approx([mean] * 4, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("warmup", "shares"), [(0, [1, 1, 1]), (2, [0.5, 1, 1]), (4, [0.25, 0.5, 0.75])]
+)
+def test_the_rate_rises_linearly_over_the_warmup(
+    monkeypatch, compressed, warmup, shares
+):
+    ctx, net = compressed
+    rates = []
+
+    class Recorded(torch.optim.AdamW):
+        def step(self, closure=None):
+            rates.extend(group["lr"] for group in self.param_groups)
+            assert self.param_groups[0]["weight_decay"] == 0
+            super().step(closure)
+
+    monkeypatch.setattr(torch.optim, "AdamW", Recorded)
+    count = len(ctx.calibration().tokens)
+    batch = -(-count // 3)  # three steps in an epoch
+
+    recipe = lora.Lora(rank=2, epochs=1, learning_rate=0.01, batch=batch, warmup=warmup)
+    lora.recover(net, recipe, ctx)
+
+    assert len(rates) == 2 * 3
+    assert rates[:3] == rates[3:] == pytest.approx([0.01 * share for share in shares])
+
+
+def test_training_lowers_the_loss_and_leaves_every_weight_trainable(compressed):
+    ctx, net = compressed
+    recipe = lora.Lora(rank=4, epochs=3, learning_rate=5e-3, warmup=1)
+
+    after = lora.recover(net, recipe, ctx)
+
+    losses = [m.value for m in ctx.recorded if m.metric == "recovery_loss"]
+    assert losses[-1] < losses[0]
+    assert not after.training
+    assert all(p.requires_grad for p in after.parameters())
+
+
+def test_a_loss_that_is_not_finite_ends_the_training(compressed):
+    ctx, net = compressed
+    with torch.no_grad():
+        net.model.norm.weight.fill_(torch.inf)
+
+    with pytest.raises(NotFinite, match="the loss of LoRA epoch 0 is"):
+        lora.recover(net, lora.Lora(rank=2), ctx)

@@ -3,9 +3,17 @@
 import pytest
 import torch
 from scipy.linalg import qr
+from torch import nn
 
 from harness.core import NotFinite
-from methods._kernels.low_rank.pivots import LARGEST, pivots
+from methods._kernels.low_rank.factors import Group
+from methods._kernels.low_rank.pivots import (
+    LARGEST,
+    Pivoted,
+    install_pivoted,
+    pivoted_cost,
+    pivots,
+)
 
 
 def _normal(out, rank):
@@ -75,3 +83,67 @@ def test_a_factor_of_zeros_has_rows_too():
 def test_coefficients_beyond_float64_are_refused():
     with pytest.raises(NotFinite, match="coefficients of the rows"):
         pivots(_growing(1300, 1200))
+
+
+def two(dtype=torch.float32):
+    """Two layers that read one input, of five and three outputs, and their factors."""
+    torch.manual_seed(0)
+    layers = {"a": nn.Linear(4, 5), "b": nn.Linear(4, 3, bias=False)}
+    rng = torch.Generator().manual_seed(2)
+    left = torch.randn(8, 2, generator=rng, dtype=torch.float64)
+    right = torch.randn(2, 4, generator=rng, dtype=torch.float64)
+    return nn.ModuleDict(layers).to(dtype), left, right
+
+
+def test_pivoted_layers_compute_the_product_of_the_factors():
+    net, left, right = two()
+    bias = net["a"].bias.detach().clone()
+    install_pivoted(net, Group(names=("a", "b")), left, right)
+    x = torch.randn(2, 3, 4)
+
+    whole = x.double() @ (left @ right).T
+    torch.testing.assert_close(net["a"](x), whole[..., :5].float() + bias)
+    torch.testing.assert_close(net["b"](x), whole[..., 5:].float())
+    assert net["a"].right is net["b"].right  # computed once
+    mixed = [net[name].mix.out_features for name in "ab"]
+    assert sum(mixed) == 8 - 2  # two outputs of all are rows themselves
+    stored = sum(p.numel() for p in net.parameters()) - 5
+    positions = sum(m.weights()["order"].numel() for m in net.values())
+    assert stored + positions == pivoted_cost(8, 4, 2)
+    assert set(net["a"].weights()) == {"order", "bias"}
+    assert set(net["b"].weights()) == {"order"}
+
+
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_a_pivoted_layer_is_rebuilt_from_its_specification(name):
+    net, left, right = two()
+    install_pivoted(net, Group(names=("a", "b")), left, right)
+
+    fresh = Pivoted(**net[name].spec())
+    fresh.load_state_dict(net[name].state_dict())
+
+    x = torch.randn(3, 4)
+    assert torch.equal(fresh(x), net[name](x))
+
+
+def test_a_layer_all_of_whose_outputs_are_rows_mixes_none():
+    net = nn.ModuleDict({"a": nn.Linear(4, 2)})
+    rows = torch.tensor([[1.0, 2.0], [3.0, 5.0]]).double()
+    install_pivoted(net, Group(names=("a",)), rows, torch.eye(2, 4).double())
+
+    assert net["a"].mix.out_features == 0
+    x = torch.randn(3, 4)
+    bias = net["a"].bias
+    torch.testing.assert_close(net["a"](x), x[:, :2] @ rows.float().T + bias)
+
+
+@pytest.mark.parametrize("which", ["left", "right", "product"])
+def test_factors_that_a_layer_cannot_store_are_refused_by_name(which):
+    net, left, right = two(torch.float16)
+    if which == "product":
+        left, right = left * 1e3, right * 1e3  # either is within float16
+    else:
+        (left if which == "left" else right)[0, 0] = torch.nan
+
+    with pytest.raises(NotFinite, match="a factor of a and 1 more is not finite"):
+        install_pivoted(net, Group(names=("a", "b")), left, right)
