@@ -329,3 +329,37 @@ def test_epochs_of_training_are_shown_where_a_method_trains(empty):
     trains = next(line for line in shown.splitlines() if "dropback" in line)
     assert heading.split()[-1] == "epochs"
     assert trains.split()[-1] == "20"
+
+
+def test_the_metric_that_a_task_measures_first_is_read_unless_others_are_asked(empty):
+    with pytest.raises(StoreError, match="has no ranked number yet"):
+        leaderboard.read(empty)
+    empty.append(row("t", measured={"accuracy": 0.9, "loss": 0.3}))
+
+    def metrics(**only):
+        return {r["metric"] for r in leaderboard.read(empty, **only).dicts()}
+
+    assert metrics() == {"accuracy"}
+    assert metrics(metric=["loss"]) == {"loss"}
+    assert metrics(metric=["all"]) == {"accuracy", "loss"}
+    assert metrics(metric=["all", "loss"]) == {"loss"}
+    other = row("u", method="magnitude", model="cnn", measured={"accuracy": 0.9})
+    empty.append(other)
+    with pytest.raises(StoreError, match="no row of the leaderboard fits all"):
+        leaderboard.read(empty, method=["svd"], model=["cnn"])
+
+
+def test_one_board_asks_for_what_is_not_unique(empty):
+    empty.append(row("a"))
+    assert [r["method"] for r in leaderboard.one_board(empty)] == ["svd"]
+    empty.append(row("b", model_options='{"hidden":9}'))
+    with pytest.raises(StoreError, match="2 models fit: 'mlp', 'mlp hidden=9'; choose"):
+        leaderboard.one_board(empty)
+
+
+def test_only_protocols_with_a_rival_have_to_be_told_apart(empty):
+    empty.append(row("a", protocol="p1"))
+    empty.append(row("b", protocol="p2", task="other"))
+    assert leaderboard.rival_protocols(leaderboard.read(empty)) == set()
+    empty.append(row("c", protocol="p3"))
+    assert leaderboard.rival_protocols(leaderboard.read(empty)) == {"p1", "p3"}

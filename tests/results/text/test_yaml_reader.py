@@ -1,8 +1,10 @@
 """YAML that people write: what is read, and what is refused."""
 
+import re
+
 import pytest
 
-from results.text.yaml_reader import read
+from results.text.yaml_reader import MAX_BYTES, read
 
 
 @pytest.mark.parametrize("text", ["1e-1", "1E-1", "1.e-1", ".1e0", "+1e-1", "0.1"])
@@ -73,3 +75,59 @@ def test_a_number_has_at_most_forty_characters():
     assert read(b"1" * 40) == int("1" * 40)
     with pytest.raises(ValueError, match="line 2: a number of 41 characters"):
         read(b"\n" + b"1" * 41)
+
+
+def test_a_document_has_at_most_a_million_bytes():
+    whole = b"a: 1\n" + b"#" * (MAX_BYTES - 5)
+    assert read(whole) == {"a": 1}
+    with pytest.raises(ValueError, match="it has 1000001 bytes; 1000000 are allowed"):
+        read(whole + b"#")
+
+
+def test_lists_are_nested_at_most_forty_deep():
+    found = read(b"[" * 40 + b"]" * 40)
+    for _ in range(39):
+        (found,) = found
+    assert found == []
+    with pytest.raises(ValueError, match="more than 40 levels"):
+        read(b"[" * 41 + b"]" * 41)
+
+
+def test_aliases_count_as_what_they_stand_for():
+    line = ",".join("x" * 999)
+    allowed = f"a: &a [{line}]\nb: [{','.join(['*a'] * 98)}]"
+    # 1 + 2 + 1000 + 1 + 98 x 1000 = 99,004 values, and 100,004 with one alias more.
+    assert len(read(allowed.encode())["b"]) == 98
+    with pytest.raises(ValueError, match="more than 100000 values"):
+        read(f"a: &a [{line}]\nb: [{','.join(['*a'] * 99)}]".encode())
+
+
+@pytest.mark.parametrize("text", ["a: &x [*x]", "a: &x {b: [*x]}"])
+def test_a_value_that_holds_itself_is_refused(text):
+    with pytest.raises(ValueError, match="or holds itself"):
+        read(text.encode())
+
+
+def test_keys_are_names():
+    with pytest.raises(ValueError, match="line 2: a key must be a name"):
+        read(b"a: 1\n[b]: 2\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b"a: 1\n\tb: 2\n", "line 2, column 1: a tab in 'b: 2'; indent with spaces"),
+        (b"a: b: c\n", "line 1, column 5: mapping values are not allowed"),
+        (b"a: [1\nb: 2\n", "; look at the indent and the brackets of this line"),
+        (b"a: 'x", "line 1"),
+        (b"\xff", "it is not UTF-8 text"),
+    ],
+)
+def test_what_is_wrong_is_shown_with_its_place_and_a_hint(text, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        read(text)
+
+
+def test_an_empty_document_is_none():
+    assert read(b"") is None
+    assert read(b"# nothing\n") is None
