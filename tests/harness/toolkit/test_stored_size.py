@@ -80,3 +80,20 @@ def test_a_folder_without_weights_has_no_count(tmp_path: Path):
 
     assert stored_params(tmp_path) is None
     assert stored_params(tmp_path / "missing") is None
+
+
+def test_a_header_that_states_more_than_half_bytes_is_not_believed(tmp_path):
+    path = tmp_path / "model.safetensors"
+    most = 2 * len(header([10]))  # as many digits, so that the length is the same
+
+    path.write_bytes(header([most]))
+    assert stored_params(tmp_path) == most
+    path.write_bytes(header([most + 1]))
+    assert stored_params(tmp_path) is None
+
+
+def test_a_dtype_that_is_not_known_counts_four_bytes_a_weight(tmp_path):
+    (tmp_path / "config.json").write_text('{"dtype": "float8_e4m3fn"}')
+    (tmp_path / "pytorch_model.bin").write_bytes(bytes(400))
+
+    assert stored_params(tmp_path) == 100

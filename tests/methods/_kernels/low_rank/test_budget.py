@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from harness.core import Unsupported
-from methods._kernels.low_rank.budget import Offer, allocate, offer
+from methods._kernels.low_rank.budget import Offer, _fill, allocate, offer
 
 
 def offered(size: int, *points: tuple[float, float]) -> Offer:
@@ -69,3 +69,13 @@ def test_a_budget_below_rank_one_everywhere_says_how_much_can_go():
     assert allocate([empty], 20) == [None]
     with pytest.raises(Unsupported, match=r"takes 20: 0\.000 at most"):
         allocate([empty], 19)
+
+
+def test_a_rank_is_bought_by_its_gain_per_weight_not_by_its_gain():
+    # 3 for 2 weights and 2 for 1: the second is the better buy, and one weight is left.
+    first = offered(100, (3, 9.0), (5, 6.0))
+    second = offered(100, (4, 9.0), (5, 7.0))
+
+    assert _fill([first, second], [1, 1], 9) == [1, 2]
+    assert _fill([first, second], [1, None], 110) == [2, None]
+    assert _fill([first, second], [2, 2], 99) == [2, 2]  # no further rank is offered
