@@ -119,3 +119,23 @@ def test_the_front_of_a_figure_is_that_of_the_view(stored):
         "AND metric = 'accuracy'",
     )
     assert ours == set(view.rows)
+
+
+def test_without_rows_there_is_no_front():
+    assert costs.probabilities([], "params") == []
+
+
+def test_a_row_without_an_error_is_exact_and_less_may_be_better():
+    rows = [
+        {"mean": m, "stderr": None, "goal": "min", "c": c}
+        for m, c in ((5.0, 1), (4.0, 2), (6.0, 3))
+    ]
+    assert costs.probabilities(rows, "c") == [1, 1, 0]
+    other = [row | {"goal": "max"} for row in rows]
+    assert costs.probabilities(other, "c") == [1, 0, 1]
+
+
+def test_equal_means_at_equal_costs_are_one_row_of_the_front():
+    rows = [{"mean": 1, "c": 1}, {"mean": 1, "c": 1}, {"mean": 2, "c": 1}]
+    assert costs.front(rows, "c", more=True) == [rows[2]]
+    assert costs.front(rows[:2], "c", more=False) == rows[:1]

@@ -76,3 +76,23 @@ def test_methods_are_chosen_among_the_rows():
     assert narrowing.of_methods(rows, ["a"]).rows == [A, FAR]
     with pytest.raises(StoreError, match="no method among these rows called 'c'"):
         narrowing.of_methods(rows, ["a", "c"])
+
+
+def test_rows_of_a_grid_are_those_of_its_plans(empty):
+    keys = ("trial", "method", "method_options", "model", "task", "ratio", "seed")
+    for trial, method in (("a", "svd"), ("b", "magnitude")):
+        made = row(trial, method=method)
+        empty.append(made)
+        plan = {
+            "plan": trial,
+            "grid": f"grid-{trial}",
+            "planned_at": made["started_at"],
+        }
+        empty.record_plan([plan | {key: made[key] for key in keys}])
+    rows = leaderboard.read(empty)
+
+    found = narrowing.of_grid(empty, rows, "grid-b")
+
+    assert [one["method"] for one in found.dicts()] == ["magnitude"]
+    with pytest.raises(StoreError, match="no grid called 'grid-c'"):
+        narrowing.of_grid(empty, rows, "grid-c")
