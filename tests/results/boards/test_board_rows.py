@@ -123,5 +123,5 @@ def test_a_recovery_of_twelve_percent_is_useless_and_guessing_gets_no_star():
     ):
         row = ROW | change
         assert board_rows.is_best(row, [row, rival]) is star, change
-    tied = [ROW, ROW | {"method": "dense"}]  # the dense model is no rival
+    tied = [ROW, ROW | {"method": "dense"}]  # the dense model does not compete
     assert board_rows.is_best(ROW, tied) is False

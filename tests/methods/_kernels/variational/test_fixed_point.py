@@ -184,3 +184,17 @@ def test_the_loss_of_a_row_is_its_error_over_twice_its_variance():
     assert table.loss[0, 0] == pytest.approx(0.5)
     assert table.cost[0, 0] == 0
     assert (table.loss[0].diff() <= 0).all()
+
+
+def test_what_is_left_buys_a_width_that_takes_all_of_it():
+    # Two equal rows: no price separates them, so that none is chosen at first. The four
+    # bits that are left are enough for one of the two.
+    cost = torch.tensor([[0, 4], [0, 4]])
+    loss = torch.tensor([[10.0, 0.0], [10.0, 0.0]], dtype=torch.float64)
+
+    spent = [int(fixed_point._spend(cost, loss, bits).sum()) * 4 for bits in (3, 4, 7)]
+    assert spent == [0, 4, 4]
+    assert fixed_point._spend(cost, loss, 8).tolist() == [1, 1]
+    # A width that loses nothing less is not bought.
+    same = torch.ones(2, 2, dtype=torch.float64)
+    assert fixed_point._spend(cost, same, 100).tolist() == [0, 0]
