@@ -1,5 +1,6 @@
 """The live page over HTTP: answers follow the store, and strangers get none."""
 
+import asyncio
 import json
 import urllib.error
 import urllib.request
@@ -74,3 +75,68 @@ def test_a_token_is_asked_for_where_there_is_one(guarded):
     assert guarded("?token=secret")[0] == 200
     assert guarded("api/boards", Authorization="Bearer secret")[0] == 200
     assert guarded("api/boards", Cookie="shrinkgrid_token=secret")[0] == 200
+
+
+async def _request(app, path: str, query: str = "", host: str = "localhost"):
+    """The status and headers that an application gives to one request."""
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    async def receive():
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    scope = {"type": "http", "http_version": "1.1", "method": "GET", "scheme": "http"}
+    scope |= {"path": path, "raw_path": path.encode(), "query_string": query.encode()}
+    scope |= {"headers": [(b"host", host.encode())], "root_path": ""}
+    scope |= {"client": ("127.0.0.1", 1), "server": ("127.0.0.1", 80)}
+    await app(scope, receive, send)
+    (start,) = (m for m in sent if m["type"] == "http.response.start")
+    return start["status"], {k.decode(): v.decode() for k, v in start["headers"]}
+
+
+def asked(app, *words: str) -> tuple[int, dict[str, str]]:
+    return asyncio.run(_request(app, *words))
+
+
+def test_a_token_of_the_address_is_kept_in_a_cookie_that_scripts_cannot_read(empty):
+    guarded = server.app(empty, token="secret")
+
+    _, headers = asked(guarded, "/", "token=secret")
+    cookie = headers["set-cookie"].lower()
+    assert cookie.startswith("shrinkgrid_token=secret;")
+    assert "httponly" in cookie
+    assert "samesite=strict" in cookie
+    status, headers = asked(guarded, "/", "token=wrong")
+    assert (status, "set-cookie" in headers) == (401, False)
+    # Where everybody may read, a word in the address is not a token.
+    status, headers = asked(server.app(empty), "/", "token=secret")
+    assert (status, "set-cookie" in headers) == (200, False)
+    assert headers["cache-control"] == "no-store"
+    assert headers["x-frame-options"] == "DENY"
+
+
+def test_a_server_for_other_machines_takes_every_name(empty):
+    assert asked(server.app(empty, hosts=("*",)), "/", "", "gpu7")[0] == 200
+    assert asked(server.app(empty), "/", "", "gpu7")[0] == 400
+
+
+def test_an_answer_is_computed_once_for_each_state_of_the_store(empty, monkeypatch):
+    computed = []
+    monkeypatch.setattr(
+        server.page_data, "answer", lambda _, name: computed.append(name) or [name]
+    )
+    monkeypatch.setattr(server, "_MOST_KEPT", 2)
+    answers = server.Answers(empty)
+
+    assert answers.answer("a") == b'["a"]'
+    answers.answer("a")
+    answers.answer("b")
+    assert computed == ["a", "b"]
+    answers.answer("c")  # two are kept: all are dropped
+    answers.answer("a")
+    assert computed == ["a", "b", "c", "a"]
+    empty.append(row("t"))
+    answers.answer("a")
+    assert computed[-2:] == ["a", "a"]
