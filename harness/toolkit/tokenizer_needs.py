@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,10 @@ from typing import Any
 from results.text import json_reader
 
 _DEFAULT = "default"  # what transformers calls the template without a name
+# Variables by which chat templates are told to reason, besides ``enable_thinking``:
+# DeepSeek V3.1 and Granite, gpt-oss.
+_THINKING = "enable_thinking"
+_SWITCHES = ("thinking", "reasoning_effort")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +70,8 @@ def refusal(name: str, has: Has, task: Any) -> str | None:
         name: Of the model, for the message.
         has: What its tokenizer has.
         task: The configured task; its options ``bos``, ``add_bos``,
-            ``apply_chat_template`` and ``enable_thinking`` are read where it has them.
+            ``apply_chat_template``, ``enable_thinking`` and ``chat_template_args`` are
+            read where it has them.
 
     Returns:
         One sentence with what to do.
@@ -96,13 +102,32 @@ def _no_template(name: str, has: Has, wanted: bool | str, task: Any) -> str | No
             f"{chosen!r}. Known: {', '.join(known)}; "
             + ("name one" if wanted is True else "write true for the default")
         )
-    thinks = "enable_thinking" in has.templates[chosen]
-    if getattr(task, "enable_thinking", None) and not thinks:
+    template = has.templates[chosen]
+    if getattr(task, "enable_thinking", None) and not _reads(template, _THINKING):
+        others = [one for one in _SWITCHES if _reads(template, one)]
+        instead = f"; it reads {others[0]}: see chat_template_args" if others else ""
         return (
             f"the chat template of {name} does not read enable_thinking, so that the "
-            "option would change nothing: leave it out"
+            f"option would change nothing: leave it out{instead}"
         )
+    for variable in sorted(getattr(task, "chat_template_args", None) or ()):
+        if not _reads(template, variable):
+            return (
+                f"the chat template of {name} does not read {variable}, so that this "
+                "entry of chat_template_args would change nothing: leave it out"
+            )
     return None
+
+
+def _reads(template: str, variable: str) -> bool:
+    """Whether a word stands inside of a tag of a Jinja template.
+
+    >>> _reads("thinking {% if think %}", "thinking")
+    False
+    """
+    tags = re.findall(r"\{[{%].*?[%}]\}", template, re.DOTALL)
+    word = re.compile(rf"\b{re.escape(variable)}\b")
+    return any(word.search(tag) for tag in tags)
 
 
 def _named(found: Any) -> dict[str, str]:

@@ -150,6 +150,7 @@ def _evaluated(
             batch_size=task.batch_size,
             add_bos_token=task.add_bos,
             enable_thinking=task.enable_thinking,
+            chat_template_args=dict(task.chat_template_args or {}),
             think_end_token=task.think_end_token,
         )
         results = lm_eval.evaluator.simple_evaluate(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from harness.core import Measurement
@@ -22,7 +22,17 @@ _OF_WRITING: dict[str, Any] = {
     "repeats": 1,
     "think_end_token": None,
 }
-_OPTIONS = {**_OF_WRITING, "enable_thinking": None, "seed": None}
+_OPTIONS = {
+    **_OF_WRITING,
+    "chat_template_args": None,
+    "enable_thinking": None,
+    "seed": None,
+}
+# What transformers and lm-eval themselves pass to a chat template.
+_RESERVED = (
+    *("add_generation_prompt", "bos_token", "chat_template", "continue_final_message"),
+    *("conversation", "documents", "eos_token", "messages", "tokenize", "tools"),
+)
 _ARGUMENTS = (
     "max_gen_toks",
     "temperature",
@@ -43,6 +53,8 @@ class Generation:
             true with a chat template, as on lm-eval's command line.
         enable_thinking: Whether the chat template asks the model to reason before it
             answers; None leaves it to the template.
+        chat_template_args: Other variables of the chat template with their values, as
+            lm-eval's option of this name: ``{thinking: true}`` for DeepSeek V3.1.
         think_end_token: What ends the reasoning, as text or as the id of a token. An
             answer is what follows its last occurrence.
         max_gen_toks: Most tokens of an answer that the model writes, its reasoning
@@ -61,6 +73,8 @@ class Generation:
     system_instruction: str | None = None
     fewshot_as_multiturn: bool | None = None
     enable_thinking: bool | None = None
+    # Left out of the hash, since a mapping has none; two tasks still compare by it.
+    chat_template_args: dict[str, Any] | None = field(default=None, hash=False)
     think_end_token: str | int | None = None
     max_gen_toks: int | None = None
     temperature: float | None = None
@@ -121,7 +135,25 @@ class Generation:
                 "reasoning ('</think>' of Qwen3): what is written before it is not "
                 "scored"
             )
+        if self.chat_template_args is not None:
+            yield from self._wrong_args(self.chat_template_args)
         yield from self._without_effect()
+
+    def _wrong_args(self, given: Mapping[str, Any]) -> Iterator[str]:
+        if not self.apply_chat_template:
+            yield (
+                "chat_template_args is for chat templates: set apply_chat_template: "
+                "true"
+            )
+        if not given:
+            yield "chat_template_args names no variable: leave it out"
+        if "enable_thinking" in given:
+            yield (
+                "chat_template_args: enable_thinking is an option of its own, which "
+                "also says whether reasoning is scored: write it beside"
+            )
+        for name in sorted(given.keys() & {*_RESERVED}):
+            yield f"chat_template_args: {name} is set by the task itself: leave it out"
 
     def _without_effect(self) -> Iterator[str]:
         writes, said = self.writes(), self.generation()

@@ -31,8 +31,8 @@ class InMemory(HFLM):
         model: The network and its length.
         tokenizer: A copy of the model's tokenizer, from ``tokenizer_for``.
         tokens: What the tokenizer made of each text so far; grows.
-        **options: ``batch_size``, ``add_bos_token``, ``enable_thinking`` and
-            ``think_end_token``, as ``HFLM`` has them.
+        **options: ``batch_size``, ``add_bos_token``, ``enable_thinking``,
+            ``chat_template_args`` and ``think_end_token``, as ``HFLM`` has them.
     """
 
     def __init__(

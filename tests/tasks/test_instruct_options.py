@@ -28,6 +28,8 @@ THINKING = (
     "{{ 'g' if enable_thinking is not defined or enable_thinking else 'gh' }}"
     "{% endif %}"
 )
+# As DeepSeek V3.1 and Granite name it: not to reason is the default.
+NAMED = TEMPLATE + "{{ 'g' if thinking is defined and thinking else 'gh' }}"
 WRITES = WRITING.replace("max_gen_toks: {more}, ", "").replace("{more}", "")
 SHOTS = WRITING.replace("test_split", "training_split: test\ntest_split", 1)
 DRAWS = WRITES.replace("do_sample: false", "do_sample: true, temperature: 0.5")
@@ -85,6 +87,8 @@ class Recorded:
         {},
         {"enable_thinking": False},
         {"enable_thinking": True, "think_end_token": "h"},
+        {"chat_template_args": {"thinking": True}, "think_end_token": "h"},
+        {"chat_template_args": {"thinking": False}},
         {"num_fewshot": 2},
         {"num_fewshot": 2, "fewshot_as_multiturn": False},
         {"system_instruction": "ff"},
@@ -94,7 +98,8 @@ class Recorded:
     ids=lambda options: " ".join(options) or "template",
 )
 def test_the_network_is_asked_as_lm_eval_asks_it(options, task, tmp_path, monkeypatch):
-    words = spied(chat_template=THINKING).tokenizer
+    named = "chat_template_args" in options
+    words = spied(chat_template=NAMED if named else THINKING).tokenizer
     chosen = task(
         SHOTS.replace("generate_until", "generate_until\nfewshot_delimiter: 'e'"),
         texts=["cd", "dcc", "ab"],
@@ -106,7 +111,7 @@ def test_the_network_is_asked_as_lm_eval_asks_it(options, task, tmp_path, monkey
     found = measured(chosen, ours.model)["exact_match"]
 
     theirs = Recorded(monkeypatch, words)
-    of_model = ("enable_thinking", "think_end_token")
+    of_model = ("enable_thinking", "chat_template_args", "think_end_token")
     of_writing = ("max_gen_toks", "temperature", "top_p", "top_k")
     seeds = ("random_seed", "numpy_random_seed", "torch_random_seed")
     kwargs = {key: options[key] for key in of_writing if key in options}
@@ -154,6 +159,57 @@ def test_the_template_reads_whether_the_model_reasons(thinking, prompt, task):
     assert [letters(row) for row in model.net.rows] == [prompt]
     assert chosen.protocol().get("enable_thinking") == thinking
     assert chosen.protocol().get("think_end_token") == end
+
+
+@pytest.mark.parametrize(
+    ("given", "prompt"),
+    [(None, "?cdgh"), ({"thinking": True}, "?cdg"), ({"thinking": False}, "?cdgh")],
+)
+def test_a_template_reads_a_switch_of_another_name(given, prompt, task):
+    model = writer("bha")
+    model.tokenizer.chat_template = NAMED
+    options = {"chat_template_args": given, "think_end_token": "h"}
+    chosen = task(WRITES, apply_chat_template=True, **options)
+
+    found = measured(chosen, model)
+
+    assert [letters(row) for row in model.net.rows] == [prompt]
+    assert chosen.protocol().get("chat_template_args") == given
+    assert found["exact_match"].value == 1  # what precedes "h" is not scored
+
+
+def test_tasks_with_other_variables_are_other_tasks(task):
+    one, same, other = (
+        task(WRITES, apply_chat_template=True, chat_template_args={"thinking": value})
+        for value in (True, True, False)
+    )
+    assert one == same
+    assert hash(one) == hash(same)
+    assert one != other
+
+
+@pytest.mark.parametrize(
+    ("options", "template", "said"),
+    [
+        ({"chat_template_args": {"think": True}}, NAMED, "does not read think, so"),
+        (
+            {"chat_template_args": {"thinking": True}},
+            "thinking" + TEMPLATE,
+            "does not read thinking, so that this entry",
+        ),
+        (
+            {"enable_thinking": True, "think_end_token": "h"},
+            NAMED,
+            "enable_thinking, .*; it reads thinking: see chat_template_args",
+        ),
+    ],
+)
+def test_a_variable_that_the_template_does_not_read_is_refused(
+    options, template, said, task
+):
+    chosen = task(WRITES, apply_chat_template=True, **options)
+    with pytest.raises(Unsupported, match=said):
+        measured(chosen, spied(chat_template=template))
 
 
 @pytest.mark.parametrize(
@@ -237,6 +293,25 @@ def test_a_template_without_a_system_turn_is_refused(template, task):
         (WRITES, {"enable_thinking": False}, "is for chat templates: set"),
         (WRITES, {"enable_thinking": True}, "needs think_end_token"),
         (CHOICE, {"enable_thinking": True, "think_end_token": "h"}, "and letters comp"),
+        (WRITES, {"chat_template_args": {"a": 1}}, "chat_template_args is for chat te"),
+        (
+            WRITES,
+            {"chat_template_args": {}, "apply_chat_template": True},
+            "names no variable: leave it out",
+        ),
+        (
+            WRITES,
+            {"chat_template_args": {"tools": []}, "apply_chat_template": True},
+            "chat_template_args: tools is set by the task itself",
+        ),
+        (
+            WRITES,
+            {
+                "chat_template_args": {"enable_thinking": True},
+                "apply_chat_template": True,
+            },
+            "enable_thinking is an option of its own",
+        ),
         (CHOICE, {"max_gen_toks": 5}, "max_gen_toks has no effect on letters"),
         (CHOICE, {"temperature": 1.0}, "temperature has no effect on letters"),
         (CHOICE, {"repeats": 2}, "repeats has no effect on letters"),
