@@ -190,10 +190,10 @@ def _rows(connection: Connection, store: Store | None, paths: list[str]) -> int:
     total = 0
     for first in range(0, len(paths), _AT_ONCE):
         some = listed(store, paths[first : first + _AT_ONCE])
-        found = connection.execute(
+        ((found,),) = connection.execute(
             f"SELECT count(*) FROM read_parquet({some}, hive_partitioning = false)"
-        )
-        total += int((found.fetchone() or (0,))[0])
+        ).fetchall()
+        total += int(found)
     return total
 
 

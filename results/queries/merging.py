@@ -210,12 +210,11 @@ def _write_table(connection: Connection, table: str, known: list[str], to: Path)
         f"COPY (SELECT * {replaced} {kept}) TO {quoted(str(to))} (FORMAT parquet, "
         f"COMPRESSION zstd, ROW_GROUP_SIZE {_ROW_GROUP})"
     )
-    counts = connection.execute(
+    ((keys, rows, written),) = connection.execute(
         f"SELECT count(DISTINCT {key}), count(*), "
         f"(SELECT count(*) FROM read_parquet({quoted(str(to))}, "
         f"hive_partitioning = false)) {kept}"
-    ).fetchone()
-    keys, rows, written = counts or (0, 0, 0)
+    ).fetchall()
     # Counted before the file is published, as a compaction does.
     if rows != written:
         raise StoreError(f"merging {table} read {rows} rows, wrote {written}")

@@ -159,14 +159,14 @@ def _check(
     written: Path,
 ) -> None:
     """Raise an error if a row that stays was not written: its files are deleted."""
-    counts = connection.execute(
+    ((stay, wrote),) = connection.execute(
         f"SELECT (SELECT count(*) FROM {_read(store, paths)} "
         f'WHERE "{column}" IS NULL OR "{column}" NOT IN (SELECT id FROM gone)), '
         f"(SELECT count(*) FROM read_parquet({quoted(str(written))}, "
         "hive_partitioning = false))"
-    ).fetchone()
-    if counts is None or counts[0] != counts[1]:
-        raise StoreError(f"rows that stay and rows that were written differ: {counts}")
+    ).fetchall()
+    if stay != wrote:
+        raise StoreError(f"{stay} rows stay, and {wrote} were written")
 
 
 def _read(store: Store, paths: list[str], *, named: bool = False) -> str:
