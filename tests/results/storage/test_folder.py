@@ -113,6 +113,12 @@ def test_a_request_that_succeeds_later_has_an_answer(clock):
     assert clock == [0.5, 1]
 
 
+def test_pauses_are_shortened_by_chance_so_that_workers_spread_out(clock, monkeypatch):
+    monkeypatch.setattr(module.random, "uniform", lambda low, high: low)
+    assert patiently(fails(OSError("a"), OSError("a"), None), "s3://s") == "answer"
+    assert clock == [0.25, 0.5]
+
+
 def test_what_is_missing_or_forbidden_is_not_asked_for_again(clock):
     with pytest.raises(FileNotFoundError):
         patiently(fails(FileNotFoundError()), "s3://s")

@@ -1,6 +1,7 @@
 """The quick look at a row never lets pass what the parser of Arrow refuses."""
 
 import datetime as dt
+import math
 
 import numpy as np
 import pytest
@@ -52,3 +53,37 @@ def test_rows_as_the_engine_makes_them_surely_fit():
     for wrong in ({"metric": 3}, {"value": "high"}, {"no_such": 1.0}):
         measured = [made["measurements"][0] | wrong]
         assert not row_checks.surely_fits("trials", made | {"measurements": measured})
+
+
+def measured(*numbers, **columns):
+    keys = ("metric", "value", "stderr", "step")
+    found = [dict(zip(keys, one, strict=False)) for one in numbers]
+    return row("t", measurements=found, **columns)
+
+
+@pytest.mark.parametrize(
+    ("made", "ranked"),
+    [
+        (measured(("accuracy", 0.9), ("loss", -1.0, 0.0)), True),
+        (measured(), True),
+        (measured(("accuracy", 0.9), model=None), False),
+        (measured(("accuracy", 0.9), ratio=math.nan), False),
+        (measured(("accuracy", 0.9), (None, 0.9)), False),
+        (measured(("accuracy", 0.9), ("accuracy", 0.8)), False),  # which one counts?
+        # Points of a curve are not ranked.
+        (measured(("loss", 1.0), ("loss", 1e300, None, 1), ("loss", 2.0, -1, 2)), True),
+        (measured(("loss", 1.0), ("perplexity", 1e300)), False),
+        (measured(("perplexity", -1e300), ("loss", 1.0)), False),
+        (measured(("loss", 1.0, 0.1), ("accuracy", 0.9, -0.1)), False),
+        (measured(("loss", 1.0, 1e300), ("accuracy", 0.9, 0.1)), False),
+    ],
+)
+def test_a_row_can_be_ranked_if_all_of_its_final_numbers_can(made, ranked):
+    assert row_checks.ranks(made) is ranked
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_number_that_is_not_finite_is_refused_by_its_metric(value):
+    with pytest.raises(StoreError, match=f"loss of trial t is {value}; only finite"):
+        row_checks.check_finite(measured(("accuracy", 0.9), ("loss", value)))
+    row_checks.check_finite({"trial": "t", "measurements": None})
