@@ -147,10 +147,8 @@ Values = dict[tuple[str, str], float]
 def _values(store: Store, written: list[Written]) -> Values:
     """(trial, metric or column) -> value, of all trials that any key names."""
     leaves = [leaf for one in written for leaf in _leaves(one.key)]
-    trials = ", ".join(
-        sorted({quoted(str(t)) for leaf in leaves for t in leaf["trials"]})
-    )
-    columns = sorted({leaf["column"] for leaf in leaves if "column" in leaf})
+    trials = ", ".join({quoted(str(t)) for leaf in leaves for t in leaf["trials"]})
+    columns = {leaf["column"] for leaf in leaves if "column" in leaf}
     # Column names go into SQL below as they are; only known ones may.
     for column in columns:
         if column not in TRIALS:

@@ -1,5 +1,6 @@
 """Numbers that should never have been stored are left out, with a warning."""
 
+import json
 import math
 
 import pyarrow as pa
@@ -136,3 +137,29 @@ def test_trials_that_newer_ones_replace_are_mentioned(empty):
     assert listed.rows == [(f"{model}-old", "old") for model in "abcd"]
     leaderboard.read(empty)
     assert empty.warnings == [warning]
+
+
+def test_of_models_whose_trials_were_replaced_three_are_named(empty):
+    from results.queries import left_out
+
+    for model in ("a", "b", "c", "d"):
+        for minute, version in ((0, 1), (1, 2)):
+            known = {"model": [{"name": model, "version": version, "options": {}}]}
+            empty.append(
+                row(
+                    f"{model}{version}",
+                    model=model,
+                    minute=minute,
+                    identity=json.dumps(known | {"dtype": "float32"}),
+                )
+            )
+    counts = ask(
+        empty, "SELECT model, count(*) FROM superseded GROUP BY ALL ORDER BY ALL"
+    ).rows
+    assert counts == [(model, 1) for model in "abcd"]
+
+    left_out.warn(empty)
+    left_out.warn(empty)  # said once
+
+    (warning,) = empty.warnings
+    assert "changed: 1 of a, 1 of b, 1 of c and 1 more; rankings" in warning

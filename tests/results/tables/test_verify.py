@@ -166,3 +166,12 @@ def test_a_mean_over_seeds_weighs_them_equally():
     key = {"metric": "x", "trials": ["a", "b", "c"], "scale": 2, "offset": 1}
     assert _compute(values, key) == 7
     assert _compute(values, {"mean": [key, key | {"trials": ["a"]}]}) == 5
+
+
+@pytest.mark.parametrize("before", ["", "\n", "\n\n", "text\n"])
+def test_a_damaged_key_is_found_in_its_line(empty, tmp_path, before):
+    (tmp_path / "t.tex").write_text(before + "0.5 % shrinkgrid {broken}")
+    line = before.count("\n") + 1
+
+    with pytest.raises(StoreError, match=rf"^line {line}: the key"):
+        verify(empty, tmp_path / "t.tex")
