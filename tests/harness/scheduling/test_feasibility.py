@@ -77,6 +77,8 @@ def test_what_autoscaling_may_bring_is_not_refused(refused):
     promised = Cluster(nodes=(host,), promised=(64.0, 8.0))
     assert not refused(promised, Resources(gpus=8))
     assert refused(promised, Resources(gpus=9))
+    assert not refused(promised, Resources(cpus=64))
+    assert refused(promised, Resources(cpus=65))
 
 
 def test_a_node_is_able_if_it_can_run_one_of_the_bundles(plan):

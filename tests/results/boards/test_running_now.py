@@ -78,3 +78,13 @@ def test_a_process_of_another_machine_counts_until_its_lease_is_gone(running):
 def test_nothing_runs_in_a_store_without_leases(stored):
     found = running_now.running_now(stored)
     assert (found["runs"], found["trials"]) == ([], [])
+
+
+def test_the_time_that_is_left_follows_the_forecast_then_the_trials():
+    left = running_now.seconds_left
+    assert left(40.0, 1, 0, 0.0) == 40
+    assert left(40.0, 4, 3, 70.0) == 20  # (10 + 70) / 4 for one trial more
+    assert left(None, 4, 0, 5.0) is None
+    assert left(None, 4, 1, 5.0) == 15
+    assert left(40.0, 4, 5, 50.0) == 0
+    assert left(40.0, 0, 0, 1.0) == 0

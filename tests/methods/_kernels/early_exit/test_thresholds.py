@@ -113,3 +113,17 @@ def test_the_released_search_by_hand():
     found = released_search(Validation("confidence", [early, final], labels, costs))
     by_tolerance = [c.thresholds for c in found[-6:]]
     assert by_tolerance == [(0.01,), (0.04,), (0.04,), (0.04,), (0.04,), (0.99,)]
+
+
+def test_an_excluded_class_is_not_the_answer_of_the_network_either():
+    # At exit 1 class 2 is below half of 0.8 and leaves; the other two stay, so that
+    # the sample goes on. The network would answer 2, and of what is left answers 1.
+    early = torch.logit(torch.tensor([[0.8, 0.5, 0.3]]))
+    last = torch.tensor([[1.0, 2.0, 9.0]])
+    costs = Costs([10, 10], [1])
+
+    for label, accuracy in ((1, 1.0), (2, 0.0)):
+        labels = torch.tensor([label])
+        found = simulate("exclusion", [early, last], labels, costs, (0.5,))
+        assert found.accuracy == accuracy
+        assert found.saved == pytest.approx(1 - 21 / 20)

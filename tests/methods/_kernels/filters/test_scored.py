@@ -80,3 +80,6 @@ def test_every_cut_scores_the_network_that_the_cut_before_left(monkeypatch):
     ]
     # Epochs go on from those before: two after each cut but the last.
     assert trained == [("brightness-2", 0), ("brightness-3", 2), ("brightness", 4)]
+    trained.clear()
+    Brightness(steps=2).compress("of the dense network", 0.6, ctx)
+    assert trained == [("brightness-2", 0), ("brightness", 0)]  # none between

@@ -79,3 +79,10 @@ def test_a_rank_is_bought_by_its_gain_per_weight_not_by_its_gain():
     assert _fill([first, second], [1, 1], 9) == [1, 2]
     assert _fill([first, second], [1, None], 110) == [2, None]
     assert _fill([first, second], [2, 2], 99) == [2, 2]  # no further rank is offered
+
+
+def test_what_counts_as_rounding_does_not_depend_on_the_unit():
+    energy = torch.tensor([1.0, 1e-13, 1e-15], dtype=torch.float64)
+    for scale in (1e-20, 1e20):
+        found = offer("a", (9, 9), scale * energy, lambda out, inner, rank: rank)
+        assert found.error.tolist() == pytest.approx([1e-13 * scale, 0, 0], rel=1e-9)
