@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -41,6 +42,22 @@ def shrinkgrid(tmp_path: Path, monkeypatch, capsys):
         return status, said.out, said.err
 
     return runs
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the store of ``finished`` is kept for the other tests."""
+    return tmp_path_factory.mktemp("finished") / "store"
+
+
+@pytest.fixture
+def finished(shrinkgrid, grid, tmp_path: Path, kept: Path) -> None:
+    """The store of the test has the grid, all of which ran; it runs once."""
+    if kept.exists():
+        shutil.copytree(kept, tmp_path / "store")
+        return
+    assert shrinkgrid("run", grid, "--address", "inline")[0] == 0
+    shutil.copytree(tmp_path / "store", kept)
 
 
 def test_run_ends_with_the_leaderboard_and_again_has_nothing_to_do(shrinkgrid, grid):
@@ -188,8 +205,9 @@ def test_an_error_is_one_message_and_exit_status_2(shrinkgrid, grid, words, reas
         (["verify", "nofile"], "nofile cannot be read: No such file"),
     ],
 )
-def test_an_error_about_a_store_is_one_message(shrinkgrid, grid, words, reason):
-    shrinkgrid("run", grid, "--address", "inline")
+def test_an_error_about_a_store_is_one_message(
+    shrinkgrid, grid, words, reason, finished
+):
     status, out, err = shrinkgrid(*(str(grid) if w == "GRID" else w for w in words))
 
     assert status == 2
@@ -205,9 +223,8 @@ def test_an_error_about_a_store_is_one_message(shrinkgrid, grid, words, reason):
     ],
 )
 def test_an_output_that_takes_nothing_is_one_message(
-    shrinkgrid, grid, tmp_path, out, encoding, reason
+    tmp_path, out, encoding, reason, finished
 ):
-    shrinkgrid("run", grid, "--address", "inline")
     words = ["status", "--store", str(tmp_path / "store")]
     env = {**os.environ, "PYTHONIOENCODING": encoding}
     with Path(out).open("w") as full:
@@ -237,8 +254,9 @@ def test_plan_shows_a_name_as_it_is_and_why_nothing_runs(shrinkgrid, grid):
 
 
 @pytest.mark.parametrize("verb", ["status", "plan", "why", "sql"])
-def test_whoever_finds_a_damaged_file_says_so(shrinkgrid, grid, tmp_path, verb):
-    shrinkgrid("run", grid, "--address", "inline")
+def test_whoever_finds_a_damaged_file_says_so(
+    shrinkgrid, grid, tmp_path, verb, finished
+):
     trial = ask(open_store(tmp_path / "store"), "SELECT trial FROM trials").rows[0][0]
     for file in (tmp_path / "store" / "trials").rglob("*.parquet"):
         file.write_bytes(file.read_bytes()[:60])
@@ -250,8 +268,7 @@ def test_whoever_finds_a_damaged_file_says_so(shrinkgrid, grid, tmp_path, verb):
     assert "is damaged" in err
 
 
-def test_why_names_the_first_field_that_differs(shrinkgrid, grid):
-    shrinkgrid("run", grid, "--address", "inline")
+def test_why_names_the_first_field_that_differs(shrinkgrid, grid, finished):
     other = grid.with_name("other.yaml")
     other.write_text(GRID.format(more="").replace("0.5", "0.75"))
     _, out, _ = shrinkgrid("plan", other, "--json")
@@ -265,8 +282,7 @@ def test_why_names_the_first_field_that_differs(shrinkgrid, grid):
     assert "0.75 here" in out
 
 
-def test_why_a_finished_trial_will_not_run(shrinkgrid, grid):
-    shrinkgrid("run", grid, "--address", "inline")
+def test_why_a_finished_trial_will_not_run(shrinkgrid, grid, finished):
     _, out, _ = shrinkgrid("sql", "select trial from newest limit 1", "--format", "csv")
 
     _, out, _ = shrinkgrid("why", out.split()[-1])
@@ -274,8 +290,9 @@ def test_why_a_finished_trial_will_not_run(shrinkgrid, grid):
     assert "it will not run: it is finished" in out
 
 
-def test_stale_rows_are_named_and_run_again_when_told(shrinkgrid, grid, monkeypatch):
-    shrinkgrid("run", grid, "--address", "inline")
+def test_stale_rows_are_named_and_run_again_when_told(
+    shrinkgrid, grid, monkeypatch, finished
+):
     monkeypatch.setattr("harness.running.rows.code_digest", lambda *_: "f" * 16)
 
     _, out, _ = shrinkgrid("plan", grid)
@@ -286,8 +303,9 @@ def test_stale_rows_are_named_and_run_again_when_told(shrinkgrid, grid, monkeypa
     assert "made by other code" not in out
 
 
-def test_gc_lists_first_and_deletes_only_with_apply(shrinkgrid, grid, tmp_path):
-    shrinkgrid("run", grid, "--address", "inline")
+def test_gc_lists_first_and_deletes_only_with_apply(
+    shrinkgrid, grid, tmp_path, finished
+):
     litter = tmp_path / "store" / "scratch" / "old"
     litter.mkdir(parents=True)
     (litter / "checkpoint").write_bytes(b"x" * 1000)
@@ -301,8 +319,9 @@ def test_gc_lists_first_and_deletes_only_with_apply(shrinkgrid, grid, tmp_path):
     assert status == 0
 
 
-def test_gc_deletes_links_and_never_what_they_point_to(shrinkgrid, grid, tmp_path):
-    shrinkgrid("run", grid, "--address", "inline")
+def test_gc_deletes_links_and_never_what_they_point_to(
+    shrinkgrid, grid, tmp_path, finished
+):
     precious = tmp_path / "precious"
     precious.mkdir()
     (precious / "file").write_bytes(b"x" * 5_000_000)
