@@ -130,5 +130,8 @@ def test_a_process_that_crashes_is_an_error_that_says_so():
     for number in (signal.SIGKILL, signal.SIGABRT):
         with pytest.raises(StoreError, match="needs more memory than"):
             isolated._result(b"", b"", -number, limits)
+    half = Limits(memory_bytes=3 * 2**29)
+    with pytest.raises(StoreError, match=r"its limit of 1\.5 GiB"):
+        isolated._result(b"", b"", 0 - signal.SIGKILL, half)
     with pytest.raises(StoreError, match=f"status {signal.SIGABRT}"):
         isolated._result(b"", b"", signal.SIGABRT, limits)
