@@ -8,7 +8,7 @@ import math
 import pytest
 
 from results.text.answer import Answer
-from results.text.formats import FORMATS, number, render
+from results.text.formats import FORMATS, as_csv, number, render, shown
 
 HOSTILE = "=cmd|' /C calc'!A0 \x1b[2J\x07\x9b31m\u202e\x7f"
 ANSWER = Answer(
@@ -67,3 +67,16 @@ def test_json_loses_nothing():
 )
 def test_a_number_has_four_significant_digits(value, text):
     assert number(value) == text
+
+
+def test_whole_numbers_of_six_digits_have_commas():
+    assert [shown(n) for n in (99_999, 100_000, -100_000)] == [
+        "99999",
+        "100,000",
+        "-100,000",
+    ]
+
+
+def test_formulas_are_shown_as_text_unless_asked_otherwise():
+    assert as_csv(ANSWER) == as_csv(ANSWER, formulas=False)
+    assert "'=cmd" in as_csv(ANSWER)
