@@ -96,8 +96,8 @@ def table(asked: str) -> str:
     Args:
         asked: ``key=value`` words: model, task and metric; ``grid``, whose trials are
             meant; ``of``, a part of the model's options; ``methods``, names with commas
-            between them; ``hide``, options whose fields the text names; ``also``, more
-            columns of the leaderboard.
+            between them; ``hide``, options that the text names, whole or by field;
+            ``also``, more columns of the leaderboard.
 
     Returns:
         The lines of the table.
@@ -141,7 +141,7 @@ def table(asked: str) -> str:
 def _named(row: dict[str, Any], hidden: str, *, told: bool) -> str:
     """The label of a method, with its calibration only if others have another."""
     words = method_label(row if told else row | {"calibration": None}).split(" ")
-    prefixes = tuple(f"{name}." for name in hidden.split(",") if name)
+    prefixes = tuple(f"{n}{end}" for n in hidden.split(",") if n for end in ".=")
     kept = [word for word in words if not word.startswith(prefixes)]
     return " ".join(kept).replace("_", "\\_")
 
