@@ -84,7 +84,7 @@ fuzz: .venv/.test ## Fuzz the readers of foreign files.
 MUTANTS ?= 100
 SEED ?= 0
 mutants: .venv/.test ## Change operators one by one; print each change that no test notices.
-	$(BIN)/python tests/mutants.py --others --count $(MUTANTS) --seed $(SEED)
+	PYTHONPATH=tests/support $(BIN)/python tests/mutants.py --others --count $(MUTANTS) --seed $(SEED)
 
 clean: ## Delete the environment and everything that was built.
 	rm -rf .venv build docs/_build *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -15,8 +15,9 @@ Not changed: annotations, decorators, assertions, texts, and the values of modul
 constants, since a test of those could only repeat them.
 
 To work on one module, name it, and draw all of its mutants; ``--once`` saves the second
-run of what was missed (see ``mutant_runs.py``)::
+run of what was missed (see ``support/mutant_runs.py``)::
 
+    export PYTHONPATH=tests/support
     python tests/mutants.py --count 9999 --once results/tables/cells.py
 """
 

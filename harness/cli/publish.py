@@ -55,7 +55,7 @@ def publish(  # noqa: PLR0913 - one parameter for each option
     metric: str | None,
     url: str | None,
 ) -> None:
-    """Print the numbers of each TRIAL for a model card, or write them for a tracker.
+    """Write each TRIAL's numbers for a model card or a tracker.
 
     TRIAL is the id of a finished trial, or its start. Nothing is sent anywhere: copy
     the text into a model repository, or let the tracker synchronise its files.
