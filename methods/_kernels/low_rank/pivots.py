@@ -115,7 +115,7 @@ def pivots(left: Tensor) -> tuple[Tensor, Tensor]:
         packed[:rank], packed[rank:], upper=False, left=False, unitriangular=True
     ).T.contiguous()  # (rank, out - rank)
     while mix.numel():
-        low, high = torch.stack(mix.aminmax()).tolist()
+        low, high = torch.stack(mix.aminmax()).cpu().tolist()
         if not math.isfinite(low) or not math.isfinite(high):
             raise NotFinite("the coefficients of the rows of a factor are not finite")
         value = high if high >= -low else low
