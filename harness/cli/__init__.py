@@ -179,6 +179,9 @@ def _status(arguments: list[str] | None) -> int:
         # Ray sets a handler of SIGTERM that exits with the number of the signal.
         if isinstance(ended, SystemExit) and ended.code != signal.SIGTERM:
             raise
+        # That handler also sets an alarm that aborts this process in three seconds,
+        # while Ray is being ended.
+        signal.alarm(0)
         click.echo("interrupted: finished trials are stored", err=True)
         return INTERRUPTED
     except BrokenPipeError:  # `shrinkgrid sql ... | head`

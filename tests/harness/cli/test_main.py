@@ -407,11 +407,13 @@ def test_a_run_that_is_told_to_end_while_ray_starts_says_so(
     monkeypatch, capsys, ending, status
 ):
     def ends(*_words, **_options):
+        signal.alarm(60)  # Ray's library sets one, which aborts the process
         raise ending
 
     monkeypatch.setattr(cli, "cli", ends)
 
     assert _status(["run", "grid.yaml"]) == status
+    assert signal.alarm(0) == 0
     assert capsys.readouterr().err == "interrupted: finished trials are stored\n"
 
 
