@@ -183,6 +183,9 @@ def _status(arguments: list[str] | None) -> int:
         # while Ray is being ended.
         signal.alarm(0)
         click.echo("interrupted: finished trials are stored", err=True)
+        from harness.executors.supervisor import note_interrupt
+
+        note_interrupt()
         return INTERRUPTED
     except BrokenPipeError:  # `shrinkgrid sql ... | head`
         sys.stderr.close()

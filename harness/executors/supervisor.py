@@ -2,7 +2,9 @@
 
 If Ray's raylet dies while the driver registers with it, Ray ends the driver in C++ with
 status 1 and a line of its log. Nothing in that process can change this, so that its
-parent reports it, as an error of one line with status 2.
+parent reports it, as an error of one line with status 2. And if a run is told to end
+while Ray starts, Ray's library may crash when the process ends; the parent then ends
+with the status of an interrupted run.
 """
 
 from __future__ import annotations
@@ -23,7 +25,10 @@ GONE = (
 )
 USER_ERROR = 2  # exit status
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+INTERRUPTED = 130
 _BEGUN, _OVER = b"[", b"]"  # of the time in which Ray may end the process
+_TOLD = b"!"  # the process was told to end, and has said so
+_CRASHES = (-signal.SIGABRT, -signal.SIGSEGV)
 _above: list[tuple[int, IO[bytes]]] = []  # in the child: where it writes both
 
 
@@ -71,6 +76,12 @@ def joining() -> Iterator[None]:
         _relay(said)
 
 
+def note_interrupt() -> None:
+    """Tell the parent that this process has said that it was interrupted."""
+    if _above:
+        os.write(_above[0][0], _TOLD)
+
+
 def _relay(said: IO[bytes]) -> None:
     said.seek(0)
     with contextlib.suppress(OSError):  # nobody reads
@@ -94,6 +105,8 @@ def _end_as(child: int, read: int, said: IO[bytes]) -> None:
     if marks.endswith(_BEGUN) and code == 1:
         os.write(2, f"error: {GONE}\n".encode())
         os._exit(USER_ERROR)
+    if marks.endswith(_TOLD) and code in _CRASHES:
+        os._exit(INTERRUPTED)
     if marks.endswith(_BEGUN):
         _relay(said)
     if code < 0:  # a signal ended it

@@ -14,7 +14,7 @@ from harness.executors.supervisor import GONE
 
 START = """
 import os, signal, sys, time
-from harness.executors.supervisor import joining, supervise
+from harness.executors.supervisor import joining, note_interrupt, supervise
 supervise()
 """
 PRINT = "print('out', flush=True); os.write(2, b'err')"
@@ -63,6 +63,16 @@ def test_an_error_of_ours_while_joining_stays_what_it_is():
 
     assert status == 1
     assert "ValueError: ours" in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGABRT, signal.SIGSEGV])
+def test_a_crash_after_the_message_of_an_interrupt_is_an_interrupt(number):
+    crash = f"signal.signal({int(number)}, 0); os.kill(os.getpid(), {int(number)})"
+
+    assert ended(f"{PRINT}; note_interrupt(); {crash}") == (130, "out\n", "err")
+    assert ended(f"{PRINT}; {crash}")[0] == -number
+    # A signal of a person ends the process as it would without a message.
+    assert ended("note_interrupt(); os.kill(os.getpid(), 9)")[0] == -9
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
