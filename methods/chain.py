@@ -11,6 +11,8 @@ from torch import nn
 from harness.core import BenchError, Context, Measurement, Model
 from harness.registry import Plugin, facts, find, method, resolve
 from harness.toolkit.model_size import COUNTED
+from methods._kernels.low_rank.factors import matrix
+from methods._kernels.masks import prunable
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,8 @@ class Chain:
         # Members may record the same metric; that of the last one describes the result.
         recorded: dict[tuple[str, int | None], Measurement] = {}
         members = self.members()
+        # The ratio of the chain means what it means for the member that takes it.
+        lead = next((i for i, m in enumerate(members) if m.ratio is None), 0)
         for place, member in enumerate(members):
             # A list of its own, so that the records of each member can be merged.
             here = replace(ctx, recorded=[])
@@ -125,28 +129,34 @@ class Chain:
                 fitted = _fit(member, here.model, here)
             own = ratio if member.ratio is None else member.ratio
             net = member.instance.compress(fitted, own, here)
+            # Another member records what it removed of its own network, not of this one.
             recorded |= {
                 (one.metric, one.step): one
                 for one in here.recorded
-                if one.metric != "achieved_ratio" or _holds(members, place)
+                if one.metric != "achieved_ratio" or place == lead
             }
         assert net is not None
+        share = ("achieved_ratio", None)
+        ratio_of = self.facts()["ratio_of"]
+        # A share of a network that was compressed already; or zeros that a later member
+        # may have filled. Both are counted in the result, against the dense network.
+        if ratio_of == "zeros" or (lead and ratio_of in COUNTED):
+            recorded.pop(share, None)
+        if ratio_of == "zeros" and ctx.model.kind != "causal_lm":
+            zeros = Measurement(metric="achieved_ratio", value=_zeros(ctx, net))
+            recorded[share] = zeros
         ctx.record(*recorded.values())
         return net
 
 
-def _holds(members: list[Member], place: int) -> bool:
-    """Whether the share that a member removed is that of the chain.
-
-    The ratio of a chain means what it means for the member that takes it. If that one
-    is not the first, its share is of a network that is compressed already, and the
-    share of the dense network is counted in the result, where it can be counted.
-    """
-    lead = next((i for i, m in enumerate(members) if m.ratio is None), 0)
-    if place != lead:
-        return False
-    one = members[place]
-    return place == 0 or facts(one.plugin, one.instance)["ratio_of"] not in COUNTED
+def _zeros(ctx: Context, net: nn.Module) -> float:
+    """The share of the dense network's weights that are zero or gone."""
+    whole, left = (
+        [matrix(module) for _, module in prunable(ctx.model, one)]
+        for one in (ctx.model.net, net)
+    )
+    kept = sum(int(weight.count_nonzero()) for weight in left)
+    return 1 - kept / sum(weight.numel() for weight in whole)
 
 
 def _fit(member: Member, model: Model, ctx: Context) -> Any:

@@ -4,11 +4,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_nets import dense
 from tiny_llm import FAMILIES, context, logits, tiny
 from torch import nn
 
 from harness.contracts.samples import OPTIONS
-from harness.core import BenchError
+from harness.core import BenchError, Context
 from harness.registry import discover, find
 from harness.toolkit import saved_model
 from methods._kernels.low_rank.factors import Group, linears, matrix
@@ -71,7 +72,8 @@ def test_a_first_member_with_a_fixed_ratio_gives_the_chain_its_ratio():
         (["svd", {"name": "magnitude", "ratio": 0.1}], []),
         # The zeros are a share of thin matrices; the chain's are counted in the result.
         ([{"name": "svd", "ratio": 0.2}, "magnitude"], []),
-        (["magnitude", {"name": "round_to_nearest", "bits": 8}], [0.3]),
+        # Factors of what was pruned have no zeros; what is gone is counted, too.
+        (["magnitude", {"name": "svd", "ratio": 0.2}], []),
         # Only the method knows the share of the stream's width: 16 of 24 are left.
         ([{"name": "magnitude", "ratio": 0.2}, {"name": "slicegpt", "multiple": 1}],
          [1 / 3]),
@@ -84,6 +86,20 @@ def test_what_a_chain_achieved_is_a_share_of_the_dense_network(
     method.compress(method.fit(ctx.model, ctx), 0.3, ctx)
     found = [m.value for m in ctx.recorded if m.metric == "achieved_ratio"]
     assert found == pytest.approx(recorded, abs=1e-3)
+
+
+def test_zeros_of_a_classifier_are_a_share_of_the_dense_weights():
+    model = dense("digits_convnet")
+    members = {"name": "l1_filter", "ratio": 0.5}, "magnitude"
+    ctx = Context(model=model, seed=0, device=torch.device("cpu"))
+    net = chain(*members).compress(None, 0.5, ctx)
+    weights = {n: p for n, p in model.net.named_parameters() if p.ndim > 1}
+    left = sum(int(net.get_parameter(n).count_nonzero()) for n in weights)
+    whole = sum(p.numel() for p in weights.values())
+
+    (found,) = [m.value for m in ctx.recorded if m.metric == "achieved_ratio"]
+    assert found == pytest.approx(1 - left / whole)
+    assert 0.7 < found < 0.8  # half of the half that the filters left
 
 
 @pytest.mark.parametrize("name", ["wanda", "sparsegpt", "magnitude"])

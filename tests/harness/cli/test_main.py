@@ -254,7 +254,7 @@ def test_plan_shows_a_name_as_it_is_and_why_nothing_runs(shrinkgrid, grid):
 
 
 @pytest.mark.parametrize("verb", ["status", "plan", "why", "sql"])
-def test_whoever_finds_a_damaged_file_says_so(
+def test_a_reader_that_finds_a_damaged_file_says_so(
     shrinkgrid, grid, tmp_path, verb, finished
 ):
     trial = ask(open_store(tmp_path / "store"), "SELECT trial FROM trials").rows[0][0]

@@ -395,5 +395,5 @@ def test_a_lock_is_asked_for_a_text_that_a_grid_names_or_reads(
 
     grids.read(path, locked={"anything": "1"})
     assert len(asked) == checked
-    grids.read(path, locked={})  # there is no lock
+    grids.read(path, locked={})  # no plugin is locked
     assert len(asked) == checked

@@ -356,7 +356,7 @@ def test_devices_of_an_unknown_size_set_no_limit_and_name_no_kind(plan):
     assert (huge.device, huge.device_bytes) == ("H100", USABLE * 80 * GB)
     one = Cluster(nodes=(known_sizes[0],))
     only = Packer(cluster=one, predictor=FixedCosts(device=99 * GB)).request(bundle)
-    assert (only.device, only.gpus) == (None, 1)  # there is no other kind
+    assert (only.device, only.gpus) == (None, 1)  # the only kind of device
     two = Cluster(nodes=(known_sizes[0], unknown))
     other = Packer(cluster=two, predictor=FixedCosts(device=99 * GB)).request(bundle)
     assert other.device == "T4"
