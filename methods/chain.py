@@ -129,7 +129,7 @@ class Chain:
                 fitted = _fit(member, here.model, here)
             own = ratio if member.ratio is None else member.ratio
             net = member.instance.compress(fitted, own, here)
-            # Another member records what it removed of its own network, not of this one.
+            # Another member records a share of the network that it got.
             recorded |= {
                 (one.metric, one.step): one
                 for one in here.recorded
