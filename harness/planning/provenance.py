@@ -95,8 +95,8 @@ def code_digest(*modules: str) -> str:
 def _follow(module: str, own: str, seen: dict[str, str]) -> None:
     """Add a module's packages, which run before it, and the module itself."""
     parts = module.split(".")
-    for end in range(1, len(parts) + 1):
-        _collect(".".join(parts[:end]), own, seen)
+    for last in range(len(parts)):
+        _collect(".".join(parts[: last + 1]), own, seen)
 
 
 def _collect(module: str, own: str, seen: dict[str, str]) -> None:

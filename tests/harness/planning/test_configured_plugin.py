@@ -16,6 +16,7 @@ from harness.planning.configured_plugin import (
     tolerate_unseen,
     unmet,
 )
+from harness.toolkit import identity
 from harness.toolkit.calibration import CalibrationSpec
 
 
@@ -55,7 +56,7 @@ def test_calibration_on_another_text_or_with_leave_is_accepted(tasks):
     [
         ({"svd": {"a": 1, "b": True}}, "write {name: svd, a: 1, b: true}"),
         ({"svd": None}, "write svd, or {name: svd, OPTION: VALUE}"),
-        ({"svd": {"a": [1]}}, "write a name, or {name: NAME, OPTION: VALUE}"),
+        ({"svd": {"a": [1], "b": 1}}, "write a name, or {name: NAME, OPTION: VALUE}"),
         ({"svd": None, "a": 1}, "write a name, or {name: NAME, OPTION: VALUE}"),
         (["svd"], "write a name, or {name: NAME, OPTION: VALUE}"),
         ({"name": 3}, "write a name, or {name: NAME, OPTION: VALUE}"),
@@ -157,3 +158,20 @@ def test_options_of_a_name_are_those_of_the_item():
         configure("task", {"chain": ["digits"]})
     _, _, instance = configure("method", {"name": "round_to_nearest", "bits": 3})
     assert instance.bits == 3
+
+
+def test_a_plan_can_be_remembered_where_the_content_of_all_inputs_is_known():
+    def elsewhere(kind: str, name: str) -> list[str]:
+        with identity.recording() as asked, tolerate_unseen():
+            choose(kind, name)
+        return [what for source, what in asked if source == "elsewhere"]
+
+    assert elsewhere("method", "svd") == []
+    assert elsewhere("task", "digits") == elsewhere("model", "mlp") == []
+    assert elsewhere("model", "no/such") == ["model no/such"]  # of the hub
+
+
+def test_a_task_measures_a_model_without_wishes_by_its_own_options():
+    task = choose("task", "digits")
+
+    assert task.measuring(choose("model", "mlp")) == task.part

@@ -26,8 +26,14 @@ def test_a_key_has_the_options_that_the_name_does_not_say():
 def test_what_is_written_is_read_back_and_leaves_nothing_beside(tmp_path):
     grid = tmp_path / "g.yaml"
     assert read(grid) == {}
-    write(beside(grid), "g", {"model m": "1"})
-    assert read(grid) == {"model m": "1"}
+    write(beside(grid), "g", {"task t": "2", "model m": "1"})
+    assert read(grid) == {"model m": "1", "task t": "2"}
+    # In version control: one line a revision, always in the same order.
+    assert beside(grid).read_text().splitlines()[3:6] == [
+        ' "revisions": {',
+        '  "model m": "1",',
+        '  "task t": "2"',
+    ]
     assert [path.name for path in tmp_path.iterdir()] == ["g.lock"]
 
 

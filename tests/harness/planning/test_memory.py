@@ -1,6 +1,7 @@
 """The memory of plans: taken only where code, question and data are as they were."""
 
 import json
+import os
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -140,7 +141,30 @@ def test_old_files_are_removed(kept, monkeypatch):
     monkeypatch.setattr(memory, "_KEPT", 3)
     for number in range(6):
         ask("q", number)
-    assert len(list(identity.cache_folder().glob("plans/*"))) == 3
+        # As if the first question were the newest one.
+        os.utime(memory.recall("q", number).path, (1e9 - number, 1e9 - number))
+    ask("q", 6)
+
+    known = [memory.recall("q", number).content for number in range(7)]
+    assert known == ["answer"] * 2 + [None] * 4 + ["answer"]
+
+
+def test_an_entry_that_says_nothing_new_is_not_written(kept):
+    entry = memory.recall("q")
+    memory.keep(entry)  # has no content
+    assert not entry.path.exists()
+    entry.content = "answer"
+    memory.keep(entry)
+    entry.path.write_bytes(b"of another process")
+    memory.keep(entry)
+    assert entry.path.read_bytes() == b"of another process"
+    entry.path.unlink()
+
+    ask("q")
+    entry = memory.recall("q")
+    entry.path.write_bytes(b"of another process")
+    memory.keep(entry)
+    assert entry.path.read_bytes() == b"of another process"
 
 
 def test_the_memory_is_off_with_own_plugins_or_torch_or_by_request(monkeypatch):
@@ -163,6 +187,26 @@ def test_the_code_is_every_file_of_the_project():
     for end in ("methods/svd.py", "harness/models/families.json", "results/schema.py"):
         assert any(name.endswith(end) for name in names), end
     assert not any("__pycache__" in name for name in names)
+
+
+def test_the_order_of_a_folder_on_the_disk_makes_no_answer_unknown(
+    monkeypatch, tmp_path
+):
+    files = list(memory._files())
+    parents = list(dict.fromkeys(path.parent for path in files))
+    wanted = [
+        path
+        for package in memory.OURS
+        for folder in sorted(p for p in parents if package in p.parts)
+        for path in sorted(p for p in files if p.parent == folder)
+    ]
+    assert files == wanted
+    names = [f"{letter}.dist-info" for letter in "gcafbed"]
+    for name in names:
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(memory.sys, "path", [str(tmp_path), str(tmp_path / "none")])
+    found = [Path(line.split()[0]).name for line in memory._installed()]
+    assert found == sorted(names)
 
 
 def test_a_file_of_the_memory_is_plain_json(kept):

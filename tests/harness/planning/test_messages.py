@@ -47,6 +47,7 @@ READ = {"evaluate_seconds": 1.0, "threads": 4.0}
         # Steps that overlap leave nothing for loading.
         ({"seconds": 5.0}, True, True, {"fit": 3.0, "load": 0.0, "compress": 2.0}),
         ({"fit_seconds": None}, True, True, {"fit": 0.0, "load": 7.0, "compress": 2.0}),
+        ({"compress_seconds": None}, True, True, {"fit": 3, "load": 6, "compress": 0}),
         # Later trials of a bundle: all but the evaluation is compression.
         ({}, False, True, {"compress": 9.0}),
         ({"seconds": 2.5}, False, True, {"compress": 2.0}),

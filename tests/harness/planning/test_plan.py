@@ -197,3 +197,8 @@ def test_tasks_on_the_same_data_share_a_checkpoint(planned):
     # A task without a training set of its own is known by its identity.
     assert plans.training_key(toy) != plans.training_key(replace(toy, version=2))
     assert "digits" in plans.training_key(task)
+
+
+def test_models_that_are_compressed_without_a_dense_trial_are_named_once(planned):
+    assert planned(methods="[toy_drop, svd]", models="[toy]").without_dense() == ["toy"]
+    assert planned(methods="[toy_drop, dense]").without_dense() == []

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -103,6 +104,13 @@ def test_every_module_of_ours_that_an_import_loads_is_covered():
     assert set(done.stdout.split()) <= set(seen(module))
 
 
+def test_the_order_of_the_modules_does_not_count():
+    one, other = "tasks.digits", "methods.svd"
+    found = provenance.code_digest(one, other)
+    assert re.fullmatch("[0-9a-f]{12}", found)
+    assert found == provenance.code_digest(other, one)
+
+
 def package(folder, monkeypatch, **files):
     monkeypatch.syspath_prepend(folder)
     for name, text in files.items():
@@ -120,7 +128,8 @@ def test_it_follows_the_package_of_an_outside_plugin(tmp_path, monkeypatch):
         "outside_a/three": "import json\n",
         "outside_a/four": "",
     }
-    package(tmp_path, monkeypatch, **files)
+    # ``import json`` means the library's module, not the one of equal name.
+    package(tmp_path, monkeypatch, **files, **{"outside_a/json": ""})
     __import__("outside_a.deep.one")
 
     assert set(seen("outside_a.deep.one")) == {
@@ -193,6 +202,8 @@ def test_it_covers_the_members_of_a_chain(monkeypatch):
 
 def test_the_commit_is_what_git_says_or_what_the_shipped_copy_was_told(monkeypatch):
     assert provenance._git(Path(), "--version").startswith("git version")
+    with pytest.raises(subprocess.SubprocessError):
+        provenance._git(Path(), "no-such-command")
     for told, wanted in (("abc", ("abc", False)), ("abc+", ("abc", True))):
         provenance.commit.cache_clear()
         monkeypatch.setenv("SHRINKGRID_COMMIT", told)

@@ -133,6 +133,8 @@ def test_a_rule_that_matches_nothing_is_named_with_the_nearest_name():
     )
     assert "Did you mean 'mlp'?" in said({"model": "mpl", "gpus": 0})
     assert "Did you mean 'svd'?" in said({"method": ["svd", "sdv"], "gpus": 0})
+    assert "asks for nothing" in said({"model": "mlp"})
+    assert "asks for nothing" in said({"model": "mlp", "method": "svd"})
     # Each name is in the grid, but not together.
     apart = said({"model": "mlp", "method": "dense", "gpus": 0})
     assert "matches no method with a model" in apart
@@ -154,3 +156,10 @@ def test_later_resource_rules_win_where_they_match():
     assert (small.cpus, small.gpus, small.bytes) == (2, 1, 80_000_000_000)
     assert big.gpus == 2
     assert rules.of("svd", "mlp").gpus is None
+
+
+def test_the_names_of_a_grid_are_listed_in_alphabetical_order():
+    pairs = [(name, "mlp") for name in ("wanda", "svd", "asvd", "dense", "hrank")]
+    rules, _ = read({"for": [{"method": "quite-another", "cpus": 2}]})
+    (said,) = unmatched(rules, pairs)
+    assert "asvd, dense, hrank, svd, wanda" in said
