@@ -60,7 +60,7 @@ def _share(value: Any) -> str:
     ("0.4 for '40%'", '0.3 for 30 %', "0.2 for '20%'")
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(%?)\s*", str(value))
-    if not found or not 0 <= float(found[1]) < 100:
+    if not found or float(found[1]) >= 100:
         return "0.2 for '20%'"
     share = float(found[1])
     if found[2] or share > 1:

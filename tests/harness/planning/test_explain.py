@@ -93,6 +93,6 @@ def test_the_beginning_of_an_id_must_fit_one_trial(store):
         return str(caught.value)
 
     assert said("a") == "6 trials begin with 'a': a1, a3, a5, a7, a8 ..."
-    assert list(explain("b", None, store))[0].startswith("trial b1: svd")
+    assert next(explain("b", None, store)).startswith("trial b1: svd")
     assert said("c").startswith("no trial begins with 'c' in the store's plans")
     assert said("z", "quickstart").startswith("no trial of quickstart begins")

@@ -1,10 +1,18 @@
 """Wrong keys and values of a grid file, and the forms that the messages offer."""
 
+import math
+
 import pytest
 
 from harness.core import BenchError
 from harness.planning import grid
-from harness.planning.values import bad_ratio, bad_seed, not_a_list
+from harness.planning.values import (
+    bad_ratio,
+    bad_seed,
+    not_a_list,
+    too_many,
+    with_changes,
+)
 
 GRID = {"models": "[mlp]", "methods": "[dense]", "ratios": "[0.5]", "tasks": "[digits]"}
 
@@ -22,10 +30,41 @@ def errors(tmp_path, **changed: str | None) -> list[str]:
 
 @pytest.mark.parametrize(
     ("value", "offered"),
-    [("40%", "0.4 for '40%'"), (30, "0.3 for 30 %"), ("a lot", "0.2 for '20%'")],
+    [
+        ("40%", "0.4 for '40%'"),
+        (30, "0.3 for 30 %"),
+        ("a lot", "0.2 for '20%'"),
+        (1.5, "0.015 for 1.5 %"),
+        ("1%", "0.01 for '1%'"),
+        (1, "a number below 1"),  # 1 % or everything
+        (99.5, "0.995 for 99.5 %"),
+        (100, "0.2 for '20%'"),
+        (-0.5, "0.2 for '20%'"),
+    ],
 )
 def test_a_wrong_ratio_gets_its_own_example(value, offered):
     assert f"(write {offered})" in str(bad_ratio(value))
+
+
+def test_a_ratio_is_from_0_to_below_1():
+    assert [bad_ratio(ratio) for ratio in (0, 0.0, 0.5, 0.999)] == [None] * 4
+    assert [ratio for ratio in (1, True, False, math.nan) if not bad_ratio(ratio)] == []
+
+
+def test_a_product_of_exactly_the_limit_is_accepted():
+    assert too_many(5, 5) == []
+    assert too_many(6, 5)[0].startswith("the product has 6 trials, and 5 are allowed")
+
+
+def test_a_change_replaces_what_blocks_say():
+    file = {"seeds": [0], "blocks": [{"seeds": [1], "dtype": "a"}, "wrong"]}
+
+    assert with_changes(file, {"seeds": [5]}) == {
+        "seeds": [5],
+        "blocks": [{"dtype": "a"}, "wrong"],
+    }
+    blocks = {"blocks": [{"seeds": [7]}]}
+    assert with_changes(file, blocks) == {"seeds": [0]} | blocks
 
 
 def test_a_scalar_gets_the_list_to_write(tmp_path):
