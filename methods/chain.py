@@ -42,8 +42,10 @@ class Chain:
     themselves, as ``round_to_nearest``, or from ``ratio`` in their entry. A ratio is a
     share of the network that the member gets; what was achieved is a share of the dense
     network, so that it is larger than the ratio where an earlier member removed some of
-    the same. The first member is fitted once for all ratios, the later ones to each
-    network that they get.
+    the same. Other metrics that a member records, such as ``macs_saved`` of early exits
+    and the weight energies of DropBack, stay shares of the network that the member got.
+    The first member is fitted once for all ratios, the later ones to each network that
+    they get.
     Calibration statistics are those of the dense model. Ratio 0 is the dense network.
 
     It has no default members, and it is not from a paper.
