@@ -68,7 +68,7 @@ COLUMNS = (
 
 
 def boards(store: Store) -> list[dict[str, Any]]:
-    """Build every leaderboard, those of primary metrics first.
+    """Build every leaderboard: primary metrics first, then those of most methods.
 
     Args:
         store: Where the trials are.
@@ -98,7 +98,12 @@ def boards(store: Store) -> list[dict[str, Any]]:
         listed = list(group)
         listed.sort(key=lambda r: (r["method"] != "dense", r["ratio"], r["place"]))
         made.append(_as_data(listed, protocols))
-    return sorted(made, key=lambda board: not board["main"])
+    return sorted(made, key=lambda board: (not board["main"], -_methods(board)))
+
+
+def _methods(board: Mapping[str, Any]) -> int:
+    """Methods that a board compares, whatever their options."""
+    return len({values[COLUMNS.index("base")] for values in board["rows"]})
 
 
 def _board(row: Mapping[str, Any]) -> tuple[str, ...]:
