@@ -164,14 +164,14 @@ def _type_of(values: Sequence[Any]) -> str:
 
 def _plugins(kind: str) -> list[dict[str, Any]]:
     """A row for each plugin of a kind, from the memory where it has them."""
-    from harness.planning import memory
+    from harness.planning import answers
 
-    if not memory.usable():
+    if not answers.usable():
         return _discovered(kind)
-    entry = memory.recall("list", kind)
+    entry = answers.recall("list", kind)
     if entry.content is None:
         entry.content = _discovered(kind)
-        memory.keep(entry)
+        answers.keep(entry)
     rows: list[dict[str, Any]] = entry.content
     return rows
 

@@ -39,7 +39,7 @@ def plan(
     Also what they share, what is skipped, and why.
     """
     from harness.cli._placement import placement_table
-    from harness.planning import memory
+    from harness.planning import answers
     from harness.planning.configured_plugin import tolerate_unseen
     from harness.planning.selection import plan_row, states
     from harness.running import session
@@ -74,7 +74,7 @@ def plan(
         placement_table(planned.plan, there, predictor, console)
     for line in sentences(planned.plan, there, predictor):
         console.print(line, highlight=False, markup=False)
-    memory.keep(planned.entry)  # with what the forecast asked of the plugins
+    answers.keep(planned.entry)  # with what the forecast asked of the plugins
     for warning in opened.warnings if opened else ():
         click.echo(f"warning: {warning}", err=True)
 

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.planning import answers, lock, resources, values, yaml_files
 from harness.planning import grid as grids
-from harness.planning import lock, memory, resources, values, yaml_files
+from harness.planning.answers import Entry
 from harness.planning.grid import Grid, Point
-from harness.planning.memory import Entry
 from harness.planning.trial import PluginSpec, Trial
 from harness.toolkit import identity
 
@@ -47,15 +47,15 @@ def read(path: Path, changed: Mapping[str, Any] | None = None) -> tuple[Grid, En
 
     Returns:
         The grid, and its entry in the memory, which the caller passes to
-        ``memory.keep`` after it has planned; ``keep`` ignores an entry without content.
+        ``answers.keep`` after it has planned; an entry without content is not kept.
 
     Raises:
         BenchError: With every error of the file.
     """
-    if not memory.usable():
+    if not answers.usable():
         return grids.read(path, changed=changed), Entry(path=path)
     value = yaml_files.read(path)
-    entry = memory.recall(
+    entry = answers.recall(
         "grid", path.stem, repr(value), repr(changed), lock.read(path)
     )
     if entry.content is not None:

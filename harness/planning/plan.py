@@ -11,8 +11,8 @@ from typing import Any
 
 from harness.declarations import declared
 from harness.options import dumps
+from harness.planning.answers import remembered
 from harness.planning.grid import Grid
-from harness.planning.memory import remembered
 from harness.planning.resources import Resources
 from harness.planning.trial import PluginSpec, Trial, digest
 from harness.registry import find

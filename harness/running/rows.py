@@ -11,7 +11,7 @@ from harness.core import Measurement
 from harness.declarations import declared
 from harness.options import dumps
 from harness.planning import provenance
-from harness.planning.memory import remembered
+from harness.planning.answers import remembered
 from harness.planning.messages import Job
 from harness.planning.plan import configured
 from harness.planning.trial import PluginSpec, Trial, digest

@@ -12,11 +12,11 @@ from itertools import chain
 from typing import Any
 
 from harness.core import BenchError
+from harness.planning import answers, known_grid, provenance
 from harness.planning import grid as grids
-from harness.planning import known_grid, memory, provenance
 from harness.planning import plan as plans
+from harness.planning.answers import Entry
 from harness.planning.grid import Grid, Point
-from harness.planning.memory import Entry
 from harness.planning.plan import Plan
 from harness.planning.selection import matching, plan_row, states
 from harness.running import rows
@@ -105,7 +105,7 @@ def prepare(
         retry=selected.retry,
         again=again | (only or set()) if selected.again else again,
     )
-    memory.keep(entry)
+    answers.keep(entry)
     return Planned(plan=plan, outdated=outdated, entry=entry)
 
 

@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from harness.declarations import declared
-from harness.planning.memory import remembered
+from harness.planning.answers import remembered
 from harness.planning.plan import Artifact, configured, has_fit, trained
 from harness.planning.trial import PluginSpec
 from harness.registry import facts, find

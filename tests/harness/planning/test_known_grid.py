@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from harness.core import BenchError
-from harness.planning import known_grid, memory
+from harness.planning import answers, known_grid
 from harness.planning import plan as plans
 from harness.planning.configured_plugin import choose, tolerate_unseen
 from harness.planning.known_grid import KnownGrid
@@ -36,9 +36,9 @@ def grid(monkeypatch, tmp_path: Path) -> Path:
     """A grid with parallel text, and a memory that is empty and on."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(memory, "usable", lambda: True)
-    monkeypatch.setattr(memory, "_given", {})
-    monkeypatch.setattr(memory, "_recalled", {})
+    monkeypatch.setattr(answers, "usable", lambda: True)
+    monkeypatch.setattr(answers, "_given", {})
+    monkeypatch.setattr(answers, "_recalled", {})
     for name in ("a.txt", "b.txt"):
         (tmp_path / name).write_text("one two\n" * 20)
     path = tmp_path / "grid.yaml"
@@ -48,7 +48,7 @@ def grid(monkeypatch, tmp_path: Path) -> Path:
 
 def read(path: Path, **arguments):
     found, entry = known_grid.read(path, **arguments)
-    memory.keep(entry)
+    answers.keep(entry)
     return found
 
 

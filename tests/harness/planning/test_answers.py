@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.planning import memory
+from harness.planning import answers
 from harness.toolkit import identity, texts
 
 
@@ -17,35 +17,35 @@ def kept(monkeypatch, tmp_path: Path) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     project = tmp_path / "code.py"
     project.write_text("a = 1\n")
-    monkeypatch.setattr(memory, "_files", lambda: iter([project]))
-    monkeypatch.setattr(memory, "entry_points", lambda **_: ())
-    monkeypatch.setattr(memory, "_given", {})
-    monkeypatch.setattr(memory, "_recalled", {})
+    monkeypatch.setattr(answers, "_files", lambda: iter([project]))
+    monkeypatch.setattr(answers, "entry_points", lambda **_: ())
+    monkeypatch.setattr(answers, "_given", {})
+    monkeypatch.setattr(answers, "_recalled", {})
     return project
 
 
 def ask(*question, content="answer", asked=None):
     """Ask, as a process does that computes what the memory does not have."""
-    entry = memory.recall(*question)
+    entry = answers.recall(*question)
     was_known = entry.content is not None
     if not was_known:
         entry.content, entry.asked = content, asked or {}
-    memory.keep(entry)
+    answers.keep(entry)
     return was_known
 
 
 def test_an_equal_question_is_answered_and_another_is_not(kept):
     assert not ask("list", "method", content=[{"method": "svd"}])
-    assert memory.recall("list", "method").content == [{"method": "svd"}]
-    assert memory.recall("list", "task").content is None
+    assert answers.recall("list", "method").content == [{"method": "svd"}]
+    assert answers.recall("list", "task").content is None
 
 
 def test_an_edit_of_the_code_makes_every_answer_unknown(kept):
     ask("q")
     kept.write_text("a = 2\n")
-    assert memory.recall("q").content is None
+    assert answers.recall("q").content is None
     kept.write_text("a = 1\n")  # the content counts, not the time of the file
-    assert memory.recall("q").content == "answer"
+    assert answers.recall("q").content == "answer"
 
 
 @pytest.mark.parametrize("name", ["HF_HOME", "SHRINKGRID_PHOENIX2014T", "PYTHONPATH"])
@@ -54,7 +54,7 @@ def test_a_variable_that_says_where_data_is_makes_answers_unknown(
 ):
     ask("q")
     monkeypatch.setenv(name, "/elsewhere")
-    assert memory.recall("q").content is None
+    assert answers.recall("q").content is None
 
 
 def test_a_package_that_is_installed_makes_answers_unknown(kept, monkeypatch, tmp_path):
@@ -62,7 +62,7 @@ def test_a_package_that_is_installed_makes_answers_unknown(kept, monkeypatch, tm
     (tmp_path / "site").mkdir()
     ask("q")
     (tmp_path / "site" / "torch-9.9.dist-info").mkdir()
-    assert memory.recall("q").content is None
+    assert answers.recall("q").content is None
 
 
 def test_another_folder_makes_answers_unknown_since_paths_are_relative(
@@ -70,7 +70,7 @@ def test_another_folder_makes_answers_unknown_since_paths_are_relative(
 ):
     ask("q")
     monkeypatch.chdir(tmp_path)
-    assert memory.recall("q").content is None
+    assert answers.recall("q").content is None
 
 
 @pytest.mark.parametrize("reads", ["file", "text"])
@@ -85,25 +85,25 @@ def test_answers_hold_as_long_as_the_data_is_the_same(kept, tmp_path, reads):
     assert [kind for kind, _ in asked] == [reads]
     ask("q", asked=asked)
 
-    assert memory.recall("q").content == "answer"
+    assert answers.recall("q").content == "answer"
     data.write_text("two")
-    assert memory.recall("q").content is None
+    assert answers.recall("q").content is None
     data.unlink()
-    assert memory.recall("q").content is None
+    assert answers.recall("q").content is None
 
 
 def test_nothing_is_kept_that_depends_on_more_than_files_and_texts(kept):
     ask("q", asked={("elsewhere", "model gpt2"): ""})
-    assert memory.recall("q").content is None
+    assert answers.recall("q").content is None
 
 
 def test_nothing_is_kept_where_an_installed_package_adds_plugins(kept, monkeypatch):
     point = EntryPoint(name="theirs", value="theirs", group="shrinkgrid.methods")
     monkeypatch.setattr(
-        memory, "entry_points", lambda group: [point] * (group == point.group)
+        answers, "entry_points", lambda group: [point] * (group == point.group)
     )
     ask("q")
-    assert memory.recall("q").content is None
+    assert answers.recall("q").content is None
 
 
 @pytest.mark.parametrize("damage", [b"", b"{}", b"[1]", b'{"asked": [["x", "y", 1]]}'])
@@ -112,7 +112,7 @@ def test_a_damaged_file_is_asked_again(kept, damage):
     (file,) = identity.cache_folder().glob("plans/*")
     file.write_bytes(damage)
     assert not ask("q", content="again")
-    assert memory.recall("q").content == "again"
+    assert answers.recall("q").content == "again"
 
 
 def test_the_answers_of_functions_are_kept_with_the_entry(kept, monkeypatch):
@@ -122,68 +122,68 @@ def test_the_answers_of_functions_are_kept_with_the_entry(kept, monkeypatch):
         calls.append(number)
         return 2 * number
 
-    entry = memory.recall("q")
+    entry = answers.recall("q")
     entry.content = "plan"
-    memory.keep(entry)
-    assert memory.remembered(twice)(3) == 6
-    memory.keep(entry)  # the process has learnt more since the entry was kept
+    answers.keep(entry)
+    assert answers.remembered(twice)(3) == 6
+    answers.keep(entry)  # the process has learnt more since the entry was kept
 
-    monkeypatch.setattr(memory, "_given", {})
-    monkeypatch.setattr(memory, "_recalled", {})
-    assert memory.recall("q").content == "plan"
-    assert memory.remembered(twice)(3) == 6
+    monkeypatch.setattr(answers, "_given", {})
+    monkeypatch.setattr(answers, "_recalled", {})
+    assert answers.recall("q").content == "plan"
+    assert answers.remembered(twice)(3) == 6
     assert calls == [3]
-    assert memory.remembered(twice)(4) == 8
+    assert answers.remembered(twice)(4) == 8
     assert calls == [3, 4]
 
 
 def test_old_files_are_removed(kept, monkeypatch):
-    monkeypatch.setattr(memory, "_KEPT", 3)
+    monkeypatch.setattr(answers, "_KEPT", 3)
     for number in range(6):
         ask("q", number)
         # As if the first question were the newest one.
-        os.utime(memory.recall("q", number).path, (1e9 - number, 1e9 - number))
+        os.utime(answers.recall("q", number).path, (1e9 - number, 1e9 - number))
     ask("q", 6)
 
-    known = [memory.recall("q", number).content for number in range(7)]
+    known = [answers.recall("q", number).content for number in range(7)]
     assert known == ["answer"] * 2 + [None] * 4 + ["answer"]
 
 
 def test_an_entry_that_says_nothing_new_is_not_written(kept):
-    entry = memory.recall("q")
-    memory.keep(entry)  # has no content
+    entry = answers.recall("q")
+    answers.keep(entry)  # has no content
     assert not entry.path.exists()
     entry.content = "answer"
-    memory.keep(entry)
+    answers.keep(entry)
     entry.path.write_bytes(b"of another process")
-    memory.keep(entry)
+    answers.keep(entry)
     assert entry.path.read_bytes() == b"of another process"
     entry.path.unlink()
 
     ask("q")
-    entry = memory.recall("q")
+    entry = answers.recall("q")
     entry.path.write_bytes(b"of another process")
-    memory.keep(entry)
+    answers.keep(entry)
     assert entry.path.read_bytes() == b"of another process"
 
 
 def test_the_memory_is_off_with_own_plugins_or_torch_or_by_request(monkeypatch):
     monkeypatch.delenv("SHRINKGRID_REMEMBER")
     monkeypatch.delenv("SHRINKGRID_PLUGINS", raising=False)
-    monkeypatch.setattr(memory.sys, "modules", {})
-    assert memory.usable()
-    monkeypatch.setattr(memory.sys, "modules", {"torch": None})
-    assert not memory.usable()
-    monkeypatch.setattr(memory.sys, "modules", {})
+    monkeypatch.setattr(answers.sys, "modules", {})
+    assert answers.usable()
+    monkeypatch.setattr(answers.sys, "modules", {"torch": None})
+    assert not answers.usable()
+    monkeypatch.setattr(answers.sys, "modules", {})
     monkeypatch.setenv("SHRINKGRID_PLUGINS", "mine.py")
-    assert not memory.usable()
+    assert not answers.usable()
     monkeypatch.delenv("SHRINKGRID_PLUGINS")
     monkeypatch.setenv("SHRINKGRID_REMEMBER", "0")
-    assert not memory.usable()
+    assert not answers.usable()
 
 
 def test_the_code_is_every_file_of_the_project():
-    names = {path.as_posix() for path in memory._files()}
+    names = {path.as_posix() for path in answers._files()}
     for end in ("methods/svd.py", "harness/models/families.json", "results/schema.py"):
         assert any(name.endswith(end) for name in names), end
     assert not any("__pycache__" in name for name in names)
@@ -192,11 +192,11 @@ def test_the_code_is_every_file_of_the_project():
 def test_the_order_of_a_folder_on_the_disk_makes_no_answer_unknown(
     monkeypatch, tmp_path
 ):
-    files = list(memory._files())
+    files = list(answers._files())
     parents = list(dict.fromkeys(path.parent for path in files))
     wanted = [
         path
-        for package in memory.OURS
+        for package in answers.OURS
         for folder in sorted(p for p in parents if package in p.parts)
         for path in sorted(p for p in files if p.parent == folder)
     ]
@@ -204,8 +204,8 @@ def test_the_order_of_a_folder_on_the_disk_makes_no_answer_unknown(
     names = [f"{letter}.dist-info" for letter in "gcafbed"]
     for name in names:
         (tmp_path / name).mkdir()
-    monkeypatch.setattr(memory.sys, "path", [str(tmp_path), str(tmp_path / "none")])
-    found = [Path(line.split()[0]).name for line in memory._installed()]
+    monkeypatch.setattr(answers.sys, "path", [str(tmp_path), str(tmp_path / "none")])
+    found = [Path(line.split()[0]).name for line in answers._installed()]
     assert found == sorted(names)
 
 
@@ -228,4 +228,4 @@ def test_the_order_in_which_variables_were_set_makes_no_answer_unknown(
     for name in reversed(names):
         monkeypatch.setenv(name, "/data")
 
-    assert memory.recall("q").content == "answer"
+    assert answers.recall("q").content == "answer"
