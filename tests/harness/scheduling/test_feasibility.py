@@ -65,6 +65,7 @@ def test_device_memory_that_no_device_has_is_refused(refused):
         (why,) = refused(cluster, wanted)
         assert "100 GB of device memory; no node has that" in why
     assert refused(parse("1xH200"), wanted) == []
+    assert refused(parse("1xT4,1xH200"), wanted) == []  # one is enough
     unknown = Node(cpus=8, gpus=1, device=Device(name="GPU"))
     assert refused(Cluster(nodes=(unknown,)), wanted) == []
 

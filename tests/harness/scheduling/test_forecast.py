@@ -76,6 +76,8 @@ def test_errors_of_one_method_add_up_and_those_of_different_methods_as_squares(p
     different = forecast(plan("toy_drop, magnitude"), ONE, Fixed()).seconds
 
     assert one == Interval(pytest.approx(8), 10, pytest.approx(14))
+    single = forecast(plan(ratios=1, tasks="[toy_sum]"), ONE, Fixed()).seconds
+    assert single == one  # of one trial
     assert same == Interval(pytest.approx(16), 20, pytest.approx(28))
     # 20 - root(2^2 + 2^2) and 20 + root(4^2 + 4^2).
     assert different == Interval(

@@ -93,3 +93,32 @@ def test_a_node_that_is_down_holds_nothing():
 def test_a_request_is_placeable_where_an_empty_node_holds_it():
     assert placeable(MIXED, request(8, gpus=2))
     assert not placeable(MIXED, request(8, gpus=3))
+
+
+def test_what_is_used_up_exactly_still_leaves_room_for_what_needs_none_of_it():
+    free = FreeCapacity(MIXED)
+    whole = request(2, memory=8 * GB)
+    assert free.find(whole) == Location(0)
+    free.take(whole, Location(0))
+
+    assert (free.cpu[0], free.memory[0]) == (2, 0)
+    assert free.find(request(2)) == Location(0)
+    assert free.find(request(memory=1)) == Location(1)
+    free.take(request(2), Location(0))
+    assert (free.cpu[0], free.memory[0]) == (0, 0)
+
+
+def test_devices_are_exactly_whole_again_when_all_shares_are_returned():
+    free = FreeCapacity(MIXED)
+    shares = [request(gpus=share) for share in (0.2, 0.3, 0.1)]
+    for share in (shares[2], shares[1], shares[0]):
+        free.take(share, Location(1, (0,)))
+    for share in (shares[2], shares[0], shares[1]):  # 1.0000000000000002 in floats
+        free.give(share, Location(1, (0,)))
+    assert free.gpu.tolist() == [1, 1, 1, 1]
+    several = Location(1, (0, 1))
+    free.take(request(gpus=2), several)
+    assert free.gpu.tolist() == [0, 0, 1, 1]
+    free.give(request(gpus=2), several)
+
+    assert free.gpu.tolist() == [1, 1, 1, 1]

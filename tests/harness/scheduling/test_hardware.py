@@ -45,6 +45,7 @@ def test_one_processor_thread_has_the_speed_1():
         ("nvidia l4", "L4"),
         ("H100", "H100"),
         ("A100-80GB", "A100-80GB"),
+        ("A100 80GB", "A100-80GB"),
         ("AMD EPYC 7B13", "CPU"),
         ("NVIDIA GeForce RTX 3090", "NVIDIA GeForce RTX 3090"),
     ],
@@ -58,6 +59,7 @@ def test_twelve_devices_are_two_nodes_with_eight_threads_a_device():
 
     assert [(n.cpus, n.gpus) for n in cluster.nodes] == [(64, 8), (32, 4), (16, 0)]
     assert (cluster.cpus, cluster.gpus) == (112, 12)
+    assert len(parse("16xH100").nodes) == 2
     assert parse("1xCPU").cpus == 1
     assert parse("100000xCPU").cpus == 100_000
     with pytest.raises(BenchError, match="from 1 to 100000"):
@@ -84,6 +86,7 @@ def test_kinds_of_devices_are_sorted_by_size_and_unknown_ones_come_last():
     cluster = Cluster(nodes=(*nodes, idle, Node(cpus=3)))
 
     assert [d.name for d in cluster.devices] == ["T4", "L40S", "H100", strange.name]
+    assert str(parse("1xT4,8xH100")) == "8xH100,1xT4"
     assert str(cluster) == "1xA strange one,1xH100,1xL40S,2xT4,4xCPU"
 
 

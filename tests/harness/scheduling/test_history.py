@@ -132,6 +132,30 @@ def test_the_largest_peak_stands_with_its_tokens_and_weights(plan):
     assert set(history.peaks.values()) == {(101.0, 1, 0)}
 
 
+def test_a_peak_is_kept_with_the_tokens_of_its_protocol(plan):
+    trial = plan().bundles[0].trials[0]
+    history = History()
+    for peak, protocol in ((1.0, ""), (2.0, '{"batch_size": 8, "window": 4}')):
+        asked = replace(trial, task=replace(trial.task, protocol=protocol))
+        history.learn(asked, {"peak_memory_bytes": peak}, "CPU")
+        assert set(history.peaks.values()) == {(peak, 32 if protocol else 1, 0)}
+
+
+def test_a_trial_of_the_run_counts_as_one_beside_those_of_the_store(plan, tmp_path):
+    trial = plan().bundles[0].trials[0]
+    store = open_store(tmp_path / "s", create=True)
+    for take in range(3):
+        numbers = {"seconds": 100.0, "evaluate_seconds": 1.0}
+        store.append(row(trial, take=take, dtype=trial.dtype, **numbers))
+    history = History.of(store)
+    history.learn(trial, {"evaluate_seconds": 5.0, "threads": 1}, "NVIDIA H100")
+
+    (seen,) = [
+        s for k, s in history.seconds.items() if k[0] == "evaluate" and len(k) == 7
+    ]
+    assert seen.interval().mid == pytest.approx(2.0)  # (3 x 1 + 5) / 4
+
+
 def test_news_are_new_keys_larger_peaks_and_other_sizes_only(plan):
     trial = plan().bundles[0].trials[0]
     history = History()
@@ -142,6 +166,7 @@ def test_news_are_new_keys_larger_peaks_and_other_sizes_only(plan):
         ({"load_seconds": 9.0, "params_dense": 5}, 2),
         ({"peak_memory_bytes": 10.0}, 3),
         ({"peak_memory_bytes": 9.0}, 3),
+        ({"peak_memory_bytes": 11.0}, 4),
         ({"peak_memory_bytes": 11.0}, 4),
     ]
     for count, (numbers, news) in enumerate(rows, 1):
@@ -154,9 +179,10 @@ def test_a_gpu_with_an_unknown_name_is_no_processor(plan):
     history = History()
     history.learn(trial, {"load_seconds": 1.0, "peak_device_bytes": 5.0}, "Biren BR100")
     history.learn(trial, {"load_seconds": 1.0}, "EPYC 7B13")
+    history.learn(trial, {"load_seconds": 1.0}, "NVIDIA H100 PCIe")
 
     kinds = {key[-1] for key in history.seconds if len(key) == 7}
-    assert kinds == {"Biren BR100", "CPU"}
+    assert kinds == {"Biren BR100", "CPU", "H100"}
 
 
 def test_seconds_of_four_threads_count_twice_on_one(plan):

@@ -52,6 +52,20 @@ def test_two_copies_of_the_weights_are_the_least():
         assert found.low < found.mid < found.high
 
 
+def test_a_peak_is_of_the_calibration_and_the_batch_of_the_task():
+    def peak(said: dict[str, int], *evaluated: tuple[int, int]) -> float:
+        found = peaks.predicted("wanda", SEVEN, "float16", said, *evaluated)
+        assert found is not None
+        return found.mid
+
+    # A calibration that states nothing has 64 windows of 512 tokens.
+    assert peak({}) == peak({"samples": 64, "length": 512})
+    assert peak({"samples": 64}) == peak({"length": 512}) == peak({})
+    assert len({peak({}), peak({"samples": 65}), peak({"length": 513})}) == 3
+    # The largest step counts: of one token, and of a very long window.
+    assert peak({}) == peak({}, (1, 1)) < peak({}, (1, 10**6))
+
+
 def test_a_method_or_a_model_that_was_not_counted_has_no_prediction():
     spec = PluginSpec(name="svd", plugin="svd")
     other = PluginSpec(name="x", plugin="toy")
