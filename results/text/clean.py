@@ -76,7 +76,7 @@ def is_formula(text: str) -> bool:
         return False
     # Spreadsheets skip blanks and take full-width characters for the plain ones.
     first = unicodedata.normalize("NFKC", text.lstrip()[:1])
-    return first[:1] in ("=", "+", "-", "@") and bool(first)
+    return first.startswith(("=", "+", "-", "@"))
 
 
 def spreadsheet_cell(text: str) -> str:

@@ -11,7 +11,7 @@ def counted(number: int, noun: str) -> str:
     """
     if number == 1:
         return f"1 {noun}"
-    if noun.endswith(("s", "x", "ch")):
+    if noun.endswith(("s", "x", "ch", "sh")):
         return f"{number} {noun}es"
     if noun.endswith("y") and noun[-2] not in "aeiou":
         return f"{number} {noun[:-1]}ies"

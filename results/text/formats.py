@@ -150,7 +150,7 @@ def number(value: float) -> str:
         return f"{value:,.0f}"
     if abs(value) < 1e-4:
         return f"{value:.3e}"
-    places = max(0, 3 - math.floor(math.log10(abs(value))))
+    places = 3 - math.floor(math.log10(abs(value)))
     text = f"{value:.{places}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
 

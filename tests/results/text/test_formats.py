@@ -8,7 +8,7 @@ import math
 import pytest
 
 from results.text.answer import Answer
-from results.text.formats import FORMATS, as_csv, number, render, shown
+from results.text.formats import DASH, FORMATS, as_csv, number, render, shown
 
 HOSTILE = "=cmd|' /C calc'!A0 \x1b[2J\x07\x9b31m\u202e\x7f"
 ANSWER = Answer(
@@ -80,3 +80,43 @@ def test_whole_numbers_of_six_digits_have_commas():
 def test_formulas_are_shown_as_text_unless_asked_otherwise():
     assert as_csv(ANSWER) == as_csv(ANSWER, formulas=False)
     assert "'=cmd" in as_csv(ANSWER)
+
+
+TYPED = Answer(
+    columns=("name", "count", "values"),
+    types=("VARCHAR", "INTEGER", "DOUBLE[]"),
+    rows=[("a_b", 1234567, [1.0]), (None, 2, None)],
+)
+
+
+def test_markdown_has_numbers_on_the_right_and_dashes_for_holes():
+    assert render(TYPED, "md").splitlines() == [
+        "| name | count | values |",
+        "| --- | ---: | --- |",
+        r"| a\_b | 1,234,567 | \[1.0\] |",
+        f"| {DASH} | 2 | {DASH} |",
+    ]
+
+
+def test_a_table_has_numbers_on_the_right_too():
+    head, _, *rows = render(TYPED, "table").splitlines()
+    assert head.endswith("name      count  values\x1b[0m")
+    assert rows == ["a_b   1,234,567  [1.0]", f"{DASH}             2  {DASH}"]
+
+
+def test_json_has_null_for_what_is_not_finite_at_any_depth():
+    values = [math.nan, {"a": [1.5, -math.inf]}, 3, None]
+    odd = Answer(columns=("x",), types=("JSON",), rows=[(values,), (math.inf,)])
+
+    assert json.loads(render(odd, "json")) == [
+        {"x": [None, {"a": [1.5, None]}, 3, None]},
+        {"x": None},
+    ]
+
+
+def test_a_list_is_json_in_a_field_of_csv():
+    assert as_csv(TYPED).splitlines() == [
+        "name,count,values",
+        "a_b,1234567,[1.0]",
+        ",2,",
+    ]
