@@ -1,5 +1,8 @@
 """Artifacts: whole or absent, and never read damaged."""
 
+import json
+import shutil
+
 import pytest
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
@@ -59,16 +62,72 @@ def test_a_damaged_artifact_is_moved_to_quarantine_to_be_made_again(empty, damag
     assert artifacts.find(empty, "k") is not None
 
 
-def test_an_artifact_in_a_bucket_is_fetched_once(tmp_path, monkeypatch):
+@pytest.fixture
+def store(tmp_path, monkeypatch) -> Store:
+    """A store in a bucket, with an artifact that one machine made."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "one machine"))
     (tmp_path / "bucket").mkdir()
     bucket = SubTreeFileSystem(str(tmp_path / "bucket"), LocalFileSystem())
-    store = Store(folder=RemoteFolder(bucket, "s", "s3://s"))
-    with artifacts.make(store, "k") as folder:
+    made = Store(folder=RemoteFolder(bucket, "s", "s3://s"))
+    with artifacts.make(made, "k") as folder:
         (folder / "model.bin").write_bytes(b"abc")
+        (folder / "parts" / "one").mkdir(parents=True)
+        (folder / "parts" / "one" / "a").write_bytes(b"a")
+    return made
 
+
+def test_an_artifact_in_a_bucket_is_fetched_once(store, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another machine"))
     found = artifacts.find(store, "k")
 
     assert (found / "model.bin").read_bytes() == b"abc"
+    assert (found / "parts" / "one" / "a").read_bytes() == b"a"
     assert "another machine" in str(found)
+    shutil.rmtree(tmp_path / "bucket" / "s" / "artifacts" / "k" / "parts")
+    assert artifacts.find(store, "k") == found
+    assert [path.name for path in found.parent.iterdir()] == ["k"]
+
+
+def test_an_artifact_that_is_still_uploaded_is_not_there(store, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another machine"))
+    store.folder.delete("artifacts/k/manifest.json")
+    assert artifacts.find(store, "k") is None
+    assert store.warnings == []
+
+
+@pytest.mark.parametrize(
+    "name", ["../evil", "parts/../../evil", "/tmp/evil", "", "a\0b", "."]
+)
+def test_a_manifest_that_names_other_places_is_damaged(
+    store, tmp_path, monkeypatch, name
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another machine"))
+    manifest = json.dumps({"key": "k", "sha256": {"model.bin": "0", name: "0"}})
+    store.folder.write("artifacts/k/manifest.json", manifest.encode())
+    store.folder.write("artifacts/evil", b"x")
+
+    assert artifacts.find(store, "k") is None
+    assert "which lies elsewhere" in store.warnings[0]
+    assert not list((tmp_path / "another machine").rglob("evil"))
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", '{"sha256": ["model.bin"]}'])
+def test_a_manifest_without_digests_is_damaged(empty, text):
+    with artifacts.make(empty, "k") as folder:
+        (folder / "model.bin").write_bytes(b"abc")
+    (artifacts.find(empty, "k") / "manifest.json").write_text(text)
+
+    assert artifacts.find(empty, "k") is None
+    assert "manifest.json lists no files" in empty.warnings[0]
+
+
+def test_a_manifest_reads_the_same_whatever_the_order_of_files_on_the_disk(empty):
+    names = ["b", "d", "a", "e", "c"]
+    with artifacts.make(empty, "k", model="mlp") as folder:
+        for name in names:
+            (folder / name).write_text(name)
+    found = artifacts.find(empty, "k")
+
+    lines = (found / "manifest.json").read_text().splitlines()
+    assert lines[:3] == ["{", ' "key": "k",', ' "model": "mlp",']
+    assert list(artifacts.manifest(found)["sha256"]) == sorted(names)

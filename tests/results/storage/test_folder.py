@@ -2,6 +2,7 @@
 
 import errno
 import os
+from types import SimpleNamespace
 
 import pytest
 from bucket import Bucket
@@ -37,7 +38,10 @@ def test_a_file_is_written_read_moved_and_deleted(place, tmp_path):
     place.write("a/deep/z", b"3")
     place.write("a/y", b"4")
 
+    for name in "idgbfhcaej":
+        place.write(f"many/{name}", b"")
     assert place.names("a") == ["x", "y"]  # no folder, and nothing beside
+    assert place.names("many") == list("abcdefghij")
     assert sorted(p.name for p in (tmp_path / "s/a").iterdir()) == ["deep", "x", "y"]
     assert (place.read("a/y"), place.read("a/deep/z")) == (b"4", b"3")
     assert place.move("a/y", "b/c/new") is True
@@ -202,3 +206,58 @@ def test_a_server_that_wants_lengths_is_written_to(monkeypatch):
         place.write("a", b"1")
         assert place.read("a") == b"1"
         assert bucket.objects["here/a"] == b"1"
+
+
+def test_a_file_can_be_read_by_others_as_far_as_the_user_allows(tmp_path):
+    for mask, mode in ((0o022, 0o644), (0o077, 0o600), (0, 0o644)):
+        before = os.umask(mask)
+        try:
+            LocalFolder(tmp_path).write("a", b"1")
+        finally:
+            os.umask(before)
+        assert (tmp_path / "a").stat().st_mode & 0o777 == mode
+
+
+class Vague:
+    """Moves nothing, and says no more than that, as S3 does."""
+
+    def __init__(self, *, there: bool) -> None:
+        self.there, self.moves = there, 0
+
+    def create_dir(self, path, recursive) -> None:
+        """Nothing."""
+
+    def move(self, source, target) -> None:
+        self.moves += 1
+        raise OSError("copy failed")
+
+    def get_file_info(self, path):
+        return SimpleNamespace(is_file=self.there)
+
+
+def test_a_bucket_that_cannot_move_is_asked_whether_the_file_is_there(clock):
+    missing, there = Vague(there=False), Vague(there=True)
+    assert RemoteFolder(missing, "s", "s3://s").move("a", "b") is False
+    assert missing.moves == 1
+    with pytest.raises(StoreError, match="copy failed"):
+        RemoteFolder(there, "s", "s3://s").move("a", "b")
+    assert there.moves == 10
+    assert sum(clock) == 55.5
+
+
+@pytest.mark.parametrize(
+    ("uri", "endpoint", "set_to"),
+    [
+        ("mock://b/s", None, None),
+        ("mock://b/s", "http://ceph", "when_required"),
+        ("mock://b/s?endpoint_override=ceph", None, "when_required"),
+    ],
+)
+def test_only_servers_other_than_amazon_s_get_no_checksums(
+    monkeypatch, uri, endpoint, set_to
+):
+    name = "AWS_REQUEST_CHECKSUM_CALCULATION"
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "environ", {"AWS_ENDPOINT_URL": endpoint} if endpoint else {})
+        folder(uri)
+        assert os.environ.get(name) == set_to
