@@ -106,6 +106,13 @@ def test_what_was_removed_is_a_share_of_what_the_ratio_speaks_of(ratio_of, share
     assert found == (None if share is None else pytest.approx(share))
 
 
+def test_all_of_the_parameters_can_be_removed():
+    dense = with_roles(nn.ModuleDict({"a": nn.Linear(8, 4)}), a="linear")
+    sizes = (counts(params=40), counts())
+
+    assert model_size.achieved("parameters", dense, dense.net, sizes) == 1
+
+
 def test_of_nothing_no_share_was_removed():
     empty = with_roles(nn.ModuleDict({"a": nn.Linear(8, 4)}))
     sizes = (counts(), counts())
@@ -130,6 +137,15 @@ def test_bits_are_saved_in_the_matrices_that_changed_and_have_a_role():
     small["b"] = nn.Linear(8, 4, bias=True)  # another tensor: 128 bytes to 144
     assert model_size.share_of_bits(dense, small) == pytest.approx(1 - 208 / 256)
     assert model_size.share_of_bits(dense, copy.deepcopy(net)) == 0
+
+
+def test_a_layer_changed_also_where_one_of_its_tensors_stayed_as_it_was():
+    dense = with_roles(nn.ModuleDict({"a": nn.Linear(8, 4)}), a="linear")
+    small = copy.deepcopy(dense.net)
+    small["a"].weight = nn.Parameter(small["a"].weight.to(torch.bfloat16))
+
+    # 128 bytes of weights and 16 of biases to 64 and 16.
+    assert model_size.share_of_bits(dense, small) == pytest.approx(64 / 144)
 
 
 def test_an_input_that_is_no_tensor_and_an_average_of_its_own_are_respected():
@@ -169,15 +185,18 @@ def test_methods_that_need_linears_or_mask_weights_read_roles(needs, ratio_of, r
 
 
 def test_bits_of_a_language_model_are_a_share_of_all_its_block_weights():
-    # Two matrices of 128 bytes in a block; one is stored in half of that.
-    block = nn.ModuleDict({n: nn.Linear(8, 4, bias=False) for n in ("a", "b")})
+    # Matrices of 128 and 256 bytes in a block; the first is stored in half of that.
+    sizes = {"a": 4, "b": 8}
+    block = nn.ModuleDict(
+        {n: nn.Linear(8, size, bias=False) for n, size in sizes.items()}
+    )
     net = nn.ModuleDict({"layers": nn.ModuleList([block])})
     roles = {r"layers\.0\.a": "query"}
     dense = Model(name="m", net=net, kind="causal_lm", roles=roles, example=dict)
     small = copy.deepcopy(net)
     small["layers"][0]["a"] = nn.Linear(8, 4, bias=False).to(torch.bfloat16)
 
-    assert model_size.share_of_bits(dense, small) == pytest.approx(64 / 256)
+    assert model_size.share_of_bits(dense, small) == pytest.approx(64 / 384)
 
 
 def test_macs_of_a_recurrent_layer_are_those_of_its_matrices_whatever_cudnn_does():
@@ -230,3 +249,10 @@ def test_macs_of_a_network_that_reads_images_do_not_depend_on_its_dtype(dtype):
 
     # 36 places x 4 filters x 27 weights.
     assert model_size.macs(model) == 36 * 4 * 27
+
+
+def test_words_stay_whole_numbers_whatever_the_dtype_of_the_network():
+    words = torch.zeros(1, 6, dtype=torch.long)
+    net = nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 2)).to(torch.bfloat16)
+
+    assert model_size.macs(wrap(net, input=words)) == 6 * 3 * 2

@@ -99,6 +99,8 @@ def test_counts_are_of_tensors_and_of_what_layers_store():
     net = nn.ModuleDict({"packed": Packed(), "plain": nn.Linear(2, 1, bias=False)})
     nn.init.zeros_(net["plain"].weight)
 
-    numbers = model_size.count(net).numbers.values()
+    found = model_size.count(net)
 
-    assert sorted(numbers) == [(2, 0), (2, 2), (3, 1)]  # elements, and not zero
+    # Elements, and not zero.
+    assert sorted(found.numbers.values()) == [(2, 0), (2, 2), (3, 1)]
+    assert [len(found.held[m]) for m in (net, *net.values())] == [0, 2, 1]
