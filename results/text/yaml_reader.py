@@ -92,7 +92,7 @@ def _bounded(node: Any, count: list[int], within: tuple[Any, ...] = ()) -> None:
     if count[0] > MAX_NODES:
         raise ValueError(f"it has more than {MAX_NODES} values")
     if isinstance(node, yaml.CollectionNode):
-        if node in within or len(within) > MAX_DEPTH:
+        if node in within or len(within) >= MAX_DEPTH:
             raise ValueError(f"it has more than {MAX_DEPTH} levels, or holds itself")
         for child in node.value:
             for one in child if isinstance(child, tuple) else (child,):

@@ -120,3 +120,17 @@ def test_a_list_is_json_in_a_field_of_csv():
         "a_b,1234567,[1.0]",
         ",2,",
     ]
+
+
+def test_a_sentence_is_folded_less_where_columns_can_be_left_out(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "34")
+    long = Answer(
+        columns=("table", "what", "cells"),
+        types=("VARCHAR", "VARCHAR", "INTEGER"),
+        rows=[("svd", "perplexity and accuracy of three networks", 12)],
+    )
+
+    assert "cells" not in render(long, "table", dropped=["cells"])
+    head, _, first, *_ = render(long, "table").splitlines()
+    assert "cells" in head
+    assert first == "svd    perplexity and           12"

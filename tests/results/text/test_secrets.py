@@ -14,6 +14,13 @@ def test_values_of_secret_variables_become_their_names(monkeypatch):
     assert said == "GET with <HF_TOKEN> from not-a-secret"
 
 
+def test_values_of_five_characters_are_ordinary_words(monkeypatch):
+    monkeypatch.setenv("MY_PASSWORD", "sesame")
+    monkeypatch.setenv("MY_TOKEN", "words")
+
+    assert redact("sesame and words") == "<MY_PASSWORD> and words"
+
+
 @pytest.mark.parametrize(
     ("text", "left"),
     [

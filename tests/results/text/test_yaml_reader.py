@@ -100,6 +100,23 @@ def test_aliases_count_as_what_they_stand_for():
     assert len(read(allowed.encode())["b"]) == 98
     with pytest.raises(ValueError, match="more than 100000 values"):
         read(f"a: &a [{line}]\nb: [{','.join(['*a'] * 99)}]".encode())
+    full = allowed[:-1] + ",x" * 996  # exactly as many as are allowed
+    assert len(read(f"{full}]".encode())["b"]) == 98 + 996
+    with pytest.raises(ValueError, match="more than 100000 values"):
+        read(f"{full},x]".encode())
+
+
+def test_aliases_nest_as_deep_as_what_is_written():
+    def nested(above: int) -> bytes:
+        low = "[" * 20 + "]" * 20
+        return f"a: &a {low}\nb: {'[' * above}*a{']' * above}\n".encode()
+
+    found = read(nested(19))["b"]  # in the mapping: 40 levels
+    for _ in range(38):
+        (found,) = found
+    assert found == []
+    with pytest.raises(ValueError, match="more than 40 levels, or holds itself"):
+        read(nested(20))
 
 
 @pytest.mark.parametrize("text", ["a: &x [*x]", "a: &x {b: [*x]}"])
@@ -117,7 +134,14 @@ def test_keys_are_names():
     ("text", "said"),
     [
         (b"a: 1\n\tb: 2\n", "line 2, column 1: a tab in 'b: 2'; indent with spaces"),
-        (b"a: b: c\n", "line 1, column 5: mapping values are not allowed"),
+        (b"a:\n  b: 1\n \tc: 2\n", "line 3, column 2: a tab in 'c: 2'"),
+        (b"a: b:\tc\n", "line 1, column 5: mapping values are not allowed"),
+        (
+            b"a: b: c\n",
+            "it is not YAML: line 1, column 5: mapping values are not allowed in this "
+            "context in 'a: b: c'; put a value that has a colon in quotation marks",
+        ),
+        (b"a: [1\n", "line 2, column 1: did not find expected ',' or ']'; look"),
         (b"a: [1\nb: 2\n", "; look at the indent and the brackets of this line"),
         (b"a: 'x", "line 1"),
         (b"\xff", "it is not UTF-8 text"),
