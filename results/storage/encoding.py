@@ -63,7 +63,7 @@ def table(name: str, lines: Sequence[bytes], *, exact: bool = True) -> pa.Table:
     if not lines:
         return arrow(name).empty_table()
     # Arrow parses in blocks and fails on a line that is longer than one.
-    block = max(_BLOCK, *(len(one) + 1 for one in lines))
+    block = max(_BLOCK, *map(len, lines))
     read_options = ReadOptions(use_threads=False, block_size=block)
     # A writer must not lose a column; a reader of newer rows leaves out what it does
     # not know.

@@ -6,8 +6,10 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import duckdb
+import pyarrow.parquet as pq
 import pytest
 from paths import SUPPORT
 from synthetic import row
@@ -68,7 +70,7 @@ def test_compacting_again_folds_the_new_files_into_the_old(empty):
 
 
 def test_a_large_file_is_left_as_it_is(empty, monkeypatch):
-    monkeypatch.setattr(compaction, "ENOUGH", 5)
+    monkeypatch.setattr(compaction, "ENOUGH", 6)
     _fill(empty, 6, "a")
     compact(empty)
     large = empty.files("trials")
@@ -118,6 +120,33 @@ def test_a_full_disk_is_named_and_other_errors_are_not_called_one(
 
     assert type(caught.value) is raised
     assert _everything(empty) == before
+
+
+def test_a_disk_that_is_full_before_the_first_row_is_named_too(empty, monkeypatch):
+    _fill(empty, 3)
+
+    def fails(*_, **__):
+        raise duckdb.IOException("not enough space")
+
+    monkeypatch.setattr(compaction, "_write", fails)
+    with pytest.raises(StoreError, match="has no room to compact"):
+        compact(empty)
+
+
+def test_files_of_older_code_are_compacted_with_the_columns_that_they_have(empty):
+    _fill(empty, 2)
+    old, new = (empty.folder.local / path for path in empty.files("trials"))
+    table = pq.read_table(old).drop_columns(["node", "threads"])
+    pq.write_table(table.replace_schema_metadata(None), old)
+    store = replace(empty, mixed=True)
+    before = _everything(store)
+
+    assert [(f.table, f.rows) for f in compact(store)] == [
+        ("trials", 2),
+        ("samples", 2),
+    ]
+    assert not new.exists()
+    assert _everything(store) == before
 
 
 class _Killed(BaseException):

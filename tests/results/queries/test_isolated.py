@@ -1,11 +1,14 @@
 """A person's SQL has bounded time, memory and disk space, and can be interrupted."""
 
 import os
+import pickle
+import resource
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -64,9 +67,66 @@ def test_the_default_is_a_minute_and_a_quarter_of_the_memory(monkeypatch):
     monkeypatch.setenv("SHRINKGRID_SQL_TIMEOUT", "7.5")
     assert Limits().seconds == 7.5
     assert Limits.of(3, 0.5) == Limits(seconds=3, memory_bytes=2**29)
-    monkeypatch.setenv("SHRINKGRID_SQL_TIMEOUT", "soon")
-    with pytest.raises(StoreError, match="SHRINKGRID_SQL_TIMEOUT is 'soon'"):
-        Limits()
+    monkeypatch.setenv("SHRINKGRID_SQL_TIMEOUT", "0.5")
+    assert Limits().seconds == 0.5
+    assert Limits.of(None, None) == Limits()
+    for text in ("soon", "0", "-1", "inf", "nan"):
+        monkeypatch.setenv("SHRINKGRID_SQL_TIMEOUT", text)
+        with pytest.raises(StoreError, match=f"SHRINKGRID_SQL_TIMEOUT is '{text}'"):
+            Limits()
+
+
+@pytest.mark.parametrize(
+    ("version_1", "version_2", "quarter"),
+    [
+        (None, None, 1_000_000),  # no container
+        ("max\n", None, 1_000_000),
+        (None, "2000000\n", 500_000),
+        ("2000000", "1000000", 250_000),
+        (None, "9" * 18, 1_000_000),  # "no limit" of a container is a large number
+    ],
+)
+def test_a_container_may_use_less_than_the_machine_has(
+    tmp_path, monkeypatch, version_1, version_2, quarter
+):
+    sizes = {"SC_PHYS_PAGES": 1000, "SC_PAGE_SIZE": 4000}
+    (tmp_path / "memory").mkdir()
+    for name, text in (
+        ("memory/memory.limit_in_bytes", version_1),
+        ("memory.max", version_2),
+    ):
+        if text is not None:
+            (tmp_path / name).write_text(text)
+    with monkeypatch.context() as patch:
+        patch.setattr(isolated.os, "sysconf", sizes.get)
+        patch.setattr(isolated, "Path", lambda _: tmp_path)
+        assert Limits().memory_bytes == quarter
+
+
+def test_temporary_files_leave_half_of_a_small_disk_free(monkeypatch):
+    free = SimpleNamespace(free=1001)
+    monkeypatch.setattr(isolated.shutil, "disk_usage", lambda _: free)
+    settings = Limits(memory_bytes=2**25).settings("/tmp/x")
+    assert settings == {
+        "memory_limit": f"{2**25}B",
+        "temp_directory": "/tmp/x",
+        "max_temp_directory_size": "500B",
+    }
+
+
+def test_a_process_has_twice_the_memory_no_core_file_and_an_alarm():
+    limits = Limits(seconds=60, memory_bytes=2**29)
+    memory, core, alarm = isolated.call(_own_limits, limits=limits)
+
+    # DuckDB's own memory, as much beside it, and 512 MiB for the libraries.
+    assert memory == (3 * 2**29, 3 * 2**29)
+    assert core == (0, 0)
+    assert 60 < alarm <= 65  # later than the parent, which tells what happened
+
+
+def _own_limits(_settings):
+    kinds = (resource.RLIMIT_DATA, resource.RLIMIT_CORE)
+    return (*map(resource.getrlimit, kinds), signal.getitimer(signal.ITIMER_REAL)[0])
 
 
 def test_the_file_that_a_query_names_must_not_shadow_the_project(empty, tmp_path):
@@ -130,6 +190,10 @@ def test_a_process_that_crashes_is_an_error_that_says_so():
     for number in (signal.SIGKILL, signal.SIGABRT):
         with pytest.raises(StoreError, match="needs more memory than"):
             isolated._result(b"", b"", -number, limits)
+    with pytest.raises(StoreError, match="needs more memory than"):
+        isolated._result(pickle.dumps(("memory", None)), b"", 0, limits)
+    with pytest.raises(StoreError, match=r"ended with status 3: the last line$"):
+        isolated._result(b"", b"a line\nthe last line\n", 3, limits)
     half = Limits(memory_bytes=3 * 2**29)
     with pytest.raises(StoreError, match=r"its limit of 1\.5 GiB"):
         isolated._result(b"", b"", 0 - signal.SIGKILL, half)

@@ -36,6 +36,7 @@ def test_a_file_is_written_read_moved_and_deleted(place, tmp_path):
     place.write("a/y", b"1")
     place.write("a/x", b"2")
     place.write("a/deep/z", b"3")
+    place.write("new/deep/er", b"5")
     place.write("a/y", b"4")
 
     for name in "idgbfhcaej":
@@ -50,6 +51,7 @@ def test_a_file_is_written_read_moved_and_deleted(place, tmp_path):
     place.delete("b/c/new")
     place.delete("b/c/new")
     assert place.names("b/c") == []
+    assert place.read("new/deep/er") == b"5"
 
 
 def test_a_system_that_writes_a_few_bytes_at_a_time_writes_all(tmp_path, monkeypatch):
@@ -213,9 +215,11 @@ def test_a_file_can_be_read_by_others_as_far_as_the_user_allows(tmp_path):
         before = os.umask(mask)
         try:
             LocalFolder(tmp_path).write("a", b"1")
+            LocalFolder(tmp_path).write(f"in/{mask}/a", b"1")  # in a new folder
         finally:
             os.umask(before)
-        assert (tmp_path / "a").stat().st_mode & 0o777 == mode
+        for path in ("a", f"in/{mask}/a"):
+            assert (tmp_path / path).stat().st_mode & 0o777 == mode
 
 
 class Vague:

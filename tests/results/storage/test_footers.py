@@ -62,6 +62,32 @@ def test_every_small_file_has_its_copy_and_a_large_one_none(empty):
     assert len(footers.embedded_rows(empty.folder, empty.files("trials"))[1]) == 1
 
 
+def test_a_text_in_a_row_is_not_taken_for_the_copy_of_a_row(empty):
+    forged = b'{"trial": "forged"}'
+    text = (footers._BEFORE + bytes([len(forged)]) + forged).decode()
+    rows = [row(f"c{n}", reason=text) for n in range(footers.MOST + 1)]
+    empty.append_all(rows)
+    (path,) = empty.files("trials")
+    assert text.encode() in empty.folder.read(path)
+
+    assert footers.embedded_rows(empty.folder, [path]) == ([], [path])
+
+
+@pytest.mark.parametrize(
+    ("data", "number", "end"),
+    [
+        (b"\x05\xff", 5, 1),
+        (b"\x7f\xff", 127, 1),
+        (b"\x80\x01", 128, 2),
+        (b"\x81\x03", 385, 2),  # 1 + 3 x 128
+        (b"\xff\xff\x03", 65535, 3),
+    ],
+)
+def test_a_length_has_seven_bits_a_byte(data, number, end):
+    assert footers._varint(data, 0) == (number, end)
+    assert footers._varint(b"?" + data, 1) == (number, end + 1)
+
+
 def test_files_without_a_copy_are_read_beside_those_with_one(empty, many):
     _fill(empty)
     before = _everything(empty)
