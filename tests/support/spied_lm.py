@@ -42,6 +42,17 @@ metric_list: [{{metric: exact_match}}]
 
 
 TEMPLATE = "{% for m in messages %}{{ m.role[0] }}{{ m.content }}{% endfor %}"
+# Letters of the tokenizer: "g" asks to reason, "h" ends the reasoning.
+THINKING = (
+    TEMPLATE + "{% if add_generation_prompt %}"
+    "{{ 'g' if enable_thinking is not defined or enable_thinking else 'gh' }}"
+    "{% endif %}"
+)
+# As DeepSeek V3.1 and Granite name it: not to reason is the default.
+NAMED = TEMPLATE + "{{ 'g' if thinking is defined and thinking else 'gh' }}"
+WRITES = WRITING.replace("max_gen_toks: {more}, ", "").replace("{more}", "")
+SHOTS = WRITING.replace("test_split", "training_split: test\ntest_split", 1)
+DRAWS = WRITES.replace("do_sample: false", "do_sample: true, temperature: 0.5")
 
 
 class Spy(nn.Module):

@@ -1,8 +1,8 @@
+"""Zero-shot tasks of lm-eval, against likelihoods that were worked by hand."""
+
 import json
 import math
 
-import datasets
-import huggingface_hub.constants
 import pytest
 import torch
 from tiny_llm import tiny
@@ -13,9 +13,11 @@ from transformers.models.llama import LlamaConfig
 
 from harness.core import BenchError, Model, NotFinite, Unsupported
 from harness.registry import resolve
-from harness.toolkit import identity, texts
-from tasks._lm_eval import data, evaluate, task_index
+from harness.toolkit import texts
+from tasks._lm_eval import evaluate, task_index
 from tasks.pydoc_cloze import paragraphs
+
+pytestmark = pytest.mark.usefixtures("own_caches")
 
 # A letter is a token; p(a) = 1/2, p(b) = 1/4, p(c) = 1/8, the rest is the end token's.
 PROBABILITIES = {"</s>": 1 / 8, "a": 1 / 2, "b": 1 / 4, "c": 1 / 8}
@@ -84,15 +86,6 @@ def written(folder, text=TASK, name="letters", documents=DOCUMENTS):
     path = folder / f"{name}.yaml"
     path.write_text(text.format(data=data))
     return str(path)
-
-
-@pytest.fixture(autouse=True)
-def own_caches(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "datasets"))
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
 
 
 @pytest.fixture
@@ -298,89 +291,6 @@ def test_a_card_names_the_tasks_of_a_tag_and_is_kept(tmp_path, monkeypatch):
     task_index._keep(made, kept)
     assert json.loads(kept.read_text())["tasks"] == made.tasks
     assert task_index._search("no_such_task") is None
-
-
-def prepared(folder, *, commit="1" * 40, rows=5, config="ARC-Easy"):
-    where = folder / "datasets" / "allenai___ai2_arc" / config / "0.0.0" / commit
-    where.mkdir(parents=True)
-    splits = {"test": {"num_examples": rows, "num_bytes": 99}}
-    (where / "dataset_info.json").write_text(json.dumps({"splits": splits}))
-
-
-def test_the_fingerprint_of_hub_data_is_its_commit_and_its_sizes(tmp_path, task):
-    prepared(tmp_path, rows=5)
-    prepared(tmp_path, commit="2" * 40, config="ARC-Challenge")
-    first = task("arc_easy").fingerprint()
-    assert first.startswith("1" * 12)
-    (info,) = tmp_path.glob("datasets/*/ARC-Easy/*/*/dataset_info.json")
-    info.write_text(info.read_text().replace("5", "6"))
-    assert task("arc_easy").fingerprint() != first
-
-
-def test_local_data_is_identified_by_its_content(tmp_path):
-    path = tmp_path / "data.jsonl"
-    path.write_text("{}")
-    facts = {"dataset": "json", "config": None, "files": {"test": str(path)}}
-    first = data.revision(facts)
-    path.write_text("{ }")
-    assert first.startswith("sha256:")
-    assert data.revision(facts) != first
-    path.unlink()
-    assert data.revision(facts) is None
-
-
-@pytest.mark.parametrize(
-    "said",
-    [
-        {"dataset": "json", "files": {"test": "{here}/[a-z]*/*.jsonl"}},
-        {"dataset": "json", "files": {"test": ["**/data.jsonl"]}, "folder": "{here}"},
-        {"dataset": "json", "folder": "{here}"},
-        {"dataset": "{here}"},
-        {"dataset": "{here}", "files": "sub/data.jsonl"},
-        {"dataset": "{here}", "folder": "sub"},
-    ],
-    ids=["pattern", "pattern below", "folder", "data set", "file", "part of it"],
-)
-def test_local_data_is_its_content_however_it_is_named(tmp_path, said):
-    path = tmp_path / "sub" / "data.jsonl"
-    path.parent.mkdir()
-    facts = json.loads(json.dumps(said).replace("{here}", str(tmp_path)))
-    assert data.revision(facts) is None  # nothing is there
-    seen = []
-    for text in ('{"q": 1}', '{"q": 2}'):
-        path.write_text(text)
-        seen.append(data.revision(facts))
-    assert len(set(seen)) == 2
-    assert all(one.startswith("sha256:") for one in seen)
-
-
-def test_files_of_a_data_set_on_the_hub_are_no_local_files(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))
-    copy = tmp_path / "owner___name" / "default-0123" / "0.0.0" / "abcdef"
-    copy.mkdir(parents=True)
-    (copy / "dataset_info.json").write_text("{}")
-    facts = {"dataset": "owner/name", "files": "test.jsonl", "folder": "sub"}
-    assert data.revision(facts).startswith("abcdef-")
-
-
-def test_a_task_of_the_users_own_is_identified_by_all_its_files(tmp_path):
-    main, template = tmp_path / "mine.yaml", tmp_path / "_template"
-    main.write_text("task: mine\ninclude: _template\n")
-    template.write_text("doc_to_text: '{{q}}'\n")
-    (tmp_path / "utils.py").write_text("def f(doc): return doc\n")
-    (tmp_path / "other.yaml").write_text("task: other\n")
-    assert set(task_index.sources(main)) == {"mine.yaml", "_template", "utils.py"}
-
-    seen = set()
-    for path in (main, template, tmp_path / "utils.py"):
-        seen.add(identity.of_files(task_index.sources(main)))
-        path.write_text(path.read_text() + "# changed\n")
-    seen.add(identity.of_files(task_index.sources(main)))
-    assert len(seen) == 4
-
-    group = tmp_path / "group.yaml"
-    group.write_text("group: all\ntask: [mine, other]\n")
-    assert {"mine.yaml", "other.yaml"} <= set(task_index.sources(group))
 
 
 def test_the_cloze_asks_for_the_last_word_of_paragraphs_of_prose():
