@@ -5,10 +5,10 @@ import json
 import mmap
 import socket
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
+from toy_runs import GRID, TWICE, Silent
 
 from harness.core import Measurement
 from harness.executors.inline import Inline
@@ -18,11 +18,10 @@ from harness.planning.messages import ArtifactJob
 from harness.planning.plan import Artifact
 from harness.planning.trial import PluginSpec
 from harness.registry import find
-from harness.running import batch, networks, worker
+from harness.running import networks, worker
 from harness.running.artifacts import produce
 from harness.running.driver import Driver
-from harness.running.failures import Interrupted
-from harness.running.recovery import reconcile, settle
+from harness.running.recovery import reconcile
 from harness.running.step_sign import StepSign
 from harness.running.steps import Steps
 from harness.toolkit import devices
@@ -31,45 +30,6 @@ from results.queries.compaction import compact
 from results.queries.db import ask
 from results.storage import leases
 from results.storage.store import open_store
-
-GRID = """
-models: [toy]
-methods: [{methods}]
-ratios: [0.25, 0.5, 0.75]
-tasks: [toy_sum, {task}]
-resources: {{time: {limit}}}
-"""
-TWICE = "{name: toy_sum, by: 2}"
-
-
-class Silent:
-    """A watcher that shows nothing."""
-
-    def event(self, job, trial, event) -> None:
-        """Nothing."""
-
-
-@pytest.fixture
-def run(tmp_path: Path, toys: Path):
-    """Run a grid of the given methods; returns the store and the outcome."""
-
-    def runs(
-        methods: str, limit: str = "2m", task: str = TWICE, *, keep=False, **options
-    ):
-        path = tmp_path / "grid.yaml"
-        path.write_text(GRID.format(methods=methods, limit=limit, task=task))
-        store = open_store(tmp_path / "store", create=True)
-        plan = plans.make(grids.read(path), statuses=read_statuses(store), **options)
-        driver = Driver(
-            plan=plan,
-            store=store,
-            executor=Inline(),
-            watcher=Silent(),
-            keep_models=keep,
-        )
-        return store, plan, driver.run()
-
-    return runs
 
 
 def steps(toys: Path) -> dict[str, int]:
@@ -405,83 +365,3 @@ def test_trials_behind_an_error_that_spoils_cuda_run_in_a_new_process(run, monke
     assert outcome.counts == {"failed": 1, "ok": 2}
     first, *others = seen
     assert all(one is not first for one in others), "a new job runs the rest"
-
-
-@pytest.fixture
-def job(run, tmp_path, monkeypatch):
-    """A job of six trials that take a microsecond, by a clock that the test moves."""
-    made = []
-    monkeypatch.setattr(Inline, "run", lambda self, jobs: made.extend(jobs) or [])
-    run("toy_drop")
-    (one,) = made
-    clock = SimpleNamespace(now=0.0)
-
-    def perf_counter() -> float:
-        clock.now += 1e-7
-        return clock.now
-
-    clock.perf_counter = perf_counter
-    for module in (worker, batch):
-        monkeypatch.setattr(module, "time", clock)
-    return one, clock
-
-
-def _stored(store):
-    return {trial for (trial,) in ask(store, "SELECT trial FROM trials").rows}
-
-
-def test_rows_of_quick_trials_are_one_file_and_stored_when_they_are_told(job):
-    job, _ = job
-    store = open_store(job.store)
-    told = []
-    for events in worker.batches(job):
-        told += [event for event in events if event.what == "ended"]
-        assert _stored(store) == {event.trial for event in told}
-
-    assert [event.trial for event in told] == [t.id for t in job.bundle.trials]
-    assert store.files("trials") == [f"trials/{job.key}.parquet"]
-    assert store.folder.names("running") == []
-    summed = ask(store, "SELECT count(DISTINCT value) FROM measurements").rows
-    assert summed == [(6,)]
-
-
-def test_rows_of_slow_trials_are_stored_one_by_one(job, monkeypatch):
-    job, clock = job
-    execute = Steps.execute
-
-    def slow(self, trial, row):
-        clock.now += batch.FLUSH
-        return execute(self, trial, row)
-
-    monkeypatch.setattr(Steps, "execute", slow)
-    store = open_store(job.store)
-    batches = list(worker.batches(job))
-
-    assert [[e.what for e in batch] for batch in batches] == [
-        ["started"],
-        ["ended"],
-    ] * 6
-    assert len(store.files("trials")) == 6
-
-
-@pytest.mark.parametrize("kills", [True, False])
-def test_rows_of_a_batch_outlive_their_worker(job, monkeypatch, kills):
-    job, _ = job
-    execute, store = Steps.execute, open_store(job.store)
-    ids = [t.id for t in job.bundle.trials]
-
-    def dies(self, trial, row):
-        if trial.id == ids[3] and kills:
-            raise Interrupted  # no row, and nothing is stored at the end
-        if trial.id == ids[3]:
-            leases.delete(store, f"{job.name}.json")
-        return execute(self, trial, row)
-
-    monkeypatch.setattr(Steps, "execute", dies)
-    with contextlib.suppress(Interrupted):
-        batches = list(worker.batches(job))
-        assert [e.what for e in batches[-1]] == ["crashed"]
-    assert _stored(store) == set()
-
-    settle(store, job.name)
-    assert _stored(store) == set(ids[:3])
