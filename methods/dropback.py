@@ -175,8 +175,7 @@ class Tracking(Objective):
     moves little from step to step. A scan for untracked weights somewhat below the last
     one and up finds all who may enter, a scan for tracked weights somewhat above it and
     down finds all who may leave, and only those few are ranked. Where the k-th largest
-    comes out beyond either bound, the scan is repeated with a wider one, so that nobody
-    is missed. The scan reads slopes; only for those it finds they become steps.
+    is beyond either bound, a wider scan follows. Scans compare slopes.
 
     Beside weights and gradients, one vector of slopes, k accumulated steps, k initial
     values and one mark per weight are stored; the initial values of the others are the

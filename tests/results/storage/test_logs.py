@@ -15,6 +15,9 @@ def store(tmp_path):
 
 def test_a_log_within_the_limit_is_kept_whole():
     assert logs.bounded(io.BytesIO(b"one\ntwo\n")) == "one\ntwo\n"
+    largest = "x" * (logs.LARGEST - 1) + "\n"
+    assert logs.bounded(io.BytesIO(largest.encode())) == largest
+    assert "left out" in logs.bounded(io.BytesIO(b"x\n" + largest.encode()))
 
 
 def test_of_a_long_log_the_ends_stay_and_the_rest_is_counted():
@@ -30,6 +33,8 @@ def test_of_a_long_log_the_ends_stay_and_the_rest_is_counted():
     assert head + tail == kept.replace(f"... {count} bytes are left out here ...\n", "")
     assert head.startswith("line 0\n")
     assert tail.endswith("line 199999\n")
+    for part in (head, tail):  # half of the limit each, up to the end of a line
+        assert logs.LARGEST // 2 - 12 < len(part) <= logs.LARGEST // 2
     assert int(count.replace(",", "")) + len(head) + len(tail) == len(whole)
     assert set((head + tail).splitlines()) <= {line.strip() for line in lines}
 

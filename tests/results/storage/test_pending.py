@@ -1,5 +1,7 @@
 """Rows that wait for one file: durable at once, committed together, lost by no kill."""
 
+import os
+
 import pytest
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 from synthetic import row
@@ -143,3 +145,14 @@ def test_in_a_bucket_no_row_waits(tmp_path):
         rows.append(attempt(0), [], [], wait=True)
         assert trials(store) == NAMES[:1]
         assert not rows
+
+
+def test_two_jobs_of_a_store_have_a_file_each_that_others_can_read(empty):
+    before = os.umask(0)
+    try:
+        for job in ("job", "other"):
+            Pending(empty, job).append(attempt(0), [], [], wait=True)
+    finally:
+        os.umask(before)
+    assert pending.jobs(empty) == ["job", "other"]
+    assert (empty.folder.local / FILE).stat().st_mode & 0o777 == 0o644

@@ -74,6 +74,8 @@ def measured(*numbers, **columns):
         (measured(("loss", 1.0), ("loss", 1e300, None, 1), ("loss", 2.0, -1, 2)), True),
         (measured(("loss", 1.0), ("perplexity", 1e300)), False),
         (measured(("perplexity", -1e300), ("loss", 1.0)), False),
+        (measured(("loss", 1.0), ("perplexity", 1e150)), False),
+        (measured(("loss", 1.0), ("perplexity", 9e149)), True),
         (measured(("loss", 1.0, 0.1), ("accuracy", 0.9, -0.1)), False),
         (measured(("loss", 1.0, 1e300), ("accuracy", 0.9, 0.1)), False),
     ],
@@ -87,3 +89,10 @@ def test_a_number_that_is_not_finite_is_refused_by_its_metric(value):
     with pytest.raises(StoreError, match=f"loss of trial t is {value}; only finite"):
         row_checks.check_finite(measured(("accuracy", 0.9), ("loss", value)))
     row_checks.check_finite({"trial": "t", "measurements": None})
+
+
+def test_a_column_that_a_table_does_not_have_is_named():
+    known = {"attempt": "a", "metric": "accuracy"}
+    row_checks.check_columns("samples", [known, known])
+    with pytest.raises(StoreError, match=r"column of samples.*'metrik'.*'metric'"):
+        row_checks.check_columns("samples", [known, {"metrik": "accuracy"}])
