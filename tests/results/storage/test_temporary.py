@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import psutil
 import pytest
 
 from results.storage import temporary
@@ -45,6 +46,14 @@ def test_a_process_that_nobody_asked_how_it_ended_has_ended():
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
         os.kill(child.pid, 0)
         assert temporary.ended(child.pid)
+    assert not temporary.ended(os.getpid())
+
+
+def test_a_process_that_may_not_be_looked_at_has_not_ended(monkeypatch):
+    def refuse(_process: psutil.Process) -> str:
+        raise psutil.AccessDenied
+
+    monkeypatch.setattr(psutil.Process, "status", refuse)
     assert not temporary.ended(os.getpid())
 
 
