@@ -322,6 +322,42 @@ def test_nothing_is_moved_that_saves_less_than_ten_seconds(plan):
     assert mostly_fit.due(0.0) == {}
 
 
+@pytest.mark.parametrize(
+    ("setup", "each", "saved"),
+    [
+        # 700 s are left. Three trials go, so that the worker ends after 400 s and the
+        # idle slot, with its setup, after 310 s, or after 450 s.
+        (10.0, 100.0, 300.0),
+        (150.0, 100.0, 250.0),
+        (0.0, 0.1, 0.3),  # four of seven trials of 0.1 s, and then 0.4 s there
+    ],
+)
+def test_a_move_saves_what_is_left_until_both_have_ended(
+    plan, monkeypatch, setup, each, saved
+):
+    for limit, moved in ((saved - 0.01, True), (saved + 0.01, False)):
+        monkeypatch.setattr(work_stealing, "SAVES", limit)
+        own, _ = stealing(plan, setup=setup, each=each)
+        assert bool(own.due(0.0)) == moved
+
+
+def test_a_bundle_that_takes_no_time_is_left_alone(plan, monkeypatch):
+    monkeypatch.setattr(work_stealing, "SAVES", 0.0)
+    own, _ = stealing(plan, setup=0.0, each=0.0)
+    assert own.due(0.0) == {}
+
+
+def test_idle_slots_are_shared_equally_by_the_bundles(plan):
+    own, only = stealing(plan, cluster="6xCPU")
+    own.add("b", only)
+
+    # Four idle slots are two for each: five trials in parts of three and two.
+    assert {job: len(trials) for job, trials in own.due(0.0).items()} == {
+        "a": 5,
+        "b": 5,
+    }
+
+
 def test_neither_a_guess_nor_a_measurement_of_speed_is_shared(plan):
     own, _ = stealing(plan, guessed=True)
     assert own.due(0.0) == {}

@@ -222,6 +222,19 @@ def test_the_report_says_at_which_exit_each_class_leaves(trained):
             assert one.value == pytest.approx(left[exit_, label] / max(whole, 1))
 
 
+def test_a_report_has_the_share_of_each_exit_but_the_end():
+    ctx = context(MLP(hidden=(30, 20)))
+    net = with_exits(ctx.model, ctx.dense(), 10, rule="confidence", pool=1, conv=False)
+
+    def said(*taken):
+        net.taken = list(taken)
+        found = {m.metric: (m.value, m.n) for m in net.report()}
+        return {k: v for k, v in found.items() if k.startswith("exit_share")}
+
+    assert said(3, 1, 4) == {"exit_share_1": (3 / 8, 8), "exit_share_2": (1 / 8, 8)}
+    assert said(0, 0, 0) == {"exit_share_1": (0, 1), "exit_share_2": (0, 1)}
+
+
 def test_classes_are_counted_in_a_report_only_and_not_without_end(trained):
     ctx, _, fitted = trained
     net = fitted.net.eval()
@@ -235,6 +248,10 @@ def test_classes_are_counted_in_a_report_only_and_not_without_end(trained):
     assert net.answers is None  # a latency that is measured later pays nothing
     net.answers = [[1] * 101] * 4
     assert not [m for m in net.report() if m.step is not None]
+    net.answers = [[1] * 100] * 4
+    by_class = [m for m in net.report() if m.step is not None]
+    assert len(by_class) == 400
+    assert {(m.value, m.n) for m in by_class} == {(0.25, 4)}
 
 
 def test_samples_that_left_are_not_computed_any_further(trained):

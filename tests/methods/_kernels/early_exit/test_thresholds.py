@@ -127,3 +127,10 @@ def test_an_excluded_class_is_not_the_answer_of_the_network_either():
         found = simulate("exclusion", [early, last], labels, costs, (0.5,))
         assert found.accuracy == accuracy
         assert found.saved == pytest.approx(1 - 21 / 20)
+
+
+@pytest.mark.parametrize(("rule", "count"), [("confidence", 26), ("exclusion", 37)])
+def test_thresholds_are_tried_in_order_from_nobody_to_everybody(rule, count):
+    found = thresholds_of(rule)
+    assert list(found) == sorted(found)
+    assert (found[0], found[-1], len(set(found))) == (0, 1, count)
