@@ -139,3 +139,11 @@ def test_equal_means_at_equal_costs_are_one_row_of_the_front():
     rows = [{"mean": 1, "c": 1}, {"mean": 1, "c": 1}, {"mean": 2, "c": 1}]
     assert costs.front(rows, "c", more=True) == [rows[2]]
     assert costs.front(rows[:2], "c", more=False) == rows[:1]
+
+
+def test_a_standard_error_makes_the_front_a_matter_of_chance():
+    rows = [{"mean": 5.0, "stderr": 1.0, "goal": "max", "c": c} for c in (1, 2)]
+    cheap, dear = costs.probabilities(rows, "c")
+    assert cheap == 1
+    assert dear == pytest.approx(0.5, abs=0.1)  # as likely above the cheap one as below
+    assert costs.probabilities(rows[:1], "c") == [1]

@@ -204,3 +204,22 @@ def test_a_file_of_groups_is_read_as_it_stands(tmp_path):
         path.write_text(text)
         with pytest.raises(StoreError, match=said):
             read_groups(str(path))
+
+
+def test_the_mean_of_all_groups_orders_whatever_the_groups_say(empty):
+    values = {("dense", task): 0.8 for task in "xyz"}
+    # Recoveries in three groups: 1, 0.25, 0.25 and 0.25, 0.5, 0.5; means 0.5 and 0.42.
+    for method, numbers in (("b", (0.8, 0.2, 0.2)), ("a", (0.2, 0.4, 0.4))):
+        values |= {(method, t): v for t, v in zip("xyz", numbers, strict=True)}
+    groups = {"one": ["x"], "two": ["y"], "three": ["z"]}
+    rows = _filled(empty, values)
+    found = by_group(rows, groups)
+
+    assert [r["method"] for r in found.dicts()] == ["b", "a"]
+    assert "without a mean" not in table(found, rows)
+
+
+def test_one_method_that_lacks_a_task_is_enough_for_the_note(empty):
+    values = {key: v for key, v in ALL.items() if key != ("b", "y")}
+    rows = _filled(empty, values)
+    assert "A method without a mean lacks tasks" in table(by_group(rows, GROUPS), rows)

@@ -1,5 +1,6 @@
 """Which files of a store are damaged, and what is said of them."""
 
+import struct
 from types import SimpleNamespace
 
 import pyarrow as pa
@@ -34,6 +35,15 @@ def test_a_file_that_is_cut_off_is_damaged_in_one_line(file):
     reason = damage(store, path)
     assert reason
     assert "\n" not in reason
+
+
+def test_a_number_that_changed_on_the_disk_is_damage(file):
+    store, path, _ = file
+    target = store.folder.local / path
+    content, ratio = target.read_bytes(), struct.pack("<d", 0.2)
+    assert content.count(ratio) == 1  # the copy in the footer is text
+    target.write_bytes(content.replace(ratio, struct.pack("<d", 0.3)))
+    assert "checksum" in damage(store, path).lower()
 
 
 @pytest.mark.parametrize(
@@ -74,6 +84,11 @@ def test_columns_must_be_of_the_types_of_the_schema(file, change, reason):
         (INTS, pa.int64(), False),
         (pa.struct({"a": pa.int64()}), pa.struct({"a": pa.int64()}), True),
         (pa.struct({"a": pa.string()}), pa.struct({"a": pa.int64()}), False),
+        (
+            pa.struct({"a": pa.string(), "b": pa.int64()}),
+            pa.struct({"a": pa.int64(), "b": pa.int64()}),
+            False,
+        ),
         (
             pa.struct({"b": pa.int64()}),
             pa.struct({"a": pa.int64(), "b": pa.int64()}),

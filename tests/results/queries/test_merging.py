@@ -97,6 +97,17 @@ def test_an_attempt_with_other_numbers_is_refused_and_named(tmp_path):
     assert trials(one) == ["a", "b"]
 
 
+def test_of_many_attempts_with_other_numbers_three_are_named(tmp_path):
+    one = new(tmp_path / "one", "abcde")
+    for count, listed in (
+        (3, "0000-a, 0000-b, 0000-c;"),
+        (5, "0000-a, 0000-b, 0000-c and 2 more;"),
+    ):
+        other = new(tmp_path / str(count), "edcba"[5 - count :], measured={"loss": 0.1})
+        with pytest.raises(StoreError, match=f"for the attempts {listed}"):
+            merge(other, one)
+
+
 def test_a_store_is_not_merged_into_itself(tmp_path):
     store = new(tmp_path / "one", "a")
     (tmp_path / "link").symlink_to(tmp_path / "one")

@@ -1,7 +1,10 @@
 """What is removed is gone with its samples and logs; every other row stays."""
 
 import os
+from dataclasses import replace
 
+import duckdb
+import pyarrow.parquet as pq
 import pytest
 from synthetic import NOON, row
 
@@ -160,3 +163,50 @@ def test_two_do_not_change_a_store_at_once(empty):
         pytest.raises(StoreError, match="another compaction"),
     ):
         removal.remove(empty, {"a"})
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (duckdb.IOException("no luck"), "cannot be changed: no luck"),
+        (OSError(28, "No space left on device"), "cannot grow"),
+    ],
+)
+def test_a_store_that_cannot_be_changed_is_one_message(empty, monkeypatch, error, said):
+    _fill(empty)
+
+    def fails(*_):
+        raise error
+
+    monkeypatch.setattr(removal, "_copy", fails)
+    with pytest.raises(StoreError, match=said):
+        removal.remove(empty, {"a"})
+
+
+def test_rows_are_removed_from_files_of_other_columns_too(empty):
+    _fill(empty)
+    path = empty.folder.local / empty.files("trials")[0]
+    table = pq.read_table(path).drop_columns(["node", "threads"])
+    pq.write_table(table.replace_schema_metadata(None), path)
+    store = replace(empty, mixed=True)
+
+    removal.remove(store, {"b"})
+    assert _trials(store) == ["a", "a", "c", "d"]
+    removal.remove(store, {"a"})
+    assert _trials(store) == ["c", "d"]
+
+
+def test_files_that_lack_rows_are_never_put_in_place_of_others(empty, monkeypatch):
+    _fill(empty)
+    copy = removal._copy
+
+    def loses(connection, store, paths, column, to):
+        connection.execute("INSERT INTO gone VALUES ('b')")
+        copy(connection, store, paths, column, to)
+        connection.execute("DELETE FROM gone WHERE id = 'b'")
+
+    compact(empty)  # one file has all rows
+    monkeypatch.setattr(removal, "_copy", loses)
+    with pytest.raises(StoreError, match="4 rows stay, and 3 were written"):
+        removal.remove(empty, {"c"})
+    assert _trials(empty) == ["a", "a", "b", "c", "d"]
