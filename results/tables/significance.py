@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -59,8 +60,22 @@ def rank(store: Store, groups: Sequence[Sequence[Cell]]) -> None:
         _rank(rivals, samples)
 
 
-def _rank(rivals: Sequence[Cell], samples: Samples) -> bool:
+def _rank(cells: Sequence[Cell], samples: Samples) -> bool:
     """Rank the cells by what is printed, so that equal prints tie."""
+    # A system stands in several rows where several sources published it. It is one
+    # rival, and one test of the family: its other cells get the marks of its first.
+    first: dict[Any, Cell] = {}
+    for cell in cells:
+        first.setdefault(tuple(cell.attempts) or id(cell), cell)
+    rivals = list(first.values())
+    marked = _rank_rivals(rivals, samples)
+    for cell in cells:
+        own = first[tuple(cell.attempts) or id(cell)]
+        cell.rank, cell.like_best = own.rank, own.like_best
+    return marked
+
+
+def _rank_rivals(rivals: Sequence[Cell], samples: Samples) -> bool:
     printed = [float(cell.text or "nan") for cell in rivals]
     if rivals[0].goal == "min":  # larger is better from here on
         printed = [-value for value in printed]

@@ -41,6 +41,19 @@ def test_cells_are_placed_by_what_is_printed_and_equal_prints_tie():
     assert [c.rank for c in perplexities] == [1, 3, 3, 2]
 
 
+def test_a_system_in_two_rows_is_one_rival_and_both_have_its_marks():
+    # Printed 0.91 and 0.906, as two sources print it.
+    twice = [cell(0.906, 0.01, attempts=["a"]), cell(0.906, 0.01, attempts=["a"])]
+    twice[1].digits = 3
+    other = cell(0.8817, 0.005, attempts=["b"])
+    column = [twice[0], other, twice[1]]
+
+    assert _rank(column, {}) is False
+    assert [c.rank for c in column] == [1, 2, 1]
+    # p is 0.03; counted as two tests, Holm's correction would make it 0.06.
+    assert [c.like_best for c in column] == [False, False, False]
+
+
 def test_only_cells_of_one_group_and_column_with_a_number_compete(empty):
     groups = ["a", None, "a", "b", "a"]
     left = [cell(v) for v in (0.7, 0.99, 0.8, 0.9, None)]
