@@ -69,7 +69,7 @@ class Posterior:
     needs={"training_data", "recurrent"},
     kinds={"seq2seq"},
     stochastic=True,
-    version=2,
+    version=3,
 )
 class SbGru:
     """Variational training of the model's treated matrices (arXiv:2102.06143).
@@ -96,7 +96,8 @@ class SbGru:
         truncation: Columns beyond this many have no utility; None for all.
         temperature: Of the relaxed indicators at the start.
         coldest: Where the temperature stops falling.
-        cooling: Rate a step at which it falls, exponentially.
+        cooling: Share of the training's epochs after which it is there; it falls
+            exponentially. 0 starts at the coldest.
         sigma: Standard deviation that the posteriors start from.
         posterior_rate: How much faster than the means the posterior's other numbers
             learn.
@@ -113,7 +114,7 @@ class SbGru:
     truncation: int | None = None
     temperature: float = 1.0
     coldest: float = 0.5
-    cooling: float = 1e-5
+    cooling: float = 0.5
     sigma: float = 0.0067
     posterior_rate: float = 10.0
     rows: bool = True
@@ -133,7 +134,7 @@ class SbGru:
             "truncation": (self.truncation is None or self.truncation > 0, "above 0"),
             "temperature": (self.temperature > 0, "above 0"),
             "coldest": (0 < self.coldest <= self.temperature, "in (0, temperature]"),
-            "cooling": (self.cooling >= 0, "at least 0"),
+            "cooling": (0 <= self.cooling <= 1, "in [0, 1]"),
             "sigma": (self.sigma > 0, "above 0"),
             "posterior_rate": (self.posterior_rate > 0, "above 0"),
         }
@@ -168,7 +169,8 @@ class SbGru:
             if self.start == "scratch":
                 net.reset_parameters()  # type: ignore[operator]
             layers = make_variational(net, names, self._prior())
-        train_translation(net, recipe, ctx, Variational, method=self, layers=layers)
+        own = {"method": self, "layers": layers, "epochs": recipe.epochs}
+        train_translation(net, recipe, ctx, Variational, **own)
         posterior = Posterior(net=net, matrices=_settle(net, names))
         ctx.record(*_report(posterior.matrices.values(), self.cutoff))
         return posterior
@@ -237,12 +239,14 @@ class Variational(Translating):
     Args:
         method: The method's options with its schedules.
         layers: The matrices that have a posterior.
+        epochs: Number of epochs of the whole training.
         name: Name of the checkpoint files.
         epoch: Number of the running epoch.
     """
 
     method: SbGru
     layers: list[VariationalLinear]
+    epochs: int
     name: str = "sb_gru"
     epoch: int = field(default=0, init=False)
 
@@ -264,12 +268,20 @@ class Variational(Translating):
         """Deal the batches; cool the indicators."""
         super().before_epoch(net, epoch)
         self.epoch = epoch
-        # Steps so far: the temperature is set once an epoch.
-        fallen = math.exp(-self.method.cooling * epoch * len(self.buckets))
         for layer in self.layers:
-            layer.temperature = max(
-                self.method.temperature * fallen, self.method.coldest
-            )
+            layer.temperature = self.temperature()
+
+    def temperature(self) -> float:
+        """Of the relaxed indicators in this epoch.
+
+        Of the epochs E it falls over the first c E, c being the method's ``cooling``:
+        ``T_e = T_0 (T_c / T_0)^(e / (c E))``, then it stays at the coldest ``T_c``. A
+        rate a step instead would leave a short training at its start.
+        """
+        first, coldest = self.method.temperature, self.method.coldest
+        length = self.method.cooling * self.epochs
+        share = min(1.0, self.epoch / length) if length else 1.0
+        return first * (coldest / first) ** share
 
     def validate(self, net: nn.Module, data: Any) -> dict[str, Measurement]:
         """The loss of the mean weights on the dev pairs, and the divergence."""

@@ -21,9 +21,10 @@ from harness.registry import find
 from harness.toolkit import model_size, saved_model
 from harness.toolkit.decoding import Search, translate
 from harness.toolkit.recipe import Recipe
+from harness.toolkit.seq2seq_training import Buckets
 from harness.toolkit.sequences import Pairs, ParallelText, Vocabulary, pad
 from methods._kernels.variational.fixed_point import FixedPoint
-from methods._kernels.variational.posterior import total_kl
+from methods._kernels.variational.posterior import make_variational, total_kl
 from methods.magnitude import Magnitude
 from methods.round_to_nearest import RoundToNearest
 from methods.sb_gru import SbGru, Variational, treated
@@ -122,20 +123,22 @@ def test_the_trained_network_is_that_of_the_posterior_means(trained):
         assert (matrix.utility < 1).all()
 
 
+def objective(ctx, net, **options):
+    """What a training of 8 epochs in batches of 8 sentences minimises."""
+    method = SbGru(**options)
+    layers = make_variational(net, treated(ctx.model), method._prior())
+    buckets = Buckets(ctx.data.train, 8)
+    return Variational(ctx=ctx, buckets=buckets, method=method, layers=layers, epochs=8)
+
+
 def test_what_is_minimised_is_the_evidence_lower_bound_by_hand():
     # One batch, no dropout: NLL a word, plus KL over all target words of training.
     ctx = context(treat="candidate")
     net = ctx.dense()
-    method = SbGru(kl_weight=0.5, warmup=4.0)
-    from harness.toolkit.seq2seq_training import Buckets
-    from methods._kernels.variational.posterior import make_variational
-
     torch.manual_seed(0)
-    layers = make_variational(net, treated(ctx.model), method._prior())
+    goal = objective(ctx, net, kl_weight=0.5, warmup=4.0)
+    layers = goal.layers
     assert len({id(layer.sticks) for layer in layers}) == 1  # one matrix, two halves
-    goal = Variational(
-        ctx=ctx, buckets=Buckets(ctx.data.train, 8), method=method, layers=layers
-    )
     goal.before_epoch(net, 1)
     batch = goal.buckets.batch(torch.tensor([0]))
     net.eval()  # the mean weights: only the sticks are drawn
@@ -150,22 +153,24 @@ def test_what_is_minimised_is_the_evidence_lower_bound_by_hand():
     assert found == pytest.approx(expected, rel=1e-6)
 
 
-def test_indicators_cool_down_to_a_floor():
+@pytest.mark.parametrize(
+    ("cooling", "seen"),
+    [
+        # Half of 8 epochs: a quarter of the way, as an exponent, in each of four.
+        (0.5, [1.0, 0.25**0.25, 0.5, 0.25**0.75, 0.25, 0.25]),
+        (1.0, [0.25 ** (epoch / 8) for epoch in range(6)]),
+        (0.0, [0.25] * 6),
+    ],
+)
+def test_indicators_cool_down_over_a_share_of_the_training(cooling, seen):
     ctx = context(treat="candidate")
-    method = SbGru(cooling=0.1, coldest=0.4)
-    from harness.toolkit.seq2seq_training import Buckets
-    from methods._kernels.variational.posterior import make_variational
-
     net = ctx.dense()
-    layers = make_variational(net, treated(ctx.model), method._prior())
-    goal = Variational(
-        ctx=ctx, buckets=Buckets(ctx.data.train, 8), method=method, layers=layers
-    )
-    seen = []
-    for epoch in range(4):  # 6 steps each: exp(-0.6), exp(-1.2) = 0.30, ...
+    goal = objective(ctx, net, cooling=cooling, coldest=0.25)
+    found = []
+    for epoch in range(6):
         goal.before_epoch(net, epoch)
-        seen.append(layers[0].temperature)
-    assert seen == pytest.approx([1.0, 0.5488, 0.4, 0.4], abs=1e-4)
+        found.append(goal.layers[0].temperature)
+    assert found == pytest.approx(seen)
 
 
 @pytest.mark.parametrize("variant", ["plain", "full"])
