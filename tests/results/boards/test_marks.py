@@ -110,3 +110,14 @@ def test_a_condition_keeps_the_marks_and_data_has_none(typed):
     assert "★" not in text
     assert "†  near" in text
     assert "mark" not in typed(*condition, "--format", "csv").splitlines()[0]
+
+
+def test_the_dense_model_is_no_rival_of_a_method_that_removed_nothing(empty):
+    for method, value in (("dense", 0.8), ("a", 0.9)):
+        made = row(method, method=method, ratio=0.0)
+        made["measurements"] = [
+            {"metric": "accuracy", "value": value, "goal": "max", "stderr": 0.05}
+        ]
+        empty.append(made)
+    found = _marks(marks.marked(empty, leaderboard.read(empty)))
+    assert found == {"dense": "", "a": ""}
