@@ -168,3 +168,56 @@ def test_one_board_or_one_method_has_no_diagram(empty):
     assert diagrams(empty) == []
     empty.append_all([row("d", method="dense", ratio=0.0), row("a"), row("b", seed=1)])
     assert diagrams(empty) == []
+
+
+def test_across_protocols_tasks_are_still_boards_of_their_own():
+    rows = [
+        _row("a", t, protocol="p1", recovery=v) for t, v in (("x", 0.2), ("y", 0.6))
+    ]
+    rows += [_row("b", t, protocol="p2", recovery=0.8) for t in "xy"]
+    found = over_boards(_answer(*rows), across_protocols=True).dicts()
+    assert [(r["method"], r["boards"]) for r in found] == [("b", 2), ("a", 2)]
+    assert found[1]["recovery"] == pytest.approx(0.4)
+
+
+def test_boards_that_a_method_lacks_are_listed_in_order():
+    rows = [_row("a", task) for task in "fbdace"] + [_row("b", "c")]
+    with pytest.raises(StoreError) as refused:
+        over_boards(_answer(*rows))
+    lacking = [line.rpartition(" ")[2] for line in refused.value.errors[:-1]]
+    assert lacking == ["a", "b", "d", "e", "f"]
+
+
+def _measured(store: Store, numbers: dict[str, tuple[float, ...]]) -> Store:
+    """Accuracies of each method on tasks t0, t1 ... beside a dense model of 1."""
+    boards = max(map(len, numbers.values()))
+    for method, values in {**numbers, "dense": (1.0,) * boards}.items():
+        for i, value in reversed(list(enumerate(values))):
+            store.append(
+                row(
+                    f"{method}-t{i}",
+                    method=method,
+                    task=f"t{i}",
+                    ratio=0.0 if method == "dense" else 0.5,
+                    measured={"accuracy": value},
+                )
+            )
+    return store
+
+
+def test_the_best_method_is_first_and_equal_ones_stand_by_name(empty):
+    numbers = {"z": (0.9, 0.9), "b": (0.8, 0.5), "a": (0.5, 0.8), "c": (0.1, 0.1)}
+    (found,) = diagrams(_measured(empty, numbers))
+
+    assert [(m["method"], m["rank"]) for m in found["methods"]] == [
+        ("z", 1.0),
+        ("a", 2.5),
+        ("b", 2.5),
+        ("c", 4.0),
+    ]
+    assert found["boards"] == ["mlp on t0", "mlp on t1"]
+
+
+@pytest.mark.parametrize("numbers", [{"a": (0.9,), "b": (0.8,)}, {"a": (0.9, 0.8)}])
+def test_two_boards_and_two_methods_are_the_least_of_a_diagram(empty, numbers):
+    assert diagrams(_measured(empty, numbers)) == []

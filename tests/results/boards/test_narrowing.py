@@ -96,3 +96,11 @@ def test_rows_of_a_grid_are_those_of_its_plans(empty):
     assert [one["method"] for one in found.dicts()] == ["magnitude"]
     with pytest.raises(StoreError, match="no grid called 'grid-c'"):
         narrowing.of_grid(empty, rows, "grid-c")
+
+
+def test_ratios_that_there_are_are_listed_from_the_smallest():
+    rows = _answer(*(("a", ratio, 1, 1.0) for ratio in (0.5, 0.2, 0.4, 0.1, 0.7, 0.3)))
+    with pytest.raises(
+        StoreError, match=r"there are 0\.1, 0\.2, 0\.3, 0\.4, 0\.5, 0\.7"
+    ):
+        narrowing.narrowed(rows, ratios=[0.6])
