@@ -41,6 +41,8 @@ def test_the_trial_that_runs_is_the_first_without_a_row(running):
     assert (one["trial"], one["number"], one["of"]) == ("b", 2, 3)
     assert (one["grid"], one["step"]) == ("synthetic", None)
     assert one["since"] == BEGAN + 60
+    running.folder.delete("running/job.json")  # between two jobs of the run
+    assert running_now.running_now(running)["now"] == BEGAN + 100
     assert (one["usual"], one["method"], one["seed"]) == (60.0, "svd", 1)
 
 
@@ -80,11 +82,16 @@ def test_nothing_runs_in_a_store_without_leases(stored):
     assert (found["runs"], found["trials"]) == ([], [])
 
 
+def test_while_nothing_runs_two_reports_are_equal(stored):
+    assert running_now.running_now(stored)["now"] is None
+
+
 def test_the_time_that_is_left_follows_the_forecast_then_the_trials():
     left = running_now.seconds_left
     assert left(40.0, 1, 0, 0.0) == 40
     assert left(40.0, 4, 3, 70.0) == 20  # (10 + 70) / 4 for one trial more
     assert left(None, 4, 0, 5.0) is None
     assert left(None, 4, 1, 5.0) == 15
+    assert left(None, 4, 2, 5.0) == 5
     assert left(40.0, 4, 5, 50.0) == 0
     assert left(40.0, 0, 0, 1.0) == 0
