@@ -94,9 +94,7 @@ def place(bars: Iterable[dict[str, Any]]) -> int:
         # are busy, so that their number is the largest number of bars at one time.
         waits = (i for i, since in enumerate(free) if since <= bar["start"])
         worker = bar["worker"] = next(waits, len(free))
-        if worker == len(free):
-            free.append(0.0)
-        free[worker] = bar["stop"]
+        free[worker : worker + 1] = [bar["stop"]]
     return len(free)
 
 

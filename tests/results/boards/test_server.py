@@ -140,3 +140,19 @@ def test_an_answer_is_computed_once_for_each_state_of_the_store(empty, monkeypat
     empty.append(row("t"))
     answers.answer("a")
     assert computed[-2:] == ["a", "a"]
+
+
+@pytest.mark.parametrize(
+    ("host", "hosts"), [("127.0.0.1", server.LOOPBACK), ("0.0.0.0", ("*",))]
+)
+def test_only_a_server_of_this_machine_refuses_other_names(
+    empty, monkeypatch, host, hosts
+):
+    import uvicorn
+
+    made, ran = [], []
+    monkeypatch.setattr(server, "app", lambda *_, **more: made.append(more))
+    monkeypatch.setattr(uvicorn, "run", lambda *_, **more: ran.append(more))
+    server.serve(empty, host=host, port=80, token="t")
+    assert made == [{"token": "t", "hosts": hosts}]
+    assert (ran[0]["host"], ran[0]["port"]) == (host, 80)

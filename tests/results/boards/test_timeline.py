@@ -72,6 +72,19 @@ def test_a_pause_is_cut_out_if_it_is_longer_than_all_work():
     assert [bar["part"] for bar in bars] == [0, 0, 0, 1]
 
 
+def test_the_first_bar_may_be_alone_before_a_pause():
+    bars = [{"start": a, "stop": b} for a, b in ((0, 2), (9, 10), (10, 11))]
+    timeline.part(bars)
+    assert [bar["part"] for bar in bars] == [0, 1, 1]
+
+
+def test_each_part_has_a_span_of_its_own():
+    # Spans of 4, 1 and 2 seconds; one worker ran for 2, 1 and 2 of them.
+    times = ((0, 1, 0), (3, 4, 0), (100, 101, 1), (900, 902, 2))
+    bars = [{"start": a, "stop": b, "part": p, "worker": 0} for a, b, p in times]
+    assert timeline.busy(bars) == pytest.approx(5 / 7)
+
+
 def test_a_worker_is_used_again_when_its_bar_ends():
     bars = [{"start": a, "stop": b} for a, b in ((0, 4), (1, 3), (3, 9), (4, 5))]
     assert timeline.place(bars) == 2
