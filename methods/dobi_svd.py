@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from harness.core import Context, Measurement
 from harness.registry import find, method
+from harness.toolkit.host_memory import compute_device
 from harness.toolkit.saved_model import replace
 from methods._kernels.low_rank.curvature import backward, differentiable, likelihood
 from methods._kernels.low_rank.directions import (
@@ -170,7 +171,7 @@ class DobiSvd:
         """The trained position of each matrix, as a share of its full rank."""
         net = differentiable(ctx).requires_grad_(False)
         tokens = ctx.calibration().tokens[: self.samples or None]
-        soft = SoftCuts(cuts, ratio, self.beta, next(net.parameters()).device)
+        soft = SoftCuts(cuts, ratio, self.beta, compute_device(net))
         losses: list[float] = []
 
         def loss(logits: Tensor, ids: Tensor) -> Tensor:
@@ -216,7 +217,7 @@ class DobiSvd:
                 found[cut.name] = Directions(rank, centred=centred)
             functions[cut.name] = partial(_cut_off, cut, rank, found[cut.name])
         net = ctx.dense()
-        device = next(net.parameters()).device
+        device = compute_device(net)
         with torch.inference_mode(), outputs_through(net, functions):
             for window in ctx.calibration().tokens[: self.samples or None]:
                 net(input_ids=window[None].to(device), use_cache=False)

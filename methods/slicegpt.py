@@ -97,7 +97,8 @@ class SliceGpt:
         if len(devices_of(ctx.model.net)) > 1:
             raise Unsupported(
                 "slicegpt multiplies directions of neighbouring blocks, which must be "
-                "on one device: write `gpus: 1` for it under `resources`"
+                "on one device: write `gpus: 1` for it under `resources`, with "
+                "`placement: device`"
             )
         net = ctx.dense()
         running = stream(ctx.model, ctx.calibration().tokens)
@@ -302,7 +303,7 @@ def _slice(
             before.mlp_shortcut.copy_(last.T @ first)
             _rotate_outputs(net, blocks[index - 1].writers[1], first)
         last = _slice_block(net, running, index, folded, made, first)
-        settle(net, made)  # its shortcut is new
+        settle(net, folded.path, made)  # its shortcut is new
         before = made
     assert before is not None
     # Behind the last block the stream has its full width again: the final norm and the

@@ -216,7 +216,7 @@ def window_loss(model: Model, window: Tensor) -> float:
     Raises:
         NotFinite: If it is NaN or infinite.
     """
-    device = next(model.net.parameters()).device
+    device = host_memory.compute_device(model.net)
     ids = window.to(device)
     logits = model.net(input_ids=ids[None], use_cache=False).logits[0, :-1]  # (T-1, V)
     return _loss(model, logits, ids[1:])

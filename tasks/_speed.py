@@ -16,7 +16,7 @@ from torch import nn
 
 from harness.core import BenchError, Goal, Measurement, Model, Unsupported
 from harness.registry import Plugin, resolve
-from harness.toolkit import devices
+from harness.toolkit import devices, host_memory
 from harness.toolkit.text_part import vocabulary
 
 
@@ -211,7 +211,7 @@ def median(
 
 def device_of(net: nn.Module) -> torch.device:
     """The device of a network's parameters."""
-    return next(net.parameters()).device
+    return host_memory.compute_device(net)
 
 
 def tokens(model: Model, batch: int, length: int) -> torch.Tensor:

@@ -14,7 +14,8 @@ from harness.core import Context
 from harness.registry import discover, facts, find
 from harness.running.artifacts import seed_everything
 from harness.running.failures import classify
-from harness.toolkit import calibration, spread
+from harness.toolkit import calibration, host_memory, resident, spread
+from harness.toolkit.blockwise import blocks_of
 
 FAST = {("dense", 1), ("svd", 1), ("wanda", 1), ("svd_llm", 2)}
 # It rotates the hidden states of all blocks by one matrix a block, on one device.
@@ -70,6 +71,43 @@ def test_a_method_gives_the_same_network_on_devices_as_on_the_host(
         del net, on_devices
         gc.collect()
         assert not any(fake.used.values()), "the method keeps something on a device"
+
+    assert found.numpy() == pytest.approx(wanted.numpy(), rel=1e-3, abs=1e-3)
+
+
+IN_BLOCKS = [
+    pytest.param(
+        name, marks=() if name in {"svd", "wanda", "fwsvd"} else pytest.mark.slow
+    )
+    for name in dict.fromkeys(case.values[0] for case in CASES)
+    if name not in ONE_DEVICE
+]
+
+
+@pytest.mark.parametrize("name", IN_BLOCKS)
+def test_a_method_gives_the_same_network_with_one_block_on_the_device_at_a_time(
+    name, tmp_path
+):
+    model = tiny_llm.tiny("llama", num_hidden_layers=3)
+    net = compressed(name, model, torch.device("cpu"), tmp_path / "host")
+    wanted = tiny_llm.logits(net)
+
+    with FakeDevices() as fake:
+        (device,) = fake.devices
+        in_blocks = model.with_net(copy.deepcopy(model.net))
+        host = host_memory.HostMemory(tmp_path, smallest=256)
+        host_memory.hold(in_blocks.net, host)
+        path, _ = blocks_of(in_blocks)
+        host.residency = resident.Residency(device, path, host.keep)
+        host.residency.start(in_blocks.net)
+        net = compressed(name, in_blocks, device, tmp_path / "device")
+        found = tiny_llm.logits(net).cpu()
+        for one in (net, in_blocks.net):
+            assert {v.device.type for v in one.model.layers.parameters()} == {"cpu"}
+            assert one.model.norm.weight.device == device
+        del net, in_blocks, one
+        gc.collect()
+        assert not fake.used[device], "the method keeps something on the device"
 
     assert found.numpy() == pytest.approx(wanted.numpy(), rel=1e-3, abs=1e-3)
 

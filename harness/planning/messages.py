@@ -150,6 +150,9 @@ def took(row: Mapping[str, Any], *, first: bool, new_ratio: bool) -> dict[str, f
         the columns of its row that the predictor reads.
     """
     numbers = {k: float(row[k]) for k in _READ if row.get(k) is not None}
+    # The peak of one block at a time is not what the network needs on a device.
+    if row.get("placement") == "blockwise":
+        numbers.pop("peak_device_bytes", None)
     seconds, evaluate = row["seconds"], row.get("evaluate_seconds") or 0.0
     compress = row.get("compress_seconds") or 0.0
     # The first trial's seconds contain the load of the bundle, which has no column of

@@ -35,8 +35,9 @@ class Resources:
         time: Limit of one trial in seconds (``30m`` in a grid); None sets none.
         placement: Where the weights of the network and of its compressed copies are:
             in memory of the ``device``, or ``blockwise`` in files of which the system
-            holds in memory what the running block needs. ``auto`` decides by their size
-            and the free memory. It changes a number by rounding at most.
+            holds in memory what the running block needs; with one device, a block is
+            copied to it while it runs. ``auto`` decides by their size and the free
+            memory. It changes a number by rounding at most.
     """
 
     cpus: float = 1.0
@@ -56,6 +57,10 @@ class Resources:
         # Ray accepts a share of one device, or a whole number of devices.
         if gpus > 1 and gpus != int(gpus):
             raise ValueError(f"gpus {gpus:g} is neither at most 1 nor a whole number")
+        if self.placement == "blockwise" and gpus > 1:
+            raise ValueError(
+                f"placement blockwise uses one device, and gpus is {gpus:g}"
+            )
         if self.device_memory is not None and self.gpus == 0:
             raise ValueError("device_memory needs a device, and gpus is 0")
 

@@ -33,7 +33,7 @@ from harness.running.failures import (
     store_io,
 )
 from harness.toolkit import calibration as statistics
-from harness.toolkit import devices, host_memory, model_size, spread
+from harness.toolkit import devices, host_memory, model_size, resident, spread
 from harness.toolkit.blockwise import blocks_of
 from harness.toolkit.tensor_files import read_tensors
 from results.storage import artifacts as shelf
@@ -136,7 +136,7 @@ def load_model(
         same_model(part)
         # Before the cast below, which would put a second copy of all weights into
         # memory.
-        _place(model.net, getattr(torch, dtype), placement, store)
+        _place(model.net, getattr(torch, dtype), placement, store, gpus)
     else:
         with store_io():
             folder = shelf.find(store, dense.id)
@@ -146,7 +146,9 @@ def load_model(
         model = configured("model", part).build(data.shape, dense.seed)
         _fill(model.net, folder / "model.safetensors", dense)
     devices.cast(model.net, getattr(torch, dtype)).eval()
-    if dense is None and gpus > 1:
+    if host_memory.of(model.net) is not None:
+        _bring(model)
+    elif dense is None and gpus > 1:
         spread.spread(model.net, blocks_of(model)[0], devices.several(int(gpus)))
     else:
         model.net.to(devices.pick())
@@ -154,23 +156,32 @@ def load_model(
 
 
 def _place(
-    net: nn.Module, dtype: torch.dtype, placement: Placement, store: Store
+    net: nn.Module,
+    dtype: torch.dtype,
+    placement: Placement,
+    store: Store,
+    gpus: float = 0.0,
 ) -> None:
     """Keep a network in files below the store, if it was asked for or is too large."""
     weights = sum(p.numel() for p in net.parameters()) * dtype.itemsize
     # Bytes that are free on the device (None on a CPU) and on the host.
     on_device, on_host, _ = devices.free()
-    if on_device is not None:  # files are mapped for the processor only
-        if placement == "blockwise":
-            raise BenchError(
-                "placement: blockwise runs on processors only: write `gpus: 0` beside "
-                "it under `resources`, or leave placement out"
-            )
+    if placement == "auto" and gpus > 1:  # the blocks are spread
         return
-    if host_memory.chosen(placement, weights, on_host) == "blockwise":
+    free = on_host if on_device is None else on_device
+    if host_memory.chosen(placement, weights, free) == "blockwise":
         with store_io():
             folder = store.scratch("host-memory")
         host_memory.hold(net, host_memory.HostMemory(folder), dtype)
+
+
+def _bring(model: Model) -> None:
+    """Let a network in files compute on this process's device, if it has one."""
+    host, device = host_memory.of(model.net), devices.pick()
+    if host is not None and device.type != "cpu":
+        path, _ = blocks_of(model)
+        host.residency = resident.Residency(device, path, host.keep)
+        host.residency.start(model.net)
 
 
 def _pinned(part: PluginSpec) -> Any:

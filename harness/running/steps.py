@@ -11,9 +11,15 @@ from typing import Any
 
 from torch import nn
 
-from harness.core import Context, Measurement, Model, Trained
+from harness.core import Context, Measurement, Model, Trained, Unsupported
 from harness.planning.messages import Built, Job
-from harness.planning.plan import Artifact, configured, trained, training_key
+from harness.planning.plan import (
+    Artifact,
+    configured,
+    is_exclusive,
+    trained,
+    training_key,
+)
 from harness.planning.trial import Trial, digest
 from harness.registry import facts, find
 from harness.running import measurements, networks, rows
@@ -125,6 +131,7 @@ class Steps:
         # fails later has them.
         row["fit_seconds"] = self.fit_seconds
         row["placement"] = self._placement()
+        self._refuse_speed(trial)
         row |= rows.dense_columns(self.dense)
         made = self.compressed(trial)
         row["compress_seconds"] = made.seconds
@@ -193,6 +200,17 @@ class Steps:
         if host_memory.of(self.model.net) is not None:
             return "blockwise"
         return "devices" if len(spread.devices_of(self.model.net)) > 1 else "device"
+
+    def _refuse_speed(self, trial: Trial) -> None:
+        """Refuse to time a network whose blocks are copied to a device at each pass."""
+        assert self.model is not None
+        host = host_memory.of(self.model.net)
+        if is_exclusive(trial.task) and host is not None and host.residency is not None:
+            raise Unsupported(
+                f"{trial.task.name} would measure how fast blocks are copied to the "
+                "device: measure it with `placement: device`, on as many `gpus` as "
+                "hold the network"
+            )
 
     def _fit(self, method: Any, trial: Trial) -> None:
         assert self.model is not None
@@ -302,7 +320,8 @@ class Steps:
         method = configured("method", trial.method)
         began = time.perf_counter()
         # The time includes the move to the device, until the device has finished.
-        net = method.compress(self.fitted, trial.ratio, ctx).to(ctx.device).eval()
+        net = method.compress(self.fitted, trial.ratio, ctx)
+        net = host_memory.to(net, ctx.device).eval()
         devices.synchronize(ctx.device)
         seconds = time.perf_counter() - began
         counts = model_size.count(net)

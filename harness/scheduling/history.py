@@ -279,7 +279,8 @@ def _columns() -> Iterable[str]:
 _HISTORY = f"""
 SELECT method, method_options, model, model_options, task, task_options, calibration,
        protocol_fields, dtype, device, threads, {", ".join(_columns())},
-       max(peak_device_bytes) AS peak_device_bytes,
+       max(peak_device_bytes) FILTER (placement IS DISTINCT FROM 'blockwise')
+           AS peak_device_bytes,
        quantile_cont(peak_memory_bytes, 0.9) AS peak_memory_bytes,
        max(bytes_dense) AS bytes_dense, max(params_dense) AS params_dense
 FROM steps GROUP BY ALL

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from harness.core import Model, NotFinite, Unsupported
+from harness.toolkit.host_memory import compute_device, of
+from harness.toolkit.resident import Residency, reads_no_weights
 from harness.toolkit.roles import LANGUAGE_MODEL, blocks_path
 
 _TOKENS = 1024  # of a batch, or one window: activations stay small
@@ -40,6 +42,7 @@ class Stream:
             a mask, positions, or what depends on the tokens (ALiBi of a whole batch,
             Gemma 4's inputs of each block, keys that several blocks share).
         batches: Token ids of each batch, shape ``(windows, T)``.
+        residency: Brings blocks in files to a device; None where they stay.
     """
 
     blocks: nn.ModuleList
@@ -48,11 +51,17 @@ class Stream:
     states: list[Tensor]
     calls: list[list[Call]] = field(repr=False)
     batches: list[Tensor] = field(repr=False)
+    residency: Residency | None = field(default=None, repr=False)
 
     def __iter__(self) -> Iterator[tuple[str, nn.Module]]:
-        """Path and module of each block; call ``advance`` before the next."""
+        """Path and module of each block; call ``advance`` before the next.
+
+        The block is on the device that computes until the next one is asked for.
+        """
         for index, block in enumerate(self.blocks):
-            yield f"{self.path}.{index}", block
+            here = self.residency and self.residency.during(self.blocks, index)
+            with here or nullcontext():
+                yield f"{self.path}.{index}", block
 
     @torch.no_grad()
     def advance(self, index: int, block: nn.Module) -> None:
@@ -196,7 +205,7 @@ def stream_batches(model: Model, batches: Sequence[Tensor]) -> Stream:
         Unsupported: If the model has no list of blocks.
     """
     path, blocks = blocks_of(model)
-    device = next(model.net.parameters()).device
+    device, host = compute_device(model.net), of(model.net)
     moved = [batch.to(device) for batch in batches]
     in_tuple = _in_tuple(model.net, blocks, moved[0][:1])
     states: list[Tensor] = []
@@ -208,7 +217,8 @@ def stream_batches(model: Model, batches: Sequence[Tensor]) -> Stream:
             # Masks and positions of equal batches are equal, and can be as large as the
             # states.
             calls.append([_shared(call, calls, i) for i, call in enumerate(made)])
-    return Stream(blocks, path, in_tuple, states, calls, moved)
+    residency = None if host is None else host.residency
+    return Stream(blocks, path, in_tuple, states, calls, moved, residency)
 
 
 def logits_by_block(
@@ -254,17 +264,20 @@ def _in_tuple(net: nn.Module, blocks: nn.ModuleList, ids: Tensor) -> list[bool]:
             kind = type(block)
             if kind in known:
                 return (state,) if known[kind] else state
-            made: Any = kind.forward(block, state, *args, **kwargs)
+            with residency.running(block) if residency else nullcontext():
+                made: Any = kind.forward(block, state, *args, **kwargs)
             known[kind] = isinstance(made, tuple)
             return made
 
-        return forward
+        return reads_no_weights(forward)  # or brings the block itself
 
     def look(_: nn.Module, args: tuple[Any, ...], made: Any) -> None:
         # An exception is the only way to end a forward pass from a hook: what follows
         # the last block (the head over a large vocabulary) need not run.
         raise _Stop
 
+    host = of(net)
+    residency = None if host is None else host.residency
     with _replaced((block, told(block)) for block in blocks):
         _run(net, ids, [blocks[-1].register_forward_hook(look)])
     return [known[type(block)] for block in blocks]
@@ -314,9 +327,11 @@ def _one(new: Any, old: Any) -> Any:
 def _passing(blocks: Any, in_tuple: list[bool]) -> Iterator[None]:
     """Make blocks pass their states on unchanged while the context is open."""
 
+    @reads_no_weights
     def whole(state: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return state
 
+    @reads_no_weights
     def first(state: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor]:
         return (state,)
 

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.core import BenchError
+from harness.toolkit.resident import Residency
 
 SMALLEST = 2**20  # bytes; smaller tensors stay where they are
 # The dense network and a copy, as every method needs them, must fit beside the rest.
@@ -41,6 +42,7 @@ class HostMemory:
     def __init__(self, folder: Path, smallest: int = SMALLEST) -> None:
         self.folder = folder
         self.smallest = smallest
+        self.residency: Residency | None = None  # of a device that runs the blocks
 
     def __deepcopy__(self, memo: dict[int, Any]) -> HostMemory:
         return self  # the copies of a network write to the same folder
@@ -61,7 +63,7 @@ class HostMemory:
         kind = dtype or value.dtype
         size = value.numel() * kind.itemsize
         if size < max(1, self.smallest):
-            return value.to(kind)
+            return value.to("cpu", kind)
         storage = self._storage(size)
         # A tensor over the mapped storage: writing to it writes to the pages of the
         # file.
@@ -100,7 +102,10 @@ class HostMemory:
         # is copied in memory, and the weights go to files. A tied weight is one object
         # and gets one entry.
         memo: dict[int, Any] = {}
+        on_device = set() if self.residency is None else self.residency.rest(net)
         for value in net.parameters():
+            if id(value) in on_device:
+                continue  # copied on the device, as torch does it
             kept = self.keep(value.detach())
             if kept.data_ptr() == value.data_ptr():  # a small one
                 kept = kept.clone()
@@ -125,6 +130,8 @@ def hold(net: nn.Module, host: HostMemory, dtype: torch.dtype | None = None) -> 
     setattr(net, _NAME, host)
     files = _mapped_ranges()
     for value in net.parameters():
+        if value.device.type != "cpu":  # outside the blocks, beside a device
+            continue
         wanted = dtype if dtype is not None and value.is_floating_point() else None
         # Weights that are already mapped in the wanted dtype stay in their checkpoint's
         # file.
@@ -132,20 +139,44 @@ def hold(net: nn.Module, host: HostMemory, dtype: torch.dtype | None = None) -> 
             value.data = host.keep(value.data, wanted)
 
 
-def settle(net: nn.Module, part: nn.Module) -> None:
-    """Move the tensors of a module that became part of a network to its files.
+def settle(net: nn.Module, path: str, part: nn.Module) -> None:
+    """Move the tensors of a module that becomes part of a network to its files.
 
     Args:
         net: The whole network; nothing happens unless it keeps its tensors in files.
-        part: A module in it, whose tensors are moved in place.
+        path: The module's place in the network.
+        part: The module, whose tensors are moved in place.
     """
     host = of(net)
     if host is None:
         return
     files = _mapped_ranges()
     for value in (*part.parameters(), *part.buffers()):
-        if not _is_mapped(value, files):
+        if value.device.type == "cpu" and not _is_mapped(value, files):
             value.data = host.keep(value.data)
+    if host.residency is not None:
+        host.residency.adopt(net, path, part)
+
+
+def compute_device(net: nn.Module) -> torch.device:
+    """The device that a network reads its inputs on.
+
+    Args:
+        net: Its blocks may be in files while a device computes.
+
+    Returns:
+        The device of the inputs; the processor for a network without parameters.
+    """
+    host = of(net)
+    if host is not None and host.residency is not None:
+        return host.residency.device
+    first = next(net.parameters(), None)
+    return torch.device("cpu") if first is None else first.device
+
+
+def to(net: nn.Module, device: torch.device) -> nn.Module:
+    """Move a network to a device, unless it keeps its tensors in files."""
+    return net if of(net) is not None else net.to(device)
 
 
 def keep(net: nn.Module, value: Tensor) -> Tensor:

@@ -213,7 +213,7 @@ def replace(net: nn.Module, path: str, new: nn.Module) -> nn.Module:
     """
     if not path:
         return new
-    host_memory.settle(net, new)
+    host_memory.settle(net, path, new)
     parent, _, name = path.rpartition(".")
     setattr(net.get_submodule(parent), name, new)
     return net

@@ -13,7 +13,7 @@ WITH placed AS (
 )
 SELECT attempt, bundle, method, method_options, model, model_options, task,
        task_options, calibration, protocol_fields, ratio, dtype, device, threads,
-       seconds,
+       placement, seconds,
        CASE WHEN is_first THEN greatest(0, seconds - coalesce(fit_seconds, 0)
             - coalesce(compress_seconds, 0) - coalesce(evaluate_seconds, 0)) END
                                               AS load_seconds,

@@ -214,7 +214,7 @@ class _Net:
     def __init__(self, net: nn.Module) -> None:
         # Tying weights would undo a compression that untied them.
         self.config: Any = net.config
-        self.device = next(net.parameters()).device
+        self.device = host_memory.compute_device(net)
         self.dtype = next(net.parameters()).dtype
         self.generate: Any = getattr(net, "generate", None)
         self.name_or_path = ""

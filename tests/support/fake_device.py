@@ -10,6 +10,7 @@ import weakref
 from collections import Counter
 from collections.abc import Iterable, Iterator, ValuesView
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -19,6 +20,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 BLOCK = 512  # bytes: CUDA's allocator of torch rounds every tensor up to multiples
 # As on CUDA: these read indices or values from another device.
 _MIXED = {"copy_", "index", "index_put_", "_index_put_impl_", "_unsafe_index"}
+# ``checkpoint`` looks for the module of a device, and needs nothing of this one.
+torch.lazy = SimpleNamespace()  # type: ignore[attr-defined]
 _READ = {"_local_scalar_dense", "nonzero", "equal", "is_nonzero"}
 
 

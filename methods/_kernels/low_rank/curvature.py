@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,8 @@ from torch.utils.checkpoint import checkpoint
 from harness.core import Context, NotFinite
 from harness.toolkit.blockwise import blocks_of
 from harness.toolkit.devices import cast
-from harness.toolkit.host_memory import keep, of
+from harness.toolkit.host_memory import compute_device, keep, of
+from harness.toolkit.resident import Residency
 from methods._kernels.low_rank.factors import Group, matrix
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -38,21 +39,31 @@ def differentiable(ctx: Context, *, exact: bool = False) -> nn.Module:
         A network for ``backward``; float32, or bfloat16 as the dense network.
     """
     net = ctx.dense()
-    if of(net) is not None:
-        _recompute(blocks_of(ctx.model.with_net(net))[1])
+    host = of(net)
+    if host is not None:
+        _recompute(blocks_of(ctx.model.with_net(net))[1], host.residency)
     narrow = (torch.float16, torch.bfloat16) if exact else (torch.float16,)
     half = next(net.parameters()).dtype in narrow
     return cast(net, torch.float32) if half else net
 
 
-def _recompute(blocks: nn.ModuleList) -> None:
+def _recompute(blocks: nn.ModuleList, residency: Residency | None) -> None:
     """Let blocks keep their inputs alone and run again in the backward pass.
 
     The activations of one block are then alive at a time, for one more forward pass.
     The gradients are the same. It stays so: ``blocks`` belong to a private copy.
     """
+
+    def here(
+        block: nn.Module, forward: Callable[..., Any], *args: Any, **kw: Any
+    ) -> Any:
+        # The backward pass calls this function alone, without the hooks of the block.
+        with nullcontext() if residency is None else residency.running(block):
+            return forward(*args, **kw)
+
     for block in blocks:
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+        again = partial(here, block, block.forward)
+        block.forward = partial(checkpoint, again, use_reentrant=False)
 
 
 def likelihood(logits: Tensor, ids: Tensor) -> Tensor:
@@ -112,7 +123,7 @@ def backward(net: nn.Module, tokens: Tensor, loss: Loss) -> Iterator[int]:
     handle = embeddings.register_forward_hook(
         lambda module, args, out: out.requires_grad_(True)
     )
-    device = next(net.parameters()).device
+    device = compute_device(net)
     try:
         for number, window in enumerate(tokens):
             ids = window[None].to(device)
@@ -281,7 +292,7 @@ class OutputCurvature:
             # backward pass reaches the members one by one.
             pending = self._pending.setdefault(group, {})
             # Converted here: float32 copies of all matrices would exceed a GPU.
-            pending[name] = rows @ weight.float() if tall else rows
+            pending[name] = rows @ weight.to(rows) if tall else rows
             if len(pending) == len(group.names):
                 del self._pending[group]
                 # In the order of the stacked weight, not in that of the backward pass.

@@ -10,6 +10,7 @@ from torch import nn
 
 from harness.core import Context, Measurement, NotFinite
 from harness.toolkit.devices import cast
+from harness.toolkit.host_memory import compute_device
 from methods._kernels.low_rank.curvature import likelihood
 
 
@@ -80,7 +81,7 @@ def recover(net: nn.Module, lora: Lora, ctx: Context) -> nn.Module:
 
 def _train(net: Any, lora: Lora, ctx: Context, stage: int) -> None:
     tokens = ctx.calibration().tokens
-    device = next(net.parameters()).device
+    device = compute_device(net)
     order = ctx.stream(f"lora {stage}")
     weights = [p for p in net.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=lora.learning_rate, weight_decay=0.0)

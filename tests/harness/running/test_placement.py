@@ -1,5 +1,6 @@
 """A grid with `placement: blockwise`: the column, and numbers equal to `device`."""
 
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
@@ -9,7 +10,6 @@ from fake_device import FakeDevices
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from harness.core import BenchError
 from harness.executors.inline import Inline
 from harness.planning import grid as grids
 from harness.planning import plan as plans
@@ -109,12 +109,54 @@ def test_a_grid_on_two_devices_stores_the_numbers_of_the_host(
     )
 
 
-def test_blockwise_is_refused_on_a_gpu(tmp_path, monkeypatch):
-    monkeypatch.setattr(devices, "free", lambda: (10**9, 10**9, 0))
-    store = open_store(tmp_path / "store", create=True)
+def stored(folder, tmp_path, monkeypatch, text, fake=None):
+    """Method, placement, reason, and perplexity, of a grid."""
+    path = tmp_path / "grid.yaml"
+    path.write_text(text)
+    store = open_store(tmp_path / str(fake is None), create=True)
+    plan = plans.make(grids.read(path))
+    with fake or nullcontext(), monkeypatch.context() as patch:
+        if fake is not None:
+            patch.setattr(devices, "pick", lambda: fake.devices[0])
+        Driver(plan=plan, store=store, executor=Inline(), watcher=Quiet()).run()
+    return ask(
+        store,
+        "SELECT method, placement, reason, value FROM trials LEFT JOIN "
+        "(SELECT * FROM measurements WHERE metric = 'perplexity') USING (attempt)",
+    ).rows
 
-    with pytest.raises(BenchError, match=r"runs on processors only: write `gpus: 0`"):
-        artifacts._place(torch.nn.Linear(2, 2), torch.float32, "blockwise", store)
+
+def test_a_grid_in_blocks_on_a_device_stores_the_numbers_of_the_host(
+    folder, tmp_path, monkeypatch
+):
+    smaller = partial(host_memory.HostMemory, smallest=256)
+    monkeypatch.setattr(host_memory, "HostMemory", smaller)
+    text = GRID % (folder, "float32", "device")
+    host = stored(folder, tmp_path, monkeypatch, text)
+    text = text.replace("gpus: 0, placement: device", "gpus: 1, placement: blockwise")
+    found = stored(folder, tmp_path, monkeypatch, text, FakeDevices())
+
+    assert {r[1:3] for r in found} == {("blockwise", None)}, found
+    assert len(found) == 3
+    assert {r[0]: r[3] for r in found} == pytest.approx(
+        {r[0]: r[3] for r in host}, rel=1e-4
+    )
+
+
+def test_speed_is_not_measured_where_blocks_are_copied_at_each_pass(
+    folder, tmp_path, monkeypatch
+):
+    text = GRID % (folder, "float32", "blockwise")
+    text = text.replace("gpus: 0", "gpus: 1").replace(", wanda, svd_llm", "")
+    text = text.replace(
+        "{name: text_perplexity, text: pydoc-test, window: 32, limit: 4}", "prefill"
+    )
+    ((_, placement, reason, _),) = stored(
+        folder, tmp_path, monkeypatch, text, FakeDevices()
+    )
+
+    assert placement == "blockwise"
+    assert "prefill would measure how fast blocks are copied" in reason
 
 
 def test_a_network_that_is_too_large_for_the_memory_is_placed_in_files(
@@ -130,3 +172,20 @@ def test_a_network_that_is_too_large_for_the_memory_is_placed_in_files(
     monkeypatch.setattr(devices, "free", lambda: (None, 2 * 10**9, 0))
     artifacts._place(net, torch.float32, "auto", store)
     assert host_memory.of(net) is not None
+
+
+@pytest.mark.parametrize(
+    ("free", "gpus", "placed"),
+    [(13 * 10**9, 1, False), (12 * 10**9 - 1, 1, True), (1, 2, False)],
+)
+def test_a_network_that_is_too_large_for_a_device_runs_in_blocks(
+    tmp_path, monkeypatch, free, gpus, placed
+):
+    store = open_store(tmp_path / "store", create=True)
+    net = torch.nn.Linear(1000, 1000, bias=False)  # as if its 4 MB were 4 GB
+    monkeypatch.setattr(host_memory, "COPIES", 2500)
+    monkeypatch.setattr(devices, "free", lambda: (free, 1, 0))
+
+    artifacts._place(net, torch.float32, "auto", store, gpus)
+
+    assert (host_memory.of(net) is not None) == placed

@@ -116,7 +116,7 @@ def test_a_cast_network_stays_in_files(host):
 def test_a_network_in_memory_is_left_alone():
     net, value = nn.Sequential(nn.Linear(2, 2)), torch.zeros(3)
 
-    host_memory.settle(net, net[0])
+    host_memory.settle(net, "0", net[0])
 
     assert host_memory.of(net) is None
     assert host_memory.keep(net, value) is value
