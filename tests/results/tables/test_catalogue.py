@@ -43,6 +43,21 @@ def test_a_table_names_what_the_grids_that_fill_it_take(empty):
     assert rows["tpp_1"]["hours"] is None  # no grid plans a cell of it
 
 
+def test_hours_of_grids_are_added_up_unless_one_has_no_forecast(monkeypatch):
+    known = {
+        "a": {"hours": [0.1, 1.2345, 2.3456], "gpus": "H100"},
+        "b": {"hours": [0.1, 1.0, 3.0], "gpus": "T4"},
+        "c": {"why": "no node has that"},
+    }
+    monkeypatch.setattr(catalogue, "_forecasts", lambda: known)
+
+    both = {"hours": 2.23, "hours_high": 5.35, "gpus": "H100, T4"}
+    assert catalogue.cost(["a", "b"]) == both
+    none = {"hours": None, "hours_high": None}
+    assert catalogue.cost(["a", "c"]) == none | {"gpus": "no forecast"}
+    assert catalogue.cost([]) == none | {"gpus": None}
+
+
 @pytest.mark.slow
 def test_the_forecasts_are_those_of_plan():
     path = files("results") / "papers/forecasts.json"
