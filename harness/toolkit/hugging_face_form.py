@@ -72,11 +72,15 @@ def write(
             cannot be a plain checkpoint and has to be one.
     """
     net: Any = model.net
-    _require_language_model(model)
+    base = type(net).__name__
     _transformers().utils.logging.disable_progress_bar()  # one shard, written at once
-    described = saved_model.describe(net)
+    if model.kind != "causal_lm" or not hasattr(_transformers(), base):
+        raise BenchError(
+            f"{model.name} is a {base}, and the Hugging Face form is for causal "
+            "language models whose class transformers has; leave --format out"
+        )
     # Experts of the architecture's own shapes go back to the layout of transformers.
-    placed = {p: e["layer"] for p, e in described.layers.items()}
+    placed = {p: e["layer"] for p, e in saved_model.describe(net).layers.items()}
     changed = {path for path, layer in placed.items() if layer != "experts"}
     layers = {placed[path] for path in changed}
     note = ""
@@ -102,15 +106,6 @@ def write(
         model.tokenizer.save_pretrained(folder)
     (folder / "README.md").write_text(card + _how_to_load(form, folder))
     return Written(form=form, note=note)
-
-
-def _require_language_model(model: Model) -> None:
-    base = type(model.net).__name__
-    if model.kind != "causal_lm" or not hasattr(_transformers(), base):
-        raise BenchError(
-            f"{model.name} is a {base}, and the Hugging Face form is for causal "
-            "language models whose class transformers has; leave --format out"
-        )
 
 
 def _rounded(model: Model, origin: Mapping[str, Any], folder: Path) -> tuple[Form, str]:
