@@ -22,8 +22,9 @@ from torch import Tensor, nn
 
 from harness.core import Model
 from harness.registry import find
-from methods._kernels.low_rank.factors import Group, install, linears, matrix
+from methods._kernels.low_rank.factors import Group, linears, matrix
 from methods._kernels.low_rank.groups import Join, groups_within_blocks
+from methods._kernels.low_rank.installed import install
 from methods._kernels.low_rank.pivots import install_pivoted, pivoted_cost
 from methods._kernels.low_rank.ranks import kept, pair_cost
 

@@ -11,14 +11,8 @@ from harness.core import Context, Model, Unsupported
 from harness.registry import method
 from harness.toolkit.blockwise import stream
 from harness.toolkit.saved_model import replace
-from methods._kernels.low_rank.factors import (
-    Factors,
-    Group,
-    install,
-    linears,
-    matrix,
-    stacked,
-)
+from methods._kernels.low_rank.factors import Factors, Group, linears, matrix, stacked
+from methods._kernels.low_rank.installed import install
 from methods._kernels.low_rank.ranks import kept
 from methods._kernels.low_rank.uniform import factorize_groups, truncate_groups
 

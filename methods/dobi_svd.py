@@ -20,7 +20,8 @@ from methods._kernels.low_rank.directions import (
     ExactDirections,
     completed,
 )
-from methods._kernels.low_rank.factors import Group, install, linears, matrix, stacked
+from methods._kernels.low_rank.factors import Group, linears, matrix, stacked
+from methods._kernels.low_rank.installed import install
 from methods._kernels.low_rank.remapped import bits_per_rank, remapped_layer
 from methods._kernels.low_rank.soft_cut import outputs_through
 from methods._kernels.low_rank.trained_ranks import (

@@ -16,7 +16,8 @@ from harness.toolkit.host_memory import settle
 from harness.toolkit.roles import block_of
 from harness.toolkit.saved_model import replace
 from harness.toolkit.spread import devices_of
-from methods._kernels.low_rank.factors import check_finite, empty
+from methods._kernels.low_rank.factors import check_finite
+from methods._kernels.low_rank.installed import empty
 from methods._kernels.low_rank.ranks import kept
 from methods._kernels.sliced import RootMeanSquare, SlicedBlock, norms_of
 

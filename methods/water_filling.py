@@ -21,13 +21,13 @@ from methods._kernels.low_rank.factors import (
     Factors,
     Group,
     factorize_group,
-    install,
     kept,
     linears,
     matrix,
     stacked,
 )
 from methods._kernels.low_rank.groups import Join, groups_within_blocks
+from methods._kernels.low_rank.installed import install
 from methods._kernels.low_rank.pivots import install_pivoted, pivoted_cost
 from methods._kernels.low_rank.ranks import pair_cost, rank_for
 

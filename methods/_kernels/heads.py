@@ -13,7 +13,7 @@ from harness.core import Model, Unsupported
 from harness.toolkit.roles import block_of
 from harness.toolkit.saved_model import replace
 from methods._kernels.head_layers import SpreadOutputs
-from methods._kernels.low_rank.factors import empty
+from methods._kernels.low_rank.installed import empty
 from methods._kernels.units import Units
 
 

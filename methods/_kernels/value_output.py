@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from harness.toolkit.saved_model import replace
 from methods._kernels.head_layers import GatheredInputs
 from methods._kernels.heads import Parts, plain_linear, spread_outputs
-from methods._kernels.low_rank.factors import balanced, check_finite, empty
+from methods._kernels.low_rank.factors import balanced, check_finite
+from methods._kernels.low_rank.installed import empty
 from methods._kernels.low_rank.spectra import psd_roots
 
 

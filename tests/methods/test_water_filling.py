@@ -6,8 +6,9 @@ from harness.core import BenchError
 from harness.registry import find
 from harness.toolkit import model_size
 from methods._kernels.low_rank.curvature import OutputCurvature, backward, likelihood
-from methods._kernels.low_rank.factors import Group, install, linears, matrix, stacked
+from methods._kernels.low_rank.factors import Group, linears, matrix, stacked
 from methods._kernels.low_rank.groups import groups_within_blocks
+from methods._kernels.low_rank.installed import install
 from methods._kernels.low_rank.pivots import Pivoted, install_pivoted, pivoted_cost
 
 

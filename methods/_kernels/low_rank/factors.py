@@ -1,10 +1,9 @@
-"""Low-rank kernels: groups of matrices, exact factors, and their installation."""
+"""Low-rank kernels: groups of matrices, and their exact factors."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +11,9 @@ from torch import Tensor, nn
 from harness.core import Model, NotFinite, Unsupported
 from harness.toolkit.host_memory import keep
 from harness.toolkit.roles import LINEARS
-from harness.toolkit.saved_model import replace as put
-from methods._kernels.low_rank.layers import LowRank, Projection
 from methods._kernels.low_rank.ranks import rank_for
 from methods._kernels.low_rank.spectra import psd_roots, roots, spectrum
 
-M = TypeVar("M", bound=nn.Module)
 HALF = (torch.float16, torch.bfloat16)
 
 
@@ -321,45 +317,6 @@ def _from_outputs(
     return _factors(inverse @ directions, right, energy, dtype)
 
 
-def install(net: nn.Module, group: Group, left: Tensor, right: Tensor) -> None:
-    """Replace the members by low-rank layers that share one input factor.
-
-    Args:
-        net: Network whose modules are replaced in place.
-        group: Matrices that share a factor.
-        left: Shape ``(sum of out, rank)``, any floating dtype.
-        right: Shape ``(rank, in)``, as ``left``; the layers store both in the dtype of
-            the members.
-    """
-    old = [net.get_submodule(name) for name in group.names]
-    weight = matrix(old[0])
-    if weight.dtype in HALF:
-        left, right = balanced(left, right)
-    for factor in (left, right):  # in the layers' dtype, where float16 may overflow
-        check_finite(factor.to(weight.dtype), f"a factor of {group.label}")
-    # Members of several blocks read different inputs: nothing to compute once.
-    users = len(old) if group.once else 1
-    rank, inner = right.shape
-    projection = empty(Projection, weight, in_features=inner, rank=rank, users=users)
-    _set(projection.weight, right)
-    parts = torch.split(left, [matrix(m).shape[0] for m in old])
-    for name, module, part in zip(group.names, old, parts, strict=True):
-        bias: Any = module.bias
-        thin = empty(
-            LowRank,
-            weight,
-            in_features=inner,
-            out_features=len(part),
-            rank=rank,
-            bias=bias is not None,
-        )
-        thin.right = projection
-        _set(thin.left.weight, part)
-        if bias is not None:
-            _set(thin.left.bias, bias)
-        put(net, name, thin)
-
-
 def balanced(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     """The same product, with both factors of each direction at a similar magnitude.
 
@@ -385,28 +342,6 @@ def balanced(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     shift = ((wide / tall).where(usable, 1.0).log2() / 2).round()
     scale = torch.ldexp(torch.ones_like(shift), shift)
     return left * scale, right / scale[:, None]
-
-
-def empty(cls: type[M], like: Tensor, **spec: Any) -> M:
-    """A module with memory but no values, of the device and dtype of ``like``.
-
-    Args:
-        cls: The module's class; its initial values are not computed.
-        like: A floating-point tensor that gives device and dtype.
-        **spec: Keyword arguments of the constructor.
-
-    Returns:
-        The module, uninitialised.
-    """
-    # A constructor draws initial values, which takes longer than the copy that follows.
-    with torch.device("meta"):
-        made = cls(**spec)
-    return made.to(like.dtype).to_empty(device=like.device)
-
-
-def _set(parameter: Tensor, value: Tensor) -> None:
-    with torch.no_grad():
-        parameter.copy_(value)
 
 
 def _times(weight: Tensor, metric: Tensor | None) -> Tensor:

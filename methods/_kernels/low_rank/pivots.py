@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from harness.core import NotFinite
 from harness.toolkit.saved_model import layer, replace
-from methods._kernels.low_rank.factors import Group, check_finite, empty, matrix
+from methods._kernels.low_rank.factors import Group, check_finite, matrix
+from methods._kernels.low_rank.installed import empty
 from methods._kernels.low_rank.layers import Projection
 from methods._kernels.picked import picked
 

@@ -12,11 +12,11 @@ from methods._kernels.low_rank.factors import (
     Group,
     checked_rank,
     factorize_group,
-    install,
     kept,
     linears,
     stacked,
 )
+from methods._kernels.low_rank.installed import install
 
 
 def factorize_groups(

@@ -11,7 +11,8 @@ from harness.toolkit.layer_sizes import LayerSize, layer_sizes
 from harness.toolkit.saved_model import replace
 from methods._kernels.early_exit.network import ExitNet
 from methods._kernels.integer_grid import Grid
-from methods._kernels.low_rank.factors import Group, install
+from methods._kernels.low_rank.factors import Group
+from methods._kernels.low_rank.installed import install
 from methods._kernels.rounded import rounded_layer
 from methods.shortgpt import DroppedBlock
 

@@ -10,13 +10,7 @@ from torch import nn
 
 from harness.core import Model, NotFinite, Unsupported
 from methods._kernels.low_rank.budget import allocate, offer
-from methods._kernels.low_rank.factors import (
-    Group,
-    checked_rank,
-    factorize,
-    install,
-    linears,
-)
+from methods._kernels.low_rank.factors import Group, checked_rank, factorize, linears
 from methods._kernels.low_rank.pivots import pivoted_cost
 from methods._kernels.low_rank.ranks import kept, pair_cost
 from methods._kernels.low_rank.refit import refit
@@ -237,31 +231,6 @@ def test_shared_and_compressed_matrices_are_unsupported():
         linears(named(roles, a=one, b=other))
     with pytest.raises(Unsupported, match="b is a Wrapped, not a plain matrix"):
         linears(named(roles, a=one, b=Wrapped()))
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_factors_beyond_the_range_of_float16_keep_their_product(dtype):
-    # Columns of 1e6 and rows of 1e-7: float16 holds neither, and their product is 0.1.
-    net = nn.Sequential(nn.Linear(6, 5, bias=False)).to(dtype)
-    rng = torch.Generator().manual_seed(0)
-    left = torch.randn(5, 3, generator=rng) * 1e6
-    right = torch.randn(3, 6, generator=rng) * 1e-7
-    install(net, Group(("0",)), left, right)
-    thin = net[0]
-    left_, right_ = (m.weight.detach().double() for m in (thin.left, thin.right))
-    product = left_ @ right_
-    # Each factor is rounded once, to 8 or 11 binary digits.
-    gap = torch.linalg.matrix_norm(product - left.double() @ right.double())
-    scale = torch.linalg.matrix_norm(left.double()) * torch.linalg.matrix_norm(
-        right.double()
-    )
-    assert float(gap / scale) < 2 * torch.finfo(dtype).eps
-
-
-def test_a_factor_that_the_layer_cannot_store_is_refused_by_name():
-    net = nn.Sequential(nn.Linear(2, 2, bias=False)).to(torch.float16)
-    with pytest.raises(NotFinite, match="a factor of 0 is not finite"):
-        install(net, Group(("0",)), torch.eye(2) * 1e6, torch.eye(2) * 1e6)
 
 
 def test_a_group_of_a_few_blocks_has_the_rank_of_a_full_one():
