@@ -24,6 +24,27 @@ def all_of(n: int, classes: int) -> torch.Tensor:
     return torch.ones(n, classes, dtype=torch.bool)
 
 
+def test_every_example_is_read_once_and_in_order():
+    class Counted(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(1))
+
+        def all_logits(self, images):
+            return [images, -images]
+
+    class Numbers:
+        def __len__(self):
+            return 2500
+
+        def batch(self, index):
+            return index.float()[:, None], None
+
+    first, second = training.every_logit(Counted(), Numbers())
+    assert torch.equal(first[:, 0], torch.arange(2500.0))
+    assert torch.equal(second, -first)
+
+
 def test_the_joint_loss_weighs_deeper_exits_more():
     # Three exits: 1/4, 1/3, 1/2, and 1 for the network; all logits 0 at ten classes.
     ctx = context()

@@ -24,6 +24,14 @@ class Brightness(scored.Scored):
 def test_scores_over_nothing_are_refused(fields):
     with pytest.raises(ValueError, match="both are at least 1"):
         Brightness(**fields)
+    assert Brightness(batches=1, batch_size=1, steps=1, floor=0.0)
+
+
+@pytest.mark.parametrize("fields", [{"steps": 0}, {"floor": -0.1}, {"floor": 1.0}])
+def test_steps_and_a_floor_outside_of_their_range_are_refused(fields):
+    with pytest.raises(ValueError, match="at least 1, and in"):
+        Brightness(**fields)
+    assert Brightness(floor=0.99)
 
 
 def test_fit_is_the_mean_over_the_batches_that_there_are(monkeypatch):
