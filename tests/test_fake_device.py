@@ -75,19 +75,26 @@ def test_a_method_gives_the_same_network_on_devices_as_on_the_host(
     assert found.numpy() == pytest.approx(wanted.numpy(), rel=1e-3, abs=1e-3)
 
 
+QUICK = {"svd", "wanda", "fwsvd"}
 IN_BLOCKS = [
-    pytest.param(
-        name, marks=() if name in {"svd", "wanda", "fwsvd"} else pytest.mark.slow
-    )
+    pytest.param(name, None, marks=() if name in QUICK else pytest.mark.slow)
     for name in dict.fromkeys(case.values[0] for case in CASES)
     if name not in ONE_DEVICE
+] + [  # loops that the default options leave out
+    ("svd_llm", {"update": True, "update_samples": 2}),
+    pytest.param("basis_sharing", {"update": True}, marks=pytest.mark.slow),
+    pytest.param(
+        "basis_sharing", {"update": True, "refit": "own_gram"}, marks=pytest.mark.slow
+    ),
 ]
 
 
-@pytest.mark.parametrize("name", IN_BLOCKS)
+@pytest.mark.parametrize(("name", "options"), IN_BLOCKS)
 def test_a_method_gives_the_same_network_with_one_block_on_the_device_at_a_time(
-    name, tmp_path
+    name, options, tmp_path, monkeypatch
 ):
+    if options is not None:
+        monkeypatch.setitem(OPTIONS, name, options)
     model = tiny_llm.tiny("llama", num_hidden_layers=3)
     net = compressed(name, model, torch.device("cpu"), tmp_path / "host")
     wanted = tiny_llm.logits(net)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,6 +62,17 @@ class Stream:
             here = self.residency and self.residency.during(self.blocks, index)
             with here or nullcontext():
                 yield f"{self.path}.{index}", block
+
+    def here(self, block: nn.Module) -> AbstractContextManager[Any]:
+        """Keep one more block, of this or of another network, where this one computes.
+
+        Args:
+            block: It must not be changed meanwhile.
+
+        Returns:
+            The context in which it is there.
+        """
+        return self.residency.running(block) if self.residency else nullcontext()
 
     @torch.no_grad()
     def advance(self, index: int, block: nn.Module) -> None:

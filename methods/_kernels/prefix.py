@@ -58,11 +58,13 @@ def behind_prefix(
         kept = list(running.states)
         reader = source.get_submodule(path)
         watched = {name: source.get_submodule(name) for name in here}
-        with reads(watched) as seen, completed(reader):
-            running.advance(index, reader)
-        running.states = kept
-        for name in here:
-            yield name, seen
+        # The caller may read weights of the reader beside what it saw.
+        with running.here(reader):
+            with reads(watched) as seen, completed(reader):
+                running.advance(index, reader)
+            running.states = kept
+            for name in here:
+                yield name, seen
         running.advance(index, block)
 
 

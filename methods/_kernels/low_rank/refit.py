@@ -105,7 +105,8 @@ def update(
     for name, seen in running:
         thin = net.get_submodule(name)
         assert isinstance(thin, LowRank)
-        weight, right = matrix(modules[name]), thin.right.weight.detach()
+        right = thin.right.weight.detach()
+        weight = matrix(modules[name]).to(right.device)
         if solver == "exact":
             left = refit(weight, right, gram_of(seen, name))
         else:
@@ -138,9 +139,9 @@ def pooled_update(net: nn.Module, ctx: Context, groups: Iterable[Group]) -> None
         for name in group.names:
             thin = net.get_submodule(name)
             assert isinstance(thin, LowRank)
-            left = refit(
-                matrix(modules[name]), thin.right.weight.detach(), pools[group]
-            )
+            right = thin.right.weight.detach()
+            weight = matrix(modules[name]).to(right.device)
+            left = refit(weight, right, pools[group])
             with torch.no_grad():
                 thin.left.weight.copy_(left)
 
