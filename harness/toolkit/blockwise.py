@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from harness.core import Model, NotFinite, Unsupported
+from harness.toolkit.block_calls import Call, given, passing, replaced, split
 from harness.toolkit.host_memory import compute_device, of
 from harness.toolkit.resident import Residency, reads_no_weights
 from harness.toolkit.roles import LANGUAGE_MODEL, blocks_path
@@ -23,10 +24,6 @@ _AT_ONCE = 2**16  # tokens whose hidden states are alive between two blocks
 
 class _Stop(Exception):
     """Ends a forward pass once enough is known."""
-
-
-# The arguments of one call of a block, beside the hidden states.
-Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 @dataclass(slots=True)
@@ -125,8 +122,8 @@ class Stream:
             self.batches, self.states, self.calls, strict=True
         ):
             with (
-                _passing(blocks[:index], self.in_tuple),
-                _given(blocks, index, state, calls),
+                passing(blocks[:index], self.in_tuple),
+                given(blocks, index, state, calls),
             ):
                 logits = net(input_ids=ids, use_cache=False).logits
                 # With blocks on several devices, the head has one of its own.
@@ -221,7 +218,7 @@ def stream_batches(model: Model, batches: Sequence[Tensor]) -> Stream:
     in_tuple = _in_tuple(model.net, blocks, moved[0][:1])
     states: list[Tensor] = []
     calls: list[list[Call]] = []
-    with _passing(blocks, in_tuple):
+    with passing(blocks, in_tuple):
         for batch in moved:
             state, made = _calls(model.net, blocks, batch)
             states.append(state)
@@ -289,7 +286,7 @@ def _in_tuple(net: nn.Module, blocks: nn.ModuleList, ids: Tensor) -> list[bool]:
 
     host = of(net)
     residency = None if host is None else host.residency
-    with _replaced((block, told(block)) for block in blocks):
+    with replaced((block, told(block)) for block in blocks):
         _run(net, ids, [blocks[-1].register_forward_hook(look)])
     return [known[type(block)] for block in blocks]
 
@@ -302,7 +299,7 @@ def _calls(
     calls: list[Call] = []
 
     def learn(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        state, rest, named = _split(args, kwargs)
+        state, rest, named = split(args, kwargs)
         # All blocks pass their input on here, so that every one of them sees the
         # embedded windows.
         states.append(state.detach())
@@ -334,75 +331,6 @@ def _one(new: Any, old: Any) -> Any:
     return new
 
 
-@contextmanager
-def _passing(blocks: Any, in_tuple: list[bool]) -> Iterator[None]:
-    """Make blocks pass their states on unchanged while the context is open."""
-
-    @reads_no_weights
-    def whole(state: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return state
-
-    @reads_no_weights
-    def first(state: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor]:
-        return (state,)
-
-    named = zip(blocks, in_tuple, strict=False)
-    with _replaced((block, first if tuples else whole) for block, tuples in named):
-        yield
-
-
-@contextmanager
-def _replaced(stand_ins: Iterable[tuple[nn.Module, Any]]) -> Iterator[None]:
-    """Run other functions in place of the forward passes of blocks."""
-    replaced = []
-    try:
-        for block, forward in stand_ins:
-            # An attribute of the instance hides the method of the class; deleting it
-            # brings the method back.
-            block.forward = forward
-            replaced.append(block)
-        yield
-    finally:  # the network is shared by all trials of a bundle
-        for block in replaced:
-            del block.forward
-
-
-@contextmanager
-def _given(blocks: Any, index: int, state: Tensor, calls: list[Call]) -> Iterator[None]:
-    """Make block ``index`` read ``state``, and it and all later ones their calls.
-
-    Where ``index`` is the number of blocks, what follows the last one reads ``state``.
-    """
-
-    def reader(number: int) -> Any:
-        def read(
-            _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-        ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-            # Later blocks read what the block before them made; only their other
-            # arguments are given.
-            own = state if number == index else _split(args, kwargs)[0]
-            rest, named = calls[number]
-            return (own, *rest), named
-
-        return read
-
-    def give(_: nn.Module, args: tuple[Any, ...], made: Any) -> Any:
-        return (state,) if isinstance(made, tuple) else state
-
-    handles = [
-        block.register_forward_pre_hook(reader(number), with_kwargs=True)
-        for number, block in enumerate(blocks)
-        if number >= index
-    ]
-    if index == len(blocks):
-        handles = [blocks[-1].register_forward_hook(give)]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 def _run(net: nn.Module, ids: Tensor, handles: list[Any]) -> None:
     """A forward pass that a hook may stop; the hooks are removed behind it."""
     try:
@@ -412,13 +340,3 @@ def _run(net: nn.Module, ids: Tensor, handles: list[Any]) -> None:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _split(
-    args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[Tensor, tuple[Any, ...], dict[str, Any]]:
-    """The hidden states, and the arguments beside them."""
-    if args:
-        return args[0], args[1:], kwargs
-    named = dict(kwargs)
-    return named.pop("hidden_states"), (), named
