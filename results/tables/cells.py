@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import Any
 from results.tables.published import model_ids
 from results.tables.statistics import mean_interval
 from results.text import json_reader
+from results.text.labels import label
 
 NEAR = 0.0051  # ratios closer than this are the same; tables print whole per cents
 # Trials that differ in these are not seeds of one another.
@@ -54,6 +56,7 @@ class Cell:
         attempts: Behind the number, for paired tests.
         rank: 1 for the best of its column and group, 2 for the second.
         like_best: Whether a test cannot tell it from the best.
+        beside: Options of the trials that the table does not state, as in a label.
     """
 
     published: str | None = None
@@ -69,6 +72,7 @@ class Cell:
     attempts: list[str] = field(default_factory=list)
     rank: int = 0
     like_best: bool = False
+    beside: str = ""
 
     @property
     def text(self) -> str | None:
@@ -137,6 +141,10 @@ def fill(
         return cell
     group, differing = _nearest(measured, wanted)
     _measure(cell, group, wanted)
+    given = json_reader.mapping(group[0]["method_options"])
+    stated = wanted.get("options") or {}
+    more = {key: value for key, value in given.items() if key not in stated}
+    cell.beside = label("", json.dumps(more)).strip()
     substituted = wanted.get("model") in substitutes
     cell.verdict, cell.reason = _verdict(cell, differing, wanted, substituted)
     return cell

@@ -129,6 +129,7 @@ def paper_table(
             "the measured numbers are no reproduction, and no verdict is given"
         )
     _warn_of_dense(table)
+    table.notes += _beside(table)
     table.notes += [f"Source: {source}" for source in paper.sources]
     table.notes += rank_cells(store, [row.cells for row in table.rows], groups(table))
     return table
@@ -203,6 +204,15 @@ def _paper_row(
         group=None if dense else group,
         given=row,
     )
+
+
+def _beside(table: Table) -> list[str]:
+    """Which rows were measured with options that the table does not state."""
+    rows: dict[str, dict[str, None]] = {}
+    for row in table.rows:
+        for text in {cell.beside for cell in row.cells} - {""}:
+            rows.setdefault(text, {})[row.labels[0]] = None
+    return [f"With {text}: {', '.join(rows[text])}" for text in sorted(rows)]
 
 
 def _warn_of_dense(table: Table) -> None:

@@ -76,7 +76,9 @@ class PaperTable:
         unplanned: Which cells no packaged grid plans: lists of values, of which a cell
             has one each (``name`` is that of its column), and ``why``.
         columns: Column -> what it measures; keys as in ``WANTED``.
-        rows: Row -> which trials it is, and ``cells`` as printed, None for missing.
+        rows: Row -> which trials it is, and ``cells`` as printed, None for missing. An
+            option that another row of its method names is in ``options`` as None,
+            which stands for the default.
     """
 
     name: str
@@ -178,8 +180,25 @@ def _checked(name: str, text: bytes, file: str) -> PaperTable:
     if errors:
         raise StoreError(*errors)
     empty: list[None] = [None] * len(content["columns"])
-    content["rows"] = [{"cells": empty, **row} for row in content["rows"]]
+    rows = _told_apart(content["rows"])
+    content["rows"] = [{"cells": empty, **row} for row in rows]
     return PaperTable(name=name, **content)
+
+
+def _told_apart(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows that want the default of each option which another row of the method names.
+
+    Such an option tells the systems of the table apart: a row without it would else
+    take the trials of another row's system.
+    """
+    named: dict[Any, dict[str, None]] = {}
+    for row in rows:
+        own = named.setdefault(row.get("method"), {})
+        own |= dict.fromkeys(row.get("options") or {})
+    return [
+        {**row, "options": named[row.get("method")] | (row.get("options") or {})}
+        for row in rows
+    ]
 
 
 def _wrong_shape(

@@ -110,6 +110,15 @@ def test_options_must_be_those_of_the_cell(empty):
     assert _verdicts(empty, want | {"options": {"group_size": 2}})[0][0] == REPRODUCED
 
 
+def test_options_that_the_table_does_not_state_are_named_below_it(empty):
+    empty.append(row("a", method="sb_gru", method_options='{"kl_weight":0.1}'))
+    empty.append(row("b", method="svd"))
+    rows = [{"method": name, "ratio": 0.2, "label": name} for name in ("sb_gru", "svd")]
+
+    notes = paper_table(empty, _paper(*rows)).notes
+    assert [note for note in notes if "=" in note] == ["With kl_weight=0.1: sb_gru"]
+
+
 def test_the_dense_row_comes_first_and_its_disagreement_is_on_top(empty):
     empty.append(row("d", method="dense", ratio=0.0, measured={"accuracy": 0.5}))
     dense = {"method": "dense", "ratio": 0.0, "label": "dense", "cells": ["91.0"]}

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from synthetic import row
 
 from results.errors import StoreError
 from results.tables import published
@@ -154,6 +155,28 @@ def test_a_yaml_of_ones_own_is_a_table(stored, tmp_path):
     path.write_text(yaml.safe_dump(mine))
     table = paper_table(stored, published.read(str(path)))
     assert table.rows[0].cells[0].seeds == 3
+
+
+def test_a_row_without_an_option_is_not_measured_by_the_system_of_another_row(empty):
+    # Which of the two stored systems has no variant is told by the row that names one.
+    for name, options, value in (
+        ("plain", '{"variant":"plain"}', 40.0),
+        ("full", '{"kl_weight":0.1}', 30.0),
+    ):
+        made = row(name, method="sb_gru", method_options=options, ratio=0.25)
+        made |= {"model": "gru_seq2seq", "task": "phoenix2014t"}
+        made["measurements"] = [{"metric": "bleu4", "value": value, "goal": "max"}]
+        empty.append(made)
+
+    table = paper_table(empty, published.read("sb_gru_1"))
+    found = {
+        one.labels[0]: cell.measured
+        for one in table.rows
+        for cell, name in zip(one.cells, table.columns, strict=True)
+        if name == "test BLEU-4"
+    }
+    assert found["SB-GRU"] == 30
+    assert found["GRU_bp"] is None
 
 
 def test_an_unknown_paper_offers_the_nearest():
