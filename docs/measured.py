@@ -18,6 +18,7 @@ from typing import Any
 
 import duckdb
 
+import shrinkgrid
 from results.boards import leaderboard, narrowing
 from results.queries.compaction import compact
 from results.queries.db import ask
@@ -91,18 +92,21 @@ def _rewrite(path: Path, table: str) -> None:
 
 
 def table(asked: str) -> str:
-    """A Markdown table of one leaderboard.
+    """A Markdown table of one leaderboard, or of a paper.
 
     Args:
-        asked: ``key=value`` words: model, task and metric; ``grid``, whose trials are
-            meant; ``of``, a part of the model's options; ``methods``, names with commas
-            between them; ``hide``, options that the text names, whole or by field;
-            ``also``, more columns of the leaderboard.
+        asked: ``key=value`` words: ``paper`` alone; or model, task and metric;
+            ``grid``, whose trials are meant; ``of``, a part of the model's options;
+            ``methods``, names with commas between them; ``hide``, options that the
+            text names, whole or by field; ``also``, more columns of the leaderboard.
 
     Returns:
         The lines of the table.
     """
     only = dict(word.split("=", 1) for word in asked.split())
+    if "paper" in only:
+        text = shrinkgrid.open(str(PACKAGED)).table(only["paper"]).render("md")
+        return f"\n{text}\n\n"
     methods, hidden = only.pop("methods", ""), only.pop("hide", "")
     also = [name for name in only.pop("also", "").split(",") if name]
     wanted = {"dense", *methods.split(",")} if methods else None
