@@ -217,17 +217,23 @@ def _beside(table: Table) -> list[str]:
 
 def _warn_of_dense(table: Table) -> None:
     """If the dense row disagrees, nothing below it means anything; say so on top."""
-    for row in table.rows:
-        if row.group is not None:
-            continue
+    dense = [row for row in table.rows if row.group is None]
+    for row in dense:
+        # Verdict, and the protocol field that differs -> columns with both numbers.
+        wrong: dict[str, list[str]] = {}
         for heading, cell in zip(table.columns, row.cells, strict=True):
             if cell.verdict in (DIFFERS, PROTOCOL):
-                table.warnings.append(
-                    f"The dense row disagrees in {heading}: measured {cell.text}, "
-                    f"published {cell.published} ({cell.verdict}"
-                    f"{': ' + cell.reason if cell.reason else ''}); the numbers "
-                    "below it cannot be compared"
+                why = f"{cell.verdict}: {cell.reason}" if cell.reason else cell.verdict
+                wrong.setdefault(why, []).append(
+                    f"{heading} measured {cell.text}, published {cell.published}"
                 )
+        if wrong:
+            name = f" {row.labels[0]}" if len(dense) > 1 else ""
+            said = "; ".join(f"{', '.join(c)} ({why})" for why, c in wrong.items())
+            table.warnings.append(
+                f"The dense row{name} disagrees: {said}; the numbers below it cannot "
+                "be compared"
+            )
 
 
 def groups(table: Table) -> list[str | None]:

@@ -124,11 +124,35 @@ def test_the_dense_row_comes_first_and_its_disagreement_is_on_top(empty):
     dense = {"method": "dense", "ratio": 0.0, "label": "dense", "cells": ["91.0"]}
     table = paper_table(empty, _paper(SVD | {"cells": ["80.0"]}, dense))
     assert table.rows[0].labels[0] == "dense"
-    assert (
-        "dense row disagrees in accuracy: measured 50.0, published 91.0"
-        in (table.warnings[0])
-    )
+    assert table.warnings == [
+        "The dense row disagrees: accuracy measured 50.0, published 91.0 (not "
+        "reproduced); the numbers below it cannot be compared"
+    ]
     assert "dense row disagrees" in render(table, "rich").splitlines()[1]
+
+
+def test_a_dense_row_disagrees_in_one_sentence_and_several_are_named(empty):
+    measured = {"accuracy": 0.5, "loss": 2.0}
+    empty.append(row("d", method="dense", ratio=0.0, measured=measured))
+    columns = [
+        {"name": "accuracy", "task": "digits", "metric": "accuracy", "scale": 100},
+        {"name": "loss", "task": "digits", "metric": "loss", "goal": "min"},
+    ]
+    dense = {"method": "dense", "ratio": 0.0}
+    table = paper_table(
+        empty,
+        _paper(
+            dense | {"label": "theirs", "cells": ["91.0", "1.0"]},
+            dense | {"label": "ours", "cells": ["50.0", "3.0"]},
+            columns=columns,
+        ),
+    )
+    assert [text.removesuffix("be compared") for text in table.warnings] == [
+        "The dense row theirs disagrees: accuracy measured 50.0, published 91.0, loss "
+        "measured 2.0, published 1.0 (not reproduced); the numbers below it cannot ",
+        "The dense row ours disagrees: loss measured 2.0, published 3.0 (not "
+        "reproduced); the numbers below it cannot ",
+    ]
 
 
 def test_a_substitute_is_headed_as_such_and_gets_no_verdict(empty):
