@@ -170,15 +170,26 @@ def _table(made: Plan, console: Console) -> None:
 def _bundles(bundles: Iterable[Bundle]) -> Columns:
     """The table of bundles; the requested resources have a column if they differ."""
     from results.text.columns import Columns
+    from results.text.labels import method_label
 
+    known = list(bundles)
+    # A calibration that all share would lengthen every line.
+    calibrations = {bundle.trials[0].calibration for bundle in known} - {None}
     seeds: dict[tuple[str, str, str, str, str], list[str]] = {}
-    for bundle in bundles:
+    for bundle in known:
         first = bundle.trials[0]
+        method = {
+            "method": first.method.label,
+            "method_options": None,
+            "calibration": first.calibration if len(calibrations) > 1 else None,
+            "dtype": first.dtype,
+        }
         tasks = ", ".join(dict.fromkeys(t.task.label for t in bundle.trials))
         ratios = " ".join(
             f"{r:g}" for r in dict.fromkeys(t.ratio for t in bundle.trials)
         )
-        row = (first.method.label, first.model.label, tasks, ratios, _wants(bundle))
+        names = (method_label(method), first.model.label, tasks)
+        row = (*names, ratios, _wants(bundle))
         seeds.setdefault(row, []).append(str(first.seed))
     headings = ["method", "model", "tasks", "ratios", "seeds", "asks for"]
     wanted = {row[-1] for row in seeds}
