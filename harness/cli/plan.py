@@ -169,6 +169,7 @@ def _table(made: Plan, console: Console) -> None:
 
 def _bundles(bundles: Iterable[Bundle]) -> Columns:
     """The table of bundles; the requested resources have a column if they differ."""
+    from harness.planning.selection import plan_row
     from results.text.columns import Columns
     from results.text.labels import method_label
 
@@ -178,12 +179,8 @@ def _bundles(bundles: Iterable[Bundle]) -> Columns:
     seeds: dict[tuple[str, str, str, str, str], list[str]] = {}
     for bundle in known:
         first = bundle.trials[0]
-        method = {
-            "method": first.method.label,
-            "method_options": None,
-            "calibration": first.calibration if len(calibrations) > 1 else None,
-            "dtype": first.dtype,
-        }
+        shown = first.calibration if len(calibrations) > 1 else None
+        method = plan_row(first, None) | {"calibration": shown, "dtype": first.dtype}
         tasks = ", ".join(dict.fromkeys(t.task.label for t in bundle.trials))
         ratios = " ".join(
             f"{r:g}" for r in dict.fromkeys(t.ratio for t in bundle.trials)

@@ -83,18 +83,18 @@ def given(blocks: Any, index: int, state: Tensor, calls: list[Call]) -> Iterator
     def give(_: nn.Module, args: tuple[Any, ...], made: Any) -> Any:
         return (state,) if isinstance(made, tuple) else state
 
-    handles = [
+    hooks = [
         block.register_forward_pre_hook(reader(number), with_kwargs=True)
         for number, block in enumerate(blocks)
         if number >= index
     ]
     if index == len(blocks):
-        handles = [blocks[-1].register_forward_hook(give)]
+        hooks = [blocks[-1].register_forward_hook(give)]
     try:
         yield
     finally:
-        for handle in handles:
-            handle.remove()
+        for hook in hooks:
+            hook.remove()
 
 
 def split(

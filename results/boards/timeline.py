@@ -94,7 +94,10 @@ def place(bars: Iterable[dict[str, Any]]) -> int:
         # are busy, so that their number is the largest number of bars at one time.
         waits = (i for i, since in enumerate(free) if since <= bar["start"])
         worker = bar["worker"] = next(waits, len(free))
-        free[worker : worker + 1] = [bar["stop"]]
+        if worker == len(free):
+            free.append(bar["stop"])
+        else:
+            free[worker] = bar["stop"]
     return len(free)
 
 

@@ -142,8 +142,7 @@ def fill(
     group, differing = _nearest(measured, wanted)
     _measure(cell, group, wanted)
     given = json_reader.mapping(group[0]["method_options"])
-    stated = wanted.get("options") or {}
-    more = {key: value for key, value in given.items() if key not in stated}
+    more = _beyond(given, wanted.get("options") or {})
     cell.beside = label("", json.dumps(more)).strip()
     substituted = wanted.get("model") in substitutes
     cell.verdict, cell.reason = _verdict(cell, differing, wanted, substituted)
@@ -225,6 +224,22 @@ def _fits(given: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
         elif own != value:
             return False
     return True
+
+
+def _beyond(given: Mapping[str, Any], stated: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that are not stated, also those inside a mapping that is.
+
+    >>> _beyond({"lora": {"rank": 4, "epochs": 1}, "bits": 3}, {"lora": {"epochs": 1}})
+    {'lora': {'rank': 4}, 'bits': 3}
+    """
+    found = {}
+    for key, value in given.items():
+        if key not in stated:
+            found[key] = value
+        elif isinstance(value, Mapping) and isinstance(stated[key], Mapping):
+            inner = _beyond(value, stated[key])
+            found |= {key: inner} if inner else {}
+    return found
 
 
 def _same_task(score: Mapping[str, Any], task: str | None) -> bool:

@@ -180,20 +180,25 @@ def _checked(name: str, text: bytes, file: str) -> PaperTable:
     if errors:
         raise StoreError(*errors)
     empty: list[None] = [None] * len(content["columns"])
-    rows = _told_apart(content["rows"])
+    rows = _told_apart(content["rows"], content["columns"])
     content["rows"] = [{"cells": empty, **row} for row in rows]
     return PaperTable(name=name, **content)
 
 
-def _told_apart(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows that want the default of each option which another row of the method names.
+def _told_apart(
+    rows: Sequence[dict[str, Any]], columns: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Rows that want the default of each option that tells systems of a table apart.
 
-    Such an option tells the systems of the table apart: a row without it would else
-    take the trials of another row's system.
+    Those are the options that another row of the method or a column names. A row
+    without one would else take the trials of another system.
     """
+    common: dict[str, None] = {}
+    for column in columns:
+        common |= dict.fromkeys(column.get("options") or {})
     named: dict[Any, dict[str, None]] = {}
     for row in rows:
-        own = named.setdefault(row.get("method"), {})
+        own = named.setdefault(row.get("method"), dict(common))
         own |= dict.fromkeys(row.get("options") or {})
     return [
         {**row, "options": named[row.get("method")] | (row.get("options") or {})}

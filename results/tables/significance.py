@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 
@@ -64,15 +63,23 @@ def _rank(cells: Sequence[Cell], samples: Samples) -> bool:
     """Rank the cells by what is printed, so that equal prints tie."""
     # A system stands in several rows where several sources published it. It is one
     # rival, and one test of the family: its other cells get the marks of its first.
-    first: dict[Any, Cell] = {}
+    first: dict[Hashable, Cell] = {}
     for cell in cells:
-        first.setdefault(tuple(cell.attempts) or id(cell), cell)
+        first.setdefault(_system(cell), cell)
     rivals = list(first.values())
     marked = _rank_rivals(rivals, samples)
     for cell in cells:
-        own = first[tuple(cell.attempts) or id(cell)]
+        own = first[_system(cell)]
         cell.rank, cell.like_best = own.rank, own.like_best
     return marked
+
+
+def _system(cell: Cell) -> Hashable:
+    """Equal for cells of the same trials that show the same number of them."""
+    if not cell.attempts:  # a mean of cells
+        return id(cell)
+    what = (cell.key.get(k) for k in ("metric", "column", "scale", "offset"))
+    return (*cell.attempts, *what)
 
 
 def _rank_rivals(rivals: Sequence[Cell], samples: Samples) -> bool:

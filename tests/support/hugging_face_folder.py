@@ -2,7 +2,7 @@
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, MixtralConfig
 
 from harness.registry import resolve
 
@@ -19,6 +19,14 @@ def rebuild(folder, made):
         path.unlink()
     AutoModelForCausalLM.from_config(made).save_pretrained(folder)
     return family(folder)
+
+
+def mixture():
+    """The configuration of two blocks with four experts each."""
+    return MixtralConfig(
+        vocab_size=256, hidden_size=24, intermediate_size=40, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, num_local_experts=4,
+    )  # fmt: skip
 
 
 def edit(folder, change, name="model.safetensors"):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from hugging_face_folder import as_pickle, edit, family, rebuild
+from hugging_face_folder import as_pickle, edit, family, mixture, rebuild
 from safetensors.torch import load_file, save_file
 from tiny_llm import logits
 from transformers import AutoModelForCausalLM
@@ -54,13 +54,7 @@ def test_tied_weights_and_stored_constants_are_no_misfit(folder):
 
 
 def test_an_expert_that_is_missing_is_named(folder):
-    from transformers import MixtralConfig
-
-    small = MixtralConfig(
-        vocab_size=256, hidden_size=24, intermediate_size=40, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, num_local_experts=4,
-    )  # fmt: skip
-    found = rebuild(folder, small)
+    found = rebuild(folder, mixture())
     lost = next(k for k in load_file(folder / "model.safetensors") if "experts" in k)
     edit(folder, lambda t: {k: v for k, v in t.items() if k != lost})
     with pytest.raises(BenchError, match="experts"):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import tiny_llm
 import torch
-from hugging_face_folder import family, rebuild
+from hugging_face_folder import family, mixture, rebuild
 
 from harness.core import BenchError, Unsupported
 from harness.models import _language
@@ -56,13 +56,7 @@ def test_a_network_of_which_a_part_has_roles_is_refused_unless_the_grid_allows(f
 
 
 def test_the_plan_and_the_loaded_network_count_experts_alike(folder):
-    from transformers import MixtralConfig
-
-    small = MixtralConfig(
-        vocab_size=256, hidden_size=24, intermediate_size=40, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, num_local_experts=4,
-    )  # fmt: skip
-    found = rebuild(folder, small)
+    found = rebuild(folder, mixture())
     planned = _language.configured(folder, trust_remote_code=False)
 
     # By hand: attention 2 * 24*24 + 2 * 24*12 = 1,728 and 4 experts of 3 * 24*40 have
@@ -76,16 +70,10 @@ def test_the_plan_and_the_loaded_network_count_experts_alike(folder):
 
 @pytest.mark.parametrize("need", ["units", "width"])
 def test_structured_methods_are_refused_before_a_mixture_is_loaded(folder, need):
-    from transformers import MixtralConfig
-
     wanted = needs("linears", need)
     assert family(folder).refuses(wanted) is None
 
-    small = MixtralConfig(
-        vocab_size=256, hidden_size=24, intermediate_size=40, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, num_local_experts=4,
-    )  # fmt: skip
-    found = rebuild(folder, small)
+    found = rebuild(folder, mixture())
     why = found.refuses(wanted)
 
     assert "(mixtral) does not have one matrix of role" in why

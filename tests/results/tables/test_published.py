@@ -179,6 +179,21 @@ def test_a_row_without_an_option_is_not_measured_by_the_system_of_another_row(em
     assert found["GRU_bp"] is None
 
 
+def test_an_option_that_a_column_names_has_its_default_in_the_others(stored, tmp_path):
+    path = tmp_path / "mine.yaml"
+    column = "model: mlp, task: digits, metric: accuracy"
+    path.write_text(
+        "title: mine\n"
+        f"columns:\n  - {{name: four, {column}, options: {{bits: 4}}}}\n"
+        f"  - {{name: default, {column}}}\n"
+        "rows:\n  - {label: it, method: gptq, ratio: 0.2, options: {act_order: true}}\n"
+        "  - {label: other, method: gptq, ratio: 0.2}\n"
+    )
+    first, second = published.read(str(path)).rows
+    assert first["options"] == {"bits": None, "act_order": True}
+    assert second["options"] == {"bits": None, "act_order": None}
+
+
 def test_an_unknown_paper_offers_the_nearest():
     with pytest.raises(StoreError, match="Did you mean 'basis_sharing_1'"):
         published.read("basis_sharing_11")

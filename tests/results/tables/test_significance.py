@@ -54,6 +54,15 @@ def test_a_system_in_two_rows_is_one_rival_and_both_have_its_marks():
     assert [c.like_best for c in column] == [False, False, False]
 
 
+def test_two_numbers_of_the_same_trials_are_ranked_apart():
+    one = cell(0.9, attempts=["a"])
+    scaled = cell(0.8, attempts=["a"], key={"metric": "accuracy", "scale": 2})
+    other = cell(0.7, attempts=["a"], key={"column": "macs"})
+
+    _rank([one, scaled, other], {})
+    assert [c.rank for c in (one, scaled, other)] == [1, 2, 3]
+
+
 def test_only_cells_of_one_group_and_column_with_a_number_compete(empty):
     groups = ["a", None, "a", "b", "a"]
     left = [cell(v) for v in (0.7, 0.99, 0.8, 0.9, None)]
